@@ -13,7 +13,7 @@ from effnet.cost import macs
 
 _SUFFIX = {"K": 1e3, "M": 1e6, "G": 1e9}
 # Widths are searched in thousandths: finer than any divisor-4 rounding can tell apart.
-_MAX_WIDTH = 20_000
+_MAX_WIDTH = 20.0
 _MAX_RESOLUTION = 4096
 
 
@@ -90,14 +90,20 @@ def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) 
 
 
 def nearest_width(
-    base: Baseline, target: float, depth: float, resolution: int, num_classes: int, high: int = _MAX_WIDTH
+    base: Baseline,
+    target: float,
+    depth: float,
+    resolution: int,
+    num_classes: int,
+    limits: tuple[float, float] = (0.001, _MAX_WIDTH),
 ) -> float:
-    """The width multiplier (in thousandths, up to high/1000) that comes nearest to `target` multiply-adds."""
+    """The width multiplier, in whole thousandths within `limits`, that comes nearest to `target` multiply-adds."""
 
     def cost_at(thousandths: int) -> int:
         return macs(scale(base, depth, thousandths / 1000, resolution, num_classes=num_classes))
 
-    return _nearest(cost_at, target, 1, high) / 1000
+    low, high = (round_half_up(1000 * w) for w in limits)
+    return _nearest(cost_at, target, max(1, low), max(1, low, high)) / 1000
 
 
 def solve(
@@ -228,10 +234,10 @@ def distance(a: Shares, b: Shares) -> float:
     return math.dist(a, b)
 
 
-def waste(base: Baseline, sides: Iterable[int]) -> dict[int, float]:
+def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
     """Per resolution [px]: the baseline's cost per pixel over the best among `sides`, minus 1.
 
     Feature maps shrink by ceil, so a side just above a multiple of a stride pays for a whole row more."""
-    per_pixel = {px: macs(scale(base, resolution=px)) / px**2 for px in sides}
+    per_pixel = {px: macs(scale(base, resolution=px, num_classes=num_classes)) / px**2 for px in sides}
     best = min(per_pixel.values())
     return {px: c / best - 1 for px, c in per_pixel.items()}

@@ -1,0 +1,113 @@
+"""Warm worker processes on this machine: imports, data and device stay from run to run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from scaling_search.data import Dataset
+from scaling_search.executors import Job
+from scaling_search.train import Epoch, Outcome, Trial, run
+
+
+class _Worker:
+    """A process that trains what it is sent, one trial at a time."""
+
+    def __init__(self) -> None:
+        # spawn: a forked child would inherit torch's thread pools and CUDA's state in pieces
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+
+    def send(self, job: Job) -> None:
+        self.job = job
+        self.connection.send(job.trial)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)  # a driver that was killed cannot stop its workers
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    open_data: dict[str, Dataset] = {}
+    while True:
+        try:
+            trial: Trial = connection.recv()
+        except EOFError:
+            return
+        if trial.data_folder not in open_data:
+            open_data[trial.data_folder] = Dataset.open(Path(trial.data_folder))
+        for event in run(trial, open_data[trial.data_folder]):
+            connection.send(event)
+
+
+class LocalExecutor:
+    def __init__(self, workers: int) -> None:
+        self._size = workers
+        self._workers: list[_Worker] = []
+
+    def run(
+        self,
+        ask: Callable[[], Job | None],
+        on_epoch: Callable[[Job, Epoch], None],
+        on_outcome: Callable[[Job, Outcome], None],
+    ) -> None:
+        asked_out = False
+        while True:
+            while not asked_out and (worker := self._idle()) is not None:
+                job = ask()
+                if job is None:
+                    asked_out = True
+                else:
+                    worker.send(job)
+            busy = {w.connection: w for w in self._workers if w.job}
+            if not busy:
+                return
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                job = worker.job
+                assert job is not None
+                try:
+                    event = worker.connection.recv()
+                except (EOFError, OSError):  # the process is gone, and its end of the pipe with it
+                    worker.process.join()
+                    self._workers.remove(worker)
+                    event = Outcome("crashed", note=f"worker process ended with status {worker.process.exitcode}")
+                if isinstance(event, Outcome):
+                    worker.job = None
+                    on_outcome(job, event)
+                else:
+                    on_epoch(job, event)
+
+    def _idle(self) -> _Worker | None:
+        for worker in self._workers:
+            if worker.job is None:
+                return worker
+        if len(self._workers) < self._size:
+            self._workers.append(_Worker())
+            return self._workers[-1]
+        return None
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []

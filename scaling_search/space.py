@@ -1,0 +1,356 @@
+"""The candidates: a budget becomes distinct networks that cost the same, the named directions among them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from effnet.arch import Arch, Baseline, Scaling, round_half_up, scale
+from effnet.budget import (
+    Budget,
+    Shares,
+    direction,
+    distance,
+    human,
+    nearest_width,
+    nominal_shares,
+    shares,
+    shortest_width,
+    waste,
+)
+from effnet.cost import Cost, cost, macs
+from effnet.families import PAPER
+from scaling_search import UserError
+from scaling_search.study import Study
+
+NAMED: dict[str, Shares] = {
+    "paper": nominal_shares(PAPER),
+    "depth only": (1.0, 0.0, 0.0),
+    "width only": (0.0, 1.0, 0.0),
+    "resolution only": (0.0, 0.0, 1.0),
+}
+# In shares: as good as the direction itself; still worth its name; beside the paper's.
+_EXACT, _NEAR, _BRACKET = 0.05, 0.25, 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A network with how it came about. `alpha`, `beta`, `gamma` rebuild it at phi = 1; `resolution` in px;
+    `ratio` of exact MACs to the baseline's; `directions` are the names it stands for."""
+
+    arch: Arch
+    role: Literal["baseline", "reference", "candidate"]
+    budget: str
+    alpha: float
+    beta: float
+    gamma: float
+    shares: Shares | None
+    cost: Cost
+    ratio: float
+    waste: float
+    directions: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.arch.key
+
+    @property
+    def label(self) -> str:
+        return f"{self.arch.blocks} blocks, width {self.beta:g}, {self.arch.resolution} px"
+
+    def as_dict(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "arch": self.arch.as_dict(), "cost": asdict(self.cost)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Candidate:
+        return cls(
+            **{
+                **data,
+                "arch": Arch.from_dict(data["arch"]),
+                "cost": Cost(**data["cost"]),
+                "shares": tuple(data["shares"]) if data["shares"] else None,
+                "directions": tuple(data["directions"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study trains. `found` networks meet each budget; `notes` say what could not be had."""
+
+    baseline: Candidate
+    references: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
+    found: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def everything(self) -> tuple[Candidate, ...]:
+        return (self.baseline, *self.references, *self.candidates)
+
+
+def plan(study: Study, classes: int, native: int) -> Plan:
+    """Everything that `study` trains on images of `native` px.
+
+    Raises UserError where the base resolution exceeds the native side without `space.upscale`, or a
+    budget holds no network."""
+    base = study.network()
+    space = study.space
+    if base.resolution > native and not space.upscale:
+        raise UserError(
+            f"baseline.resolution = {base.resolution} px is above the images' native {native} px: interpolated "
+            f"pixels carry nothing; take at most {native}, or give --upscale"
+        )
+    top = math.inf if space.upscale else native
+    base_macs = macs(scale(base, num_classes=classes))
+    notes: list[str] = []
+    baseline = _candidate(base, Scaling(1, 1, 1), base.resolution, classes, role="baseline", budget="1x")
+    chosen: list[Candidate] = []
+    found: dict[str, int] = {}
+    for budget in study.parsed_budgets():
+        ratio = budget.target(base_macs) / base_macs
+        if space.mode == "nominal":
+            cells = nominal(base, budget, study, classes, ratio, top)
+        else:
+            cells = measured(base, budget, study, classes, ratio, top)
+        found[str(budget)] = len(cells)
+        picked, missing = choose(cells, space.candidates, _nominal_at if space.mode == "nominal" else _real_at)
+        chosen += [c for c in picked if c.key != baseline.key]
+        notes += [f"{budget}: {line}" for line in missing]
+    references = []
+    if len(study.budgets) == 1:
+        taken = {baseline.key, *(c.key for c in chosen)}
+        for ratio in study.references:
+            member = reference(base, NAMED["paper"], ratio, classes, space.max_waste, top)
+            if member.key not in taken:
+                taken.add(member.key)
+                references.append(member)
+    return Plan(baseline, tuple(references), _distinct(chosen), found, tuple(notes))
+
+
+def _distinct(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    return tuple({c.key: c for c in reversed(candidates)}.values())[::-1]
+
+
+def _candidate(
+    base: Baseline,
+    s: Scaling,
+    resolution: int,
+    classes: int,
+    *,
+    role: Literal["baseline", "reference", "candidate"] = "candidate",
+    budget: str,
+    wasted: float = 0.0,
+) -> Candidate:
+    arch = scale(base, s.depth, s.width, resolution, num_classes=classes)
+    base_macs = macs(scale(base, num_classes=classes))
+    exact = cost(arch)
+    return Candidate(
+        arch=arch,
+        role=role,
+        budget=budget,
+        alpha=s.alpha,
+        beta=s.beta,
+        gamma=s.gamma,
+        shares=shares(base, s.depth, s.width, resolution, classes),
+        cost=exact,
+        ratio=exact.macs / base_macs,
+        waste=wasted,
+    )
+
+
+# ---- measured: exact budgets
+
+
+def measured(
+    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float
+) -> list[Candidate]:
+    """One network per (blocks, resolution): the width that comes nearest to the budget, kept when it meets it
+    and its resolution wastes little. Below 1x every dial shrinks instead of growing.
+
+    Raises UserError naming the nearest network where there is none."""
+    space = study.space
+    sides, depths, widths = _reach(base, study, ratio, top)
+    wasted = waste(base, sides, classes)
+    base_macs = macs(scale(base, num_classes=classes))
+    target = budget.target(base_macs)
+    kept: list[Candidate] = []
+    nearest: tuple[float, str] | None = None
+    for blocks, side in itertools.product(depths, sides):
+        depth = blocks / base.blocks
+        width = nearest_width(base, target, depth, side, classes, widths)
+        arch = scale(base, depth, width, side, num_classes=classes)
+        exact = macs(arch)
+        off = budget.off(exact, base_macs)
+        if nearest is None or abs(off) < nearest[0]:
+            label = f"{blocks} blocks, width {width:g}, {side} px at {human(exact)} ({exact / base_macs:.2f}x)"
+            nearest = abs(off), f"{label}, waste {wasted[side]:.0%}"
+        if budget.met(exact, base_macs) and wasted[side] <= space.max_waste:
+            s = Scaling(depth, shortest_width(base, arch, depth, width), side / base.resolution)
+            kept.append(_candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side]))
+    kept = [c for c in _distinct(kept) if c.arch != scale(base, num_classes=classes)]
+    if not kept:
+        assert nearest is not None
+        raise UserError(
+            f"budget {budget}: no network within {budget.tolerance:.0%} of {human(target)} and of waste at most "
+            f"{space.max_waste:.0%} in this space; the nearest is {nearest[1]}. Widen the bounds, the tolerance "
+            "or max_waste, or take another budget"
+        )
+    return kept
+
+
+def _reach(
+    base: Baseline, study: Study, ratio: float, top: float
+) -> tuple[list[int], list[int], tuple[float, float]]:
+    """Resolutions [px], block counts and width limits within which a budget of `ratio` is sought.
+
+    Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
+    resolution to 1.45 times the baseline's)."""
+    space, root = study.space, math.sqrt(ratio / 2)
+    if ratio >= 1:
+        gamma = space.gamma_max or max(1.0, 1.45 * root)
+        alpha, beta = space.alpha_max or ratio, space.beta_max or max(1.0, 1.5 * root)
+        high = int(min(top, math.floor(gamma * base.resolution + 1e-9)))
+        depths = list(range(base.blocks, math.floor(alpha * base.blocks + 1e-9) + 1))
+        return list(range(base.resolution, high + 1)), depths, (1.0, beta)
+    shrink = math.sqrt(ratio) / 1.05
+    low = max(1, math.ceil(base.resolution * shrink))
+    fewest = max(len(base.stages), math.floor(ratio * base.blocks))
+    return list(range(low, base.resolution + 1)), list(range(fewest, base.blocks + 1)), (shrink, 1.0)
+
+
+def reference(
+    base: Baseline, along: Shares, ratio: float, classes: int, max_waste: float, top: float
+) -> Candidate:
+    """The network at `ratio` nearest to a direction (design.md, family): three block counts and three
+    resolutions of low waste around it, width solved; of those within 2% the nearest in shares."""
+    s = direction(along, ratio)
+    target = ratio * macs(scale(base, num_classes=classes))
+    blocks, side = s.depth * base.blocks, s.resolution * base.resolution
+    sides = range(max(1, math.floor(0.8 * side)), max(1, int(min(top, math.ceil(1.25 * side)))) + 1)
+    wasted = waste(base, sides, classes)
+    best_sides = sorted((px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side))[:3]
+    fewest = max(len(base.stages), round_half_up(blocks) - 1)
+    members = []
+    for n, px in itertools.product(range(fewest, fewest + 3), best_sides):
+        width = nearest_width(base, target, n / base.blocks, px, classes)
+        member = Scaling(n / base.blocks, width, px / base.resolution)
+        members.append(
+            _candidate(base, member, px, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted[px])
+        )
+
+    def rank(c: Candidate) -> tuple[float, float]:
+        off = abs(c.ratio / ratio - 1)
+        return (0.0 if off <= 0.02 else off, distance(c.shares, along) if c.shares else math.inf)
+
+    best = min(members, key=rank)
+    beta = shortest_width(base, best.arch, best.alpha, best.beta)
+    return replace(best, beta=beta)
+
+
+# ---- nominal: the paper's lattice
+
+
+def nominal_triples(
+    step: int, budget: float, tolerance: float, maxima: tuple[float, float, float] = (2.0, 1.5, 1.5)
+) -> list[tuple[int, int, int]]:
+    """(alpha, beta, gamma) in hundredths, multiples of `step` from 100, with |alpha beta² gamma² − budget| within
+    `tolerance` of the budget, boundary included, in exact integers (paper section 3.3)."""
+    scaled = 10**10  # alpha beta² gamma² in hundredths to the fifth
+    most = round(tolerance * budget * scaled)
+    middle = round(budget * scaled)
+    ranges = [range(100, round(100 * m) + 1, step) for m in maxima]
+    return [t for t in itertools.product(*ranges) if abs(t[0] * t[1] ** 2 * t[2] ** 2 - middle) <= most]
+
+
+def nominal(
+    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float
+) -> list[Candidate]:
+    """The distinct networks that the lattice builds, official rounding; each one's real cost is its own.
+
+    Raises UserError for a budget below 1x (the lattice only grows) or without a triple."""
+    space = study.space
+    if ratio < 1:
+        raise UserError(f"budget {budget}: the nominal lattice has alpha, beta, gamma >= 1; use measured mode below 1x")
+    maxima = (
+        space.alpha_max or max(2.0, ratio),
+        space.beta_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
+        space.gamma_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
+    )
+    built: dict[str, Candidate] = {}
+    for triple in nominal_triples(space.step, ratio, space.nominal_tolerance, maxima):
+        s = Scaling(triple[0] / 100, triple[1] / 100, triple[2] / 100)
+        side = space.resolution_step * round_half_up(base.resolution * s.gamma / space.resolution_step)
+        if side > top:
+            continue
+        c = _candidate(base, s, side, classes, budget=str(budget))
+        # of several triples that build one network, the paper's own, else the first
+        if c.key not in built or (s.alpha, s.beta, s.gamma) == (PAPER.alpha, PAPER.beta, PAPER.gamma):
+            built[c.key] = c
+    if not built:
+        every = nominal_triples(space.step, ratio, 10.0, maxima)
+        near = min(every, key=lambda t: abs(t[0] * t[1] ** 2 * t[2] ** 2 / 1e10 - ratio))
+        product = near[0] * near[1] ** 2 * near[2] ** 2 / 1e10
+        raise UserError(
+            f"budget {budget}: no alpha, beta, gamma on the lattice within {space.nominal_tolerance:.0%} and "
+            f"{top:g} px; the nearest is {near[0] / 100}, {near[1] / 100}, {near[2] / 100} at {product:.3f}. "
+            "Take a smaller step, wider bounds or a smaller base resolution"
+        )
+    return list(built.values())
+
+
+# ---- which of them are trained
+
+
+def _real_at(c: Candidate) -> Shares | None:
+    return c.shares
+
+
+def _nominal_at(c: Candidate) -> Shares | None:
+    """Where the bare coefficients point: on the paper's lattice these name a network, not its real cost."""
+    return nominal_shares(Scaling(c.alpha, c.beta, c.gamma))
+
+
+def choose(
+    cells: list[Candidate], count: int | None, at: Callable[[Candidate], Shares | None] = _real_at
+) -> tuple[list[Candidate], list[str]]:
+    """The named directions first, then networks spread evenly over the shares (each time the one farthest
+    from all chosen); and a line for each direction that no network comes near."""
+    missing: list[str] = []
+    chosen: dict[str, Candidate] = {}
+    places = {c.key: at(c) for c in cells}
+
+    def apart(c: Candidate, along: Shares | None) -> float:
+        here = places[c.key]
+        return distance(here, along) if here and along else math.inf
+
+    def add(c: Candidate, name: str) -> None:
+        before = chosen.get(c.key, c)
+        chosen[c.key] = replace(before, directions=(*before.directions, name))
+
+    for name, along in NAMED.items():
+        by_distance = sorted(cells, key=lambda c: (apart(c, along), c.key))
+        nearest = by_distance[0]
+        if apart(nearest, along) > _NEAR:
+            missing.append(
+                f"{name} is unreachable; the nearest of this cost is {nearest.label} "
+                f"({nearest.ratio:.2f}x), too far from it to stand for it"
+            )
+            continue
+        add(nearest, name if apart(nearest, along) <= _EXACT else f"nearest to {name}")
+        if name == "paper":
+            for c in by_distance[1:3]:
+                if apart(c, along) <= _BRACKET:
+                    add(c, "beside the paper")
+    rest = [c for c in cells if c.key not in chosen]
+    while rest and (count is None or len(chosen) < count):
+        farthest = max(
+            rest, key=lambda c: (min((apart(c, places[k]) for k in chosen), default=0.0), c.key)
+        )
+        chosen[farthest.key] = farthest
+        rest.remove(farthest)
+    return list(chosen.values()), missing

@@ -1,0 +1,204 @@
+"""One experiment: everything that determines its results, and what it was read from.
+
+A study comes from a TOML file (a preset or one's own), is overridden from the command line, and is
+written, fully resolved, beside its results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from effnet.arch import Baseline
+from effnet.budget import Budget
+from effnet.families import baseline
+from scaling_search import UserError
+from scaling_search.train import Recipe
+
+SCHEMA = 1
+PRESETS = ("quick", "standard", "paper")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaselineSpec(_Part):
+    """The network that is scaled: a named one, with fewer or more blocks, a width and a resolution."""
+
+    name: str = "b0-s4"
+    blocks: int | None = Field(None, ge=7)
+    width: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
+    divisor: int = Field(8, ge=1, le=64)
+    resolution: int | None = Field(None, ge=4, le=2048)
+
+
+class Space(_Part):
+    """Which networks are compared. `measured`: exact budgets; `nominal`: the paper's lattice.
+
+    `alpha_max`, `beta_max`, `gamma_max` bound the multipliers; without them the budget does."""
+
+    mode: Literal["measured", "nominal"] = "measured"
+    candidates: int | None = Field(None, ge=1)  # None: all
+    tolerance: float = Field(0.02, gt=0, lt=0.5)  # of exact cost (measured)
+    max_waste: float = Field(0.08, ge=0)
+    step: int = Field(5, ge=1, le=100)  # hundredths (nominal)
+    nominal_tolerance: float = Field(0.05, gt=0, lt=0.5)
+    resolution_step: int = Field(1, ge=1)  # px (nominal)
+    alpha_max: float | None = Field(None, ge=1, allow_inf_nan=False)
+    beta_max: float | None = Field(None, ge=1, allow_inf_nan=False)
+    gamma_max: float | None = Field(None, ge=1, allow_inf_nan=False)
+    upscale: bool = False  # resolutions above the images' native side
+
+
+class DataSpec(_Part):
+    source: str = "auto"
+    train_images: int | None = Field(None, ge=2)  # per run; None: all
+    val_images: int | None = Field(None, ge=1)
+
+
+class Study(_Part):
+    baseline: BaselineSpec = BaselineSpec()
+    budgets: tuple[str, ...] = Field(("2x",), min_length=1)
+    space: Space = Space()
+    data: DataSpec = DataSpec()
+    recipe: Recipe = Recipe()
+    rungs: tuple[int, ...] = Field((1,), min_length=1)  # epochs; half of the networks go on to the next
+    seed: int = Field(0, ge=0, lt=2**31)  # the first; finalists also take the next ones
+    finalists: int = Field(3, ge=0)  # per budget
+    finalist_seeds: int = Field(2, ge=1)
+    references: tuple[float, ...] = (0.5, 1.5)  # trained beside the baseline when there is one budget
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for text in self.budgets:
+            Budget.parse(text)
+        if len({str(Budget.parse(text)) for text in self.budgets}) < len(self.budgets):
+            raise ValueError("budgets: the same budget twice")
+        if any(e < 1 for e in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError("rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]")
+        if any(not 0 < r <= 100 for r in self.references):
+            raise ValueError("references: ratios above 0 and at most 100")
+        r = self.recipe
+        for name, ok, right in (
+            ("lr", 0 < r.lr < math.inf, "above 0"),
+            ("batch", r.batch >= 2, "at least 2"),
+            ("weight_decay", 0 <= r.weight_decay < math.inf, "at least 0"),
+            ("momentum", 0 <= r.momentum < 1, "from 0 to below 1"),
+            ("label_smoothing", 0 <= r.label_smoothing < 1, "from 0 to below 1"),
+            ("warmup_steps", r.warmup_steps >= 0, "at least 0"),
+            ("shift", 0 <= r.shift < 0.5, "from 0 to below 0.5"),
+            ("drop_path", 0 <= r.drop_path < 1, "from 0 to below 1"),
+            ("bn_images", r.bn_images >= 2, "at least 2"),
+        ):
+            if not ok:
+                raise ValueError(f"recipe.{name} = {getattr(r, name)}: must be {right}")
+        self.network()
+        return self
+
+    def network(self) -> Baseline:
+        """The baseline as effnet knows it. Rounding is `official` for the paper's nominal lattice, else
+        `spread`, whose depth moves in whole blocks."""
+        spec = self.baseline
+        base = baseline(spec.name)
+        if spec.blocks is not None:
+            base = base.with_blocks(spec.blocks)
+        return dataclasses.replace(
+            base,
+            width=spec.width,
+            divisor=spec.divisor,
+            resolution=spec.resolution or base.resolution,
+            rounding="official" if self.space.mode == "nominal" else "spread",
+        )
+
+    def parsed_budgets(self) -> tuple[Budget, ...]:
+        return tuple(Budget.parse(text, self.space.tolerance) for text in self.budgets)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything, as plain data; None (the default) left out, since TOML has no null."""
+        return _without_none(self.model_dump(mode="json"))
+
+    def identity(self, data_digest: str) -> dict[str, Any]:
+        """What determines results, flat and without defaults: new fields do not orphan old studies.
+
+        The data's digest stands for where they came from."""
+        flat = dict(_differences(self.settings(), Study().settings()))
+        flat.pop("data.source", None)
+        return {**flat, "data.digest": data_digest, "schema": SCHEMA}
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.settings())
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _differences(value: dict[str, Any], default: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            found += _differences(item, default.get(key, {}), f"{prefix}{key}.")
+        elif item != default.get(key):
+            found.append((prefix + key, item))
+    return found
+
+
+def preset_path(name: str) -> Path:
+    """studies/NAME.toml: in the checkout, or inside the installed package."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "studies", here.parent / "studies"):
+        if (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    raise UserError(f"preset {name}: no {name}.toml in {here.parent / 'studies'}; reinstall the package")
+
+
+def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
+    """The study in a TOML file, with `overrides` ({"recipe.lr": 0.01, ...}) put over it.
+
+    Raises UserError naming the file, the field and what would be right."""
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml") from None
+    for name, value in (overrides or {}).items():
+        place = settings
+        *parents, last = name.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"setting {name}: {parent} has no parts")
+        place[last] = value
+    return check(settings, str(path))
+
+
+def check(settings: dict[str, Any], where: str) -> Study:
+    """Settings as a Study; UserError for the first thing that is wrong with them."""
+    try:
+        return Study.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            message = "no such setting; studies/quick.toml shows the known ones"
+        elif field:
+            message += f", not {first['input']!r}"
+        raise UserError(f"study {where}: {field + ': ' if field else ''}{message}") from None
