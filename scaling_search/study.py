@@ -178,15 +178,18 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml") from None
-    for name, value in (overrides or {}).items():
-        place = settings
+    study = check(settings, str(path))
+    if not overrides:
+        return study
+    for name, value in overrides.items():
         *parents, last = name.split(".")
+        place = settings
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise UserError(f"setting {name}: {parent} has no parts")
+                raise UserError(f"command line: {name}: {parent} has no parts")
         place[last] = value
-    return check(settings, str(path))
+    return check(settings, "command line")
 
 
 def check(settings: dict[str, Any], where: str) -> Study:
@@ -196,9 +199,9 @@ def check(settings: dict[str, Any], where: str) -> Study:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             message = "no such setting; studies/quick.toml shows the known ones"
         elif field:
             message += f", not {first['input']!r}"
-        raise UserError(f"study {where}: {field + ': ' if field else ''}{message}") from None
+        raise UserError(f"{where}: {field + ': ' if field else ''}{message}") from None

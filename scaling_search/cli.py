@@ -1,0 +1,248 @@
+"""The command line: search, report, cost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import signal
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from effnet.arch import Arch
+from effnet.budget import human
+from effnet.cost import cost, cost_by_kind
+from effnet.families import arch
+from scaling_search import UserError, __version__
+
+# flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by --set
+_OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
+    ("--data", "data.source", str, "fashion-mnist, cifar10, shapes, a folder, or parquet (default: auto)"),
+    ("--mode", "space.mode", str, "measured (exact budgets) or nominal (the paper's lattice)"),
+    ("--step", "space.step", int, "of the nominal lattice, in hundredths"),
+    ("--candidates", "space.candidates", int, "networks to train per budget"),
+    ("--alpha-max", "space.alpha_max", float, "largest depth multiplier"),
+    ("--beta-max", "space.beta_max", float, "largest width multiplier"),
+    ("--gamma-max", "space.gamma_max", float, "largest resolution multiplier"),
+    ("--baseline", "baseline.name", str, "b0, b0-s16, b0-s8 or b0-s4"),
+    ("--blocks", "baseline.blocks", int, "of the baseline"),
+    ("--width", "baseline.width", float, "of the baseline, of B0's channels"),
+    ("--divisor", "baseline.divisor", int, "channels are multiples of it"),
+    ("--resolution", "baseline.resolution", int, "of the baseline, px"),
+    ("--finalists", "finalists", int, "networks per budget that get more seeds"),
+    ("--seeds", "finalist_seeds", int, "of each finalist"),
+    ("--seed", "seed", int, "the first"),
+    ("--train-images", "data.train_images", int, "per run"),
+    ("--val-images", "data.val_images", int, "per run"),
+    ("--lr", "recipe.lr", float, "learning rate"),
+    ("--batch", "recipe.batch", int, "images per step"),
+    ("--threads", "threads", int, "per run"),
+    ("--device", "device", str, "cpu, cuda or auto"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int:
+    """Run one command; its exit status. Whatever the user can cause is one line on stderr and status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed = _parser(prog).parse_args(_join_negative(arguments))
+        status: int = parsed.command(parsed, arguments)
+        return status
+    except (UserError, ValueError) as error:
+        if not isinstance(error, UserError) and os.environ.get("SCALING_SEARCH_DEBUG"):
+            raise
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (whoever read our output has left)
+        return 141
+
+
+def _join_negative(argv: list[str]) -> list[str]:
+    """`--budget -2x` is a wrong budget, not an unknown option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--budget":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, description="How should depth, width and resolution be scaled?")
+    parser.add_argument("--version", action="version", version=f"scaling-search {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="search | report | cost", parser_class=_Parser)
+
+    search = commands.add_parser("search", help="train networks of one cost and say which way to scale")
+    search.add_argument("--budget", help="2x, 0.5x, 400M, 1.2G; several with commas (default: 2x)")
+    search.add_argument("--preset", help="quick (default on a CPU), standard (default on a GPU) or paper")
+    search.add_argument("--study", type=Path, metavar="FILE", help="a study definition (TOML) instead of a preset")
+    for flag, setting, kind, text in _OVERRIDES:
+        search.add_argument(flag, dest=setting, type=kind, help=text, metavar=flag[2:].upper())
+    search.add_argument("--epochs", help="of each rung, such as 2 or 1,2,4")
+    search.add_argument("--upscale", action="store_true", help="allow resolutions above the images' native side")
+    search.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of a study")
+    search.add_argument("--out", type=Path, help="run folder (default: runs/DATA-BUDGET)")
+    search.add_argument("--workers", type=int, help="runs at a time (default: cores / threads; 1 on a GPU)")
+    search.add_argument("--executor", choices=("local", "ray"), default="local")
+    search.set_defaults(command=_search)
+
+    report = commands.add_parser("report", help="write report.html and results.csv of a run folder again")
+    report.add_argument("run", type=Path)
+    report.set_defaults(command=_report)
+
+    price = commands.add_parser("cost", help="exact MACs, parameters and activations of a network")
+    price.add_argument("network", help="b0 to b8, l2, or a baseline: b0, b0-s16, b0-s8, b0-s4")
+    for name in ("alpha", "beta", "gamma", "depth", "width"):
+        price.add_argument(f"--{name}", type=float)
+    price.add_argument("--phi", type=float, default=1.0)
+    price.add_argument("--resolution", type=int, help="px")
+    price.add_argument("--classes", type=int, default=1000)
+    price.add_argument("--check", action="store_true", help="compare with fvcore per operator; status 1 if unequal")
+    price.set_defaults(command=_cost)
+    return parser
+
+
+# ---- search
+
+
+def _search(args: argparse.Namespace, argv: list[str]) -> int:
+    # torch, optuna and pandas take seconds to import: wrong arguments are answered before that
+    from scaling_search.study import read
+
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: at least 1")
+    if args.study and args.preset:
+        raise UserError("--study and --preset: give one of them")
+    overrides = _overrides(args)
+    name, path = _definition(args)
+    study = read(path, overrides)
+
+    from scaling_search import run
+
+    return run.search(
+        study,
+        label=name if args.preset or args.study else "",
+        out=args.out,
+        workers=args.workers,
+        executor=args.executor,
+        command=shlex.join(["python", "run_search.py", *(w for w in argv if w != "search")]),
+        console=Console(),
+    )
+
+
+def _definition(args: argparse.Namespace) -> tuple[str, Path]:
+    """The study file and its name: the one given, the preset asked for, or the device's default."""
+    from scaling_search.study import PRESETS, preset_path
+
+    if args.study:
+        return args.study.stem, args.study
+    if args.preset and args.preset not in PRESETS:
+        raise UserError(f"--preset {args.preset}: known are {', '.join(PRESETS)}; --study takes a file of your own")
+    if args.preset:
+        return args.preset, preset_path(args.preset)
+    import torch
+
+    cuda = torch.cuda.is_available() and getattr(args, "device", None) != "cpu"
+    name = "standard" if cuda else "quick"
+    return name, preset_path(name)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    values = {setting: getattr(args, setting) for _, setting, _, _ in _OVERRIDES}
+    found = {setting: value for setting, value in values.items() if value is not None}
+    if args.budget is not None:
+        found["budgets"] = args.budget.split(",")
+    if args.epochs is not None:
+        if not all(part.strip().isdigit() for part in args.epochs.split(",")):
+            raise UserError(f"--epochs {args.epochs}: whole numbers above 0, such as 2 or 1,2,4")
+        found["rungs"] = [int(part) for part in args.epochs.split(",")]
+    if args.upscale:
+        found["space.upscale"] = True
+    for item in args.set:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {item}: wanted is NAME=VALUE, such as recipe.lr=0.01")
+        try:
+            found[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = text
+    return found
+
+
+# ---- report
+
+
+def _report(args: argparse.Namespace, argv: list[str]) -> int:
+    from scaling_search import run
+
+    print(run.write_report(args.run))
+    return 0
+
+
+# ---- cost
+
+
+def _cost(args: argparse.Namespace, argv: list[str]) -> int:
+    net = arch(
+        args.network,
+        alpha=args.alpha,
+        beta=args.beta,
+        gamma=args.gamma,
+        phi=args.phi,
+        depth=args.depth,
+        width=args.width,
+        resolution=args.resolution,
+        num_classes=args.classes,
+    )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    total = cost(net)
+    print(f"{args.network}: {net.blocks} blocks, {net.resolution} px, {net.num_classes} classes")
+    print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
+    print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
+    if args.check:
+        return _check(net, console)
+    table = Table("operator", *(_right(name) for name in ("macs", "params", "acts")), box=None)
+    for kind, part in cost_by_kind(net).items():
+        table.add_row(kind, f"{part.macs:,}", f"{part.params:,}", f"{part.acts:,}")
+    console.print(table)
+    return 0
+
+
+def _right(name: str) -> Any:
+    from rich.table import Column
+
+    return Column(name, justify="right")
+
+
+def _check(net: Arch, console: Console) -> int:
+    from effnet.measure import compare
+
+    rows = compare(net)
+    heads = ("macs", "fvcore", "difference", "params", "difference", "acts", "difference")
+    table = Table("operator", *(_right(name) for name in heads), box=None)
+    for row in rows:
+        a, b = row.ours, row.theirs
+        cells = (a.macs, b.macs, a.macs - b.macs, a.params, a.params - b.params, a.acts, a.acts - b.acts)
+        table.add_row(row.kind, *(f"{n:,}" for n in cells))
+    console.print(table)
+    equal = all(row.equal for row in rows)
+    print(
+        "equal to fvcore (macs, acts) and to the built module (params)"
+        if equal
+        else f"NOT equal: {', '.join(row.kind for row in rows if not row.equal)}"
+    )
+    return 0 if equal else 1

@@ -1,0 +1,422 @@
+"""One self-contained HTML file: the answer in words, then the figures. The only file that imports plotly.
+
+Every text that comes from a study, a data set or a name passes through `html.escape` or JSON.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from importlib import resources
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+
+from effnet.budget import human
+from scaling_search.analysis import front
+from scaling_search.space import NAMED, Candidate
+from scaling_search.store import Record
+from scaling_search.verdict import (
+    Row,
+    Verdict,
+    against,
+    coefficients,
+    noise_words,
+    points,
+    share_words,
+    tied_words,
+    verdicts,
+)
+
+# Okabe and Ito's colours: told apart by the colour-blind.
+BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#7A7A7A", "#D55E00"
+_CONFIG = {
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report is made from, all of it read from the run folder."""
+
+    title: str
+    data: str  # the data set in one line
+    command: str
+    study_toml: str
+    epochs: int
+    tolerance: float
+    targets: dict[str, float]  # budget → MACs
+    notes: list[str]
+    provenance: dict[str, str]
+    records: list[Record]
+
+
+def build(page: Page) -> str:
+    """The whole page as HTML text."""
+    found = verdicts(page.records, page.epochs)
+    summary = _summary(found, page)
+    parts = [_answer(found, page)]
+    if summary is not None:
+        figures = [
+            ("front", "Accuracy against cost", _front_words(page), _front(summary, page)),
+            ("map", "Where the budget went", _MAP_WORDS, _ternary(summary)),
+            ("curves", "Learning curves", _CURVE_WORDS, _curves(page.records)),
+        ]
+        for anchor, heading, words, figure in figures:
+            body = pio.to_html(
+                figure, full_html=False, include_plotlyjs=False, div_id=anchor, config=_CONFIG
+            )
+            parts.append(f"<section><h2>{heading}</h2><p>{words}</p>{body}</section>")
+    parts.append(_table(page.records, page.epochs))
+    parts.append(_reproduce(page))
+    assets = resources.files("scaling_search") / "assets"
+    css, script = (assets / "report.css").read_text(), (assets / "report.js").read_text()
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_e(page.title)}</title><link rel='icon' href='data:,'><style>{css}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body><main>"
+        f"<h1>{_e(page.title)}</h1>{''.join(parts)}</main><script>{script}</script></body></html>\n"
+    )
+
+
+def _e(text: object) -> str:
+    return html.escape(str(text))
+
+
+# ---- the answer
+
+
+def _answer(found: list[Verdict], page: Page) -> str:
+    lines = [f"<p class='data'>{_e(page.data)}</p>"]
+    if not found:
+        lines.append("<p><strong>No answer yet:</strong> no network of the budget has finished.</p>")
+    for v in found:
+        lines.append(_verdict(v, page))
+    if page.notes:
+        lines.append("<ul>" + "".join(f"<li>{_e(note)}</li>" for note in page.notes) + "</ul>")
+    return f"<section id='answer'>{''.join(lines)}</section>"
+
+
+def _verdict(v: Verdict, page: Page) -> str:
+    c, n = v.pick.candidate, v.pick.seeds
+    runs = f"mean of {n} seeds" if n > 1 else "one seed"
+    lead = (
+        f"At <strong>{_e(v.budget)}</strong> the cost ({human(c.cost.macs)} FLOPs, multiply-adds; "
+        f"{c.ratio:.2f} times the baseline's) choose <strong>{_e(c.label)}</strong>: {_e(coefficients(c))}; "
+        f"{_e(share_words(c))}. Validation accuracy {points(v.pick.mean)} ± {points(v.pick.error)} % ({runs})"
+        + (f", test {points(v.pick.test)} %" if v.pick.test is not None else "")
+        + f". But {_e(tied_words(v))}: " + ("take whichever is fastest for you." if len(v.tied) > 1 else "")
+    ).replace(": </p>", ".</p>").rstrip(": ")
+    items = []
+    if paper := v.named("paper"):
+        items.append(f"the paper's direction ({_named(paper)}): {_e(_vs(paper, v.pick))}")
+    if single := v.best_single:
+        items.append(f"the best single dimension, {single[0]} ({_named(single[1])}): {_e(_vs(single[1], v.pick))}")
+    if v.baseline:
+        items.append(f"the baseline, at {1 / c.ratio:.2f} of the pick's cost: {_e(against(v.baseline))}")
+    if v.failed:
+        items.append(f"left out because they did not finish: {_e('; '.join(f.label for f in v.failed))}")
+    items.append(
+        f"{_e(noise_words(v))}; ± after a difference is two standard errors. The finalists were picked by their first "
+        "seed, so their means lean upwards a little"
+    )
+    items.append(
+        f"all of these cost the same within {page.tolerance:.0%} and trained for {page.epochs} epochs: equal cost and "
+        "equal epochs are equal training cost, and short training is a proxy for long"
+        if _equal(v, page)
+        else "these networks are equal in nominal cost only: compare their real cost in the table before their accuracy"
+    )
+    return f"<p class='lead'>{lead}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def _equal(v: Verdict, page: Page) -> bool:
+    target = page.targets[v.budget]
+    return all(abs(r.candidate.cost.macs / target - 1) <= page.tolerance for r in v.rows)
+
+
+def _named(row: Row) -> str:
+    return _e(f"{', '.join(row.candidate.directions)}; {row.candidate.label}")
+
+
+def _vs(row: Row, pick: Row) -> str:
+    return "it is the pick" if row.candidate.key == pick.candidate.key else against(row)
+
+
+# ---- figures
+
+
+def _summary(found: list[Verdict], page: Page) -> pd.DataFrame | None:
+    """One row per finished network of the last rung: the verdicts' means, plain means for the rest."""
+    judged = {r.candidate.key: r for v in found for r in (*v.rows, *([v.baseline] if v.baseline else []))}
+    picks = {v.pick.candidate.key for v in found}
+    rows = []
+    done = [r for r in page.records if r.epochs == page.epochs and r.done]
+    for key in dict.fromkeys(r.candidate.key for r in done):
+        runs = [r for r in done if r.candidate.key == key]
+        c = runs[0].candidate
+        judgement = judged.get(key)
+        rows.append(
+            {
+                "candidate": c,
+                "macs": c.cost.macs,
+                "mean": judgement.mean if judgement else sum(r.val_acc for r in runs) / len(runs),
+                "error": judgement.error if judgement else found[0].noise if found else 0.0,
+                "seeds": len(runs),
+                "pick": key in picks,
+                "tied": bool(judgement and c.role == "candidate" and judgement.tied),
+            }
+        )
+    return pd.DataFrame(rows) if rows else None
+
+
+def _hover(row: pd.Series) -> str:
+    c: Candidate = row["candidate"]
+    names = f"<b>{_e(', '.join(c.directions))}</b><br>" if c.directions else ""
+    shares = f"<br>{_e(share_words(c))}" if c.shares else ""
+    return (
+        f"{names}{_e(c.label)}{shares}<br>{_e(coefficients(c))}<br>{human(c.cost.macs)} MACs ({c.ratio:.2f}x), "
+        f"{human(c.cost.params)} params<br>validation {points(row['mean'])} ± {points(row['error'])} % "
+        f"({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
+    )
+
+
+def _layout(figure: go.Figure, height: int) -> go.Figure:
+    return figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 60, "r": 20, "t": 20, "b": 60},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+
+
+def _front_words(page: Page) -> str:
+    return (
+        "Each point is a network at its exact cost; bars are one standard error. The shaded band is the budget. "
+        "Networks outside it (baseline and references) cost less or more, and are there for the line, not to be "
+        "compared with those inside."
+    )
+
+
+def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
+    figure = go.Figure()
+    for budget, target in page.targets.items():
+        figure.add_vrect(
+            x0=target * (1 - page.tolerance),
+            x1=target * (1 + page.tolerance),
+            fillcolor=BLUE,
+            opacity=0.12,
+            line_width=0,
+            annotation_text=_e(budget),
+            annotation_position="top left",
+        )
+    line = front(summary)
+    figure.add_scatter(
+        x=line["macs"],
+        y=100 * line["mean"],
+        mode="lines",
+        line={"color": GREY, "shape": "hv", "width": 1, "dash": "dot"},
+        name="front (best at each cost)",
+        hoverinfo="skip",
+    )
+    role = summary["candidate"].map(lambda c: c.role)
+    kinds = [
+        ("networks of the budget", (role == "candidate") & ~summary["pick"], BLUE, "circle", 9),
+        ("chosen", summary["pick"], RED, "star", 16),
+        ("baseline", role == "baseline", "#000000", "square", 11),
+        ("references along the paper's direction", role == "reference", ORANGE, "diamond", 11),
+    ]
+    for name, which, colour, symbol, size in kinds:
+        part = summary[which]
+        if len(part):
+            figure.add_scatter(
+                x=part["macs"],
+                y=100 * part["mean"],
+                error_y={"type": "data", "array": 100 * part["error"], "thickness": 1, "width": 3},
+                mode="markers",
+                name=name,
+                marker={"color": colour, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
+                text=[_hover(row) for _, row in part.iterrows()],
+                hovertemplate="%{text}<extra></extra>",
+            )
+    figure.update_xaxes(title="FLOPs (multiply-adds per image, log scale)", type="log", tickformat="~s", nticks=8)
+    figure.update_yaxes(title="validation accuracy, %")
+    return _layout(figure, 480)
+
+
+_MAP_WORDS = (
+    "Each network of the budget by the real shares of its extra cost: a corner spends everything on one dimension, the "
+    "middle on all three alike. Colour is validation accuracy. Hollow marks are the paper's coefficients as printed "
+    "(nominal shares, never trained as such) and the pure directions."
+)
+
+
+def _ternary(summary: pd.DataFrame) -> go.Figure:
+    part = summary[summary["candidate"].map(lambda c: c.role == "candidate" and c.shares is not None)]
+    figure = go.Figure()
+    shares = [c.shares for c in part["candidate"]]
+    figure.add_scatterternary(
+        a=[s[0] for s in shares],
+        b=[s[1] for s in shares],
+        c=[s[2] for s in shares],
+        mode="markers",
+        cliponaxis=False,
+        name="trained networks (star: chosen)",
+        marker={
+            "color": 100 * part["mean"],
+            "colorscale": "Viridis",
+            "size": [20 if p else 13 for p in part["pick"]],
+            "symbol": ["star" if p else "circle" for p in part["pick"]],
+            "line": {"color": "black", "width": 1},
+            "colorbar": {"title": {"text": "val %"}, "thickness": 14, "len": 0.8},
+        },
+        text=[_hover(row) for _, row in part.iterrows()],
+        hovertemplate="%{text}<extra></extra>",
+    )
+    for name, symbol, names in (
+        ("the paper's direction (nominal)", "diamond-open", ["paper"]),
+        ("pure scalings", "triangle-up-open", [n for n in NAMED if n != "paper"]),
+    ):
+        figure.add_scatterternary(
+            a=[NAMED[n][0] for n in names],
+            b=[NAMED[n][1] for n in names],
+            c=[NAMED[n][2] for n in names],
+            mode="markers",
+            cliponaxis=False,
+            name=name,
+            marker={"symbol": symbol, "size": 17, "color": RED, "line": {"width": 2}},
+            text=[
+                f"{_e(n)}: depth {NAMED[n][0]:.0%}, width {NAMED[n][1]:.0%}, resolution {NAMED[n][2]:.0%}" for n in names
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    axis = {"min": 0, "tickformat": ".0%", "gridcolor": "#cccccc", "linecolor": "#888888"}
+    _layout(figure, 560)
+    return figure.update_layout(
+        margin={"l": 50, "r": 30, "t": 90, "b": 50},
+        legend={"y": 1.12},
+        ternary={
+            "aaxis": {"title": {"text": "depth"}, **axis},
+            "baxis": {"title": {"text": "width"}, **axis},
+            "caxis": {"title": {"text": "resolution"}, **axis},
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+    )
+
+
+_CURVE_WORDS = (
+    "Validation accuracy after each epoch of every run (batch norms re-estimated first). Hover for the network; runs "
+    "that failed are crossed where they stopped."
+)
+
+
+def _curves(records: list[Record]) -> go.Figure:
+    figure = go.Figure()
+    colours = {"baseline": "#000000", "reference": ORANGE, "candidate": BLUE}
+    shown: set[str] = set()
+    for r in records:
+        if r.outcome is None or not r.outcome.epochs:
+            continue
+        role, failed = r.candidate.role, not r.done
+        name = "failed" if failed else role
+        figure.add_scatter(
+            x=[e.epoch for e in r.outcome.epochs],
+            y=[100 * e.val_acc for e in r.outcome.epochs],
+            mode="lines+markers",
+            line={"color": RED if failed else colours[role], "width": 1.5},
+            marker={"size": 6, "symbol": "x" if failed else "circle"},
+            opacity=0.55 if role == "candidate" else 1.0,
+            name=name,
+            legendgroup=name,
+            showlegend=name not in shown,
+            text=f"{_e(r.candidate.label)}, seed {r.seed}, {_e(r.outcome.status)}",
+            hovertemplate="%{text}<br>epoch %{x}: %{y:.1f} %<extra></extra>",
+        )
+        shown.add(name)
+    figure.update_xaxes(title="epoch", dtick=1 if max((r.epochs for r in records), default=1) <= 20 else None)
+    figure.update_yaxes(title="validation accuracy, %")
+    return _layout(figure, 420)
+
+
+# ---- the table and the provenance
+
+_HEAD = (
+    ("network", "blocks, width multiplier, resolution"),
+    ("stands for", ""),
+    ("alpha", "depth multiplier"),
+    ("beta", "width multiplier"),
+    ("gamma", "resolution multiplier"),
+    ("depth", "share of the extra cost"),
+    ("width", "share of the extra cost"),
+    ("resolution", "share of the extra cost"),
+    ("MACs", "multiply-adds per image"),
+    ("ratio", "to the baseline's MACs"),
+    ("waste", "of the resolution's rounding"),
+    ("params", ""),
+    ("seed", ""),
+    ("epochs", ""),
+    ("status", ""),
+    ("val %", ""),
+    ("test %", "finalists and baseline only"),
+    ("seconds", ""),
+    ("note", ""),
+)
+
+
+def _table(records: list[Record], epochs: int) -> str:
+    head = "".join(
+        f"<th aria-sort='none'><button type='button' title='{_e(title)}'>{_e(name)}</button></th>" for name, title in _HEAD
+    )
+    body = []
+    for r in records:
+        c, o = r.candidate, r.outcome
+        val = o.epochs[-1].val_acc if o and r.done else None
+        shares = c.shares or (None, None, None)
+        role = [] if c.role == "candidate" else [c.role]
+        cells = [
+            (c.label, None),
+            (", ".join([*role, *c.directions]), None),
+            *((f"{x:.3g}", x) for x in (c.alpha, c.beta, c.gamma)),
+            *((f"{x:.0%}" if x is not None else "", x) for x in shares),
+            (human(c.cost.macs), c.cost.macs),
+            (f"{c.ratio:.2f}x", c.ratio),
+            (f"{c.waste:.0%}", c.waste),
+            (human(c.cost.params), c.cost.params),
+            (r.seed, r.seed),
+            (r.epochs, r.epochs),
+            (o.status if o else "not finished", None),
+            (points(val) if val is not None else "", val),
+            (points(r.test_acc) if r.test_acc is not None else "", r.test_acc),
+            (f"{o.seconds:.0f}" if o else "", o.seconds if o else None),
+            (o.note if o else "", None),
+        ]
+        row = "".join(
+            f"<td>{_e(text)}</td>" if value is None else f"<td class='n' data-v='{float(value)!r}'>{_e(text)}</td>"
+            for text, value in cells
+        )
+        body.append(f"<tr>{row}</tr>")
+    return (
+        "<section><h2>Every run</h2><p>Click a heading to sort. The same rows, in full precision, are in results.csv.</p>"
+        f"<div class='wide'><table id='runs'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        "</section>"
+    )
+
+
+def _reproduce(page: Page) -> str:
+    facts = "".join(f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in page.provenance.items())
+    return (
+        f"<section id='reproduce'><h2>Run it again</h2><pre>{_e(page.command)}</pre>"
+        f"<p>or, with everything resolved, save this as study.toml (it lies beside this report):</p>"
+        f"<pre>scaling-search search --study study.toml</pre><details><summary>study.toml</summary>"
+        f"<pre>{_e(page.study_toml)}</pre></details><dl>{facts}</dl></section>"
+    )
+
