@@ -1,8 +1,8 @@
 """EfficientNets at any (alpha, beta, gamma, phi) and any budget, with exact cost.
 
-    net = effnet.solve("b0", budget="2x", depth=1.2, resolution=257)
-    effnet.cost(net).macs
-    model = effnet.build(net)      # needs torch; nothing else here does
+net = effnet.solve("b0", budget="2x", depth=1.2, resolution=257)
+effnet.cost(net).macs
+model = effnet.build(net)      # needs torch; nothing else here does
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from effnet.arch import Arch, Baseline, Block, Scaling, Stage
-from effnet.budget import Budget, Infeasible, solve
+from effnet.budget import Budget, InfeasibleError, solve
 from effnet.cost import Cost, cost
 from effnet.families import arch
 
@@ -23,7 +23,7 @@ __all__ = [
     "Block",
     "Budget",
     "Cost",
-    "Infeasible",
+    "InfeasibleError",
     "Scaling",
     "Stage",
     "arch",

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 Rounding = Literal["official", "spread"]
 
@@ -126,9 +126,7 @@ class Arch:
 
     @property
     def key(self) -> str:
-        rows = [
-            f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}" for s in self.stages
-        ]
+        rows = [f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}" for s in self.stages]
         text = (
             f"{self.in_channels}|{self.stem_width},{self.stem_stride}|{';'.join(rows)}"
             f"|{self.head_width}|{self.resolution}|{self.num_classes}|{self.dropout_percent}"
@@ -141,9 +139,7 @@ class Arch:
             "in_channels": self.in_channels,
             "stem_width": self.stem_width,
             "stem_stride": self.stem_stride,
-            "stages": [
-                [s.operator, s.expand, s.kernel, s.stride, s.width, s.repeats] for s in self.stages
-            ],
+            "stages": [[s.operator, s.expand, s.kernel, s.stride, s.width, s.repeats] for s in self.stages],
             "head_width": self.head_width,
             "resolution": self.resolution,
             "num_classes": self.num_classes,
@@ -152,7 +148,7 @@ class Arch:
         }
 
     @classmethod
-    def from_dict(cls, data: dict) -> Arch:
+    def from_dict(cls, data: dict[str, Any]) -> Arch:
         return cls(**{**data, "stages": tuple(Stage(*row) for row in data["stages"])})
 
 
@@ -184,9 +180,7 @@ class Block:
 class Op:
     """One convolution or linear layer with what follows it. Padding is kernel // 2."""
 
-    kind: Literal[
-        "stem", "expand", "depthwise", "squeeze", "excite", "project", "head", "classifier"
-    ]
+    kind: Literal["stem", "expand", "depthwise", "squeeze", "excite", "project", "head", "classifier"]
     c_in: int
     c_out: int
     kernel: int = 1
@@ -254,10 +248,7 @@ def scale(
     return Arch(
         stem_width=wide(baseline.stem_width),
         stem_stride=baseline.stem_stride,
-        stages=tuple(
-            replace(s, width=wide(s.width), repeats=n)
-            for s, n in zip(baseline.stages, repeats, strict=True)
-        ),
+        stages=tuple(replace(s, width=wide(s.width), repeats=n) for s, n in zip(baseline.stages, repeats, strict=True)),
         head_width=wide(baseline.head_width),
         resolution=int(resolution),
         num_classes=int(num_classes),

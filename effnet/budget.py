@@ -17,7 +17,7 @@ _MAX_WIDTH = 20.0
 _MAX_RESOLUTION = 4096
 
 
-class Infeasible(ValueError):
+class InfeasibleError(ValueError):
     """No setting meets the budget; `nearest` is the network that comes closest, `macs` its cost."""
 
     def __init__(self, message: str, nearest: Arch, cost: int) -> None:
@@ -118,7 +118,7 @@ def solve(
     """The network of `budget` for (depth, resolution in px), solving width; or for (depth, width),
     solving resolution. A relative budget is relative to the baseline at its own resolution.
 
-    Raises ValueError unless exactly one of width and resolution is given, and Infeasible when the
+    Raises ValueError unless exactly one of width and resolution is given, and InfeasibleError when the
     nearest network misses the budget's tolerance.
     """
     from effnet.families import baseline  # families is data built on arch; solve only resolves names
@@ -143,7 +143,7 @@ def solve(
     arch = scale(base, depth, width, resolution, num_classes=num_classes)
     cost = macs(arch)
     if not budget.met(cost, base_macs):
-        raise Infeasible(
+        raise InfeasibleError(
             f"no network of {budget} ± {budget.tolerance:.0%} at depth {depth:g}: the nearest is width "
             f"{width:g} at {resolution} px, {human(cost)} multiply-adds ({budget.off(cost, base_macs):+.1%})",
             arch,

@@ -118,7 +118,8 @@ def arch(
         raise ValueError(f"unknown network {name!r}: known are {known}")
     base = BASELINES[name] if isinstance(name, str) else name
     if compound:
-        s = Scaling(*(1.0 if c is None else c for c in (alpha, beta, gamma)), phi)
+        a, b, c = (1.0 if x is None else x for x in (alpha, beta, gamma))
+        s = Scaling(a, b, c, phi)
         side = max(1, round_half_up(base.resolution * s.resolution))
         return scale(base, s.depth, s.width, side, num_classes=num_classes)
     return scale(

@@ -16,9 +16,7 @@ BN_MOMENTUM, BN_EPS = 0.01, 1e-3
 
 
 def _conv(op: Op) -> nn.Conv2d:
-    return nn.Conv2d(
-        op.c_in, op.c_out, op.kernel, op.stride, op.kernel // 2, groups=op.groups, bias=not op.norm
-    )
+    return nn.Conv2d(op.c_in, op.c_out, op.kernel, op.stride, op.kernel // 2, groups=op.groups, bias=not op.norm)
 
 
 def _norm(op: Op) -> nn.BatchNorm2d:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scaling_search import atomic
+
 _MAGIC = b"scaling-search checkpoint 1\n"
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """The file is not a whole checkpoint."""
 
 
@@ -26,26 +26,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     payload = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=path.name, suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    atomic.write(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state at `path`, on the CPU, or None where there is no file. Raises Damaged when truncated or altered."""
+    """The state at `path`, on the CPU, or None where there is no file.
+
+    Raises DamagedError when truncated or altered."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None
     head, digest, payload = raw[: len(_MAGIC)], raw[len(_MAGIC) : len(_MAGIC) + 32], raw[len(_MAGIC) + 32 :]
     if head != _MAGIC or hashlib.sha256(payload).digest() != digest:
-        raise Damaged(f"{path}: truncated or altered")
+        raise DamagedError(f"{path}: truncated or altered")
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shlex
-import signal
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -17,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from effnet.arch import Arch
-from effnet.budget import human
 from effnet.cost import cost, cost_by_kind
 from effnet.families import arch
 from scaling_search import UserError, __version__
@@ -66,7 +63,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (whoever read our output has left)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
         return 141
 
 

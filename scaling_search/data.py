@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def cache_root() -> Path:
 
 def content_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """A 64-bit hash of each image's pixels: equal images land in the same fold."""
-    digests = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest() for image in images]
+    digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
@@ -138,9 +139,9 @@ class CacheWriter:
             origin += ", a tenth held out as test"
         digest = hashlib.sha256()
         for part in (hashes, labels, content_hashes(test[0]), test[1]):
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).data)
         sample = np.asarray(images[:: max(1, len(images) // 2000)], dtype=np.float64) / 255
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "train_images": images,
             "train_labels": np.asarray(labels, dtype=np.int64),
             "train_hashes": hashes,
@@ -174,7 +175,7 @@ class CacheWriter:
         return Dataset.open(self.folder)
 
 
-def _check(name: str, arrays: dict[str, NDArray], classes: tuple[str, ...]) -> None:
+def _check(name: str, arrays: dict[str, NDArray[Any]], classes: tuple[str, ...]) -> None:
     """Every fold and the test split must hold images, and training more than one class."""
     folds = np.bincount((arrays["train_hashes"] % np.uint64(FOLDS)).astype(int), minlength=FOLDS)
     if len(np.unique(arrays["train_labels"])) < 2:

@@ -1,12 +1,10 @@
 """One self-contained HTML file: the answer in words, then the figures. The only file that imports plotly.
 
-Every text that comes from a study, a data set or a name passes through `html.escape` or JSON.
+The words are page.py's; here are the figures and the file that holds everything.
 """
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass
 from importlib import resources
 
 import pandas as pd
@@ -16,17 +14,14 @@ from plotly.offline import get_plotlyjs
 
 from effnet.budget import human
 from scaling_search.analysis import front
+from scaling_search.page import Page, answer, escape, reproduce, table
 from scaling_search.space import NAMED, Candidate
 from scaling_search.store import Record
 from scaling_search.verdict import (
-    Row,
     Verdict,
-    against,
     coefficients,
-    noise_words,
     points,
     share_words,
-    tied_words,
     verdicts,
 )
 
@@ -41,27 +36,11 @@ _CONFIG = {
 }
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a report is made from, all of it read from the run folder."""
-
-    title: str
-    data: str  # the data set in one line
-    command: str
-    study_toml: str
-    epochs: int
-    tolerance: float
-    targets: dict[str, float]  # budget → MACs
-    notes: list[str]
-    provenance: dict[str, str]
-    records: list[Record]
-
-
 def build(page: Page) -> str:
     """The whole page as HTML text."""
     found = verdicts(page.records, page.epochs)
     summary = _summary(found, page)
-    parts = [_answer(found, page)]
+    parts = [answer(found, page)]
     if summary is not None:
         figures = [
             ("front", "Accuracy against cost", _front_words(page), _front(summary, page)),
@@ -69,84 +48,19 @@ def build(page: Page) -> str:
             ("curves", "Learning curves", _CURVE_WORDS, _curves(page.records)),
         ]
         for anchor, heading, words, figure in figures:
-            body = pio.to_html(
-                figure, full_html=False, include_plotlyjs=False, div_id=anchor, config=_CONFIG
-            )
+            body = pio.to_html(figure, full_html=False, include_plotlyjs=False, div_id=anchor, config=_CONFIG)
             parts.append(f"<section><h2>{heading}</h2><p>{words}</p>{body}</section>")
-    parts.append(_table(page.records, page.epochs))
-    parts.append(_reproduce(page))
+    parts.append(table(page.records, page.epochs))
+    parts.append(reproduce(page))
     assets = resources.files("scaling_search") / "assets"
     css, script = (assets / "report.css").read_text(), (assets / "report.js").read_text()
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_e(page.title)}</title><link rel='icon' href='data:,'><style>{css}</style>"
+        f"<title>{escape(page.title)}</title><link rel='icon' href='data:,'><style>{css}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><main>"
-        f"<h1>{_e(page.title)}</h1>{''.join(parts)}</main><script>{script}</script></body></html>\n"
+        f"<h1>{escape(page.title)}</h1>{''.join(parts)}</main><script>{script}</script></body></html>\n"
     )
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))
-
-
-# ---- the answer
-
-
-def _answer(found: list[Verdict], page: Page) -> str:
-    lines = [f"<p class='data'>{_e(page.data)}</p>"]
-    if not found:
-        lines.append("<p><strong>No answer yet:</strong> no network of the budget has finished.</p>")
-    for v in found:
-        lines.append(_verdict(v, page))
-    if page.notes:
-        lines.append("<ul>" + "".join(f"<li>{_e(note)}</li>" for note in page.notes) + "</ul>")
-    return f"<section id='answer'>{''.join(lines)}</section>"
-
-
-def _verdict(v: Verdict, page: Page) -> str:
-    c, n = v.pick.candidate, v.pick.seeds
-    runs = f"mean of {n} seeds" if n > 1 else "one seed"
-    lead = (
-        f"At <strong>{_e(v.budget)}</strong> the cost ({human(c.cost.macs)} FLOPs, multiply-adds; "
-        f"{c.ratio:.2f} times the baseline's) choose <strong>{_e(c.label)}</strong>: {_e(coefficients(c))}; "
-        f"{_e(share_words(c))}. Validation accuracy {points(v.pick.mean)} ± {points(v.pick.error)} % ({runs})"
-        + (f", test {points(v.pick.test)} %" if v.pick.test is not None else "")
-        + f". But {_e(tied_words(v))}: " + ("take whichever is fastest for you." if len(v.tied) > 1 else "")
-    ).replace(": </p>", ".</p>").rstrip(": ")
-    items = []
-    if paper := v.named("paper"):
-        items.append(f"the paper's direction ({_named(paper)}): {_e(_vs(paper, v.pick))}")
-    if single := v.best_single:
-        items.append(f"the best single dimension, {single[0]} ({_named(single[1])}): {_e(_vs(single[1], v.pick))}")
-    if v.baseline:
-        items.append(f"the baseline, at {1 / c.ratio:.2f} of the pick's cost: {_e(against(v.baseline))}")
-    if v.failed:
-        items.append(f"left out because they did not finish: {_e('; '.join(f.label for f in v.failed))}")
-    items.append(
-        f"{_e(noise_words(v))}; ± after a difference is two standard errors. The finalists were picked by their first "
-        "seed, so their means lean upwards a little"
-    )
-    items.append(
-        f"all of these cost the same within {page.tolerance:.0%} and trained for {page.epochs} epochs: equal cost and "
-        "equal epochs are equal training cost, and short training is a proxy for long"
-        if _equal(v, page)
-        else "these networks are equal in nominal cost only: compare their real cost in the table before their accuracy"
-    )
-    return f"<p class='lead'>{lead}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
-
-
-def _equal(v: Verdict, page: Page) -> bool:
-    target = page.targets[v.budget]
-    return all(abs(r.candidate.cost.macs / target - 1) <= page.tolerance for r in v.rows)
-
-
-def _named(row: Row) -> str:
-    return _e(f"{', '.join(row.candidate.directions)}; {row.candidate.label}")
-
-
-def _vs(row: Row, pick: Row) -> str:
-    return "it is the pick" if row.candidate.key == pick.candidate.key else against(row)
 
 
 # ---- figures
@@ -178,10 +92,10 @@ def _summary(found: list[Verdict], page: Page) -> pd.DataFrame | None:
 
 def _hover(row: pd.Series) -> str:
     c: Candidate = row["candidate"]
-    names = f"<b>{_e(', '.join(c.directions))}</b><br>" if c.directions else ""
-    shares = f"<br>{_e(share_words(c))}" if c.shares else ""
+    names = f"<b>{escape(', '.join(c.directions))}</b><br>" if c.directions else ""
+    shares = f"<br>{escape(share_words(c))}" if c.shares else ""
     return (
-        f"{names}{_e(c.label)}{shares}<br>{_e(coefficients(c))}<br>{human(c.cost.macs)} MACs ({c.ratio:.2f}x), "
+        f"{names}{escape(c.label)}{shares}<br>{escape(coefficients(c))}<br>{human(c.cost.macs)} MACs ({c.ratio:.2f}x), "
         f"{human(c.cost.params)} params<br>validation {points(row['mean'])} ± {points(row['error'])} % "
         f"({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
     )
@@ -191,9 +105,9 @@ def _layout(figure: go.Figure, height: int) -> go.Figure:
     return figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 60, "r": 20, "t": 20, "b": 60},
+        margin={"l": 60, "r": 20, "t": 40, "b": 60},
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
@@ -216,7 +130,7 @@ def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
             fillcolor=BLUE,
             opacity=0.12,
             line_width=0,
-            annotation_text=_e(budget),
+            annotation_text=escape(budget),
             annotation_position="top left",
         )
     line = front(summary)
@@ -295,15 +209,15 @@ def _ternary(summary: pd.DataFrame) -> go.Figure:
             name=name,
             marker={"symbol": symbol, "size": 17, "color": RED, "line": {"width": 2}},
             text=[
-                f"{_e(n)}: depth {NAMED[n][0]:.0%}, width {NAMED[n][1]:.0%}, resolution {NAMED[n][2]:.0%}" for n in names
+                f"{escape(n)}: depth {NAMED[n][0]:.0%}, width {NAMED[n][1]:.0%}, resolution {NAMED[n][2]:.0%}"
+                for n in names
             ],
             hovertemplate="%{text}<extra></extra>",
         )
     axis = {"min": 0, "tickformat": ".0%", "gridcolor": "#cccccc", "linecolor": "#888888"}
     _layout(figure, 560)
     return figure.update_layout(
-        margin={"l": 50, "r": 30, "t": 90, "b": 50},
-        legend={"y": 1.12},
+        margin={"l": 50, "r": 30, "t": 60, "b": 80},
         ternary={
             "aaxis": {"title": {"text": "depth"}, **axis},
             "baxis": {"title": {"text": "width"}, **axis},
@@ -338,85 +252,10 @@ def _curves(records: list[Record]) -> go.Figure:
             name=name,
             legendgroup=name,
             showlegend=name not in shown,
-            text=f"{_e(r.candidate.label)}, seed {r.seed}, {_e(r.outcome.status)}",
+            text=f"{escape(r.candidate.label)}, seed {r.seed}, {escape(r.outcome.status)}",
             hovertemplate="%{text}<br>epoch %{x}: %{y:.1f} %<extra></extra>",
         )
         shown.add(name)
     figure.update_xaxes(title="epoch", dtick=1 if max((r.epochs for r in records), default=1) <= 20 else None)
     figure.update_yaxes(title="validation accuracy, %")
     return _layout(figure, 420)
-
-
-# ---- the table and the provenance
-
-_HEAD = (
-    ("network", "blocks, width multiplier, resolution"),
-    ("stands for", ""),
-    ("alpha", "depth multiplier"),
-    ("beta", "width multiplier"),
-    ("gamma", "resolution multiplier"),
-    ("depth", "share of the extra cost"),
-    ("width", "share of the extra cost"),
-    ("resolution", "share of the extra cost"),
-    ("MACs", "multiply-adds per image"),
-    ("ratio", "to the baseline's MACs"),
-    ("waste", "of the resolution's rounding"),
-    ("params", ""),
-    ("seed", ""),
-    ("epochs", ""),
-    ("status", ""),
-    ("val %", ""),
-    ("test %", "finalists and baseline only"),
-    ("seconds", ""),
-    ("note", ""),
-)
-
-
-def _table(records: list[Record], epochs: int) -> str:
-    head = "".join(
-        f"<th aria-sort='none'><button type='button' title='{_e(title)}'>{_e(name)}</button></th>" for name, title in _HEAD
-    )
-    body = []
-    for r in records:
-        c, o = r.candidate, r.outcome
-        val = o.epochs[-1].val_acc if o and r.done else None
-        shares = c.shares or (None, None, None)
-        role = [] if c.role == "candidate" else [c.role]
-        cells = [
-            (c.label, None),
-            (", ".join([*role, *c.directions]), None),
-            *((f"{x:.3g}", x) for x in (c.alpha, c.beta, c.gamma)),
-            *((f"{x:.0%}" if x is not None else "", x) for x in shares),
-            (human(c.cost.macs), c.cost.macs),
-            (f"{c.ratio:.2f}x", c.ratio),
-            (f"{c.waste:.0%}", c.waste),
-            (human(c.cost.params), c.cost.params),
-            (r.seed, r.seed),
-            (r.epochs, r.epochs),
-            (o.status if o else "not finished", None),
-            (points(val) if val is not None else "", val),
-            (points(r.test_acc) if r.test_acc is not None else "", r.test_acc),
-            (f"{o.seconds:.0f}" if o else "", o.seconds if o else None),
-            (o.note if o else "", None),
-        ]
-        row = "".join(
-            f"<td>{_e(text)}</td>" if value is None else f"<td class='n' data-v='{float(value)!r}'>{_e(text)}</td>"
-            for text, value in cells
-        )
-        body.append(f"<tr>{row}</tr>")
-    return (
-        "<section><h2>Every run</h2><p>Click a heading to sort. The same rows, in full precision, are in results.csv.</p>"
-        f"<div class='wide'><table id='runs'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        "</section>"
-    )
-
-
-def _reproduce(page: Page) -> str:
-    facts = "".join(f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in page.provenance.items())
-    return (
-        f"<section id='reproduce'><h2>Run it again</h2><pre>{_e(page.command)}</pre>"
-        f"<p>or, with everything resolved, save this as study.toml (it lies beside this report):</p>"
-        f"<pre>scaling-search search --study study.toml</pre><details><summary>study.toml</summary>"
-        f"<pre>{_e(page.study_toml)}</pre></details><dl>{facts}</dl></section>"
-    )
-

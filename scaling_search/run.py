@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import signal
-import socket
-import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -17,9 +14,10 @@ import torch
 from rich.console import Console
 
 from effnet.budget import human
-from scaling_search import UserError, __version__, analysis, report
+from scaling_search import UserError, __version__, analysis, atomic, report
 from scaling_search.data import Dataset
 from scaling_search.executors import open_executor
+from scaling_search.page import Page
 from scaling_search.progress import Live, say
 from scaling_search.search import Search
 from scaling_search.sources import load_or_explain
@@ -91,7 +89,7 @@ def _train(
     device: str,
     console: Console,
 ) -> int:
-    _write(folder / "study.toml", study.to_toml())
+    atomic.write(folder / "study.toml", study.to_toml().encode())
     workers = workers or (1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // study.threads))
     finished = sum(r.outcome is not None for r in store.records())
     if finished:
@@ -180,7 +178,7 @@ def write_report(folder: Path) -> Path:
 def _write_results(store: Store, folder: Path) -> Path:
     records = store.records()
     study = Study.model_validate(store.fact("settings"))
-    page = report.Page(
+    page = Page(
         title=f"Scaling {study.baseline.name} on {store.fact('dataset')}: {', '.join(study.budgets)}",
         data=store.fact("data"),
         command=store.fact("command"),
@@ -192,25 +190,9 @@ def _write_results(store: Store, folder: Path) -> Path:
         provenance=store.fact("provenance"),
         records=records,
     )
-    _write(folder / "results.csv", analysis.write_csv(records))
-    _write(folder / "report.html", report.build(page))
+    atomic.write(folder / "results.csv", analysis.write_csv(records).encode())
+    atomic.write(folder / "report.html", report.build(page).encode())
     return folder / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    """Old or new, never a mixture."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def _say_plan(console: Console, study: Study, todo: Plan) -> None:
@@ -251,11 +233,12 @@ def _say_verdict(console: Console, store: Store) -> None:
 
 def _verdict_lines(v: Verdict) -> list[tuple[str, str]]:
     c = v.pick.candidate
+    val = f"val {points(v.pick.mean)} ± {points(v.pick.error)}"
     test = f" · test {points(v.pick.test)}" if v.pick.test is not None else ""
     lines = [
         (
             "choose",
-            f"{c.label}   {coefficients(c)}   {share_words(c)}   val {points(v.pick.mean)} ± {points(v.pick.error)}{test}",
+            f"{c.label}   {coefficients(c)}   {share_words(c)}   {val}{test}",
         ),
         ("", tied_words(v)),
         ("", noise_words(v)),
@@ -263,8 +246,12 @@ def _verdict_lines(v: Verdict) -> list[tuple[str, str]]:
     if (paper := v.named("paper")) and paper.candidate.key != c.key:
         lines.append(("paper", f"{', '.join(paper.candidate.directions)}, {paper.candidate.label}: {against(paper)}"))
     if (single := v.best_single) and single[1].candidate.key != c.key:
-        lines.append(("single", f"best single dimension, {single[0]}, {single[1].candidate.label}: {against(single[1])}"))
+        lines.append(
+            ("single", f"best single dimension, {single[0]}, {single[1].candidate.label}: {against(single[1])}")
+        )
     if v.baseline:
-        lines.append(("baseline", f"val {points(v.baseline.mean)}: {against(v.baseline)}, at {1 / c.ratio:.2f} of the cost"))
+        lines.append(
+            ("baseline", f"val {points(v.baseline.mean)}: {against(v.baseline)}, at {1 / c.ratio:.2f} of the cost")
+        )
     lines += [("failed", f"{f.label} did not finish; it is left out") for f in v.failed]
     return lines

@@ -105,9 +105,7 @@ class Search:
         Their checkpoints stand at the end of training, so nothing is trained again."""
         keys = {c.key for c in candidates}
         last = self._study.rungs[-1]
-        missing = [
-            r for r in self._records(last) if r.candidate.key in keys and r.done and r.test_acc is None
-        ]
+        missing = [r for r in self._records(last) if r.candidate.key in keys and r.done and r.test_acc is None]
         if not missing:
             return
         self._watcher.phase("test accuracy of the finalists", len(missing))
@@ -144,6 +142,7 @@ class Search:
             threads=study.threads,
             checkpoints=self._checkpoints,
             test=test,
+            test_images=study.data.test_images,
         )
 
 

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -60,8 +61,8 @@ class Source:
     read: Callable[[CacheWriter, Source], Dataset]
 
 
-class _NoNetwork(Exception):
-    pass
+class _NoNetworkError(Exception):
+    """The file cannot be fetched."""
 
 
 def load(spec: str) -> Dataset:
@@ -71,7 +72,7 @@ def load(spec: str) -> Dataset:
     if spec == "auto":
         try:
             return load("fashion-mnist")
-        except _NoNetwork:
+        except _NoNetworkError:
             return load("shapes")
     if spec == "fashion-mnist" or spec == "cifar10":
         folder = cache_root() / spec
@@ -97,7 +98,7 @@ def load_or_explain(spec: str) -> Dataset:
     """`load`, with a missing network said in one line."""
     try:
         return load(spec)
-    except _NoNetwork as error:
+    except _NoNetworkError as error:
         raise UserError(
             f"data {spec}: not in the cache {cache_root()} and not to be had from the network ({error}); "
             "use --data shapes, or give a folder or parquet file of your own"
@@ -108,7 +109,7 @@ def load_or_explain(spec: str) -> Dataset:
 
 
 def _download(url: str) -> bytes:
-    """The file at `url`; _NoNetwork when no answer begins within CONNECT_SECONDS (name look-up included)."""
+    """The file at `url`; _NoNetworkError when no answer begins within CONNECT_SECONDS (name look-up included)."""
     answer: list[IO[bytes]] = []
     failure: list[Exception] = []
 
@@ -124,21 +125,19 @@ def _download(url: str) -> bytes:
     thread.join(CONNECT_SECONDS)
     if not answer:
         reason = failure[0] if failure else f"no answer within {CONNECT_SECONDS:g} s"
-        raise _NoNetwork(str(reason))
+        raise _NoNetworkError(str(reason))
     try:
         with answer[0] as response:
             return response.read()
     except OSError as error:
-        raise _NoNetwork(f"download broke off: {error}") from None
+        raise _NoNetworkError(f"download broke off: {error}") from None
 
 
 def _fashion() -> Source:
     if all((_DEBIAN / name).is_file() for name in _FASHION_SHA256):
         return Source("fashion-mnist", "Debian's package", "", _read_fashion)
     packed = {name: _download(_FASHION_URL + name) for name in _FASHION_SHA256}
-    return Source(
-        "fashion-mnist", "downloaded", "", lambda w, s: _read_fashion(w, s, lambda name: packed[name])
-    )
+    return Source("fashion-mnist", "downloaded", "", lambda w, s: _read_fashion(w, s, lambda name: packed[name]))
 
 
 def _read_fashion(
@@ -308,7 +307,7 @@ def _parquet_rows(files: Sequence[Path]) -> tuple[list[_Encoded], tuple[str, ...
         image = label = None
         for column in table.schema:
             kind = column.type
-            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 or pa.types.is_binary(kind):
+            if (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0) or pa.types.is_binary(kind):
                 image = image or column.name
             elif pa.types.is_integer(kind) and (label is None or column.name == "label"):
                 label = column.name
@@ -327,7 +326,7 @@ def _parquet_rows(files: Sequence[Path]) -> tuple[list[_Encoded], tuple[str, ...
             raw = cell["bytes"] if isinstance(cell, dict) else cell
             if raw is None or y is None or y < 0:
                 raise UserError(f"data {file}: row {i} has no image or no label; remove it")
-            rows.append(_Encoded(f"{file}, row {i}", lambda raw=raw: raw, int(y)))
+            rows.append(_Encoded(f"{file}, row {i}", partial(bytes, raw), int(y)))
     if not rows:
         raise UserError(f"data {files[0]}: no rows")
     return rows, names

@@ -166,9 +166,7 @@ def _candidate(
 # ---- measured: exact budgets
 
 
-def measured(
-    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float
-) -> list[Candidate]:
+def measured(base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float) -> list[Candidate]:
     """One network per (blocks, resolution): the width that comes nearest to the budget, kept when it meets it
     and its resolution wastes little. Below 1x every dial shrinks instead of growing.
 
@@ -203,9 +201,7 @@ def measured(
     return kept
 
 
-def _reach(
-    base: Baseline, study: Study, ratio: float, top: float
-) -> tuple[list[int], list[int], tuple[float, float]]:
+def _reach(base: Baseline, study: Study, ratio: float, top: float) -> tuple[list[int], list[int], tuple[float, float]]:
     """Resolutions [px], block counts and width limits within which a budget of `ratio` is sought.
 
     Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
@@ -223,9 +219,7 @@ def _reach(
     return list(range(low, base.resolution + 1)), list(range(fewest, base.blocks + 1)), (shrink, 1.0)
 
 
-def reference(
-    base: Baseline, along: Shares, ratio: float, classes: int, max_waste: float, top: float
-) -> Candidate:
+def reference(base: Baseline, along: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
     """The network at `ratio` nearest to a direction (design.md, family): three block counts and three
     resolutions of low waste around it, width solved; of those within 2% the nearest in shares."""
     s = direction(along, ratio)
@@ -239,9 +233,7 @@ def reference(
     for n, px in itertools.product(range(fewest, fewest + 3), best_sides):
         width = nearest_width(base, target, n / base.blocks, px, classes)
         member = Scaling(n / base.blocks, width, px / base.resolution)
-        members.append(
-            _candidate(base, member, px, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted[px])
-        )
+        members.append(_candidate(base, member, px, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted[px]))
 
     def rank(c: Candidate) -> tuple[float, float]:
         off = abs(c.ratio / ratio - 1)
@@ -263,13 +255,11 @@ def nominal_triples(
     scaled = 10**10  # alpha beta² gamma² in hundredths to the fifth
     most = round(tolerance * budget * scaled)
     middle = round(budget * scaled)
-    ranges = [range(100, round(100 * m) + 1, step) for m in maxima]
-    return [t for t in itertools.product(*ranges) if abs(t[0] * t[1] ** 2 * t[2] ** 2 - middle) <= most]
+    alphas, betas, gammas = (range(100, round(100 * m) + 1, step) for m in maxima)
+    return [t for t in itertools.product(alphas, betas, gammas) if abs(t[0] * t[1] ** 2 * t[2] ** 2 - middle) <= most]
 
 
-def nominal(
-    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float
-) -> list[Candidate]:
+def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float) -> list[Candidate]:
     """The distinct networks that the lattice builds, official rounding; each one's real cost is its own.
 
     Raises UserError for a budget below 1x (the lattice only grows) or without a triple."""
@@ -348,9 +338,7 @@ def choose(
                     add(c, "beside the paper")
     rest = [c for c in cells if c.key not in chosen]
     while rest and (count is None or len(chosen) < count):
-        farthest = max(
-            rest, key=lambda c: (min((apart(c, places[k]) for k in chosen), default=0.0), c.key)
-        )
+        farthest = max(rest, key=lambda c: (min((apart(c, places[k]) for k in chosen), default=0.0), c.key))
         chosen[farthest.key] = farthest
         rest.remove(farthest)
     return list(chosen.values()), missing

@@ -236,21 +236,22 @@ def _check_same(folder: Path, identity: dict[str, Any]) -> None:
         if recorded.get(name) != wanted.get(name)
     ]
     raise UserError(
-        f"run folder {folder} belongs to a different study: {'; '.join(differing)}. "
-        "Choose another folder with --out"
+        f"run folder {folder} belongs to a different study: {'; '.join(differing)}. Choose another folder with --out"
     )
 
 
 def _lock(folder: Path) -> TextIO:
     """Hold the folder until this process ends, however it ends; the file says who holds it."""
-    file = open(folder / "lock", "a+")  # noqa: SIM115 (held open on purpose)
+    file = (folder / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise UserError(f"run folder {folder} is in use by {holder}; wait for it, or choose another with --out") from None
+        raise UserError(
+            f"run folder {folder} is in use by {holder}; wait for it, or choose another with --out"
+        ) from None
     file.truncate(0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")

@@ -63,6 +63,7 @@ class DataSpec(_Part):
     source: str = "auto"
     train_images: int | None = Field(None, ge=2)  # per run; None: all
     val_images: int | None = Field(None, ge=1)
+    test_images: int | None = Field(None, ge=1)
 
 
 class Study(_Part):

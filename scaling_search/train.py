@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,8 +56,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What travels to a worker. Everything but the folders, `test` and `epochs` makes the run's key;
-    runs that differ in epochs alone share a folder of checkpoints."""
+    """What travels to a worker. Everything but the folders, the test and `epochs` makes the run's key;
+    runs that differ in epochs alone share a folder of checkpoints. Limits on images are None for all."""
 
     arch: Arch
     data_digest: str
@@ -70,6 +71,7 @@ class Trial:
     threads: int
     checkpoints: str  # folder; the run's own lies inside
     test: bool = False  # also measure the test split: for finalists alone
+    test_images: int | None = None
 
     @property
     def key(self) -> str:
@@ -254,8 +256,11 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
         evaluation = _evaluate(model, data, images[: recipe.bn_images], val_images, val_labels)
     test_acc = None
     if trial.test:
-        test_images = resized(data.test_images, side).to(device)
-        test_labels = torch.from_numpy(np.array(data.test_labels)).to(device)
+        count = len(data.test_labels)
+        # evenly through the split, which may be sorted by class
+        test_at = np.arange(count) if trial.test_images is None else _evenly(count, trial.test_images)
+        test_images = resized(data.test_images[test_at], side).to(device)
+        test_labels = torch.from_numpy(data.test_labels[test_at]).to(device)
         test_acc = _measure(model, data, test_images, test_labels)[1]
     yield Outcome(
         "done",
@@ -267,6 +272,12 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
         _peak_memory(device),
         versions(),
     )
+
+
+def _evenly(count: int, limit: int) -> NDArray[np.int64]:
+    """`limit` of the indices below `count`, or all, evenly spaced."""
+    wanted = min(count, limit)
+    return np.arange(wanted) * count // wanted
 
 
 def _autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -294,7 +305,7 @@ def _resume(
     for name in (f"e{trial.epochs}.ckpt", "before-decay.ckpt"):
         try:
             state = checkpoint.load(trial.folder / name)
-        except checkpoint.Damaged:
+        except checkpoint.DamagedError:
             continue
         if state is None or (name == "before-decay.ckpt" and state["step"] > decay_start(total)):
             continue

@@ -151,6 +151,10 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def percent(share: float) -> str:
+    return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero
+
+
 def against(row: Row) -> str:
     """'1.1 ± 0.9 below', 'not to be told apart (0.2 ± 0.8)'."""
     size = f"{points(abs(row.behind))} ± {points(2 * row.behind_error)}"
@@ -166,7 +170,8 @@ def coefficients(c: Candidate) -> str:
 def share_words(c: Candidate) -> str:
     if c.shares is None:
         return "shares: none, it is the baseline's cost"
-    return "shares: depth {:.0%} width {:.0%} resolution {:.0%}".format(*c.shares)
+    depth, width, resolution = (percent(share) for share in c.shares)
+    return f"shares: depth {depth} width {width} resolution {resolution}"
 
 
 def noise_words(v: Verdict) -> str:

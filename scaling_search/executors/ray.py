@@ -60,7 +60,7 @@ class _Delegate(Searcher):
         self._ask, self._on_epoch, self._on_outcome = ask, on_epoch, on_outcome
         self._jobs: dict[str, Job] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         job = self._ask()
         if job is None:
             return Searcher.FINISHED
@@ -71,9 +71,7 @@ class _Delegate(Searcher):
         if "epoch" in result:
             self._on_epoch(self._jobs[trial_id], Epoch(**result["epoch"]))
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self._jobs.pop(trial_id)
         if result and "outcome" in result:
             self._on_outcome(job, Outcome.from_dict(result["outcome"]))

@@ -1,0 +1,186 @@
+"""The report's words: the answer, the table of runs, how to run it again. HTML, no plotly.
+
+Every text that comes from a study, a data set or a name passes through `escape`.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+from effnet.budget import human
+from scaling_search.store import Record
+from scaling_search.verdict import (
+    Row,
+    Verdict,
+    against,
+    coefficients,
+    noise_words,
+    percent,
+    points,
+    share_words,
+    tied_words,
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report is made from, all of it read from the run folder."""
+
+    title: str
+    data: str  # the data set in one line
+    command: str
+    study_toml: str
+    epochs: int
+    tolerance: float
+    targets: dict[str, float]  # budget → MACs
+    notes: list[str]
+    provenance: dict[str, str]
+    records: list[Record]
+
+
+def escape(text: object) -> str:
+    return html.escape(str(text))
+
+
+# ---- the answer
+
+
+def answer(found: list[Verdict], page: Page) -> str:
+    lines = [f"<p class='data'>{escape(page.data)}</p>"]
+    if not found:
+        lines.append("<p><strong>No answer yet:</strong> no network of the budget has finished.</p>")
+    for v in found:
+        lines.append(_verdict(v, page))
+    if page.notes:
+        lines.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in page.notes) + "</ul>")
+    return f"<section id='answer'>{''.join(lines)}</section>"
+
+
+def _verdict(v: Verdict, page: Page) -> str:
+    c, n = v.pick.candidate, v.pick.seeds
+    runs = f"mean of {n} seeds" if n > 1 else "one seed"
+    lead = (
+        (
+            f"At <strong>{escape(v.budget)}</strong> the cost ({human(c.cost.macs)} FLOPs, multiply-adds; "
+            f"{c.ratio:.2f} times the baseline's) choose "
+            f"<strong>{escape(c.label)}</strong>: {escape(coefficients(c))}; "
+            f"{escape(share_words(c))}. Validation accuracy {points(v.pick.mean)} ± {points(v.pick.error)} % ({runs})"
+            + (f", test {points(v.pick.test)} %" if v.pick.test is not None else "")
+            + f". But {escape(tied_words(v))}: "
+            + ("take whichever is fastest for you." if len(v.tied) > 1 else "")
+        )
+        .replace(": </p>", ".</p>")
+        .rstrip(": ")
+    )
+    items = []
+    if paper := v.named("paper"):
+        items.append(f"the paper's direction ({_named(paper)}): {escape(_vs(paper, v.pick))}")
+    if single := v.best_single:
+        items.append(f"the best single dimension, {single[0]} ({_named(single[1])}): {escape(_vs(single[1], v.pick))}")
+    if v.baseline:
+        items.append(f"the baseline, at {1 / c.ratio:.2f} of the pick's cost: {escape(against(v.baseline))}")
+    if v.failed:
+        items.append(f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}")
+    items.append(
+        f"{escape(noise_words(v))}; ± after a difference is two standard errors. The finalists were picked by "
+        "their first seed, so their means lean upwards a little"
+    )
+    items.append(
+        f"all of these cost the same within {page.tolerance:.0%} and trained for {page.epochs} epochs: equal cost and "
+        "equal epochs are equal training cost, and short training is a proxy for long"
+        if _equal(v, page)
+        else "these networks are equal in nominal cost only: compare their real cost in the table before their accuracy"
+    )
+    return f"<p class='lead'>{lead}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def _equal(v: Verdict, page: Page) -> bool:
+    target = page.targets[v.budget]
+    return all(abs(r.candidate.cost.macs / target - 1) <= page.tolerance for r in v.rows)
+
+
+def _named(row: Row) -> str:
+    return escape(f"{', '.join(row.candidate.directions)}; {row.candidate.label}")
+
+
+def _vs(row: Row, pick: Row) -> str:
+    return "it is the pick" if row.candidate.key == pick.candidate.key else against(row)
+
+
+# ---- the table and the provenance
+
+_HEAD = (
+    ("network", "blocks, width multiplier, resolution"),
+    ("stands for", ""),
+    ("val %", ""),
+    ("test %", "finalists and baseline only"),
+    ("seed", ""),
+    ("epochs", ""),
+    ("status", ""),
+    ("alpha", "depth multiplier"),
+    ("beta", "width multiplier"),
+    ("gamma", "resolution multiplier"),
+    ("depth share", "share of the extra cost"),
+    ("width share", "share of the extra cost"),
+    ("resolution share", "share of the extra cost"),
+    ("MACs", "multiply-adds per image"),
+    ("ratio", "to the baseline's MACs"),
+    ("waste", "of the resolution's rounding"),
+    ("params", ""),
+    ("seconds", ""),
+    ("note", ""),
+)
+
+
+def table(records: list[Record], epochs: int) -> str:
+    head = "".join(
+        f"<th aria-sort='none'><button type='button' title='{escape(title)}'>{escape(name)}</button></th>"
+        for name, title in _HEAD
+    )
+    body = []
+    for r in records:
+        c, o = r.candidate, r.outcome
+        val = o.epochs[-1].val_acc if o and r.done else None
+        shares = c.shares or (None, None, None)
+        role = [] if c.role == "candidate" else [c.role]
+        cells = [
+            (c.label, None),
+            (", ".join([*role, *c.directions]), None),
+            (points(val) if val is not None else "", val),
+            (points(r.test_acc) if r.test_acc is not None else "", r.test_acc),
+            (r.seed, r.seed),
+            (r.epochs, r.epochs),
+            (o.status if o else "not finished", None),
+            *((f"{x:.3g}", x) for x in (c.alpha, c.beta, c.gamma)),
+            *((percent(x) if x is not None else "", x) for x in shares),
+            (human(c.cost.macs), c.cost.macs),
+            (f"{c.ratio:.2f}x", c.ratio),
+            (f"{c.waste:.0%}", c.waste),
+            (human(c.cost.params), c.cost.params),
+            (f"{o.seconds:.0f}" if o else "", o.seconds if o else None),
+            (o.note if o else "", None),
+        ]
+        row = "".join(
+            f"<td>{escape(text)}</td>"
+            if value is None
+            else f"<td class='n' data-v='{float(value)!r}'>{escape(text)}</td>"
+            for text, value in cells
+        )
+        body.append(f"<tr>{row}</tr>")
+    return (
+        "<section><h2>Every run</h2><p>Click a heading to sort. The same rows, in full precision, are in "
+        "results.csv.</p>"
+        f"<div class='wide'><table id='runs'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        "</section>"
+    )
+
+
+def reproduce(page: Page) -> str:
+    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in page.provenance.items())
+    return (
+        f"<section id='reproduce'><h2>Run it again</h2><pre>{escape(page.command)}</pre>"
+        f"<p>or, with everything resolved, save this as study.toml (it lies beside this report):</p>"
+        f"<pre>scaling-search search --study study.toml</pre><details><summary>study.toml</summary>"
+        f"<pre>{escape(page.study_toml)}</pre></details><dl>{facts}</dl></section>"
+    )
