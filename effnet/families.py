@@ -27,7 +27,7 @@ _B0 = Baseline(
 
 
 def _less_stride(name: str, removed: int) -> Baseline:
-    """B0 with its first `removed` strides of 2 made 1, at the resolution that keeps B0's maps."""
+    """B0 with its first `removed` strides of 2 made 1, at the resolution that keeps the size of B0's last maps."""
     stages, left = list(_B0.stages), removed - 1
     for i, stage in enumerate(stages):
         if left and stage.stride == 2:

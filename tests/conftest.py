@@ -1,0 +1,89 @@
+"""Shared fixtures: a small real data set, a small baseline, and trials on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from effnet.arch import Arch
+from scaling_search import shapes
+from scaling_search.data import CacheWriter, Dataset
+from scaling_search.study import Study, check
+from scaling_search.train import Recipe, Trial
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache."""
+    before = os.environ.get("SCALING_SEARCH_CACHE")
+    os.environ["SCALING_SEARCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    torch.set_num_threads(1)
+    yield
+    if before is None:
+        del os.environ["SCALING_SEARCH_CACHE"]
+    else:
+        os.environ["SCALING_SEARCH_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """600 + 100 images of shapes, 64 px."""
+    with CacheWriter(tmp_path_factory.mktemp("data") / "shapes") as writer:
+        return writer.commit("shapes", "generated", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1))
+
+
+# A network that trains in a second: seven blocks, a tenth of B0's channels.
+SMALL = {
+    "baseline": {"name": "b0-s4", "blocks": 7, "width": 0.1, "divisor": 2, "resolution": 12},
+    "space": {"candidates": 6},
+    "data": {"source": "shapes", "train_images": 96, "val_images": 60, "test_images": 50},
+    "recipe": {"batch": 16, "warmup_steps": 2, "bn_images": 32},
+    "rungs": [1],
+    "finalists": 2,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def study() -> Study:
+    return check(SMALL, "test")
+
+
+@pytest.fixture
+def small_arch(study: Study) -> Arch:
+    from effnet.arch import scale
+
+    return scale(study.network(), num_classes=10)
+
+
+@pytest.fixture
+def trial(data: Dataset, small_arch: Arch, tmp_path: Path) -> Trial:
+    return Trial(
+        arch=small_arch,
+        data_digest=data.digest,
+        data_folder=str(data.folder),
+        recipe=Recipe(batch=16, warmup_steps=2, bn_images=32),
+        seed=0,
+        epochs=2,
+        train_images=96,
+        val_images=60,
+        device="cpu",
+        threads=1,
+        checkpoints=str(tmp_path / "checkpoints"),
+    )
+
+
+def write_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> None:
+    """`count` random PNGs of `side` px."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, *folder.name.encode()])
+    for i in range(count):
+        pixels = rng.integers(0, 256, (side, side + 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
