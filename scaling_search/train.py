@@ -192,10 +192,11 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(model, recipe)
 
-    start, epochs, seconds, trained_seconds = _resume(trial, total, model, optimizer)
+    before = _resume(trial, total, model, optimizer)
+    start, epochs = before["step"], [Epoch(**e) for e in before["epochs"]]
+    seconds, trained_seconds = before["seconds"], before["trained_seconds"]
     shift = round(recipe.shift * side)
-    # a run that stops within an epoch repeats its first steps' losses as unknown
-    loss_sum, loss_steps = torch.zeros((), device=device), 0
+    loss_sum = torch.tensor(before["loss_sum"], device=device)  # of the epoch so far
     order: list[Tensor] = []
     evaluation: tuple[float, float, str] | None = None
     clock = epoch_clock = time.perf_counter()
@@ -206,8 +207,9 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "epochs": [asdict(e) for e in epochs],
+            "loss_sum": loss_sum.item(),
             "seconds": seconds + time.perf_counter() - clock,
-            "trained_seconds": trained_seconds,
+            "trained_seconds": trained_seconds + time.perf_counter() - epoch_clock,
         }
 
     for step in range(start, total):
@@ -215,8 +217,7 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
         if i == 0 or step == start:
             model.train()
             order = list(epoch_order(len(labels), batch, trial.seed, epoch))
-            loss_sum.zero_()
-            loss_steps, epoch_clock = 0, time.perf_counter()
+            epoch_clock = time.perf_counter()
         if step == decay_start(total):
             checkpoint.save(trial.folder / "before-decay.ckpt", state(step))
         torch.manual_seed((trial.seed << 32) + step + 1)
@@ -230,9 +231,9 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss_sum += loss.detach()
-        loss_steps += 1
         if i == per_epoch - 1:
-            train_loss = loss_sum.item() / loss_steps
+            train_loss = loss_sum.item() / per_epoch
+            loss_sum.zero_()
             trained_seconds += time.perf_counter() - epoch_clock
             if math.isfinite(train_loss):
                 evaluation = _evaluate(model, data, images[: recipe.bn_images], val_images, val_labels)
@@ -249,6 +250,7 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
             val_loss, val_acc, _ = evaluation
             done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - epoch_clock)
             epochs.append(done)
+            epoch_clock = time.perf_counter()
             checkpoint.save(trial.folder / f"e{trial.epochs}.ckpt", state(step + 1))
             yield done
 
@@ -295,10 +297,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
 
 
-def _resume(
-    trial: Trial, total: int, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[Epoch], float, float]:
-    """Load the newest checkpoint that a run of this length passes through.
+def _resume(trial: Trial, total: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load the newest checkpoint that a run of this length passes through; what it says beside the weights.
 
     Its own per-epoch one, or another length's from before the decay; a damaged one counts as absent."""
     best: dict[str, Any] | None = None
@@ -312,11 +312,10 @@ def _resume(
         if best is None or state["step"] > best["step"]:
             best = state
     if best is None:
-        return 0, [], 0.0, 0.0
+        return {"step": 0, "epochs": [], "loss_sum": 0.0, "seconds": 0.0, "trained_seconds": 0.0}
     model.load_state_dict(best["model"])
     optimizer.load_state_dict(best["optimizer"])
-    epochs = [Epoch(**e) for e in best["epochs"]]
-    return best["step"], epochs, best["seconds"], best["trained_seconds"]
+    return best
 
 
 def _evaluate(
@@ -330,13 +329,13 @@ def _evaluate(
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum, before = None, norm.momentum  # None: a plain average over the batches
+        norm.momentum, momentum = None, norm.momentum  # None: a plain average over the batches
         norm.train()
     with torch.no_grad(), _autocast(bn_images.device):
         for chunk in bn_images.split(256):
             model(normalised(chunk, data))
     for norm in norms:
-        norm.momentum = before
+        norm.momentum = momentum
     return _measure(model, data, images, labels)
 
 

@@ -1,0 +1,209 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scaling_search import checkpoint
+from scaling_search.data import Dataset
+from scaling_search.train import (
+    Epoch,
+    Outcome,
+    Recipe,
+    Trial,
+    _evaluate,
+    _evenly,
+    decay_start,
+    learning_rate,
+    run,
+)
+
+
+def finish(trial: Trial, data: Dataset) -> Outcome:
+    *_, outcome = run(trial, data)
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def weights(trial: Trial) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(trial.folder / f"e{trial.epochs}.ckpt")
+    assert state is not None
+    return state["model"]
+
+
+def elsewhere(trial: Trial, tmp_path: Path, **changes: object) -> Trial:
+    return dataclasses.replace(trial, checkpoints=str(tmp_path / "other"), **changes)
+
+
+def assert_same(a: Outcome, b: Outcome) -> None:
+    assert [(e.train_loss, e.val_loss, e.val_acc) for e in a.epochs] == [
+        (e.train_loss, e.val_loss, e.val_acc) for e in b.epochs
+    ]
+    assert a.right == b.right
+
+
+def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> None:
+    events = list(run(trial, data))
+    assert [type(e) for e in events] == [Epoch, Epoch, Outcome]
+    outcome = events[-1]
+    assert outcome.status == "done" and outcome.epochs == tuple(events[:-1])
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(outcome.right), np.uint8))[:60]
+    assert bits.mean() == pytest.approx(outcome.epochs[-1].val_acc)
+    assert outcome.test_acc is None and outcome.images_per_s > 0 and outcome.peak_memory > 2**20
+    assert Outcome.from_dict(outcome.as_dict()) == outcome
+
+
+def test_same_seed_same_numbers_other_seed_others(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+    first = finish(trial, data)
+    assert_same(first, finish(elsewhere(trial, tmp_path), data))
+    other = finish(elsewhere(trial, tmp_path, seed=1), data)
+    assert other.epochs[0].train_loss != first.epochs[0].train_loss
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_resumed_after_an_epoch_is_bit_identical(
+    trial: Trial, data: Dataset, tmp_path: Path, optimizer: str
+) -> None:
+    recipe = dataclasses.replace(trial.recipe, optimizer=optimizer, dropout=True, drop_path=0.2)
+    trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
+    whole = finish(trial, data)
+    stopped = elsewhere(trial, tmp_path)
+    events = run(stopped, data)
+    next(events)
+    next(events)
+    events.close()
+    torch.manual_seed(12345)  # whatever else ran in the meantime
+    assert_same(whole, finish(stopped, data))
+    for name, tensor in weights(trial).items():
+        assert torch.equal(tensor, weights(stopped)[name]), name
+
+
+def test_promoted_from_before_the_decay_equals_a_run_from_scratch(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+    scratch = dataclasses.replace(trial, epochs=5)
+    whole = finish(scratch, data)
+    short = elsewhere(trial, tmp_path, epochs=2)
+    finish(short, data)
+    promoted = dataclasses.replace(short, epochs=5)
+    state = checkpoint.load(promoted.folder / "before-decay.ckpt")
+    assert state is not None and state["step"] == decay_start(2 * 6)
+    events = list(run(promoted, data))
+    assert_same(whole, events[-1])
+    assert len(events) == 1 + 4, "the first epoch was not trained again"
+    for name, tensor in weights(scratch).items():
+        assert torch.equal(tensor, weights(promoted)[name]), name
+
+
+def test_finished_run_is_only_measured(trial: Trial, data: Dataset) -> None:
+    first = finish(trial, data)
+    events = list(run(dataclasses.replace(trial, test=True), data))
+    assert len(events) == 1
+    assert_same(first, events[0])
+    assert 0 <= events[0].test_acc <= 1
+    part = finish(dataclasses.replace(trial, test=True, test_images=50), data)
+    assert part.test_acc * 50 == pytest.approx(round(part.test_acc * 50), abs=1e-4)
+
+
+def test_test_indices_are_spread() -> None:
+    assert _evenly(100, 10).tolist() == list(range(0, 100, 10))
+    assert _evenly(7, 10).tolist() == list(range(7))
+    assert len(set(_evenly(1000, 333).tolist())) == 333
+
+
+def test_damaged_checkpoint_counts_as_absent(trial: Trial, data: Dataset) -> None:
+    first = finish(trial, data)
+    for file in trial.folder.iterdir():
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        file.write_bytes(raw)
+    events = list(run(trial, data))
+    assert len(events) == 3
+    assert_same(first, events[-1])
+
+
+def test_diverging_run_is_an_outcome(trial: Trial, data: Dataset) -> None:
+    recipe = dataclasses.replace(trial.recipe, optimizer="sgd", lr=1e20, warmup_steps=0)
+    outcome = finish(dataclasses.replace(trial, recipe=recipe), data)
+    assert outcome.status == "diverged" and "epoch 1" in outcome.note and outcome.epochs == ()
+
+
+def test_crash_and_lack_of_memory_are_outcomes(
+    trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = finish(dataclasses.replace(trial, data_digest="another"), data)
+    assert wrong.status == "crashed" and "digest" in wrong.note
+
+    def no_memory(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")  # cannot be had without a GPU
+
+    monkeypatch.setattr("scaling_search.train.resized", no_memory)
+    assert finish(trial, data).status == "out-of-memory"
+
+
+def test_it_learns(data: Dataset, trial: Trial) -> None:
+    """Ten classes, so chance is 10%; the outline alone gives 50%."""
+    longer = dataclasses.replace(trial, train_images=None, val_images=None, epochs=6)
+    outcome = finish(longer, data)
+    assert outcome.epochs[-1].train_loss < outcome.epochs[0].train_loss - 0.1
+    assert outcome.epochs[-1].val_acc > 0.2
+
+
+def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
+    """After evaluation the running statistics are the training images' own."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    images = torch.tensor(data.train_images[:256]).permute(0, 3, 1, 2)
+    labels = torch.tensor(data.train_labels[:256])
+    model[1].running_mean.fill_(1e3)
+    _evaluate(model, data, images, images, labels)
+    from scaling_search.data import normalised
+
+    with torch.no_grad():
+        features = model[0](normalised(images, data))
+    torch.testing.assert_close(model[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    assert model[1].momentum == 0.1
+
+
+def test_schedule() -> None:
+    recipe = Recipe(lr=1.0, warmup_steps=10)
+    rates = [learning_rate(s, 100, recipe) for s in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert set(rates[10:80]) == {1.0} and decay_start(100) == 80
+    steps = np.diff(rates[79:])
+    assert steps == pytest.approx([-1 / 21] * 20) and rates[-1] > 0
+    # what makes continuing possible: before the decay the length does not matter
+    assert rates[:80] == [learning_rate(s, 1000, recipe) for s in range(80)]
+
+
+def test_key_is_what_determines_the_run(trial: Trial) -> None:
+    assert Trial.from_dict(trial.as_dict()) == trial
+    same = dataclasses.replace(trial, epochs=9, checkpoints="x", data_folder="y", test=True, device="cpu")
+    assert same.key == trial.key
+    for change in ({"seed": 1}, {"threads": 2}, {"train_images": 95}, {"data_digest": "z"}, {"device": "cuda:0"}):
+        assert dataclasses.replace(trial, **change).key != trial.key
+    assert dataclasses.replace(trial, device="cuda:0").key == dataclasses.replace(trial, device="cuda:1").key
+
+
+def test_trains_with_torch_and_numpy_alone() -> None:
+    """A bare GPU machine has nothing else: importing train must not import the rest."""
+    code = (
+        "import sys, builtins\n"
+        "allowed = builtins.__import__\n"
+        "banned = {'optuna', 'ray', 'plotly', 'pandas', 'pydantic', 'rich', 'pyarrow', 'PIL', 'scipy', 'fvcore'}\n"
+        "def guard(name, *a, **k):\n"
+        "    if name.split('.')[0] in banned: raise ImportError(name)\n"
+        "    return allowed(name, *a, **k)\n"
+        "builtins.__import__ = guard\n"
+        "import scaling_search.train, effnet.model\n"
+        "effnet_model = sys.modules['effnet'].build(sys.modules['effnet'].arch('b0', width=0.1))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda(trial: Trial, data: Dataset) -> None:
+    outcome = finish(dataclasses.replace(trial, device="cuda"), data)
+    assert outcome.status == "done" and outcome.peak_memory > 0
