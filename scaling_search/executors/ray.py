@@ -6,10 +6,12 @@ so Optuna stays the one record.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ from scaling_search.train import Epoch, Outcome, Trial, run
 
 
 class _Trainable(tune.Trainable):
-    """One step is one epoch, the last one the outcome; the actor stays for the next trial."""
+    """One step is one epoch, the last one the outcome; the actor stays for the next trial.
+
+    Results travel as JSON text, since Tune flattens dictionaries."""
 
     def setup(self, config: dict[str, Any]) -> None:
         trial = Trial.from_dict(config["trial"])
@@ -39,8 +43,8 @@ class _Trainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         event = next(self._events)
         if isinstance(event, Outcome):
-            return {"outcome": event.as_dict(), "done": True}
-        return {"epoch": {name: getattr(event, name) for name in event.__slots__}}
+            return {"outcome": json.dumps(event.as_dict()), "done": True}
+        return {"epoch": json.dumps(asdict(event))}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -69,14 +73,18 @@ class _Delegate(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "epoch" in result:
-            self._on_epoch(self._jobs[trial_id], Epoch(**result["epoch"]))
+            self._on_epoch(self._jobs[trial_id], Epoch(**json.loads(result["epoch"])))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self._jobs.pop(trial_id)
         if result and "outcome" in result:
-            self._on_outcome(job, Outcome.from_dict(result["outcome"]))
+            self._on_outcome(job, Outcome.from_dict(json.loads(result["outcome"])))
         else:
             self._on_outcome(job, Outcome("crashed", note="the Ray actor ended without an outcome"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles the experiment, to restore it one day; the driver's callbacks stay with the driver."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store is the record."""
@@ -119,7 +127,12 @@ class RayExecutor:
                 max_concurrent_trials=self._workers,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(storage_path=self._folder.name, verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=self._folder.name,
+                verbose=0,
+                # the runs keep their own checkpoints
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         )
         tuner.fit()
 

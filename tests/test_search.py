@@ -1,0 +1,152 @@
+"""The driver with real trainings, on real worker processes and on a real Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scaling_search import analysis
+from scaling_search.data import Dataset
+from scaling_search.executors import Executor, Job, open_executor
+from scaling_search.executors.local import LocalExecutor
+from scaling_search.search import Search, finalists, promoted
+from scaling_search.space import Candidate, Plan, plan
+from scaling_search.store import Store
+from scaling_search.study import Study
+from scaling_search.train import Epoch, Outcome
+
+
+class Quiet:
+    """A watcher that remembers, and calls back on each outcome."""
+
+    def __init__(self, then: Callable[[int], None] = lambda n: None) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self._then = then
+
+    def phase(self, name: str, jobs: int) -> None: ...
+    def started(self, job: Job, candidate: Candidate) -> None: ...
+    def epoch(self, job: Job, epoch: Epoch) -> None: ...
+    def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
+        self.seen.append((candidate.key, job.trial.seed))
+        self._then(len(self.seen))
+
+
+def search(
+    study: Study, data: Dataset, folder: Path, executor: Executor, watcher: Quiet | None = None
+) -> tuple[int, pd.DataFrame]:
+    todo: Plan = plan(study, 10, 64)
+    store = Store.create(folder, study.identity(data.digest), {})
+    try:
+        job = Search(
+            study, todo, data, store, executor, watcher or Quiet(), device="cpu", checkpoints=str(folder / "checkpoints")
+        )
+        trained = job.run()
+        return trained, analysis.table(store.records())
+    finally:
+        store.close()
+        executor.close()
+
+
+TIMINGS = ["seconds", "images_per_s", "peak_memory"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    from scaling_search.study import check
+    from tests.conftest import SMALL
+
+    _, table = search(check(SMALL, "test"), data, tmp_path_factory.mktemp("one"), LocalExecutor(1))
+    return table
+
+
+def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
+    todo = plan(study, 10, 64)
+    assert (undisturbed["status"] == "done").all()
+    first = undisturbed[undisturbed["seed"] == 0]
+    assert list(first["network"]) == [c.key for c in todo.everything]
+    second = undisturbed[undisturbed["seed"] == 1]
+    candidates = {c.key for c in todo.candidates}
+    best = first[first["network"].isin(candidates)].sort_values(["val_acc", "network"], ascending=[False, True])
+    assert set(second["network"]) == {todo.baseline.key, *best["network"][: study.finalists]}
+    # the test split is touched for the finalists and the baseline only
+    tested = undisturbed[undisturbed["test_acc"].notna()]
+    assert set(tested["network"]) == set(second["network"]) and len(tested) == 2 * len(second)
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_any_executor_gives_the_same_table(
+    kind: str, undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    trained, table = search(study, data, tmp_path, open_executor(kind, 2, "cpu", 1))
+    assert trained == len(table)
+    pd.testing.assert_frame_equal(table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True)
+
+
+def test_interrupted_goes_on_and_repeats_nothing(
+    undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    def interrupt(count: int) -> None:
+        if count == 4:
+            raise KeyboardInterrupt
+
+    first = Quiet(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search(study, data, tmp_path, LocalExecutor(2), first)
+    second = Quiet()
+    trained, table = search(study, data, tmp_path, LocalExecutor(2), second)
+    assert trained == len(undisturbed) - 4
+    assert not set(first.seen) & set(second.seen[:trained])
+    pd.testing.assert_frame_equal(table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True)
+    trained, again = search(study, data, tmp_path, LocalExecutor(2))
+    assert trained == 0
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+
+
+def test_killed_worker_is_a_row_and_the_study_goes_on(
+    undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    executor = LocalExecutor(1)
+
+    class Killer(Quiet):
+        def epoch(self, job: Job, epoch: Epoch) -> None: ...
+        def started(self, job: Job, candidate: Candidate) -> None:
+            if job.number == 4 and executor._workers[0].process.pid:
+                os.kill(executor._workers[0].process.pid, signal.SIGKILL)
+
+    _, table = search(study, data, tmp_path, executor, Killer())
+    crashed = table[table["status"] == "crashed"]
+    assert len(crashed) == 1 and "status -9" in crashed["note"].iloc[0]
+    alive = table[(table["status"] == "done") & (table["seed"] == 0)].drop(columns=[*TIMINGS, "test_acc"])
+    whole = undisturbed[undisturbed["seed"] == 0].drop(columns=[*TIMINGS, "test_acc"])
+    merged = alive.merge(whole, how="inner")
+    assert len(merged) == len(alive) == len(whole) - 1
+
+
+def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: Path) -> None:
+    rungs = study.model_copy(update={"rungs": (1, 2)})
+    _, table = search(rungs, data, tmp_path, LocalExecutor(2))
+    todo = plan(rungs, 10, 64)
+    candidates = {c.key for c in todo.candidates}
+    low = table[(table["epochs"] == 1) & table["network"].isin(candidates)]
+    high = table[(table["epochs"] == 2) & (table["seed"] == 0) & table["network"].isin(candidates)]
+    assert len(low) == 6 and len(high) == 3
+    assert set(high["network"]) == set(low.sort_values(["val_acc", "network"], ascending=[False, True])["network"][:3])
+    always = {todo.baseline.key, *(r.key for r in todo.references)}
+    assert always <= set(table[table["epochs"] == 2]["network"])
+
+
+def test_ranking_ignores_what_failed(study: Study) -> None:
+    from scaling_search.store import Record
+    from tests.test_store import done
+
+    todo = plan(study, 10, 64).candidates
+    records = [Record(i, c, 0, 1, done(0.1 * i)) for i, c in enumerate(todo)]
+    records[-1] = Record(99, todo[-1], 0, 1, Outcome("diverged"))
+    assert finalists(records, list(todo), 2, 0) == [todo[-2], todo[-3]]
+    assert todo[-1] not in promoted(records, list(todo))
+    assert finalists([], list(todo), 2, 0) == []
