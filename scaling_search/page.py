@@ -75,9 +75,9 @@ def _verdict(v: Verdict, page: Page) -> str:
     )
     items = []
     if paper := v.named("paper"):
-        items.append(f"the paper's direction ({_named(paper)}): {escape(_vs(paper, v.pick))}")
+        items.append(f"the paper's direction ({_named(paper)}): {escape(v.beside(paper))}")
     if single := v.best_single:
-        items.append(f"the best single dimension, {single[0]} ({_named(single[1])}): {escape(_vs(single[1], v.pick))}")
+        items.append(f"the best single dimension, {single[0]} ({_named(single[1])}): {escape(v.beside(single[1]))}")
     if v.baseline:
         items.append(f"the baseline, at {1 / c.ratio:.2f} of the pick's cost: {escape(against(v.baseline))}")
     if v.failed:
@@ -102,10 +102,6 @@ def _equal(v: Verdict, page: Page) -> bool:
 
 def _named(row: Row) -> str:
     return escape(f"{', '.join(row.candidate.directions)}; {row.candidate.label}")
-
-
-def _vs(row: Row, pick: Row) -> str:
-    return "it is the pick" if row.candidate.key == pick.candidate.key else against(row)
 
 
 # ---- the table and the provenance

@@ -243,12 +243,11 @@ def _verdict_lines(v: Verdict) -> list[tuple[str, str]]:
         ("", tied_words(v)),
         ("", noise_words(v)),
     ]
-    if (paper := v.named("paper")) and paper.candidate.key != c.key:
-        lines.append(("paper", f"{', '.join(paper.candidate.directions)}, {paper.candidate.label}: {against(paper)}"))
-    if (single := v.best_single) and single[1].candidate.key != c.key:
-        lines.append(
-            ("single", f"best single dimension, {single[0]}, {single[1].candidate.label}: {against(single[1])}")
-        )
+    if paper := v.named("paper"):
+        lines.append(("paper", f"{', '.join(paper.candidate.directions)}, {paper.candidate.label}: {v.beside(paper)}"))
+    if single := v.best_single:
+        name, row = single
+        lines.append(("single", f"best single dimension, {name}, {row.candidate.label}: {v.beside(row)}"))
     if v.baseline:
         lines.append(
             ("baseline", f"val {points(v.baseline.mean)}: {against(v.baseline)}, at {1 / c.ratio:.2f} of the cost")

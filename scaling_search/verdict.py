@@ -57,6 +57,10 @@ class Verdict:
                 return row
         return None
 
+    def beside(self, row: Row) -> str:
+        """A network against the pick, in words."""
+        return "it is the pick" if row.candidate.key == self.pick.candidate.key else against(row)
+
     @property
     def best_single(self) -> tuple[str, Row] | None:
         """The best of depth only, width only, resolution only."""

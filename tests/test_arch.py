@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -67,7 +68,7 @@ def test_total_strides() -> None:
 
 def test_blocks_chain() -> None:
     parts = list(blocks(arch("b4", resolution=None)))
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in itertools.pairwise(parts):
         assert before.c_out == after.c_in and before.side_out == after.side_in
     assert sum(b.repeats for b in parts) == arch("b4").blocks + 2
 

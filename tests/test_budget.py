@@ -23,9 +23,7 @@ from effnet.families import BASELINES, PAPER
 
 
 def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8) -> Baseline:
-    return dataclasses.replace(
-        BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding="spread"
-    )
+    return dataclasses.replace(BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding="spread")
 
 
 @pytest.mark.parametrize(
@@ -59,9 +57,7 @@ def test_solved_width_is_the_nearest(blocks: int, resolution: int, ratio: float)
         net = solve(b, Budget(ratio, True, tolerance=0.5), depth=depth, resolution=resolution, num_classes=10)
     except InfeasibleError as error:
         net = error.nearest
-    best = min(
-        abs(macs(scale(b, depth, w / 1000, resolution, num_classes=10)) - target) for w in range(50, 6000, 7)
-    )
+    best = min(abs(macs(scale(b, depth, w / 1000, resolution, num_classes=10)) - target) for w in range(50, 6000, 7))
     assert abs(macs(net) - target) <= best
 
 

@@ -1,7 +1,6 @@
 import gzip
 import io
 import json
-import os
 import socket
 import struct
 import tarfile
@@ -95,7 +94,9 @@ def test_augmentation_flips_and_shifts() -> None:
     assert (mirrored | plain).all() and 60 < mirrored.sum() < 140
     moved = augmented(image, False, 2)
     wanted = {
-        tuple(image[0, 0][np.ix_(np.clip(np.arange(6) + dy, 0, 5), np.clip(np.arange(6) + dx, 0, 5))].flatten().tolist())
+        tuple(
+            image[0, 0][np.ix_(np.clip(np.arange(6) + dy, 0, 5), np.clip(np.arange(6) + dx, 0, 5))].flatten().tolist()
+        )
         for dy in range(-2, 3)
         for dx in range(-2, 3)
     }
@@ -365,4 +366,4 @@ def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
     with CacheWriter(tmp_path / "x") as one, CacheWriter(tmp_path / "x") as two:
         a = one.commit("s", "g", shapes.CLASSES, *arrays[0], arrays[1])
         b = two.commit("s", "g", shapes.CLASSES, *arrays[0], arrays[1])
-    assert a.digest == b.digest and sorted(os.listdir(tmp_path)) == ["x"]
+    assert a.digest == b.digest and [p.name for p in tmp_path.iterdir()] == ["x"]

@@ -43,7 +43,14 @@ def search(
     store = Store.create(folder, study.identity(data.digest), {})
     try:
         job = Search(
-            study, todo, data, store, executor, watcher or Quiet(), device="cpu", checkpoints=str(folder / "checkpoints")
+            study,
+            todo,
+            data,
+            store,
+            executor,
+            watcher or Quiet(),
+            device="cpu",
+            checkpoints=str(folder / "checkpoints"),
         )
         trained = job.run()
         return trained, analysis.table(store.records())

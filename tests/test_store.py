@@ -83,7 +83,9 @@ def test_a_result_is_told_once(store: Store, study: Study) -> None:
 def test_another_study_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:
     store.close()
     before = (tmp_path / "run" / "study.db").read_bytes()
-    with pytest.raises(UserError, match="belongs to a different study: a is 1 there, 2 here; b is the default there, 3 here"):
+    with pytest.raises(
+        UserError, match="belongs to a different study: a is 1 there, 2 here; b is the default there, 3 here"
+    ):
         Store.create(tmp_path / "run", {"a": 2, "b": 3}, {})
     assert (tmp_path / "run" / "study.db").read_bytes() == before
 

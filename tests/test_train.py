@@ -65,9 +65,7 @@ def test_same_seed_same_numbers_other_seed_others(trial: Trial, data: Dataset, t
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_resumed_after_an_epoch_is_bit_identical(
-    trial: Trial, data: Dataset, tmp_path: Path, optimizer: str
-) -> None:
+def test_resumed_after_an_epoch_is_bit_identical(trial: Trial, data: Dataset, tmp_path: Path, optimizer: str) -> None:
     recipe = dataclasses.replace(trial.recipe, optimizer=optimizer, dropout=True, drop_path=0.2)
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
@@ -130,9 +128,7 @@ def test_diverging_run_is_an_outcome(trial: Trial, data: Dataset) -> None:
     assert outcome.status == "diverged" and "epoch 1" in outcome.note and outcome.epochs == ()
 
 
-def test_crash_and_lack_of_memory_are_outcomes(
-    trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crash_and_lack_of_memory_are_outcomes(trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = finish(dataclasses.replace(trial, data_digest="another"), data)
     assert wrong.status == "crashed" and "digest" in wrong.note
 
@@ -153,7 +149,9 @@ def test_it_learns(data: Dataset, trial: Trial) -> None:
 
 def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     """After evaluation the running statistics are the training images' own."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
     images = torch.tensor(data.train_images[:256]).permute(0, 3, 1, 2)
     labels = torch.tensor(data.train_labels[:256])
     model[1].running_mean.fill_(1e3)

@@ -1,0 +1,255 @@
+"""The command line as people use it: one real study, and everything a person might get wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scaling_search.cli import main
+from tests.conftest import write_images
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of class folders of one's own."""
+    root = tmp_path_factory.mktemp("own") / "pets"
+    for name in ("cat", "dog", "<b>"):
+        write_images(root / name, 60)
+    return str(root)
+
+
+SMALL = [
+    "--blocks",
+    "7",
+    "--width",
+    "0.1",
+    "--resolution",
+    "12",
+    "--candidates",
+    "4",
+    "--finalists",
+    "1",
+    "--train-images",
+    "64",
+    "--val-images",
+    "30",
+    "--epochs",
+    "1",
+    "--batch",
+    "16",
+    "--workers",
+    "2",
+    "--device",
+    "cpu",
+    "--set",
+    "recipe.bn_images=32",
+]
+
+
+def run(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "run_search.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
+    words = ["--budget", "2x", "--data", pets, "--out", str(tmp_path / "run"), *SMALL]
+    first = run(*words)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    lines = first.stdout.splitlines()
+    assert lines[0].startswith("data      pets (folder pets, a tenth held out as test) · ")
+    assert any(line.startswith("choose ") for line in lines) and lines[-1].startswith("report ")
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"study.toml", "study.db", "results.csv", "report.html", "checkpoints"} <= files
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert (table["status"] == "done").all() and not list((tmp_path / "run").glob("*.partial"))
+
+    again = run(*words)
+    assert again.returncode == 0 and "left to train: every run of this study is recorded" in again.stdout
+    assert "\nrun " not in again.stdout
+    # the resolved study is the same study
+    resolved = run("--study", str(tmp_path / "run" / "study.toml"), "--out", str(tmp_path / "run"))
+    assert resolved.returncode == 0 and "left to train" in resolved.stdout
+
+    (tmp_path / "run" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
+
+    different = run(*words, "--lr", "0.01")
+    assert different.returncode == 2 and "\nrun " not in different.stdout
+    assert "belongs to a different study: recipe.lr is the default there, 0.01 here" in different.stderr
+
+
+def living(group: int) -> list[str]:
+    """Processes of a group that are not zombies (whoever adopted those may not reap them)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_in_the_middle_and_gone_on(pets: str, tmp_path: Path, signum: int, status: int) -> None:
+    words = ["--data", pets, "--out", str(tmp_path / "run"), *SMALL, "--train-images", "140"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("run       2/"):
+            break
+    if signum == signal.SIGINT:  # a terminal sends it to the whole group
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+    rest = process.stdout.read()
+    assert process.wait(60) == status
+    if signum == signal.SIGINT:
+        assert "the same command goes on from here" in rest
+    deadline = time.monotonic() + 10
+    while living(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert living(process.pid) == [], "no worker is left behind"
+
+    again = run(*words)
+    assert again.returncode == 0, again.stderr
+    finished = int(re.search(r"resume    (\d+) runs are recorded", again.stdout)[1])
+    assert finished >= 2
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert not table.duplicated(["network", "seed", "epochs"]).any() and (table["status"] == "done").all()
+    trained_now = len(re.findall(r"^run ", again.stdout, re.MULTILINE))
+    assert finished + trained_now == len(table)
+
+
+# ---- bad input: before any training, one line on stderr, status 2, nothing written
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    status = main(["search", "--device", "cpu", *words])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    assert "run  " not in captured.out
+    return captured.err
+
+
+@pytest.mark.parametrize("budget", ["abc", "-2x", "0x", "nan", "1e99x", "2x,abc", ""])
+def test_wrong_budget(
+    budget: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = refused(["--budget", budget], capsys)
+    assert "a budget is a ratio such as 2x or 0.5x, or multiply-adds such as 400M or 1.2G" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--alpha-max", "0.5"], "space.alpha_max: should be greater than or equal to 1, not 0.5"),
+        (["--data", "fashion"], "unknown data 'fashion': known are auto, fashion-mnist, cifar10, shapes"),
+        (["--data", "EMPTY"], "no image in any class folder; wanted is a folder for each class"),
+        (["--data", "ONE"], "only one class folder (cat)"),
+        (["--data", "BROKEN"], "dog/3.png: not a readable image"),
+        (["--data", "TEXT.parquet"], "no image column"),
+        (
+            ["--data", "PETS", "--budget", "8x", "--alpha-max", "1", "--beta-max", "1", "--gamma-max", "1"],
+            "the nearest is",
+        ),
+        (["--data", "PETS", "--resolution", "64"], "above the images' native 24 px"),
+        (["--preset", "fast"], "known are quick, standard, paper"),
+        (["--study", "absent.toml"], "absent.toml: No such file or directory"),
+        (["--epochs", "many"], "--epochs many: whole numbers above 0"),
+        (["--workers", "0"], "--workers 0: at least 1"),
+        (["--candidates", "ten"], "invalid int value: 'ten'"),
+        (["--set", "recipe.lr"], "wanted is NAME=VALUE"),
+        (["--set", "recipe.rate=1"], "recipe.rate: no such setting"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--executor", "slurm"], "invalid choice: 'slurm'"),
+        (["--mode", "exact"], "space.mode: should be 'measured' or 'nominal', not 'exact'"),
+        (["--data", "PETS", "--out", "FILE/run"], "choose one that can be written with --out"),
+    ],
+)
+def test_bad_input(
+    words: list[str],
+    message: str,
+    pets: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.chdir(tmp_path)
+    Path("EMPTY").mkdir()
+    write_images(Path("ONE/cat"), 20)
+    for name in ("cat", "dog"):
+        write_images(Path("BROKEN") / name, 20)
+    Path("BROKEN/dog/3.png").write_bytes(b"\x89PNG nonsense")
+    pq.write_table(pa.table({"text": ["a"], "label": [0]}), "TEXT.parquet")
+    Path("FILE").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    error = refused([pets if w == "PETS" else w for w in words], capsys)
+    assert message in error
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+def test_no_traceback_from_the_shell_either() -> None:
+    got = run("--budget", "-2x", "--device", "cpu")
+    assert got.returncode == 2 and got.stderr.count("\n") == 1 and got.stderr.startswith("run_search.py: ")
+
+
+# ---- the other commands
+
+
+def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", "b0", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "385,814,752" in out and "equal to fvcore" in out and "depthwise" in out
+    assert main(["cost", "b0", "--alpha", "1.2", "--beta", "1.1", "--gamma", "1.15"]) == 0
+    assert "23 blocks, 258 px" in capsys.readouterr().out
+    assert main(["cost", "b9"]) == 2
+    assert "unknown network 'b9'" in capsys.readouterr().err
+    assert main(["cost", "b0", "--width", "-1"]) == 2
+    assert "must be a finite number above 0" in capsys.readouterr().err
+
+
+def test_check_fails_on_a_difference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import effnet
+    from effnet.model import EfficientNet
+
+    other = effnet.arch("b0", width=0.5, resolution=32)
+    monkeypatch.setattr("effnet.measure.effnet.build", lambda net: EfficientNet(other))
+    assert main(["cost", "b0", "--width", "0.25", "--resolution", "32", "--check"]) == 1
+    assert "NOT equal" in capsys.readouterr().out
+
+
+def test_report_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no study.db there" in capsys.readouterr().err
+    assert main([]) == 2 and main(["serach"]) == 2
+
+
+def test_readme_and_ci_say_the_same() -> None:
+    """.ci/run calls the README's test command, and nothing else is hidden in it."""
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    commands = re.findall(r"^python3 -m venv .*$", readme, re.MULTILINE)
+    assert len(commands) == 2 and "run_search.py --budget 2x" in commands[0] and "pytest" in commands[1]
+    steps = [line for line in ci.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
+    assert steps == [commands[1]]

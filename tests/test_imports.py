@@ -1,0 +1,71 @@
+"""Imports run one way (design.md section 2)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*ROOT.glob("effnet/**/*.py"), *ROOT.glob("scaling_search/**/*.py")])
+
+
+def imported(path: Path) -> set[str]:
+    """Modules named by any import statement of the file, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def test_effnet_knows_nothing_of_studies() -> None:
+    for path in ROOT.glob("effnet/**/*.py"):
+        assert "scaling_search" not in tops(path), path
+
+
+@pytest.mark.parametrize("name", ["arch", "families", "cost", "budget"])
+def test_descriptions_need_no_torch(name: str) -> None:
+    assert tops(ROOT / "effnet" / f"{name}.py") <= {
+        "__future__", "collections", "dataclasses", "effnet", "hashlib", "itertools", "math", "re", "typing",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("library", "door"),
+    [
+        ("optuna", "scaling_search/store.py"),
+        ("plotly", "scaling_search/report.py"),
+        ("ray", "scaling_search/executors/ray.py"),
+        ("fvcore", "effnet/measure.py"),
+    ],
+)
+def test_each_library_has_one_door(library: str, door: str) -> None:
+    users = [str(p.relative_to(ROOT)) for p in FILES if library in tops(p)]
+    assert users == [door]
+
+
+def test_arrows_do_not_turn_round() -> None:
+    order = ["study", "space", "store", "search", "run", "cli"]
+    for i, name in enumerate(order):
+        later = {f"scaling_search.{n}" for n in order[i + 1 :]}
+        assert not imported(ROOT / "scaling_search" / f"{name}.py") & later, name
+    for name in ("arch", "cost", "budget"):
+        assert not imported(ROOT / "effnet" / f"{name}.py") & {"effnet.model", "effnet.measure"}, name
+
+
+def test_training_imports_torch_and_numpy_alone() -> None:
+    for name in ("train", "data", "checkpoint", "atomic", "__init__"):
+        assert not tops(ROOT / "scaling_search" / f"{name}.py") & {
+            "optuna", "ray", "plotly", "pandas", "pydantic", "rich", "pyarrow", "PIL", "fvcore", "tomli_w",
+        }, name  # fmt: skip
+
+
+def test_files_stay_small() -> None:
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 400, path

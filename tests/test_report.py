@@ -1,0 +1,131 @@
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaling_search.page import Page
+from scaling_search.report import build
+from scaling_search.store import Record
+from scaling_search.train import Outcome
+from tests.test_verdict import TODO, record
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    records = [record(c, 0, 0.7 + 0.01 * (k % 7), None) for k, c in enumerate(TODO.everything)]
+    records += [record(c, 1, 0.71, 0.69) for c in TODO.everything[:4]]
+    records.append(Record(0, TODO.candidates[5], 7, 1, Outcome("crashed", note="<script>alert(1)</script>")))
+    base = TODO.baseline.cost.macs
+    return Page(
+        title='Scaling <b0> on "x" & y',
+        data="data <img src=x onerror=alert(1)>",
+        command="python run_search.py --data '</script><script>alert(2)</script>'",
+        study_toml='x = "</pre><script>alert(3)</script>"',
+        epochs=1,
+        tolerance=0.02,
+        targets={"2x": 2.0 * base},
+        notes=["note <script>alert(4)</script>"],
+        provenance={"data digest": "abc", "<b>": "<i>"},
+        records=records,
+    )
+
+
+class Outside(html.parser.HTMLParser):
+    """Every address that the page would fetch, and every script element with what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.scripts: list[str] = []
+        self._in_script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_script = tag == "script"
+        self.fetched += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts.append(data)
+
+
+def test_self_contained_and_escaped(page: Page) -> None:
+    text = build(page)
+    seen = Outside()
+    seen.feed(text)
+    assert seen.fetched == []
+    assert text.count("plotly.js v") == 1, "plotly.js is embedded once"
+    assert not any("alert(" in s and len(s) < 100_000 for s in seen.scripts)
+    assert "<script>alert" not in text and "<img src=x" not in text
+    assert "&lt;script&gt;alert(4)" in text and len(text) < 7_000_000
+
+
+def test_answer_says_what_the_numbers_say(page: Page) -> None:
+    text = re.sub(r"<[^>]+>", "", build(page).split("id='answer'")[1].split("</section>")[0])
+    assert "At 2x the cost" in text and "choose" in text and "alpha" in text and "shares: depth" in text
+    assert "the paper's direction" in text and "best single dimension" in text and "the baseline, at 0." in text
+    assert "cannot be told apart" in text and "equal training cost" in text
+    nominal = replace(page, tolerance=0.0001)
+    assert "equal in nominal cost only" in build(nominal)
+
+
+def test_page_without_any_finished_network(page: Page) -> None:
+    records = [Record(0, c, 0, 1, Outcome("diverged", note="loss not finite")) for c in TODO.everything]
+    text = build(replace(page, records=records))
+    assert "No answer yet" in text and "diverged" in text and 'id="front"' not in text
+
+
+def test_baseline_alone(page: Page) -> None:
+    assert "No answer yet" in build(replace(page, records=[record(TODO.baseline, 0, 0.5)]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+def test_in_a_real_browser(page: Page, tmp_path: Path) -> None:
+    """The page draws its figures, sorts its table, and neither logs an error nor asks the network for anything."""
+    probe = """<script>
+    const errors = [];
+    window.addEventListener("error", e => errors.push(String(e.message)));
+    window.addEventListener("load", () => setTimeout(() => {
+      const column = name => [...document.querySelectorAll("#runs th")].findIndex(h => h.textContent === name);
+      const head = document.querySelectorAll("#runs th button")[column("MACs")];
+      const values = () =>
+        [...document.querySelectorAll("#runs tbody tr")].map(r => +r.cells[column("MACs")].dataset.v);
+      head.click(); const down = values(); head.click(); const up = values();
+      document.title = "RESULT" + JSON.stringify({
+        errors, up, down,
+        front: document.querySelectorAll("#front .point").length,
+        ternary: document.querySelectorAll("#map .point").length,
+        curves: document.querySelectorAll("#curves .lines").length,
+        requests: performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:")),
+        alerts: document.body.textContent.includes("alert(1)"),
+        overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      });
+    }, 1500));
+    </script>"""
+    file = tmp_path / "report.html"
+    file.write_text(build(page).replace("<head>", "<head>" + probe, 1))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --virtual-time-budget=8000 --dump-dom"
+    for width in (1600, 390):
+        command = [
+            str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path}/profile", f"--window-size={width},1200",
+            file.as_uri(),
+        ]  # fmt: skip
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        found = re.search(r"<title>RESULT(.*?)</title>", dom)
+        assert found, "the page's scripts did not run to the end"
+        result = json.loads(html.unescape(found[1]))
+        assert result["errors"] == [] and result["requests"] == []
+        assert result["up"] == sorted(result["up"]) and result["down"] == sorted(result["up"], reverse=True)
+        assert result["front"] == len(TODO.everything) and result["ternary"] == len(TODO.candidates) + 4
+        assert result["curves"] >= len(TODO.everything)
+        assert result["overflow"] <= 0, f"the page is wider than {width} px"
