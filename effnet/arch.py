@@ -92,6 +92,11 @@ class Scaling:
                 raise ValueError(f"{name} = {value}: must be a finite number above 0")
         if not math.isfinite(self.phi):
             raise ValueError(f"phi = {self.phi}: must be finite")
+        for name in ("alpha", "beta", "gamma"):
+            if abs(self.phi * math.log(getattr(self, name))) > math.log(1e6):
+                raise ValueError(
+                    f"{name} ** phi = {getattr(self, name):g} ** {self.phi:g}: beyond a factor of a million"
+                )
 
     @property
     def depth(self) -> float:

@@ -49,7 +49,10 @@ class Budget:
         return cls(value, unit == "X", tolerance)
 
     def __str__(self) -> str:
-        return f"{self.value:g}x" if self.relative else human(self.value)
+        if self.relative:
+            return f"{self.value:g}x"
+        unit = next(u for u in ("G", "M", "K") if self.value >= _SUFFIX[u])
+        return f"{self.value / _SUFFIX[unit]:.6g}{unit}"
 
     def target(self, base_macs: int) -> float:
         """In multiply-adds."""
@@ -66,7 +69,7 @@ class Budget:
 def human(count: float) -> str:
     """17275808 → '17.3M'."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # what three digits would round up to the unit
             return f"{count / size:.3g}{unit}"
     return f"{count:g}"
 

@@ -84,7 +84,7 @@ def arch(
     alpha: float | None = None,
     beta: float | None = None,
     gamma: float | None = None,
-    phi: float = 1.0,
+    phi: float | None = None,
     depth: float | None = None,
     width: float | None = None,
     resolution: int | None = None,
@@ -94,9 +94,12 @@ def arch(
     (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
     (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px).
 
-    Raises ValueError for an unknown name, both kinds of coefficients at once, or a value out of range.
+    `phi` defaults to 1. Raises ValueError for an unknown name, both kinds of coefficients at once, phi alone,
+    or a value out of range.
     """
     compound = any(c is not None for c in (alpha, beta, gamma))
+    if phi is not None and not compound:
+        raise ValueError("phi scales alpha, beta and gamma: give at least one of them")
     direct = any(c is not None for c in (depth, width, resolution))
     if compound and direct:
         raise ValueError("give alpha, beta, gamma, phi or depth, width, resolution, not both")
@@ -119,7 +122,7 @@ def arch(
     base = BASELINES[name] if isinstance(name, str) else name
     if compound:
         a, b, c = (1.0 if x is None else x for x in (alpha, beta, gamma))
-        s = Scaling(a, b, c, phi)
+        s = Scaling(a, b, c, 1.0 if phi is None else phi)
         side = max(1, round_half_up(base.resolution * s.resolution))
         return scale(base, s.depth, s.width, side, num_classes=num_classes)
     return scale(

@@ -57,14 +57,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
         parsed = _parser(prog).parse_args(_join_negative(arguments))
         status: int = parsed.command(parsed, arguments)
         return status
-    except (UserError, ValueError) as error:
-        if not isinstance(error, UserError) and os.environ.get("SCALING_SEARCH_DEBUG"):
-            raise
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
         return 141
+    except (UserError, OSError) as error:  # OSError: a full disk, say
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # before any training: nothing to keep
+        return 130
 
 
 def _join_negative(argv: list[str]) -> list[str]:
@@ -105,7 +105,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     price.add_argument("network", help="b0 to b8, l2, or a baseline: b0, b0-s16, b0-s8, b0-s4")
     for name in ("alpha", "beta", "gamma", "depth", "width"):
         price.add_argument(f"--{name}", type=float)
-    price.add_argument("--phi", type=float, default=1.0)
+    price.add_argument("--phi", type=float)
     price.add_argument("--resolution", type=int, help="px")
     price.add_argument("--classes", type=int, default=1000)
     price.add_argument("--check", action="store_true", help="compare with fvcore per operator; status 1 if unequal")
@@ -194,17 +194,20 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _cost(args: argparse.Namespace, argv: list[str]) -> int:
-    net = arch(
-        args.network,
-        alpha=args.alpha,
-        beta=args.beta,
-        gamma=args.gamma,
-        phi=args.phi,
-        depth=args.depth,
-        width=args.width,
-        resolution=args.resolution,
-        num_classes=args.classes,
-    )
+    try:
+        net = arch(
+            args.network,
+            alpha=args.alpha,
+            beta=args.beta,
+            gamma=args.gamma,
+            phi=args.phi,
+            depth=args.depth,
+            width=args.width,
+            resolution=args.resolution,
+            num_classes=args.classes,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
     console = Console(width=None if sys.stdout.isatty() else 120)
     total = cost(net)
     print(f"{args.network}: {net.blocks} blocks, {net.resolution} px, {net.num_classes} classes")

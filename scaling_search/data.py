@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from scaling_search import UserError
 
 FOLDS = 5
-_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,12 @@ class Dataset:
                 name: np.load(folder / f"{name}.npy", mmap_mode="r")
                 for name in ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
             }
-        except (OSError, ValueError) as error:
+            return cls._from(folder, meta, arrays)
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"data cache {folder}: {error}; delete the folder to have it rebuilt") from None
+
+    @classmethod
+    def _from(cls, folder: Path, meta: dict[str, Any], arrays: dict[str, Any]) -> Dataset:
         return cls(
             name=meta["name"],
             origin=meta["origin"],
@@ -157,7 +160,6 @@ class CacheWriter:
                 np.save(self._partial / f".{key}.npy", array)
                 (self._partial / f".{key}.npy").replace(target)
         meta = {
-            "schema": _SCHEMA,
             "name": name,
             "origin": origin,
             "digest": digest.hexdigest()[:16],
@@ -185,8 +187,13 @@ def _check(name: str, arrays: dict[str, NDArray[Any]], classes: tuple[str, ...])
             f"data {name}: {len(arrays['train_labels'])} training and {len(arrays['test_labels'])} test images "
             f"are too few for {FOLDS} validation folds; about 10 images for each class are the least"
         )
-    if arrays["train_labels"].max() >= len(classes) or arrays["train_labels"].min() < 0:
-        raise UserError(f"data {name}: labels outside 0..{len(classes) - 1}, one for each class")
+    for part in ("train", "test"):
+        labels = arrays[f"{part}_labels"]
+        if labels.max() >= len(classes) or labels.min() < 0:
+            raise UserError(
+                f"data {name}: the {part} split has label {labels.max()}, but there are only the classes "
+                f"0 to {len(classes) - 1}"
+            )
 
 
 # ---- folds

@@ -13,12 +13,13 @@ from scaling_search.store import Record
 from scaling_search.verdict import (
     Row,
     Verdict,
-    against,
+    baseline_words,
     coefficients,
     noise_words,
     percent,
     points,
     share_words,
+    single_words,
     tied_words,
 )
 
@@ -33,7 +34,8 @@ class Page:
     study_toml: str
     epochs: int
     tolerance: float
-    targets: dict[str, float]  # budget → MACs
+    targets: dict[str, float]  # budget → MACs; empty where the budget is nominal
+    unfinished: str  # such as '4 of 19 runs'; empty for a finished study
     notes: list[str]
     provenance: dict[str, str]
     records: list[Record]
@@ -59,45 +61,37 @@ def answer(found: list[Verdict], page: Page) -> str:
 
 def _verdict(v: Verdict, page: Page) -> str:
     c, n = v.pick.candidate, v.pick.seeds
+    so_far = f"<strong>Unfinished, {escape(page.unfinished)}.</strong> So far: " if page.unfinished else ""
     runs = f"mean of {n} seeds" if n > 1 else "one seed"
+    test = f", test {points(v.pick.test)} %" if v.pick.test is not None else ""
     lead = (
-        (
-            f"At <strong>{escape(v.budget)}</strong> the cost ({human(c.cost.macs)} FLOPs, multiply-adds; "
-            f"{c.ratio:.2f} times the baseline's) choose "
-            f"<strong>{escape(c.label)}</strong>: {escape(coefficients(c))}; "
-            f"{escape(share_words(c))}. Validation accuracy {points(v.pick.mean)} ± {points(v.pick.error)} % ({runs})"
-            + (f", test {points(v.pick.test)} %" if v.pick.test is not None else "")
-            + f". But {escape(tied_words(v))}: "
-            + ("take whichever is fastest for you." if len(v.tied) > 1 else "")
-        )
-        .replace(": </p>", ".</p>")
-        .rstrip(": ")
+        f"{so_far}For the budget <strong>{escape(v.budget)}</strong> choose <strong>{escape(c.label)}</strong>: "
+        f"{escape(coefficients(c))}; {escape(share_words(c))}. It costs {human(c.cost.macs)} FLOPs (multiply-adds), "
+        f"{c.ratio:.2f} times the baseline's. Validation accuracy {points(v.pick.mean)} ± {points(v.pick.error)} % "
+        f"({runs}){test}. {escape(tied_words(v))}."
+        + (" Take whichever of these is fastest for you." if len(v.tied) > 1 else "")
     )
     items = []
     if paper := v.named("paper"):
         items.append(f"the paper's direction ({_named(paper)}): {escape(v.beside(paper))}")
-    if single := v.best_single:
-        items.append(f"the best single dimension, {single[0]} ({_named(single[1])}): {escape(v.beside(single[1]))}")
-    if v.baseline:
-        items.append(f"the baseline, at {1 / c.ratio:.2f} of the pick's cost: {escape(against(v.baseline))}")
+    if single := single_words(v):
+        items.append(f"the best single dimension, {escape(single)}")
+    if base := baseline_words(v):
+        items.append(f"the baseline: {escape(base)}")
     if v.failed:
         items.append(f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}")
     items.append(
         f"{escape(noise_words(v))}; ± after a difference is two standard errors. The finalists were picked by "
         "their first seed, so their means lean upwards a little"
     )
+    epochs = f"{page.epochs} epoch{'s' if page.epochs > 1 else ''}"
     items.append(
-        f"all of these cost the same within {page.tolerance:.0%} and trained for {page.epochs} epochs: equal cost and "
-        "equal epochs are equal training cost, and short training is a proxy for long"
-        if _equal(v, page)
-        else "these networks are equal in nominal cost only: compare their real cost in the table before their accuracy"
+        f"these networks cost the same and trained for {epochs}: equal cost and equal epochs are equal training cost; "
+        "short training is a proxy for long"
+        if v.equal_cost
+        else "these networks are equal in nominal cost only: weigh each accuracy against its real cost in the table"
     )
     return f"<p class='lead'>{lead}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
-
-
-def _equal(v: Verdict, page: Page) -> bool:
-    target = page.targets[v.budget]
-    return all(abs(r.candidate.cost.macs / target - 1) <= page.tolerance for r in v.rows)
 
 
 def _named(row: Row) -> str:
@@ -152,7 +146,7 @@ def table(records: list[Record], epochs: int) -> str:
             *((percent(x) if x is not None else "", x) for x in shares),
             (human(c.cost.macs), c.cost.macs),
             (f"{c.ratio:.2f}x", c.ratio),
-            (f"{c.waste:.0%}", c.waste),
+            (percent(c.waste), c.waste),
             (human(c.cost.params), c.cost.params),
             (f"{o.seconds:.0f}" if o else "", o.seconds if o else None),
             (o.note if o else "", None),

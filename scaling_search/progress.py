@@ -65,6 +65,8 @@ class Live:
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
         self._running.pop(job.number, None)
         if self._testing:
+            if outcome.status != "done":
+                say(self._console, "test", f"{candidate.label}: not measured, {outcome.status}: {outcome.note}")
             self._show()
             return
         self._finished += 1

@@ -15,9 +15,10 @@ from plotly.offline import get_plotlyjs
 from effnet.budget import human
 from scaling_search.analysis import front
 from scaling_search.page import Page, answer, escape, reproduce, table
-from scaling_search.space import NAMED, Candidate
+from scaling_search.space import NAMED
 from scaling_search.store import Record
 from scaling_search.verdict import (
+    Row,
     Verdict,
     coefficients,
     points,
@@ -39,17 +40,20 @@ _CONFIG = {
 def build(page: Page) -> str:
     """The whole page as HTML text."""
     found = verdicts(page.records, page.epochs)
-    summary = _summary(found, page)
+    summary = _summary(found)
     parts = [answer(found, page)]
     if summary is not None:
         figures = [
             ("front", "Accuracy against cost", _front_words(page), _front(summary, page)),
-            ("map", "Where the budget went", _MAP_WORDS, _ternary(summary)),
+            *(
+                ("map" if len(found) == 1 else f"map-{i}", f"Where the budget {v.budget} went", _MAP_WORDS, _ternary(v))
+                for i, v in enumerate(found)
+            ),
             ("curves", "Learning curves", _CURVE_WORDS, _curves(page.records)),
         ]
         for anchor, heading, words, figure in figures:
             body = pio.to_html(figure, full_html=False, include_plotlyjs=False, div_id=anchor, config=_CONFIG)
-            parts.append(f"<section><h2>{heading}</h2><p>{words}</p>{body}</section>")
+            parts.append(f"<section><h2>{escape(heading)}</h2><p>{words}</p>{body}</section>")
     parts.append(table(page.records, page.epochs))
     parts.append(reproduce(page))
     assets = resources.files("scaling_search") / "assets"
@@ -66,38 +70,35 @@ def build(page: Page) -> str:
 # ---- figures
 
 
-def _summary(found: list[Verdict], page: Page) -> pd.DataFrame | None:
-    """One row per finished network of the last rung: the verdicts' means, plain means for the rest."""
-    judged = {r.candidate.key: r for v in found for r in (*v.rows, *([v.baseline] if v.baseline else []))}
+def _summary(found: list[Verdict]) -> pd.DataFrame | None:
+    """One row per finished network of the last rung, all on the verdict's one scale."""
+    rows = {r.candidate.key: r for v in found for r in (*v.rows, *v.references, *([v.baseline] if v.baseline else []))}
     picks = {v.pick.candidate.key for v in found}
-    rows = []
-    done = [r for r in page.records if r.epochs == page.epochs and r.done]
-    for key in dict.fromkeys(r.candidate.key for r in done):
-        runs = [r for r in done if r.candidate.key == key]
-        c = runs[0].candidate
-        judgement = judged.get(key)
-        rows.append(
+    if not rows:
+        return None
+    return pd.DataFrame(
+        [
             {
-                "candidate": c,
-                "macs": c.cost.macs,
-                "mean": judgement.mean if judgement else sum(r.val_acc for r in runs) / len(runs),
-                "error": judgement.error if judgement else found[0].noise if found else 0.0,
-                "seeds": len(runs),
+                "row": row,
+                "macs": row.candidate.cost.macs,
+                "mean": row.mean,
+                "error": row.error,
+                "role": row.candidate.role,
                 "pick": key in picks,
-                "tied": bool(judgement and c.role == "candidate" and judgement.tied),
             }
-        )
-    return pd.DataFrame(rows) if rows else None
+            for key, row in rows.items()
+        ]
+    )
 
 
-def _hover(row: pd.Series) -> str:
-    c: Candidate = row["candidate"]
+def _hover(row: Row) -> str:
+    c = row.candidate
     names = f"<b>{escape(', '.join(c.directions))}</b><br>" if c.directions else ""
     shares = f"<br>{escape(share_words(c))}" if c.shares else ""
     return (
         f"{names}{escape(c.label)}{shares}<br>{escape(coefficients(c))}<br>{human(c.cost.macs)} MACs ({c.ratio:.2f}x), "
-        f"{human(c.cost.params)} params<br>validation {points(row['mean'])} ± {points(row['error'])} % "
-        f"({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
+        f"{human(c.cost.params)} params<br>validation {points(row.mean)} ± {points(row.error)} % "
+        f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
     )
 
 
@@ -114,11 +115,13 @@ def _layout(figure: go.Figure, height: int) -> go.Figure:
 
 
 def _front_words(page: Page) -> str:
-    return (
-        "Each point is a network at its exact cost; bars are one standard error. The shaded band is the budget. "
-        "Networks outside it (baseline and references) cost less or more, and are there for the line, not to be "
-        "compared with those inside."
+    band = (
+        "The shaded band is the budget. Networks outside it (baseline and references) cost less or more, and are there "
+        "for the line, not to be compared with those inside."
+        if page.targets
+        else "The budget is nominal, so these networks differ in real cost: compare along the front."
     )
+    return f"Each point is a network at its exact cost; bars are one standard error. {band}"
 
 
 def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
@@ -142,7 +145,7 @@ def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
         name="front (best at each cost)",
         hoverinfo="skip",
     )
-    role = summary["candidate"].map(lambda c: c.role)
+    role = summary["role"]
     kinds = [
         ("networks of the budget", (role == "candidate") & ~summary["pick"], BLUE, "circle", 9),
         ("chosen", summary["pick"], RED, "star", 16),
@@ -159,7 +162,7 @@ def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
                 mode="markers",
                 name=name,
                 marker={"color": colour, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
-                text=[_hover(row) for _, row in part.iterrows()],
+                text=[_hover(row) for row in part["row"]],
                 hovertemplate="%{text}<extra></extra>",
             )
     figure.update_xaxes(title="FLOPs (multiply-adds per image, log scale)", type="log", tickformat="~s", nticks=8)
@@ -174,26 +177,27 @@ _MAP_WORDS = (
 )
 
 
-def _ternary(summary: pd.DataFrame) -> go.Figure:
-    part = summary[summary["candidate"].map(lambda c: c.role == "candidate" and c.shares is not None)]
+def _ternary(v: Verdict) -> go.Figure:
+    rows = [(row, row.candidate.shares) for row in v.rows]
+    placed = [(row, shares) for row, shares in rows if shares is not None]
+    chosen = [row.candidate.key == v.pick.candidate.key for row, _ in placed]
     figure = go.Figure()
-    shares = [c.shares for c in part["candidate"]]
     figure.add_scatterternary(
-        a=[s[0] for s in shares],
-        b=[s[1] for s in shares],
-        c=[s[2] for s in shares],
+        a=[s[0] for _, s in placed],
+        b=[s[1] for _, s in placed],
+        c=[s[2] for _, s in placed],
         mode="markers",
         cliponaxis=False,
         name="trained networks (star: chosen)",
         marker={
-            "color": 100 * part["mean"],
+            "color": [100 * row.mean for row, _ in placed],
             "colorscale": "Viridis",
-            "size": [20 if p else 13 for p in part["pick"]],
-            "symbol": ["star" if p else "circle" for p in part["pick"]],
+            "size": [20 if pick else 13 for pick in chosen],
+            "symbol": ["star" if pick else "circle" for pick in chosen],
             "line": {"color": "black", "width": 1},
             "colorbar": {"title": {"text": "val %"}, "thickness": 14, "len": 0.8},
         },
-        text=[_hover(row) for _, row in part.iterrows()],
+        text=[_hover(row) for row, _ in placed],
         hovertemplate="%{text}<extra></extra>",
     )
     for name, symbol, names in (

@@ -19,8 +19,8 @@ from scaling_search.data import Dataset
 from scaling_search.executors import open_executor
 from scaling_search.page import Page
 from scaling_search.progress import Live, say
-from scaling_search.search import Search
-from scaling_search.sources import load_or_explain
+from scaling_search.search import Search, runs_needed
+from scaling_search.sources import load_or_explain, own_path
 from scaling_search.space import Plan, plan
 from scaling_search.store import Record, Store
 from scaling_search.store import versions as store_versions
@@ -28,11 +28,13 @@ from scaling_search.study import Study, check, identity_hash
 from scaling_search.train import versions
 from scaling_search.verdict import (
     Verdict,
-    against,
+    baseline_words,
     coefficients,
     noise_words,
+    percent,
     points,
     share_words,
+    single_words,
     tied_words,
     verdicts,
 )
@@ -48,7 +50,8 @@ def search(
     command: str,
     console: Console,
 ) -> int:
-    """The main job. Exit status 0, or 130 after Ctrl-C (what was recorded stays; the same command goes on).
+    """The main job. Exit status 0; 1 when no network of the budget finished; 130 after Ctrl-C (what was recorded
+    stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
     device = _device(study)
@@ -59,9 +62,12 @@ def search(
     settings["device"] = device
     if study.data.source == "auto":
         settings["data"]["source"] = data.name
+    elif (path := own_path(study.data.source)).exists():
+        settings["data"]["source"] = str(path.resolve())  # study.toml can be run from anywhere
     study = check(settings, "study")
     say(console, "data", data.describe(study.data.train_images, study.data.val_images))
-    todo = plan(study, len(data.classes), data.native)
+    with console.status("planning"):
+        todo = plan(study, len(data.classes), data.native)
     _say_plan(console, study, todo)
 
     folder = out or Path("runs") / "-".join(filter(None, [data.name, "_".join(study.budgets), label]))
@@ -71,8 +77,10 @@ def search(
         status = _train(study, todo, data, store, folder, workers, executor, device, console)
         if any(r.outcome for r in store.records()):
             _write_results(store, folder)
-            _say_verdict(console, store)
+            answered = _say_verdict(console, store)
             say(console, "report", str(folder / "report.html"))
+            if status == 0 and not answered:
+                status = 1
     finally:
         store.close()
     return status
@@ -90,11 +98,11 @@ def _train(
     console: Console,
 ) -> int:
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    workers = workers or (1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // study.threads))
+    workers = workers or (1 if device == "cuda" else max(1, _cores() // study.threads))
     finished = sum(r.outcome is not None for r in store.records())
     if finished:
         say(console, "resume", f"{finished} runs are recorded in {folder}")
-    planned = _planned(study, todo) - finished
+    planned = runs_needed(study, todo) - finished
     signal.signal(signal.SIGTERM, _on_term)
     where = None
     try:
@@ -120,23 +128,17 @@ def _on_term(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(143)
 
 
+def _cores() -> int:
+    """Those that this process may use; macOS does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _device(study: Study) -> str:
     if study.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch finds no CUDA device here; use --device cpu")
     if study.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return study.device
-
-
-def _planned(study: Study, todo: Plan) -> int:
-    """How many runs the study needs in all."""
-    groups = [sum(c.budget == b for c in todo.candidates) for b in dict.fromkeys(c.budget for c in todo.candidates)]
-    runs = 0
-    for _ in study.rungs:
-        runs += 1 + len(todo.references) + sum(groups)
-        groups, last = [-(-n // 2) for n in groups], groups
-    best = sum(min(study.finalists, n) for n in last)
-    return runs + (study.finalist_seeds - 1) * (best + 1 if best else 0)
 
 
 def _facts(study: Study, todo: Plan, data: Dataset, command: str, identity: dict[str, object]) -> dict[str, object]:
@@ -151,7 +153,8 @@ def _facts(study: Study, todo: Plan, data: Dataset, command: str, identity: dict
         "dataset": data.name,
         "command": command,
         "notes": [f"The space holds {found}; {len(todo.candidates)} were chosen.", *todo.notes],
-        "targets": {str(b): b.target(base) for b in study.parsed_budgets()},
+        "targets": {} if study.space.mode == "nominal" else {str(b): b.target(base) for b in study.parsed_budgets()},
+        "planned": runs_needed(study, todo),
         "provenance": {
             "data digest": data.digest,
             "study": identity_hash(identity),
@@ -186,6 +189,7 @@ def _write_results(store: Store, folder: Path) -> Path:
         epochs=study.rungs[-1],
         tolerance=study.space.tolerance,
         targets=store.fact("targets"),
+        unfinished=_unfinished(store),
         notes=store.fact("notes"),
         provenance=store.fact("provenance"),
         records=records,
@@ -195,13 +199,22 @@ def _write_results(store: Store, folder: Path) -> Path:
     return folder / "report.html"
 
 
+def _unfinished(store: Store) -> str:
+    """'4 of 19 runs', or nothing when every run has an outcome. Failed networks may leave fewer finalists to run."""
+    records, planned = store.records(), store.fact("planned")
+    recorded = sum(r.outcome is not None for r in records)
+    waiting = any(r.outcome is None for r in records)
+    failed = any(r.outcome is not None and not r.done for r in records)
+    return f"{recorded} of {planned} runs" if waiting or (recorded < planned and not failed) else ""
+
+
 def _say_plan(console: Console, study: Study, todo: Plan) -> None:
     base, spec = todo.baseline, study.baseline
     say(
         console,
         "baseline",
         f"{spec.name}, {base.arch.blocks} blocks, width {spec.width:g}, at {base.arch.resolution} px · "
-        f"{human(base.cost.macs)} MACs",
+        f"{human(base.cost.macs)} MACs" + (f" · wastes {percent(base.waste)}" if base.waste > 0.005 else ""),
     )
     for budget in study.parsed_budgets():
         chosen = sum(c.budget == str(budget) for c in todo.candidates)
@@ -220,15 +233,19 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
         say(console, "note", note)
 
 
-def _say_verdict(console: Console, store: Store) -> None:
+def _say_verdict(console: Console, store: Store) -> bool:
+    """The answer in a few lines; whether there is one."""
     study = Study.model_validate(store.fact("settings"))
     records: list[Record] = store.records()
     found = verdicts(records, study.rungs[-1])
     if not found:
         say(console, "answer", "none yet: no network of the budget has finished its last rung")
+    if found and (part := _unfinished(store)):
+        say(console, "so far", f"unfinished: {part}")
     for verdict in found:
         for label, text in _verdict_lines(verdict):
             say(console, label, text)
+    return bool(found)
 
 
 def _verdict_lines(v: Verdict) -> list[tuple[str, str]]:
@@ -245,12 +262,9 @@ def _verdict_lines(v: Verdict) -> list[tuple[str, str]]:
     ]
     if paper := v.named("paper"):
         lines.append(("paper", f"{', '.join(paper.candidate.directions)}, {paper.candidate.label}: {v.beside(paper)}"))
-    if single := v.best_single:
-        name, row = single
-        lines.append(("single", f"best single dimension, {name}, {row.candidate.label}: {v.beside(row)}"))
-    if v.baseline:
-        lines.append(
-            ("baseline", f"val {points(v.baseline.mean)}: {against(v.baseline)}, at {1 / c.ratio:.2f} of the cost")
-        )
+    if single := single_words(v):
+        lines.append(("single", f"best single dimension, {single}"))
+    if base := baseline_words(v):
+        lines.append(("baseline", base))
     lines += [("failed", f"{f.label} did not finish; it is left out") for f in v.failed]
     return lines

@@ -146,10 +146,27 @@ class Search:
         )
 
 
+def half(count: int) -> int:
+    """How many of `count` go on to the next rung: never fewer than half."""
+    return math.ceil(count / 2)
+
+
+def runs_needed(study: Study, todo: Plan) -> int:
+    """How many runs the study takes when none fails."""
+    budgets = [c.budget for c in todo.candidates]
+    groups = [budgets.count(b) for b in dict.fromkeys(budgets)]
+    runs = 0
+    for i in range(len(study.rungs)):
+        groups = [half(n) for n in groups] if i else groups
+        runs += 1 + len(todo.references) + sum(groups)
+    best = sum(min(study.finalists, n) for n in groups)
+    return runs + (study.finalist_seeds - 1) * (best + 1 if best else 0)
+
+
 def promoted(records: list[Record], active: list[Candidate]) -> list[Candidate]:
     """The better half of each budget (rounded up); networks that failed do not go on."""
     groups = _ranked(records, active)
-    return [c for size, ranked in groups for c in ranked[: math.ceil(size / 2)]]
+    return [c for size, ranked in groups for c in ranked[: half(size)]]
 
 
 def finalists(records: list[Record], candidates: list[Candidate], count: int, seed: int) -> list[Candidate]:

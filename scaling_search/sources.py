@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,7 +87,7 @@ def load(spec: str) -> Dataset:
         if (folder / "meta.json").exists():
             return Dataset.open(folder)
     else:
-        source = _from_path(Path(spec).expanduser(), spec)
+        source = _from_path(own_path(spec), spec)
         key = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:12]
         folder = cache_root() / f"{source.name}-{key}"
         if (folder / "meta.json").exists():
@@ -116,7 +118,7 @@ def _download(url: str) -> bytes:
     def connect() -> None:
         try:
             answer.append(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             failure.append(error)
 
     # getaddrinfo knows no timeout, so the wait is on a thread that may be left behind
@@ -129,32 +131,35 @@ def _download(url: str) -> bytes:
     try:
         with answer[0] as response:
             return response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise _NoNetworkError(f"download broke off: {error}") from None
 
 
 def _fashion() -> Source:
     if all((_DEBIAN / name).is_file() for name in _FASHION_SHA256):
-        return Source("fashion-mnist", "Debian's package", "", _read_fashion)
+        raw = {name: _unpacked(name, (_DEBIAN / name).read_bytes()) for name in _FASHION_SHA256}
+        return Source("fashion-mnist", "Debian's package", "", lambda w, s: _read_fashion(w, s, raw))
     packed = {name: _download(_FASHION_URL + name) for name in _FASHION_SHA256}
-    return Source("fashion-mnist", "downloaded", "", lambda w, s: _read_fashion(w, s, lambda name: packed[name]))
+    try:
+        raw = {name: _unpacked(name, content) for name, content in packed.items()}
+    except UserError as error:  # a portal's page instead of the file, say
+        raise _NoNetworkError(str(error)) from None
+    return Source("fashion-mnist", "downloaded", "", lambda w, s: _read_fashion(w, s, raw))
 
 
-def _read_fashion(
-    writer: CacheWriter,
-    source: Source,
-    packed: Callable[[str], bytes] = lambda name: (_DEBIAN / name).read_bytes(),
-) -> Dataset:
-    parts: list[NDArray[np.uint8]] = []
-    for name, sha256 in _FASHION_SHA256.items():
-        try:
-            raw = gzip.decompress(packed(name))
-        except (OSError, EOFError) as error:
-            raise UserError(f"data fashion-mnist: {name} cannot be unpacked ({error}); fetch it again") from None
-        if hashlib.sha256(raw).hexdigest() != sha256:
-            raise UserError(f"data fashion-mnist: {name} does not have its known SHA-256; fetch it again")
-        header = 4 + 4 * raw[3]  # idx: two zero bytes, type, dimensions, then the sizes
-        parts.append(np.frombuffer(raw, dtype=np.uint8, offset=header))
+def _unpacked(name: str, packed: bytes) -> bytes:
+    try:
+        raw = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"data fashion-mnist: {name} cannot be unpacked ({error}); fetch it again") from None
+    if hashlib.sha256(raw).hexdigest() != _FASHION_SHA256[name]:
+        raise UserError(f"data fashion-mnist: {name} does not have its known SHA-256; fetch it again")
+    return raw
+
+
+def _read_fashion(writer: CacheWriter, source: Source, raw: dict[str, bytes]) -> Dataset:
+    # idx: two zero bytes, type, dimensions, then the sizes
+    parts = [np.frombuffer(raw[name], dtype=np.uint8, offset=4 + 4 * raw[name][3]) for name in _FASHION_SHA256]
     images, labels, test_images, test_labels = parts
     return writer.commit(
         source.name,
@@ -198,9 +203,17 @@ def _read_shapes(writer: CacheWriter, source: Source) -> Dataset:
 # ---- files of one's own
 
 
+def own_path(spec: str) -> Path:
+    """The folder or file that a spec names. Raises UserError for a ~user that does not exist."""
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"data {spec}: {error}") from None
+
+
 @dataclass(frozen=True)
 class _Encoded:
-    """One image not yet decoded: where it is, for messages, how to get its bytes, and its class."""
+    """One image not yet decoded: where it is (for messages), how to get its bytes, its class."""
 
     where: str
     bytes: Callable[[], bytes]
@@ -273,10 +286,13 @@ def _class_files(root: Path) -> dict[str, list[Path]]:
 def _parquet(root: Path, files: list[Path]) -> Source:
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        match = re.match(r"(train|test|validation|valid|val)\b", file.stem.lower().replace("_", "-"))
-        by_split.setdefault(match[1] if match else "train", []).append(file)
-    if "train" not in by_split:
-        raise UserError(f"data {root}: no training split; a file named train*.parquet is wanted")
+        where = file.relative_to(root).with_suffix("") if file != root else Path(file.stem)
+        match = re.search(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])", str(where).lower())
+        by_split.setdefault(match[1] if match else "", []).append(file)
+    if list(by_split) == [""]:
+        by_split = {"train": by_split[""]}
+    if "train" not in by_split or "" in by_split:
+        raise UserError(f"data {root}: name the parquet files train*, test* or val*, or none of them")
     held = [name for name in _TEST_NAMES if name in by_split]
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
@@ -360,8 +376,9 @@ def _decode(
         mode = "L" if all(grey for _, grey in heads) else "RGB"
 
         def decode(item: _Encoded) -> NDArray[np.uint8]:
+            opened = open_image(item)
             try:
-                image = ImageOps.exif_transpose(open_image(item)).convert(mode)
+                image = ImageOps.exif_transpose(opened).convert(mode)
                 square = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
             except (OSError, ValueError, SyntaxError) as error:
                 raise _broken(item, error) from None
@@ -380,6 +397,4 @@ def _decode(
 
 
 def _broken(item: _Encoded, error: Exception) -> UserError:
-    if isinstance(error, UserError):
-        return error
     return UserError(f"data {item.where}: not a readable image ({error}); repair or remove it")

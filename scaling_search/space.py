@@ -34,6 +34,8 @@ NAMED: dict[str, Shares] = {
 }
 # In shares: as good as the direction itself; still worth its name; beside the paper's.
 _EXACT, _NEAR, _BRACKET = 0.05, 0.25, 0.2
+_FARTHEST = 256  # times the baseline's cost, either way
+_MOST = 64  # block counts, or resolutions, that a space is searched over
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,25 @@ def plan(study: Study, classes: int, native: int) -> Plan:
     top = math.inf if space.upscale else native
     base_macs = macs(scale(base, num_classes=classes))
     notes: list[str] = []
-    baseline = _candidate(base, Scaling(1, 1, 1), base.resolution, classes, role="baseline", budget="1x")
+    around = waste(base, range(base.resolution, math.floor(1.45 * base.resolution) + 1), classes)
+    baseline = _candidate(
+        base,
+        Scaling(1, 1, 1),
+        base.resolution,
+        classes,
+        role="baseline",
+        budget="1x",
+        wasted=around[base.resolution],
+    )
     chosen: list[Candidate] = []
     found: dict[str, int] = {}
     for budget in study.parsed_budgets():
         ratio = budget.target(base_macs) / base_macs
+        if not 1 / _FARTHEST <= ratio <= _FARTHEST:
+            raise UserError(
+                f"budget {budget}: {ratio:.3g} times the baseline's {human(base_macs)} multiply-adds; take one "
+                f"between 1/{_FARTHEST} and {_FARTHEST} times, or another baseline"
+            )
         if space.mode == "nominal":
             cells = nominal(base, budget, study, classes, ratio, top)
         else:
@@ -212,11 +228,18 @@ def _reach(base: Baseline, study: Study, ratio: float, top: float) -> tuple[list
         alpha, beta = space.alpha_max or ratio, space.beta_max or max(1.0, 1.5 * root)
         high = int(min(top, math.floor(gamma * base.resolution + 1e-9)))
         depths = list(range(base.blocks, math.floor(alpha * base.blocks + 1e-9) + 1))
-        return list(range(base.resolution, high + 1)), depths, (1.0, beta)
+        return _thin(list(range(base.resolution, high + 1)), 2 * _MOST), _thin(depths, _MOST), (1.0, beta)
     shrink = math.sqrt(ratio) / 1.05
     low = max(1, math.ceil(base.resolution * shrink))
     fewest = max(len(base.stages), math.floor(ratio * base.blocks))
     return list(range(low, base.resolution + 1)), list(range(fewest, base.blocks + 1)), (shrink, 1.0)
+
+
+def _thin(values: list[int], most: int) -> list[int]:
+    """At most `most` of them, evenly spaced, both ends kept: large budgets would otherwise take minutes to plan."""
+    if len(values) <= most:
+        return values
+    return [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
 
 
 def reference(base: Baseline, along: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
@@ -225,7 +248,8 @@ def reference(base: Baseline, along: Shares, ratio: float, classes: int, max_was
     s = direction(along, ratio)
     target = ratio * macs(scale(base, num_classes=classes))
     blocks, side = s.depth * base.blocks, s.resolution * base.resolution
-    sides = range(max(1, math.floor(0.8 * side)), max(1, int(min(top, math.ceil(1.25 * side)))) + 1)
+    most = int(min(top, math.ceil(1.25 * side)))
+    sides = range(max(1, min(most, math.floor(0.8 * side))), max(1, most) + 1)
     wasted = waste(base, sides, classes)
     best_sides = sorted((px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side))[:3]
     fewest = max(len(base.stages), round_half_up(blocks) - 1)
@@ -272,12 +296,16 @@ def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: f
         space.gamma_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
     )
     built: dict[str, Candidate] = {}
+    sides = range(base.resolution, math.ceil(maxima[2] * base.resolution) + space.resolution_step + 1)
+    wasted = waste(base, sides, classes)
     for triple in nominal_triples(space.step, ratio, space.nominal_tolerance, maxima):
+        if triple == (100, 100, 100):  # the baseline itself
+            continue
         s = Scaling(triple[0] / 100, triple[1] / 100, triple[2] / 100)
         side = space.resolution_step * round_half_up(base.resolution * s.gamma / space.resolution_step)
-        if side > top:
+        if side > top or side not in wasted:
             continue
-        c = _candidate(base, s, side, classes, budget=str(budget))
+        c = _candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side])
         # of several triples that build one network, the paper's own, else the first
         if c.key not in built or (s.alpha, s.beta, s.gamma) == (PAPER.alpha, PAPER.beta, PAPER.gamma):
             built[c.key] = c

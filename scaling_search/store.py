@@ -74,7 +74,6 @@ class Store:
 
         Raises UserError when another process holds the folder, it cannot be written, or it belongs to a
         study whose identity differs (naming the fields that do)."""
-        _check_same(folder, identity)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = _lock(folder)
@@ -82,12 +81,15 @@ class Store:
             raise UserError(
                 f"run folder {folder}: {error.strerror}; choose one that can be written with --out"
             ) from None
-        study = _open(folder)
+        study = _open(folder, create=True)
         store = cls(study, lock)
-        if "identity" not in study.user_attrs:
-            study.set_user_attr("identity", identity)
+        recorded = store.fact("identity")
+        if recorded is not None:
+            _check_same(folder, recorded, identity)
+        else:
             for name, value in facts.items():
                 study.set_user_attr(name, value)
+            study.set_user_attr("identity", identity)  # last: with it the facts are complete
         store._settle()
         return store
 
@@ -96,7 +98,7 @@ class Store:
         """Open for reading. Raises UserError where there is no study."""
         if not (folder / "study.db").is_file():
             raise UserError(f"{folder}: no study.db there; give the folder of a run, such as runs/fashion-mnist-2x")
-        return cls(_open(folder), None)
+        return cls(_open(folder, create=False), None)
 
     def close(self) -> None:
         if self._lock:
@@ -202,7 +204,7 @@ def versions() -> dict[str, str]:
     return {"optuna": optuna.__version__}
 
 
-def _open(folder: Path) -> optuna.Study:
+def _open(folder: Path, create: bool) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = folder / "study.db"
     try:
@@ -210,6 +212,8 @@ def _open(folder: Path) -> optuna.Study:
             URL.create("sqlite", database=str(path)).render_as_string(),
             engine_kwargs={"connect_args": {"timeout": 60}},
         )
+        if not create:
+            return optuna.load_study(storage=storage, study_name=_NAME)
         return optuna.create_study(
             storage=storage,
             study_name=_NAME,
@@ -217,19 +221,15 @@ def _open(folder: Path) -> optuna.Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
-    except (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError) as error:
+    except (SQLAlchemyError, OSError, KeyError, RuntimeError, optuna.exceptions.OptunaError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not a readable study ({reason}); restore it, or use another folder") from None
 
 
-def _check_same(folder: Path, identity: dict[str, Any]) -> None:
-    """Refuse a folder of another study before anything in it is touched."""
-    if not (folder / "study.db").is_file():
+def _check_same(folder: Path, recorded: dict[str, Any], identity: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(identity))  # tuples become lists, as in what was recorded
+    if recorded == wanted:
         return
-    recorded = Store.read(folder).fact("identity")
-    if recorded is None or recorded == json.loads(json.dumps(identity)):
-        return
-    wanted = json.loads(json.dumps(identity))
     differing = [
         f"{name} is {recorded.get(name, 'the default')} there, {wanted.get(name, 'the default')} here"
         for name in sorted({*recorded, *wanted})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from effnet.arch import Baseline
 from effnet.budget import Budget
@@ -80,11 +80,15 @@ class Study(_Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
 
+    @field_validator("budgets", mode="after")
+    @classmethod
+    def _as_printed(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """2.0x is 2x: one budget, one study."""
+        return tuple(str(Budget.parse(text)) for text in texts)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for text in self.budgets:
-            Budget.parse(text)
-        if len({str(Budget.parse(text)) for text in self.budgets}) < len(self.budgets):
+        if len(set(self.budgets)) < len(self.budgets):
             raise ValueError("budgets: the same budget twice")
         if any(e < 1 for e in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError("rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]")

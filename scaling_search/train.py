@@ -14,6 +14,7 @@ import json
 import math
 import platform
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -134,12 +135,12 @@ class Outcome:
         return cls(**{**data, "epochs": tuple(Epoch(**e) for e in data["epochs"])})
 
 
-def learning_rate(step: int, total: int, recipe: Recipe) -> float:
-    """At `step` (from 0) of `total`. Before the decay it does not depend on `total`."""
-    if step < recipe.warmup_steps:
-        return recipe.lr * (step + 1) / recipe.warmup_steps
+def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
+    """At `step` (from 0) of `total`, `warmup` steps up to `peak`. Before the decay it does not depend on `total`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
     start = decay_start(total)
-    return recipe.lr * (total - step) / (total - start + 1) if step >= start else recipe.lr
+    return peak * (total - step) / (total - start + 1) if step >= start else peak
 
 
 def decay_start(total: int) -> int:
@@ -150,13 +151,19 @@ def decay_start(total: int) -> int:
 def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
     """Train, yielding each Epoch as it ends and the Outcome last; goes on from the newest checkpoint that fits.
 
-    Divergence, lack of memory and crashes are outcomes, not exceptions."""
+    Divergence, lack of memory and crashes are outcomes, not exceptions. Raises OSError when a checkpoint cannot be
+    written or the data cannot be read: that is the machine's failure, and no network's."""
     try:
         yield from _run(trial, data)
     except (torch.OutOfMemoryError, MemoryError) as error:
         yield Outcome("out-of-memory", note=_first_line(error), versions=versions())
+    except OSError:
+        raise
     except Exception as error:  # a worker must outlive any one network
-        yield Outcome("crashed", note=f"{type(error).__name__}: {_first_line(error)}", versions=versions())
+        status: Status = (
+            "out-of-memory" if "can't allocate memory" in str(error) else "crashed"
+        )  # torch's CPU allocator
+        yield Outcome(status, note=f"{type(error).__name__}: {_first_line(error)}", versions=versions())
 
 
 def _first_line(error: BaseException) -> str:
@@ -183,9 +190,15 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
     val_images = resized(data.train_images[val_at], side).to(device)
     val_labels = torch.from_numpy(data.train_labels[val_at]).to(device)
 
+    # files often come sorted by class: the images that re-estimate batch norms are drawn at random
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))[: recipe.bn_images]
+    bn_images = images[drawn.to(device)]
+
     batch = min(recipe.batch, len(labels))
     per_epoch = len(labels) // batch
     total = per_epoch * trial.epochs
+    # on little data a warm-up may take half of the first epoch; a bound by `total` would forbid continuing
+    warmup = min(recipe.warmup_steps, per_epoch // 2)
     torch.manual_seed(trial.seed)
     dropout = None if recipe.dropout else 0.0
     model = effnet.build(trial.arch, dropout=dropout, drop_path=recipe.drop_path)
@@ -224,7 +237,7 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
         at = order[i].to(device)
         x = normalised(augmented(images[at], recipe.flip, shift), data)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, total, recipe)
+            group["lr"] = learning_rate(step, total, recipe.lr, warmup)
         with _autocast(device):
             loss = F.cross_entropy(model(x), labels[at], label_smoothing=recipe.label_smoothing)
         loss.backward()
@@ -236,7 +249,7 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
             loss_sum.zero_()
             trained_seconds += time.perf_counter() - epoch_clock
             if math.isfinite(train_loss):
-                evaluation = _evaluate(model, data, images[: recipe.bn_images], val_images, val_labels)
+                evaluation = _evaluate(model, data, bn_images, val_images, val_labels)
             if not (math.isfinite(train_loss) and evaluation and math.isfinite(evaluation[0])):
                 yield Outcome(
                     "diverged",
@@ -255,7 +268,7 @@ def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
             yield done
 
     if evaluation is None:  # everything was trained before: only the measuring is left
-        evaluation = _evaluate(model, data, images[: recipe.bn_images], val_images, val_labels)
+        evaluation = _evaluate(model, data, bn_images, val_images, val_labels)
     test_acc = None
     if trial.test:
         count = len(data.test_labels)
@@ -332,8 +345,10 @@ def _evaluate(
         norm.momentum, momentum = None, norm.momentum  # None: a plain average over the batches
         norm.train()
     with torch.no_grad(), _autocast(bn_images.device):
-        for chunk in bn_images.split(256):
-            model(normalised(chunk, data))
+        first, *rest = bn_images.split(256)
+        for chunk in (first, *rest):
+            if len(chunk) == len(first):  # the average counts every batch alike: a short last one would weigh too much
+                model(normalised(chunk, data))
     for norm in norms:
         norm.momentum = momentum
     return _measure(model, data, images, labels)
@@ -355,4 +370,5 @@ def _measure(model: nn.Module, data: Dataset, images: Tensor, labels: Tensor) ->
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB elsewhere

@@ -42,9 +42,17 @@ class Verdict:
     pick: Row
     rows: tuple[Row, ...]  # the candidates of this budget, the pick among them
     baseline: Row | None
+    references: tuple[Row, ...]
+    dropped: tuple[Candidate, ...]  # finished a lower rung, and were not promoted
     noise: float  # standard deviation of one run around its network
     repeats: int  # degrees of freedom behind `noise`; 0: from the count of validation images alone
     failed: tuple[Candidate, ...]
+
+    @property
+    def equal_cost(self) -> bool:
+        """Whether these networks may be compared without saying what each costs."""
+        ratios = [row.candidate.ratio for row in self.rows]
+        return max(ratios) <= 1.1 * min(ratios)
 
     @property
     def tied(self) -> tuple[Row, ...]:
@@ -105,12 +113,18 @@ def verdicts(records: list[Record], epochs: int) -> list[Verdict]:
         most = max(seeds[key] for key in finished)
         pick = max((key for key in finished if seeds[key] == most), key=lambda key: means[key])
         base = next((c.key for c in networks.values() if c.role == "baseline" and c.key in means), None)
+        references = [c.key for c in networks.values() if c.role == "reference" and c.key in means]
+        lower = {r.candidate.key: r.candidate for r in records if r.epochs < epochs and r.done}
         found.append(
             Verdict(
                 budget=budget,
                 pick=row(pick, pick),
                 rows=tuple(sorted((row(k, pick) for k in finished), key=lambda r: (-r.mean, r.candidate.key))),
                 baseline=row(base, pick) if base else None,
+                references=tuple(row(key, pick) for key in references),
+                dropped=tuple(
+                    c for k, c in lower.items() if c.role == "candidate" and c.budget == budget and k not in networks
+                ),
                 noise=noise,
                 repeats=repeats,
                 failed=tuple(c for c in group if c.key not in means),
@@ -138,12 +152,11 @@ def _fit(done: list[Record]) -> tuple[dict[str, float], np.ndarray, float, int]:
     solution, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
     repeats = len(done) - int(rank)
     residual = float(((y - x @ solution) ** 2).sum())
-    if repeats > 0:
-        noise = math.sqrt(residual / repeats)
-    else:
+    noise = math.sqrt(residual / repeats) if repeats else 0.0
+    if repeats < 3:  # too few to trust a small value: never below what the count of validation images alone gives
         images = 4 * max(len(r.outcome.right) for r in done if r.outcome)  # bits, in hex digits
         p = float(np.clip(y.mean(), 0.01, 0.99))
-        noise = math.sqrt(p * (1 - p) / max(1, images))
+        noise = max(noise, math.sqrt(p * (1 - p) / max(1, images)))
     covariance = np.linalg.pinv(x.T @ x)[: len(keys), : len(keys)] * noise**2
     return dict(zip(keys, solution[: len(keys)].tolist(), strict=True)), covariance, noise, repeats
 
@@ -180,17 +193,47 @@ def share_words(c: Candidate) -> str:
 
 def noise_words(v: Verdict) -> str:
     if v.repeats:
-        rough = ", so every ± here is itself rough" if v.repeats < 10 else ""
+        rough = ", so every ± here is itself rough and two standard errors miss more than 5%" if v.repeats < 10 else ""
         return f"one run varies by ± {points(v.noise)} points (from {v.repeats} repeats{rough})"
     return f"no run was repeated; ± {points(v.noise)} points a run is what the number of validation images alone gives"
 
 
 def tied_words(v: Verdict) -> str:
+    """A whole sentence."""
     total, tied = len(v.rows), len(v.tied)
+    ratios = [row.candidate.ratio for row in v.rows]
+    cost = "of this cost" if v.equal_cost else f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
     if total == 1:
-        return "it is the only network of this cost that finished"
-    if tied == total:
-        return f"all {total} networks of this cost are tied: within two standard errors none can be told apart from it"
-    if tied == 1:
-        return f"it is the only one of {total}: every other lies more than two standard errors below"
-    return f"{tied} of {total} networks of this cost, itself among them, cannot be told apart (two standard errors)"
+        sentence = "It is the only network of this cost that finished"
+    elif tied == total:
+        sentence = f"All {total} networks {cost} are tied: within two standard errors none can be told apart from it"
+    elif tied == 1:
+        sentence = f"Each of the other {total - 1} networks {cost} lies more than two standard errors below it"
+    else:
+        sentence = f"{tied} of {total} networks {cost}, itself among them, cannot be told apart (two standard errors)"
+    if v.dropped:
+        named = [f"{c.label} ({', '.join(c.directions)})" for c in v.dropped if c.directions]
+        sentence += f"; {len(v.dropped)} more were left behind at fewer epochs" + (
+            f", among them {'; '.join(named)}" if named else ""
+        )
+    return sentence
+
+
+def single_words(v: Verdict) -> str | None:
+    """The best single dimension against the pick; None where none was reached."""
+    if v.best_single is None:
+        return None
+    name, row = v.best_single
+    exact = name in row.candidate.directions
+    return f"{name if exact else f'nearest to {name}'}, {row.candidate.label}: {v.beside(row)}"
+
+
+def baseline_words(v: Verdict) -> str | None:
+    """What the larger cost has brought."""
+    if v.baseline is None:
+        return None
+    cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's cost"
+    words = f"val {points(v.baseline.mean)}, {cost}: {against(v.baseline)}"
+    if v.pick.candidate.ratio > 1 and v.baseline.tied:
+        words += ". The extra cost does not show at this length of training: train longer before trusting a direction"
+    return words

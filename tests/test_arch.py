@@ -91,6 +91,9 @@ def test_compound_takes_any_phi() -> None:
         ("b0", {"resolution": 0}, "resolution = 0"),
         ("b0", {"num_classes": 0}, "num_classes = 0"),
         ("b0", {"alpha": 1.2, "depth": 1.2}, "not both"),
+        ("b0", {"phi": 3.0}, "phi scales alpha, beta and gamma"),
+        ("b3", {"phi": 2.0}, "phi scales alpha, beta and gamma"),
+        ("b0", {"alpha": 2.0, "phi": 5000.0}, "beyond a factor of a million"),
     ],
 )
 def test_wrong_input(name: str, given: dict, message: str) -> None:

@@ -87,7 +87,7 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
 
     different = run(*words, "--lr", "0.01")
     assert different.returncode == 2 and "\nrun " not in different.stdout
-    assert "belongs to a different study: recipe.lr is the default there, 0.01 here" in different.stderr
+    assert "belongs to a different study: recipe.lr is 0.008 there, 0.01 here" in different.stderr
 
 
 def living(group: int) -> list[str]:

@@ -194,6 +194,16 @@ def test_parquet_folder(tmp_path: Path) -> None:
     assert got.test_labels.tolist() == [0, 1, 2] * 4
 
 
+@pytest.mark.parametrize(
+    "names", [("train/0000", "test/0000"), ("cifar-train", "cifar_test"), ("data/train-1", "data/val-1")]
+)
+def test_parquet_splits_by_folder_or_name(tmp_path: Path, names: tuple[str, str]) -> None:
+    parquet_file(tmp_path / f"{names[0]}.parquet", 60, 0)
+    parquet_file(tmp_path / f"{names[1]}.parquet", 12, 1)
+    got = sources.load(str(tmp_path))
+    assert (len(got.train_labels), len(got.test_labels)) == (60, 12)
+
+
 def test_parquet_single_file(tmp_path: Path) -> None:
     parquet_file(tmp_path / "all.parquet", 60, 0)
     got = sources.load(str(tmp_path / "all.parquet"))
@@ -226,6 +236,14 @@ def test_refused_data(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         write_images(tmp_path / "few" / name, 2)
     cases.append((str(tmp_path / "few"), "too few for 5 validation folds"))
+    parquet_file(tmp_path / "mixed" / "train.parquet", 60, 0)
+    parquet_file(tmp_path / "mixed" / "other.parquet", 60, 1)
+    cases.append((str(tmp_path / "mixed"), "name the parquet files train"))
+    rows = pa.table({"image": pq.read_table(tmp_path / "mixed" / "train.parquet")["image"][:12], "label": range(12)})
+    parquet_file(tmp_path / "labels" / "train.parquet", 60, 0)
+    pq.write_table(rows, tmp_path / "labels" / "test.parquet")
+    cases.append((str(tmp_path / "labels"), "the test split has label 11, but there are only the classes 0 to 2"))
+    cases.append(("~nobody-of-this-name/x", "data ~nobody-of-this-name/x: "))
     for part, classes in (("train", ("a", "b")), ("val", ("a", "c"))):
         for name in classes:
             write_images(tmp_path / "differ" / part / name, 20)
@@ -305,6 +323,10 @@ def test_auto_gives_up_on_a_silent_network_within_5_s(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match="use --data shapes"):
         sources.load_or_explain("fashion-mnist")
     silent.close()
+    # a portal that answers every address with its own page is no network either
+    monkeypatch.setattr(sources, "_FASHION_URL", serve(b"<html>please log in</html>"))
+    with pytest.raises(UserError, match="not to be had from the network"):
+        sources.load_or_explain("fashion-mnist")
 
 
 _generate = shapes.generate

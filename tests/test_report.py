@@ -10,7 +10,9 @@ import pytest
 
 from scaling_search.page import Page
 from scaling_search.report import build
+from scaling_search.space import plan
 from scaling_search.store import Record
+from scaling_search.study import preset_path, read
 from scaling_search.train import Outcome
 from tests.test_verdict import TODO, record
 
@@ -31,6 +33,7 @@ def page() -> Page:
         epochs=1,
         tolerance=0.02,
         targets={"2x": 2.0 * base},
+        unfinished="",
         notes=["note <script>alert(4)</script>"],
         provenance={"data digest": "abc", "<b>": "<i>"},
         records=records,
@@ -71,11 +74,19 @@ def test_self_contained_and_escaped(page: Page) -> None:
 
 def test_answer_says_what_the_numbers_say(page: Page) -> None:
     text = re.sub(r"<[^>]+>", "", build(page).split("id='answer'")[1].split("</section>")[0])
-    assert "At 2x the cost" in text and "choose" in text and "alpha" in text and "shares: depth" in text
-    assert "the paper's direction" in text and "best single dimension" in text and "the baseline, at 0." in text
+    assert "For the budget 2x choose" in text and "alpha" in text and "shares: depth" in text
+    assert "the paper's direction" in text and "best single dimension" in text and "the baseline: val" in text
     assert "cannot be told apart" in text and "equal training cost" in text
-    nominal = replace(page, tolerance=0.0001)
-    assert "equal in nominal cost only" in build(nominal)
+    assert "Unfinished" not in text
+    part = build(replace(page, unfinished="4 of 19 runs"))
+    assert "Unfinished, 4 of 19 runs." in part and "So far: " in part
+
+
+def test_one_map_for_each_budget(page: Page) -> None:
+    todo = plan(read(preset_path("quick"), {"budgets": ["0.5x", "2x"]}), 10, 28)
+    records = [record(c, 0, 0.7) for c in todo.everything]
+    text = build(replace(page, records=records, targets={"0.5x": 1e6, "2x": 4e6}))
+    assert 'id="map-0"' in text and 'id="map-1"' in text and "Where the budget 0.5x went" in text
 
 
 def test_page_without_any_finished_network(page: Page) -> None:

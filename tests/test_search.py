@@ -14,7 +14,7 @@ from scaling_search import analysis
 from scaling_search.data import Dataset
 from scaling_search.executors import Executor, Job, open_executor
 from scaling_search.executors.local import LocalExecutor
-from scaling_search.search import Search, finalists, promoted
+from scaling_search.search import Search, finalists, promoted, runs_needed
 from scaling_search.space import Candidate, Plan, plan
 from scaling_search.store import Store
 from scaling_search.study import Study
@@ -73,7 +73,7 @@ def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.D
 
 def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     todo = plan(study, 10, 64)
-    assert (undisturbed["status"] == "done").all()
+    assert (undisturbed["status"] == "done").all() and len(undisturbed) == runs_needed(study, todo)
     first = undisturbed[undisturbed["seed"] == 0]
     assert list(first["network"]) == [c.key for c in todo.everything]
     second = undisturbed[undisturbed["seed"] == 1]
@@ -134,6 +134,39 @@ def test_killed_worker_is_a_row_and_the_study_goes_on(
     assert len(merged) == len(alive) == len(whole) - 1
 
 
+def test_worker_killed_while_idle_is_replaced(study: Study, data: Dataset, tmp_path: Path) -> None:
+    executor = LocalExecutor(1)
+    search(study, data, tmp_path, _Open(executor))
+    os.kill(executor._workers[0].process.pid or 0, signal.SIGKILL)
+    executor._workers[0].process.join()
+    more = study.model_copy(update={"finalist_seeds": 3})
+    _, table = search(more, data, tmp_path / "more", executor)
+    assert (table["status"] == "done").all()
+
+
+class _Open:
+    """An executor that a search does not close."""
+
+    def __init__(self, executor: LocalExecutor) -> None:
+        self.run = executor.run
+
+    def close(self) -> None: ...
+
+
+def test_vanished_data_stop_the_study_and_condemn_no_network(study: Study, tmp_path: Path) -> None:
+    from scaling_search import UserError, shapes
+    from scaling_search.data import CacheWriter
+
+    with CacheWriter(tmp_path / "data") as writer:
+        own = writer.commit("s", "g", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1))
+    (tmp_path / "data").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="the same command goes on"):
+        search(study, own, tmp_path / "run", LocalExecutor(1))
+    (tmp_path / "gone").rename(tmp_path / "data")
+    _, table = search(study, own, tmp_path / "run", LocalExecutor(2))
+    assert (table["status"] == "done").all()
+
+
 def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: Path) -> None:
     rungs = study.model_copy(update={"rungs": (1, 2)})
     _, table = search(rungs, data, tmp_path, LocalExecutor(2))
@@ -141,7 +174,7 @@ def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: 
     candidates = {c.key for c in todo.candidates}
     low = table[(table["epochs"] == 1) & table["network"].isin(candidates)]
     high = table[(table["epochs"] == 2) & (table["seed"] == 0) & table["network"].isin(candidates)]
-    assert len(low) == 6 and len(high) == 3
+    assert len(low) == 6 and len(high) == 3 and len(table) == runs_needed(rungs, todo)
     assert set(high["network"]) == set(low.sort_values(["val_acc", "network"], ascending=[False, True])["network"][:3])
     always = {todo.baseline.key, *(r.key for r in todo.references)}
     assert always <= set(table[table["epochs"] == 2]["network"])

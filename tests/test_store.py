@@ -116,6 +116,15 @@ def test_second_writer_is_told_who_holds_it_and_readers_are_not_blocked(tmp_path
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no study.db there"):
         Store.read(tmp_path)
+    import sqlite3
+
+    other = sqlite3.connect(tmp_path / "study.db")
+    other.execute("create table mine (x)")
+    other.commit()
+    other.close()
+    with pytest.raises(UserError, match="not a readable study"):
+        Store.read(tmp_path)
+    (tmp_path / "study.db").unlink()
     (tmp_path / "study.db").write_bytes(b"SQLite format 3\0" + b"nonsense" * 100)
     with pytest.raises(UserError, match="not a readable study"):
         Store.read(tmp_path)

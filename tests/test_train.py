@@ -13,7 +13,6 @@ from scaling_search.data import Dataset
 from scaling_search.train import (
     Epoch,
     Outcome,
-    Recipe,
     Trial,
     _evaluate,
     _evenly,
@@ -165,15 +164,49 @@ def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     assert model[1].momentum == 0.1
 
 
+def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+    """A folder of class folders is sorted by class; its first images are no sample of it."""
+    from scaling_search.data import CacheWriter
+
+    order = np.argsort(data.train_labels, kind="stable")
+    with CacheWriter(tmp_path / "sorted") as writer:
+        images, labels = np.array(data.train_images)[order], np.array(data.train_labels)[order]
+        test = np.array(data.test_images), np.array(data.test_labels)
+        ordered = writer.commit("sorted", "x", data.classes, images, labels, test)
+    seen: list[torch.Tensor] = []
+
+    def record(model: nn.Module, data: Dataset, bn: torch.Tensor, *rest: torch.Tensor) -> tuple[float, float, str]:
+        seen.append(bn)
+        return 1.0, 0.5, "ff"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scaling_search.train._evaluate", record)
+        recipe = dataclasses.replace(trial.recipe, bn_images=128)
+        changes = {"train_images": None, "recipe": recipe, "data_digest": ordered.digest}
+        finish(elsewhere(trial, tmp_path, epochs=1, **changes), ordered)
+    small = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    small = torch.nn.functional.interpolate(small, size=(12, 12), mode="bilinear", antialias=True).round()
+    classes = [int(labels[(small - image).abs().flatten(1).sum(1).argmin()]) for image in seen[0].float()]
+    assert len(seen[0]) == 128 and len(set(classes)) == 10 and max(np.bincount(classes)) < 30
+
+
+def test_disk_failure_is_not_a_networks(trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("scaling_search.checkpoint.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        finish(trial, data)
+
+
 def test_schedule() -> None:
-    recipe = Recipe(lr=1.0, warmup_steps=10)
-    rates = [learning_rate(s, 100, recipe) for s in range(100)]
+    rates = [learning_rate(s, 100, 1.0, 10) for s in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert set(rates[10:80]) == {1.0} and decay_start(100) == 80
     steps = np.diff(rates[79:])
     assert steps == pytest.approx([-1 / 21] * 20) and rates[-1] > 0
     # what makes continuing possible: before the decay the length does not matter
-    assert rates[:80] == [learning_rate(s, 1000, recipe) for s in range(80)]
+    assert rates[:80] == [learning_rate(s, 1000, 1.0, 10) for s in range(80)]
 
 
 def test_key_is_what_determines_the_run(trial: Trial) -> None:

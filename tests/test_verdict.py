@@ -6,7 +6,7 @@ from scaling_search.space import Candidate, plan
 from scaling_search.store import Record
 from scaling_search.study import preset_path, read
 from scaling_search.train import Epoch, Outcome
-from scaling_search.verdict import against, noise_words, points, tied_words, verdicts
+from scaling_search.verdict import against, baseline_words, noise_words, points, tied_words, verdicts
 
 TODO = plan(read(preset_path("quick")), 10, 28)
 
@@ -89,13 +89,56 @@ def test_failed_networks_are_left_out_and_said() -> None:
     (v,) = verdicts(records, 1)
     assert v.failed == (TODO.candidates[1],) and len(v.rows) == 1
     assert "only network of this cost that finished" in tied_words(v)
+    assert v.failed[0].label not in [r.candidate.label for r in v.rows]
     assert verdicts([record(TODO.candidates[0], 0, None)], 1) == [] and verdicts([], 1) == []
 
 
 def test_all_tied_is_said() -> None:
     records = [record(c, s, 0.7 + 0.02 * ((k + s) % 2)) for k, c in enumerate(TODO.candidates[:4]) for s in range(2)]
     (v,) = verdicts(records, 1)
-    assert tied_words(v).startswith("all 4 networks of this cost are tied")
+    assert tied_words(v).startswith("All 4 networks of this cost are tied")
+
+
+def test_references_are_on_the_same_scale() -> None:
+    """A second seed ten points lower moves everyone alike, the networks that never met it too."""
+    records = [record(c, 0, 0.8) for c in TODO.everything]
+    records += [record(c, 1, 0.7) for c in (TODO.baseline, *TODO.candidates[:3])]
+    (v,) = verdicts(records, 1)
+    means = [r.mean for r in (*v.rows, *v.references)] + [v.baseline.mean if v.baseline else 0.0]
+    assert means == pytest.approx([0.75] * len(means)) and len(v.references) == 2
+
+
+def test_networks_left_behind_at_a_rung_are_said() -> None:
+    low = [Record(0, c, 0, 1, Outcome("done", (Epoch(1, 1.0, 1.0, 0.5, 0.1),), "ff")) for c in TODO.candidates]
+    high = [Record(0, c, 0, 2, Outcome("done", (Epoch(2, 1.0, 1.0, 0.6, 0.1),), "ff")) for c in TODO.candidates[:5]]
+    (v,) = verdicts([*low, *high], 2)
+    assert set(v.dropped) == set(TODO.candidates[5:]) and len(v.rows) == 5
+    assert f"{len(TODO.candidates) - 5} more were left behind at fewer epochs" in tied_words(v)
+
+
+def test_unequal_cost_is_said() -> None:
+    todo = plan(read(preset_path("quick"), {"space.mode": "nominal"}), 10, 28)
+    (v,) = verdicts([record(c, 0, 0.7) for c in todo.candidates], 1)
+    assert not v.equal_cost and "that really cost" in tied_words(v) and "of this cost" not in tied_words(v)
+
+
+def test_few_repeats_do_not_shrink_the_noise_to_nothing() -> None:
+    records = [record(c, s, 0.7) for c in TODO.candidates[:2] for s in range(2)]  # one repeat, and it agrees exactly
+    (v,) = verdicts(records, 1)
+    assert v.repeats == 1 and v.noise == pytest.approx(np.sqrt(0.7 * 0.3 / 1000))
+
+
+def test_baseline_that_the_extra_cost_does_not_beat_is_said() -> None:
+    rng = np.random.default_rng(3)
+    everyone = [TODO.baseline, *TODO.candidates[:4]]
+    records = [record(c, s, 0.7 + rng.normal(0, 0.01)) for c in everyone for s in range(3)]
+    (v,) = verdicts(records, 1)
+    assert "The extra cost does not show" in (baseline_words(v) or "")
+    records = [
+        record(c, s, (0.5 if c is TODO.baseline else 0.7) + rng.normal(0, 0.01)) for c in everyone for s in range(3)
+    ]
+    (v,) = verdicts(records, 1)
+    assert "does not show" not in (baseline_words(v) or "") and "below" in (baseline_words(v) or "")
 
 
 def test_named_and_baseline() -> None:

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from scaling_search import UserError
 from scaling_search.data import Dataset
 from scaling_search.executors import Job
 from scaling_search.train import Epoch, Outcome, Trial, run
@@ -24,7 +25,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        # Ctrl-C reaches the whole group and the driver decides; ignored from the child's first moment
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.process.start()
+        signal.signal(signal.SIGINT, before)
         theirs.close()
         self.job: Job | None = None
 
@@ -39,7 +43,6 @@ class _Worker:
 
 
 def _work(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -54,10 +57,13 @@ def _work(connection: Connection) -> None:
             trial: Trial = connection.recv()
         except EOFError:
             return
-        if trial.data_folder not in open_data:
-            open_data[trial.data_folder] = Dataset.open(Path(trial.data_folder))
-        for event in run(trial, open_data[trial.data_folder]):
-            connection.send(event)
+        try:
+            if trial.data_folder not in open_data:
+                open_data[trial.data_folder] = Dataset.open(Path(trial.data_folder))
+            for event in run(trial, open_data[trial.data_folder]):
+                connection.send(event)
+        except (UserError, OSError) as error:  # a full disk, vanished data: every run would fail alike
+            connection.send(UserError(f"training stopped: {error}; mend it, and the same command goes on"))
 
 
 class LocalExecutor:
@@ -78,7 +84,7 @@ class LocalExecutor:
                 if job is None:
                     asked_out = True
                 else:
-                    worker.send(job)
+                    self._send(worker, job)
             busy = {w.connection: w for w in self._workers if w.job}
             if not busy:
                 return
@@ -92,11 +98,30 @@ class LocalExecutor:
                     worker.process.join()
                     self._workers.remove(worker)
                     event = Outcome("crashed", note=f"worker process ended with status {worker.process.exitcode}")
+                if isinstance(event, UserError):
+                    raise event
                 if isinstance(event, Outcome):
                     worker.job = None
+                    if event.status == "crashed" and worker in self._workers:
+                        self._drop(worker)  # what broke a run may have broken the process, a CUDA context above all
                     on_outcome(job, event)
                 else:
                     on_epoch(job, event)
+
+    def _send(self, worker: _Worker, job: Job) -> None:
+        """Hand over a job; a worker that died while it was idle is replaced."""
+        while True:
+            try:
+                worker.send(job)
+                return
+            except OSError:
+                self._drop(worker)
+                worker = _Worker()
+                self._workers.append(worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.stop()
 
     def _idle(self) -> _Worker | None:
         for worker in self._workers:

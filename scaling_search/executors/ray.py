@@ -26,6 +26,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from scaling_search import UserError
 from scaling_search.data import Dataset
 from scaling_search.executors import Job
 from scaling_search.train import Epoch, Outcome, Trial, run
@@ -41,7 +42,10 @@ class _Trainable(tune.Trainable):
         self._events: Iterator[Epoch | Outcome] = run(trial, Dataset.open(Path(trial.data_folder)))
 
     def step(self) -> dict[str, Any]:
-        event = next(self._events)
+        try:
+            event = next(self._events)
+        except OSError as error:  # a full disk, vanished data: every run would fail alike
+            return {"failure": str(error), "done": True}
         if isinstance(event, Outcome):
             return {"outcome": json.dumps(event.as_dict()), "done": True}
         return {"epoch": json.dumps(asdict(event))}
@@ -63,9 +67,10 @@ class _Delegate(Searcher):
         super().__init__(metric="done", mode="max")
         self._ask, self._on_epoch, self._on_outcome = ask, on_epoch, on_outcome
         self._jobs: dict[str, Job] = {}
+        self.failure: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        job = self._ask()
+        job = None if self.failure else self._ask()
         if job is None:
             return Searcher.FINISHED
         self._jobs[trial_id] = job
@@ -77,7 +82,9 @@ class _Delegate(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self._jobs.pop(trial_id)
-        if result and "outcome" in result:
+        if result and "failure" in result:
+            self.failure = result["failure"]
+        elif result and "outcome" in result:
             self._on_outcome(job, Outcome.from_dict(json.loads(result["outcome"])))
         else:
             self._on_outcome(job, Outcome("crashed", note="the Ray actor ended without an outcome"))
@@ -104,6 +111,7 @@ class RayExecutor:
             num_cpus=max(cpus, 1),
             num_gpus=1 if device == "cuda" else 0,
             include_dashboard=False,
+            _node_ip_address="127.0.0.1",  # nothing listens beyond this machine
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
@@ -119,10 +127,11 @@ class RayExecutor:
         if first is None:  # Tune calls an experiment without trials an error
             return
         waiting = [first]
+        delegate = _Delegate(lambda: waiting.pop() if waiting else ask(), on_epoch, on_outcome)
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, self._share),
             tune_config=tune.TuneConfig(
-                search_alg=_Delegate(lambda: waiting.pop() if waiting else ask(), on_epoch, on_outcome),
+                search_alg=delegate,
                 num_samples=-1,
                 max_concurrent_trials=self._workers,
                 reuse_actors=True,
@@ -135,6 +144,8 @@ class RayExecutor:
             ),
         )
         tuner.fit()
+        if delegate.failure:
+            raise UserError(f"training stopped: {delegate.failure}; mend it, and the same command goes on")
 
     def close(self) -> None:
         ray.shutdown()
