@@ -95,8 +95,8 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
     todo = make({"data.source": "shapes"}, native=400, preset="paper", classes=1000)
     assert len(todo.candidates) == 65
     every_pixel = make({"data.source": "shapes", "space.resolution_step": 1}, 400, "paper", 1000).candidates
-    assert min(c.ratio for c in todo.candidates) == pytest.approx(1.8, abs=0.1)
-    assert max(c.ratio for c in every_pixel) == pytest.approx(3.4, abs=0.05)
+    ratios = [c.ratio for c in (*todo.candidates, *every_pixel)]
+    assert 1.8 <= min(ratios) < 1.9 and 3.3 < max(ratios) <= 3.4  # facts.md: 1.8x to 3.4x
     paper = next(c for c in todo.candidates if "paper" in c.directions)
     assert (paper.alpha, paper.beta, paper.gamma, paper.arch.resolution) == (1.2, 1.1, 1.15, 256)
     assert paper.ratio == pytest.approx(2.23, abs=0.005)
