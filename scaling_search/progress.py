@@ -25,7 +25,7 @@ class Live:
         self._console, self._planned, self._workers = console, planned, workers
         self._begun = time.monotonic()
         self._finished = 0
-        self._best: tuple[float, str] | None = None
+        self._best: float | None = None
         self._running: dict[int, tuple[Candidate, int, int]] = {}  # candidate, epochs done, epochs
         self._testing = False
         self._bar = Progress(
@@ -73,8 +73,8 @@ class Live:
         if outcome.status == "done":
             accuracy = outcome.epochs[-1].val_acc
             result = f"val {points(accuracy)}"
-            if candidate.role == "candidate" and (self._best is None or accuracy > self._best[0]):
-                self._best = accuracy, candidate.label
+            if candidate.role == "candidate" and (self._best is None or accuracy > self._best):
+                self._best = accuracy
         else:
             result = f"{outcome.status}: {outcome.note}"
         name = candidate.label if candidate.role == "candidate" else f"{candidate.role}, {candidate.label}"
@@ -91,7 +91,10 @@ class Live:
         return f"{int(left) // 60}:{int(left) % 60:02d}"
 
     def _show(self) -> None:
-        running = "; ".join(f"{c.label} ({done}/{epochs})" for c, done, epochs in self._running.values())
-        best = f"best {points(self._best[0])} ({self._best[1]}) · " if self._best else ""
+        running = ", ".join(
+            f"{c.arch.blocks}b w{c.beta:g} {c.arch.resolution}px ({done}/{epochs})"
+            for c, done, epochs in self._running.values()
+        )
+        best = f"best {points(self._best)} · " if self._best else ""
         left = f"{self._left()} left · " if self._finished else ""
         self._bar.update(self._task, completed=self._finished, now=f"{left}{best}{running}")

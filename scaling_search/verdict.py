@@ -194,7 +194,8 @@ def share_words(c: Candidate) -> str:
 def noise_words(v: Verdict) -> str:
     if v.repeats:
         rough = ", so every ± here is itself rough and two standard errors miss more than 5%" if v.repeats < 10 else ""
-        return f"one run varies by ± {points(v.noise)} points (from {v.repeats} repeats{rough})"
+        repeats = "1 repeat" if v.repeats == 1 else f"{v.repeats} repeats"
+        return f"one run varies by ± {points(v.noise)} points (from {repeats}{rough})"
     return f"no run was repeated; ± {points(v.noise)} points a run is what the number of validation images alone gives"
 
 

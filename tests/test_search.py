@@ -94,6 +94,25 @@ def test_any_executor_gives_the_same_table(
     pd.testing.assert_frame_equal(table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True)
 
 
+def listening() -> set[tuple[str, str]]:
+    """(address, port) of every listening TCP socket, in the kernel's hexadecimal."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        rows = [line.split() for line in Path(table).read_text().splitlines()[1:]] if Path(table).exists() else []
+        found |= {tuple(row[1].split(":")) for row in rows if row[3] == "0A"}
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc here")
+def test_ray_listens_on_this_machine_alone() -> None:
+    before = listening()
+    executor = open_executor("ray", 1, "cpu", 1)
+    opened = listening() - before
+    executor.close()
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert opened and {address for address, _ in opened} <= loopback
+
+
 def test_interrupted_goes_on_and_repeats_nothing(
     undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path
 ) -> None:

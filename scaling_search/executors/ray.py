@@ -19,6 +19,8 @@ from typing import Any
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the machine's own.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -111,7 +113,6 @@ class RayExecutor:
             num_cpus=max(cpus, 1),
             num_gpus=1 if device == "cuda" else 0,
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",  # nothing listens beyond this machine
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
