@@ -24,12 +24,14 @@ class Cost:
         return Cost(n * self.macs, n * self.params, n * self.acts)
 
 
+def _weights(op: Op) -> int:
+    return op.c_in // op.groups * op.c_out * op.kernel**2
+
+
 def op_cost(op: Op) -> Cost:
     """One layer with its batch norm (scale and shift) or its bias."""
-    weights = op.c_in // op.groups * op.c_out * op.kernel**2
-    pixels = op.side**2
     extra = 2 * op.c_out if op.norm else op.c_out
-    return Cost(weights * pixels, weights + extra, op.c_out * pixels)
+    return Cost(_weights(op) * op.side**2, _weights(op) + extra, op.c_out * op.side**2)
 
 
 def cost(arch: Arch) -> Cost:
@@ -52,7 +54,4 @@ def cost_by_kind(arch: Arch) -> dict[str, Cost]:
 
 def macs(arch: Arch) -> int:
     """The multiply-adds alone: what solving for a budget evaluates thousands of times."""
-    return sum(
-        block.repeats * sum(op.c_in // op.groups * op.c_out * op.kernel**2 * op.side**2 for op in ops(block))
-        for block in blocks(arch)
-    )
+    return sum(block.repeats * sum(_weights(op) * op.side**2 for op in ops(block)) for block in blocks(arch))

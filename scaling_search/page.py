@@ -123,7 +123,7 @@ _HEAD = (
 )
 
 
-def table(records: list[Record], epochs: int) -> str:
+def table(records: list[Record]) -> str:
     head = "".join(
         f"<th aria-sort='none'><button type='button' title='{escape(title)}'>{escape(name)}</button></th>"
         for name, title in _HEAD

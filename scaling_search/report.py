@@ -27,7 +27,7 @@ from scaling_search.verdict import (
 )
 
 # Okabe and Ito's colours: told apart by the colour-blind.
-BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#7A7A7A", "#D55E00"
+BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#7A7A7A", "#D55E00"
 _CONFIG = {
     "showSendToCloud": False,
     "plotlyServerURL": "",
@@ -54,7 +54,7 @@ def build(page: Page) -> str:
         for anchor, heading, words, figure in figures:
             body = pio.to_html(figure, full_html=False, include_plotlyjs=False, div_id=anchor, config=_CONFIG)
             parts.append(f"<section><h2>{escape(heading)}</h2><p>{words}</p>{body}</section>")
-    parts.append(table(page.records, page.epochs))
+    parts.append(table(page.records))
     parts.append(reproduce(page))
     assets = resources.files("scaling_search") / "assets"
     css, script = (assets / "report.css").read_text(), (assets / "report.js").read_text()
