@@ -1,4 +1,4 @@
-"""EfficientNets at any (alpha, beta, gamma, phi) and any budget, with exact cost.
+"""ConvNets at any (alpha, beta, gamma, phi) and any budget, with exact cost.
 
 net = effnet.solve("b0", budget="2x", depth=1.2, resolution=257)
 effnet.cost(net).macs
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from effnet.arch import Arch, Baseline, Block, Scaling, Stage
-from effnet.budget import Budget, InfeasibleError, solve
+from effnet.arch import Arch, Baseline, Scaling, Stage
+from effnet.blocks import Block
+from effnet.budget import Budget, InfeasibleError, Solution, fit, solve
 from effnet.cost import Cost, cost
-from effnet.families import arch
+from effnet.definition import read_baseline
+from effnet.families import arch, baseline, implied_phi
+from effnet.families import names as list
 
 if TYPE_CHECKING:
-    from effnet.model import EfficientNet
+    from effnet.model import ConvNet
 
 __all__ = [
     "Arch",
@@ -25,16 +28,37 @@ __all__ = [
     "Cost",
     "InfeasibleError",
     "Scaling",
+    "Solution",
     "Stage",
     "arch",
+    "baseline",
     "build",
     "cost",
+    "fit",
+    "implied_phi",
+    "list",
+    "read_baseline",
     "solve",
 ]
 
 
-def build(net: Arch, *, dropout: float | None = None, drop_path: float = 0.2) -> EfficientNet:
-    """The torch module of `net`. See `effnet.model.EfficientNet`."""
-    from effnet.model import EfficientNet
+def build(
+    net: Arch | str,
+    *,
+    num_classes: int | None = None,
+    dropout: float | None = None,
+    drop_path: float = 0.2,
+    bn_eps: float = 1e-3,
+    same_padding: bool = False,
+) -> ConvNet:
+    """The torch module of a network or of a published member (`build("b3", num_classes=10)`).
 
-    return EfficientNet(net, dropout=dropout, drop_path=drop_path)
+    See `effnet.model.ConvNet` for the options. Raises ValueError for an unknown name, and for
+    `num_classes` beside an Arch, which has its own."""
+    from effnet.model import ConvNet
+
+    if isinstance(net, str):
+        net = arch(net, num_classes=1000 if num_classes is None else num_classes)
+    elif num_classes is not None:
+        raise ValueError("num_classes: an Arch has its own; give it to effnet.arch")
+    return ConvNet(net, dropout=dropout, drop_path=drop_path, bn_eps=bn_eps, same_padding=same_padding)

@@ -1,45 +1,105 @@
 """Networks as data: the rows of a baseline, how they scale, and the integers that come out.
 
-Everything about a network's shape is computed here, once. `model.py` builds modules from
-`ops(block)` and `cost.py` sums over the same operators, so a network and its cost cannot
-drift apart. No torch.
+`blocks.py` resolves an Arch into blocks and layers. No torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Rounding = Literal["official", "spread"]
+from effnet.rounding import rule, snap, spread_repeats
 
-# Multipliers such as (2**.5)**2 miss an integer by a few ulps; without a snap,
-# ceil turns 2.0000000000000004 repeats into 3.
-_SNAP = 1e-9
-
-
-def snap(x: float) -> float:
-    """`x`, or the integer within 1e-9 of it."""
-    nearest = round(x)
-    return float(nearest) if abs(x - nearest) < _SNAP else x
-
-
-def round_half_up(x: float) -> int:
-    return math.floor(snap(x) + 0.5)
+Operator = Literal["mbconv", "mbconv3x3", "fused", "separable", "bottleneck"]
+OPERATORS: dict[str, str] = {
+    "mbconv": "inverted residual: 1x1 expand, depthwise, squeeze-and-excitation, project (EfficientNet, MobileNetV2)",
+    "mbconv3x3": "the same with a dense 3x3 expansion (the teaching notebook)",
+    "fused": "one k x k convolution instead of expand and depthwise (EfficientNetV2)",
+    "separable": "depthwise, then 1x1, no residual (MobileNetV1)",
+    "bottleneck": "1x1 down to width / expand, k x k, 1x1 up, with a shortcut (ResNet)",
+}
+ACTIVATIONS = ("silu", "relu", "relu6")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One row of a baseline table (EfficientNet paper, Table 1)."""
+    """One row of a baseline table (EfficientNet paper, Table 1).
 
-    operator: Literal["mbconv"]
+    `width` is the row's output channels. `se_percent` is the squeeze-and-excitation ratio, in percent of
+    the block's input width (0: none; only the two mbconv operators have one). A bottleneck's inner
+    width is width // expand."""
+
+    operator: Operator
     expand: int
     kernel: int
     stride: int
-    width: int  # output channels
+    width: int
     repeats: int
+    se_percent: int = 25
+
+
+# by construction order, for messages and TOML rows
+STAGE_KEYS = tuple(Stage.__dataclass_fields__)
+
+
+def check_stage(stage: Stage, where: str) -> None:
+    """Raises ValueError naming the row and the key that is wrong, and what would be right."""
+    if stage.operator not in OPERATORS:
+        raise ValueError(f"{where}: operator = {stage.operator!r}: known are {', '.join(OPERATORS)}")
+    for key in STAGE_KEYS[1:]:
+        _check_count(where, key, getattr(stage, key), 0 if key == "se_percent" else 1)
+    if stage.kernel % 2 == 0:
+        raise ValueError(f"{where}: kernel = {stage.kernel}: must be odd, such as 3, 5 or 7")
+    if stage.se_percent and not stage.operator.startswith("mbconv"):
+        raise ValueError(f"{where}: se_percent = {stage.se_percent}: must be 0, {stage.operator} has no such layer")
+    if stage.se_percent > 100:
+        raise ValueError(f"{where}: se_percent = {stage.se_percent}: at most 100")
+    if stage.operator == "separable" and stage.expand != 1:
+        raise ValueError(f"{where}: expand = {stage.expand}: must be 1, separable does not expand")
+
+
+def _check_count(where: str, key: str, value: object, least: int, most: int = 10**6) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{where}: {key} = {value!r}: must be a whole number from {least} to {most:,}")
+
+
+def _check_network(net: Baseline | Arch, where: str) -> None:
+    """What a Baseline and an Arch have in common."""
+    if not net.stages:
+        raise ValueError(f"{where}: stages: at least one row")
+    for i, stage in enumerate(net.stages, 1):
+        check_stage(stage, f"{where}: stage {i}")
+    for key in ("stem_width", "stem_kernel", "stem_stride", "stem_pool", "resolution"):
+        _check_count(where, key, getattr(net, key), 1)
+    _check_count(where, "head_width", net.head_width, 0)
+    _check_count(where, "dropout_percent", net.dropout_percent, 0, 99)
+    if net.stem_kernel % 2 == 0:
+        raise ValueError(f"{where}: stem_kernel = {net.stem_kernel}: must be odd")
+    if net.activation not in ACTIVATIONS:
+        raise ValueError(f"{where}: activation = {net.activation!r}: known are {', '.join(ACTIVATIONS)}")
+    _check_side(net.resolution, net.total_stride)
+
+
+def _check_side(resolution: int, total_stride: int) -> None:
+    # maps shrink by ceil, so the sum always works out; but below half of the total stride
+    # whole stages would stride over a single pixel
+    if 2 * resolution < total_stride:
+        raise ValueError(
+            f"resolution = {resolution} px: a total stride of {total_stride} leaves no pixels; "
+            f"at least {least_side(total_stride)}"
+        )
+
+
+def least_side(total_stride: int) -> int:
+    """The smallest resolution [px] that a network of this total stride is built for."""
+    return -(-total_stride // 2)
+
+
+def _total_stride(net: Baseline | Arch) -> int:
+    return net.stem_stride * net.stem_pool * math.prod([stage.stride for stage in net.stages])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +108,8 @@ class Baseline:
 
     `width` multiplies every channel count of the table before rounding (0.25 makes a quarter-width
     baseline); the width multiplier of a scaling multiplies it again, so rounding happens once.
-    """
+    `stem_pool` is the stride of a 3x3 max-pool after the stem (1: none); a `head_width` of 0 means that
+    the classifier follows the last stage. Raises ValueError naming the row and the key that is wrong."""
 
     name: str
     stem_width: int
@@ -57,9 +118,19 @@ class Baseline:
     head_width: int
     resolution: int  # px
     dropout_percent: int = 20
-    rounding: Rounding = "official"
+    rounding: str = "official"  # a name in rounding.ROUNDINGS
     divisor: int = 8
     width: float = 1.0
+    stem_kernel: int = 3
+    stem_pool: int = 1
+    activation: str = "silu"
+
+    def __post_init__(self) -> None:
+        where = f"baseline {self.name}"
+        _check_network(self, where)
+        rule(self.rounding)
+        _check_count(where, "divisor", self.divisor, 1)
+        _check_multiplier("width", self.width)
 
     @property
     def blocks(self) -> int:
@@ -67,13 +138,32 @@ class Baseline:
 
     @property
     def total_stride(self) -> int:
-        return self.stem_stride * math.prod(stage.stride for stage in self.stages)
+        return _total_stride(self)
 
     def with_blocks(self, blocks: int) -> Baseline:
         """The same rows with `blocks` blocks spread over the stages."""
         repeats = spread_repeats(blocks, tuple(s.repeats for s in self.stages))
         stages = tuple(replace(s, repeats=n) for s, n in zip(self.stages, repeats, strict=True))
         return replace(self, stages=stages)
+
+    def with_stages(self, changes: Mapping[int, Mapping[str, Any]]) -> Baseline:
+        """Rows overridden, counted from 1 as in the paper's table: `{5: {"kernel": 3, "repeats": 4}}`.
+
+        Raises ValueError for a row or a key that is not there."""
+        rows = list(self.stages)
+        for number, change in changes.items():
+            if number not in range(1, len(rows) + 1):
+                raise ValueError(f"stage {number}: {self.name} has stages 1 to {len(rows)}")
+            for key in change:
+                if key not in STAGE_KEYS:
+                    raise ValueError(f"stage {number}: {key}: known keys are {', '.join(STAGE_KEYS)}")
+            rows[number - 1] = replace(rows[number - 1], **change)
+        return replace(self, stages=tuple(rows))
+
+
+def _check_multiplier(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} = {value}: must be a finite number above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +177,7 @@ class Scaling:
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} = {value}: must be a finite number above 0")
+            _check_multiplier(name, getattr(self, name))
         if not math.isfinite(self.phi):
             raise ValueError(f"phi = {self.phi}: must be finite")
         for name in ("alpha", "beta", "gamma"):
@@ -124,99 +212,49 @@ class Arch:
     dropout_percent: int
     in_channels: int = 3
     name: str = field(default="", compare=False)
+    stem_kernel: int = 3
+    stem_pool: int = 1
+    activation: str = "silu"
 
     @property
     def blocks(self) -> int:
         return sum(stage.repeats for stage in self.stages)
 
     @property
+    def total_stride(self) -> int:
+        return _total_stride(self)
+
+    @property
     def key(self) -> str:
-        rows = [f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}" for s in self.stages]
+        """12 hexadecimal digits. What has its default is left out, so that a new field changes no old key."""
+        rows = [
+            f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}"
+            + (f",{s.se_percent}" if s.se_percent != 25 else "")
+            for s in self.stages
+        ]
+        more = (self.stem_kernel, self.stem_pool, self.activation)
         text = (
             f"{self.in_channels}|{self.stem_width},{self.stem_stride}|{';'.join(rows)}"
             f"|{self.head_width}|{self.resolution}|{self.num_classes}|{self.dropout_percent}"
-        )
+        ) + (f"|{more}" if more != (3, 1, "silu") else "")
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON; `from_dict` is its inverse."""
-        return {
-            "in_channels": self.in_channels,
-            "stem_width": self.stem_width,
-            "stem_stride": self.stem_stride,
-            "stages": [[s.operator, s.expand, s.kernel, s.stride, s.width, s.repeats] for s in self.stages],
-            "head_width": self.head_width,
-            "resolution": self.resolution,
-            "num_classes": self.num_classes,
-            "dropout_percent": self.dropout_percent,
-            "name": self.name,
-        }
+        fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "stages": [[getattr(s, key) for key in STAGE_KEYS] for s in self.stages]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Arch:
-        return cls(**{**data, "stages": tuple(Stage(*row) for row in data["stages"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One block fully resolved, with its count of identical repeats.
-
-    `expanded` is the inner width (the head's is its convolution's width), `squeezed` the
-    squeeze-and-excitation width (0: none). Sides are in px.
-    """
-
-    operator: Literal["stem", "mbconv", "head"]
-    repeats: int
-    c_in: int
-    expanded: int
-    squeezed: int
-    c_out: int
-    kernel: int
-    stride: int
-    side_in: int
-    side_out: int
-
-    @property
-    def residual(self) -> bool:
-        return self.operator == "mbconv" and self.stride == 1 and self.c_in == self.c_out
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One convolution or linear layer with what follows it. Padding is kernel // 2."""
-
-    kind: Literal["stem", "expand", "depthwise", "squeeze", "excite", "project", "head", "classifier"]
-    c_in: int
-    c_out: int
-    kernel: int = 1
-    stride: int = 1
-    groups: int = 1
-    side: int = 1  # output px
-    norm: bool = False  # a batch norm follows, and the layer itself has no bias
-
-
-def channels(width: float, divisor: int, rounding: Rounding) -> int:
-    """Round a channel count (facts: official TensorFlow `round_filters`; `spread`: nearest multiple)."""
-    width = snap(width)
-    if rounding == "spread":
-        return max(divisor, round_half_up(width / divisor) * divisor)
-    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * width else rounded
-
-
-def spread_repeats(blocks: int, base: tuple[int, ...]) -> tuple[int, ...]:
-    """`blocks` shared out in proportion to `base`: largest remainder, ties to the earlier stage, at least 1 each."""
-    if blocks < len(base):
-        raise ValueError(f"{blocks} blocks: at least one for each of the {len(base)} stages is needed")
-    total = sum(base)
-    counts = [max(1, blocks * n // total) for n in base]
-    remainder = [blocks * n % total if blocks * n >= total else 0 for n in base]
-    by_remainder = sorted(range(len(base)), key=lambda i: (-remainder[i], i))
-    for i in by_remainder[: max(0, blocks - sum(counts))]:
-        counts[i] += 1
-    while sum(counts) > blocks:  # the floor of 1 gave out too many: take from the largest, late first
-        counts[max(range(len(base)), key=lambda i: (counts[i], i))] -= 1
-    return tuple(counts)
+    def from_dict(cls, data: Mapping[str, Any]) -> Arch:
+        """Raises ValueError naming what is missing or wrong."""
+        try:
+            net = cls(**{**data, "stages": tuple(Stage(*row) for row in data["stages"])})
+            _check_network(net, "network")
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"network: not a description of one: {error}") from None
+        _check_count("network", "num_classes", net.num_classes, 1)
+        _check_count("network", "in_channels", net.in_channels, 1)
+        return net
 
 
 def scale(
@@ -231,85 +269,71 @@ def scale(
 ) -> Arch:
     """Apply multipliers of depth and width and a resolution in px; round by the baseline's rule.
 
-    Raises ValueError for a multiplier that is not a finite number above 0, a resolution or class
-    count below 1, and, under `spread`, fewer blocks than stages.
+    Raises ValueError for a multiplier that is not a finite number above 0, a resolution that the strides
+    leave no pixels of, a class count below 1, and, under `spread`, fewer blocks than stages.
     """
-    for label, value in (("depth", depth), ("width", width)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{label} = {value}: must be a finite number above 0")
-    resolution = baseline.resolution if resolution is None else resolution
-    for label, count in (("resolution", resolution), ("num_classes", num_classes)):
-        if int(count) != count or count < 1:
-            raise ValueError(f"{label} = {count}: must be a whole number above 0")
-    base_repeats = tuple(s.repeats for s in baseline.stages)
-    if baseline.rounding == "spread":
-        repeats = spread_repeats(round_half_up(depth * baseline.blocks), base_repeats)
-    else:
-        repeats = tuple(math.ceil(snap(depth * n)) for n in base_repeats)
-
-    def wide(c: int) -> int:
-        return channels(c * baseline.width * width, baseline.divisor, baseline.rounding)
-
-    return Arch(
-        stem_width=wide(baseline.stem_width),
-        stem_stride=baseline.stem_stride,
-        stages=tuple(replace(s, width=wide(s.width), repeats=n) for s, n in zip(baseline.stages, repeats, strict=True)),
-        head_width=wide(baseline.head_width),
-        resolution=int(resolution),
-        num_classes=int(num_classes),
-        dropout_percent=baseline.dropout_percent if dropout_percent is None else dropout_percent,
-        name=name or baseline.name,
+    return assemble(
+        baseline,
+        repeats_at(baseline, depth),
+        widths_at(baseline, width),
+        baseline.resolution if resolution is None else resolution,
+        num_classes=num_classes,
+        dropout_percent=dropout_percent,
+        name=name,
     )
 
 
-def _after(side: int, stride: int) -> int:
-    # kernel k, padding k // 2, odd k: floor((side - 1) / stride) + 1
-    return -(-side // stride)
+def repeats_at(baseline: Baseline, depth: float) -> tuple[int, ...]:
+    """Repeats per stage at a depth multiplier."""
+    _check_multiplier("depth", depth)
+    return rule(baseline.rounding).repeats(depth, tuple([s.repeats for s in baseline.stages]))
 
 
-def blocks(arch: Arch) -> Iterator[Block]:
-    """The network from input to logits; identical neighbours are one Block with `repeats`."""
-    side, c = arch.resolution, arch.in_channels
-    out = _after(side, arch.stem_stride)
-    yield Block("stem", 1, c, 0, 0, arch.stem_width, 3, arch.stem_stride, side, out)
-    side, c = out, arch.stem_width
-    for stage in arch.stages:
-        # only a stage's first block changes width and side
-        for first, repeats in ((True, 1), (False, stage.repeats - 1)):
-            if not repeats:
-                continue
-            stride = stage.stride if first else 1
-            out = _after(side, stride)
-            yield Block(
-                stage.operator,
-                repeats,
-                c,
-                c * stage.expand,
-                max(1, c // 4),  # ratio 0.25 of the block's input width
-                stage.width,
-                stage.kernel,
-                stride,
-                side,
-                out,
-            )
-            side, c = out, stage.width
-    yield Block("head", 1, c, arch.head_width, 0, arch.num_classes, 1, 1, side, 1)
+def widths_at(baseline: Baseline, width: float) -> tuple[int, ...]:
+    """Channels at a width multiplier: stem, each stage, head."""
+    _check_multiplier("width", width)
+    rounding, divisor, multiplier = rule(baseline.rounding), baseline.divisor, baseline.width * width
+    channels = rounding.channels
+    stages = [channels(s.width * multiplier, divisor) for s in baseline.stages]
+    stem = baseline.stem_width
+    if not rounding.stem_fixed:
+        stem = (rounding.stem or channels)(stem * multiplier, divisor)
+    head = baseline.head_width
+    if head:
+        head = rounding.head(head, head * multiplier, channels(head * multiplier, divisor), stages[-1])
+    return (stem, *stages, head)
 
 
-def ops(block: Block) -> tuple[Op, ...]:
-    """The convolutions and linear layers of one repeat of `block`, in order."""
-    b = block
-    if b.operator == "stem":
-        return (Op("stem", b.c_in, b.c_out, b.kernel, b.stride, side=b.side_out, norm=True),)
-    if b.operator == "head":
-        return (
-            Op("head", b.c_in, b.expanded, side=b.side_in, norm=True),
-            Op("classifier", b.expanded, b.c_out),
-        )
-    expand = (Op("expand", b.c_in, b.expanded, side=b.side_in, norm=True),)
-    return (expand if b.expanded != b.c_in else ()) + (
-        Op("depthwise", b.expanded, b.expanded, b.kernel, b.stride, b.expanded, b.side_out, norm=True),
-        Op("squeeze", b.expanded, b.squeezed),
-        Op("excite", b.squeezed, b.expanded),
-        Op("project", b.expanded, b.c_out, side=b.side_out, norm=True),
+def assemble(
+    baseline: Baseline,
+    repeats: Iterable[int],
+    widths: tuple[int, ...],
+    resolution: int,
+    *,
+    num_classes: int = 1000,
+    dropout_percent: int | None = None,
+    name: str = "",
+) -> Arch:
+    """The network of these repeats (`repeats_at`), channels (`widths_at`) and resolution in px."""
+    for label, count in (("resolution", resolution), ("num_classes", num_classes)):
+        if int(count) != count or count < 1:
+            raise ValueError(f"{label} = {count}: must be a whole number above 0")
+    _check_side(int(resolution), baseline.total_stride)
+    return Arch(
+        widths[0],
+        baseline.stem_stride,
+        tuple(
+            [
+                Stage(s.operator, s.expand, s.kernel, s.stride, w, n, s.se_percent)
+                for s, w, n in zip(baseline.stages, widths[1:-1], repeats, strict=True)
+            ]
+        ),
+        widths[-1],
+        int(resolution),
+        int(num_classes),
+        baseline.dropout_percent if dropout_percent is None else dropout_percent,
+        name=name or baseline.name,
+        stem_kernel=baseline.stem_kernel,
+        stem_pool=baseline.stem_pool,
+        activation=baseline.activation,
     )

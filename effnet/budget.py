@@ -1,69 +1,101 @@
-"""Budgets met in exact multiply-adds, and cost shares. No torch."""
+"""Budgets met in exact cost: what a text such as `2x` asks for, and the network that meets it. No torch."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from effnet.arch import Arch, Baseline, Scaling, round_half_up, scale
-from effnet.cost import macs
+from effnet.arch import Arch, Baseline, Scaling, least_side, scale
+from effnet.cost import PRECISIONS, Precision, cost, macs, training_memory
+from effnet.families import PAPER, baseline
+from effnet.rounding import round_half_up
 
-_SUFFIX = {"K": 1e3, "M": 1e6, "G": 1e9}
-# Widths are searched in thousandths: finer than any divisor-4 rounding can tell apart.
-_MAX_WIDTH = 20.0
-_MAX_RESOLUTION = 4096
-
-
-class InfeasibleError(ValueError):
-    """No setting meets the budget; `nearest` is the network that comes closest, `macs` its cost."""
-
-    def __init__(self, message: str, nearest: Arch, cost: int) -> None:
-        super().__init__(message)
-        self.nearest, self.macs = nearest, cost
+Measure = Literal["macs", "params", "acts", "memory"]
+_SUFFIX = {"K": 1e3, "M": 1e6, "G": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
+_TEXT = re.compile(
+    r"(?P<value>\d+(?:\.\d*)?|\.\d+)(?P<unit>x|[KMG](?P<bytes>i?B)?)"
+    r"(?:\s*(?P<of>macs|params|acts|memory))?(?:@(?P<batch>\d+))?(?:/(?P<precision>\w+))?",
+    re.IGNORECASE,
+)
+_WANTED = (
+    "a budget is a ratio such as 2x or 0.5x, multiply-adds such as 400M or 1.2G, either with params or acts "
+    "after it (5M params), or training memory such as 8GiB@64 (a batch of 64) or 2x memory@64/bf16"
+)
+# How far each dial is searched. Widths and depths go in thousandths, finer than any divisor's rounding
+# can tell apart; phi in millionths.
+_MAX_WIDTH, _MAX_DEPTH, _MAX_RESOLUTION, _MAX_PHI = 100.0, 1000.0, 16384, 64.0
+_PHI_UNIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A target in multiply-adds: a ratio to the baseline's (`relative`) or absolute, with a relative tolerance."""
+    """A target with a relative tolerance: a ratio to the baseline's cost (`relative`) or absolute.
+
+    `of` macs [multiply-adds], params, acts [elements], or memory [bytes at the peak of a training step
+    of `batch` images in `precision`, estimated]."""
 
     value: float
     relative: bool
     tolerance: float = 0.02
+    of: Measure = "macs"
+    batch: int = 32
+    precision: Precision = "fp32"
 
     @classmethod
     def parse(cls, text: str, tolerance: float = 0.02) -> Budget:
-        """`2x`, `0.5x` (ratios), `400M`, `1.2G` (multiply-adds). Raises ValueError."""
-        wanted = "a budget is a ratio such as 2x or 0.5x, or multiply-adds such as 400M or 1.2G"
-        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(x|[KMG])", text.strip(), re.IGNORECASE)
+        """`2x`, `0.5x` (ratios), `400M`, `1.2G` (multiply-adds), `5M params`, `2x acts`, `8GiB@64`,
+        `2x memory@64/bf16`. Raises ValueError."""
+        match = _TEXT.fullmatch(text.strip())
         if not match:
-            raise ValueError(f"budget {text!r}: {wanted}")
-        value, unit = float(match[1]), match[2].upper()
-        value *= _SUFFIX.get(unit, 1.0)
+            raise ValueError(f"budget {text!r}: {_WANTED}")
+        unit, of = match["unit"].upper(), (match["of"] or ("memory" if match["bytes"] else "macs")).lower()
+        in_bytes, precision = bool(match["bytes"]), (match["precision"] or "fp32").lower()
+        if in_bytes != (of == "memory" and unit != "X") or (of != "memory" and (match["batch"] or match["precision"])):
+            raise ValueError(f"budget {text!r}: memory, and only memory, has bytes, a batch and a precision; {_WANTED}")
+        if precision not in PRECISIONS or (match["batch"] and int(match["batch"]) < 1):
+            raise ValueError(f"budget {text!r}: a batch of at least 1, a precision of {' or '.join(PRECISIONS)}")
+        value = float(match["value"]) * _SUFFIX.get(unit if unit.endswith("IB") else unit[:1], 1.0)
         low, high = (0.01, 1000.0) if unit == "X" else (1e3, 1e15)
         if not low <= value <= high:
             limits = f"from {low:g}x to {high:g}x" if unit == "X" else "from 1K to 1000000G"
-            raise ValueError(f"budget {text!r} is out of range ({limits}): {wanted}")
-        return cls(value, unit == "X", tolerance)
+            raise ValueError(f"budget {text!r} is out of range ({limits}): {_WANTED}")
+        return cls(value, unit == "X", tolerance, of, int(match["batch"] or 32), precision)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         if self.relative:
-            return f"{self.value:g}x"
-        unit = next(u for u in ("G", "M", "K") if self.value >= _SUFFIX[u])
-        return f"{self.value / _SUFFIX[unit]:.6g}{unit}"
+            number = f"{self.value:g}x"
+        else:
+            unit = next(u for u in ("G", "M", "K") if self.value >= _SUFFIX[u])
+            if self.of == "memory" and self.value >= 2**20 and self.value % 2**20 == 0:
+                unit += "iB" if unit != "K" else ""
+            number = f"{self.value / _SUFFIX[unit.upper()]:.6g}{unit}"
+        if self.of == "memory":
+            of = " memory" if self.relative else "" if number.endswith("B") else "B"
+            return f"{number}{of}@{self.batch}/{self.precision}"
+        return number if self.of == "macs" else f"{number} {self.of}"
 
-    def target(self, base_macs: int) -> float:
-        """In multiply-adds."""
-        return self.value * base_macs if self.relative else self.value
+    def measure(self, arch: Arch) -> int:
+        """What `arch` costs in this budget's unit."""
+        if self.of == "macs":
+            return macs(arch)
+        if self.of == "memory":
+            return training_memory(arch, self.batch, self.precision)
+        return int(getattr(cost(arch), self.of))
 
-    def off(self, cost: int, base_macs: int) -> float:
+    def target(self, base_cost: int) -> float:
+        """In the budget's unit; `base_cost` is the baseline's."""
+        return self.value * base_cost if self.relative else self.value
+
+    def off(self, cost: int, base_cost: int) -> float:
         """Signed relative distance from the target."""
-        return cost / self.target(base_macs) - 1
+        return cost / self.target(base_cost) - 1
 
-    def met(self, cost: int, base_macs: int) -> bool:
-        return abs(self.off(cost, base_macs)) <= self.tolerance
+    def met(self, cost: int, base_cost: int) -> bool:
+        return abs(self.off(cost, base_cost)) <= self.tolerance
 
 
 def human(count: float) -> str:
@@ -74,22 +106,73 @@ def human(count: float) -> str:
     return f"{count:g}"
 
 
-def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
-    """The integer in [low, high] whose cost is nearest to `target`; cost_at must not decrease.
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The network that comes nearest to a budget with one dial left free. It may still miss it: `met` says.
 
-    The lower one on a tie, and the smallest of those that cost the same."""
-    if cost_at(high) < target:
-        return high
+    `value` is the free dial's setting (a multiplier, px, or phi), `depth` and `width` the multipliers that build
+    `arch`, `cost` in the budget's unit, `off` the signed relative distance from the target."""
+
+    arch: Arch
+    budget: Budget
+    free: Literal["width", "depth", "resolution", "phi"]
+    value: float
+    depth: float
+    width: float
+    cost: int
+    off: float
+
+    @property
+    def met(self) -> bool:
+        return abs(self.off) <= self.budget.tolerance
+
+    def __str__(self) -> str:
+        unit = {"macs": "multiply-adds", "memory": "bytes"}.get(self.budget.of, self.budget.of)
+        return (
+            f"{self.free} {self.value:g}{' px' if self.free == 'resolution' else ''}: {self.arch.blocks} blocks at "
+            f"{self.arch.resolution} px, {human(self.cost)} {unit} ({self.off:+.2%} of {self.budget})"
+        )
+
+
+class InfeasibleError(ValueError):
+    """No setting meets the budget; `nearest` is the network that comes closest, `solution` all about it."""
+
+    def __init__(self, solution: Solution) -> None:
+        budget = solution.budget
+        super().__init__(f"no network within {budget.tolerance:.0%} of {budget}; the nearest has {solution}")
+        self.solution, self.nearest = solution, solution.arch
+
+
+def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
+    """The integer in [low, high] whose cost is nearest to `target`, the lower one on a tie; cost_at must
+    not decrease."""
     lo, hi = low, high
-    while lo < hi:  # the first whose cost reaches the target
+    while lo < hi:  # the first whose cost reaches the target, else the last
         mid = (lo + hi) // 2
         if cost_at(mid) >= target:
             hi = mid
         else:
             lo = mid + 1
-    if lo > low and target - cost_at(lo - 1) <= cost_at(lo) - target:
-        return lo - 1
-    return lo
+    return lo - 1 if lo > low and target - cost_at(lo - 1) <= abs(cost_at(lo) - target) else lo
+
+
+def _shortest(builds: Callable[[int], bool], here: int, unit: int) -> int:
+    """The shortest decimal among the integers, in parts of `unit` (a power of ten), around `here` that
+    build the same network; of several, the one nearest to the middle of their interval."""
+    low, high = here, here
+    step = unit
+    while step:  # the interval is connected: walk outwards in shrinking strides
+        while builds(low - step):
+            low -= step
+        while builds(high + step):
+            high += step
+        step //= 4
+    while unit > 1:
+        inside = range(-(-low // unit) * unit, high + 1, unit)
+        if inside:
+            return min(inside, key=lambda i: abs(2 * i - low - high))
+        unit //= 10
+    return min(range(low, high + 1), key=lambda i: abs(2 * i - low - high))
 
 
 def nearest_width(
@@ -109,138 +192,151 @@ def nearest_width(
     return _nearest(cost_at, target, max(1, low), max(1, low, high)) / 1000
 
 
-def solve(
-    base: Baseline | str,
-    budget: Budget | str,
-    *,
-    depth: float = 1.0,
-    width: float | None = None,
-    resolution: int | None = None,
-    num_classes: int = 1000,
-) -> Arch:
-    """The network of `budget` for (depth, resolution in px), solving width; or for (depth, width),
-    solving resolution. A relative budget is relative to the baseline at its own resolution.
-
-    Raises ValueError unless exactly one of width and resolution is given, and InfeasibleError when the
-    nearest network misses the budget's tolerance.
-    """
-    from effnet.families import baseline  # families is data built on arch; solve only resolves names
-
-    base = baseline(base) if isinstance(base, str) else base
-    budget = Budget.parse(budget) if isinstance(budget, str) else budget
-    if (width is None) == (resolution is None):
-        raise ValueError("give resolution (width is solved) or width (resolution is solved), not both")
-    base_macs = macs(scale(base, num_classes=num_classes))
-    target = budget.target(base_macs)
-    if resolution is not None:
-        width = nearest_width(base, target, depth, resolution, num_classes)
-    else:
-        assert width is not None
-        fixed = width
-        resolution = _nearest(
-            lambda px: macs(scale(base, depth, fixed, px, num_classes=num_classes)),
-            target,
-            1,
-            _MAX_RESOLUTION,
-        )
-    arch = scale(base, depth, width, resolution, num_classes=num_classes)
-    cost = macs(arch)
-    if not budget.met(cost, base_macs):
-        raise InfeasibleError(
-            f"no network of {budget} ± {budget.tolerance:.0%} at depth {depth:g}: the nearest is width "
-            f"{width:g} at {resolution} px, {human(cost)} multiply-adds ({budget.off(cost, base_macs):+.1%})",
-            arch,
-            cost,
-        )
-    return arch
-
-
 def shortest_width(base: Baseline, arch: Arch, depth: float, near: float) -> float:
     """The shortest decimal (up to three places) among the width multipliers that build `arch`, of
     which `near` is one; of several, the one nearest to the middle of their interval."""
 
-    def builds(thousandths: int) -> bool:
-        width = thousandths / 1000
-        return scale(base, depth, width, arch.resolution, num_classes=arch.num_classes) == arch
+    def builds(n: int) -> bool:
+        return n > 0 and scale(base, depth, n / 1000, arch.resolution, num_classes=arch.num_classes) == arch
 
     here = round_half_up(near * 1000)
     if not builds(here):
         raise ValueError(f"width {near:g} does not build this network")
-    low, high = here, here
-    for step in (64, 16, 4, 1):  # the interval is connected: walk outwards in shrinking strides
-        while low - step >= 1 and builds(low - step):
-            low -= step
-        while builds(high + step):
-            high += step
-    for unit in (1000, 100, 10, 1):
-        inside = range(-(-low // unit) * unit, high + 1, unit)
-        if inside:
-            return min(inside, key=lambda w: abs(2 * w - low - high)) / 1000
-    return near
+    return _shortest(builds, here, 1000) / 1000
 
 
-# ---- shares
+@dataclass(frozen=True, slots=True)
+class _Dial:
+    """One free dial as a range of integers in parts of `unit`, and depth, width and resolution at each."""
+
+    name: Literal["width", "depth", "resolution", "phi"]
+    unit: int
+    low: int
+    high: int
+    at: Callable[[int], tuple[float, float, int]]
 
 
-Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
+def fit(
+    base: Baseline | str,
+    budget: Budget | str,
+    *,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: int | None = None,
+    along: Scaling | Literal["paper"] | None = None,
+    num_classes: int = 1000,
+) -> Solution:
+    """The network nearest to `budget` with one dial left free, whether or not it meets it.
+
+    Given resolution [px], width is solved; given width, resolution; given both, depth (which is otherwise 1
+    unless given). Given `along` (alpha, beta and gamma of at least 1), phi is solved: a step function,
+    since all three dimensions round. A relative budget is relative to the baseline at its own resolution.
+
+    Raises ValueError for another combination, or a value out of range."""
+    base = baseline(base)
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget
+    dial = _dial(base, depth, width, resolution, PAPER if along == "paper" else along)
+    base_cost = budget.measure(scale(base, num_classes=num_classes))
+    target = budget.target(base_cost)
+
+    def net_at(n: int) -> Arch:
+        return scale(base, *dial.at(n), num_classes=num_classes)
+
+    def cost_at(n: int) -> int:
+        return budget.measure(net_at(n))
+
+    found = _nearest(cost_at, target, dial.low, dial.high)
+    if base.rounding == "spread" and dial.name in ("depth", "phi"):
+        # a block more can move another to a cheaper stage: only at equal repeats does cost never fall
+        pieces = _pieces(base, dial, lambda n: net_at(n).blocks, found)
+        found = min((_nearest(cost_at, target, *piece) for piece in pieces), key=lambda n: abs(cost_at(n) - target))
+    arch = net_at(found)
+    if dial.name != "resolution":
+        found = _shortest(lambda n: dial.low <= n <= dial.high and net_at(n) == arch, found, dial.unit)
+    cost, (depth, width, _) = budget.measure(arch), dial.at(found)
+    return Solution(arch, budget, dial.name, found / dial.unit, depth, width, cost, budget.off(cost, base_cost))
 
 
-def shares(base: Baseline, depth: float, width: float, resolution: int, num_classes: int) -> Shares | None:
-    """Real cost shares: each dial's mean contribution to the log of exact cost over all six orders of
-    turning them (a Shapley value over 8 exact counts), divided by the log of the whole ratio.
-
-    None where the network costs what the baseline costs: nothing is there to share."""
-    settings = ((1.0, depth), (1.0, width), (base.resolution, resolution))
-    log = {
-        on: math.log(
-            macs(
-                scale(
-                    base,
-                    settings[0][on[0]],
-                    settings[1][on[1]],
-                    int(settings[2][on[2]]),
-                    num_classes=num_classes,
-                )
-            )
-        )
-        for on in itertools.product((0, 1), repeat=3)
-    }
-    whole = log[1, 1, 1] - log[0, 0, 0]
-    if whole == 0:
-        return None
-    added = [0.0, 0.0, 0.0]
-    for order in itertools.permutations(range(3)):
-        on = [0, 0, 0]
-        for dial in order:
-            before = log[on[0], on[1], on[2]]
-            on[dial] = 1
-            added[dial] += (log[on[0], on[1], on[2]] - before) / 6
-    return (added[0] / whole, added[1] / whole, added[2] / whole)
+def solve(
+    base: Baseline | str,
+    budget: Budget | str,
+    *,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: int | None = None,
+    along: Scaling | Literal["paper"] | None = None,
+    num_classes: int = 1000,
+) -> Arch:
+    """The network of `fit`; raises InfeasibleError, which holds the nearest, when it misses the tolerance."""
+    solution = fit(base, budget, depth=depth, width=width, resolution=resolution, along=along, num_classes=num_classes)
+    if not solution.met:
+        raise InfeasibleError(solution)
+    return solution.arch
 
 
-def nominal_shares(s: Scaling) -> Shares:
-    """Of bare coefficients: (log alpha, 2 log beta, 2 log gamma) over their own sum."""
-    logs = (math.log(s.alpha), 2 * math.log(s.beta), 2 * math.log(s.gamma))
-    total = sum(logs)
-    if total == 0:
-        raise ValueError("alpha = beta = gamma = 1 scales nothing and has no direction")
-    return (logs[0] / total, logs[1] / total, logs[2] / total)
+def _dial(
+    base: Baseline, depth: float | None, width: float | None, resolution: int | None, along: Scaling | None
+) -> _Dial:
+    """Which dial is free, and how far it reaches."""
+    least = least_side(base.total_stride)
+    fewest = (len(base.stages) - 0.5) / base.blocks if base.rounding == "spread" else 0.0
+    if along is not None:
+        if depth is not None or width is not None or resolution is not None:
+            raise ValueError("along leaves phi free and sets depth, width and resolution: give it alone")
+        return _phi_dial(base, along, least, fewest)
+    if width is None and resolution is None:
+        raise ValueError("give resolution (width is solved), width (resolution is solved), both (depth), or along")
+    if depth is not None and width is not None and resolution is not None:
+        raise ValueError("depth, width and resolution are all given: leave one of them free")
+    d, w = (1.0 if given is None else given for given in (depth, width))
+    px = least if resolution is None else resolution
+    if width is None:
+        return _Dial("width", 1000, 1, round(1000 * _MAX_WIDTH), lambda n: (d, n / 1000, px))
+    if resolution is None:
+        return _Dial("resolution", 1, least, _MAX_RESOLUTION, lambda n: (d, w, n))
+    low = max(1, math.ceil(1000 * fewest))
+    return _Dial("depth", 1000, low, round(1000 * _MAX_DEPTH), lambda n: (n / 1000, w, px))
 
 
-def direction(s: Shares, ratio: float) -> Scaling:
-    """The coefficients that spend `ratio` in these shares."""
-    return Scaling(ratio ** s[0], ratio ** (s[1] / 2), ratio ** (s[2] / 2))
+def _phi_dial(base: Baseline, along: Scaling, least: int, fewest: float) -> _Dial:
+    coefficients = (along.alpha, along.beta, along.gamma)
+    if min(coefficients) < 1 or max(coefficients) == 1:
+        raise ValueError(f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them above")
+    lows, highs = [-_MAX_PHI], [_MAX_PHI]
+    reach = (
+        (fewest or 0.001, _MAX_DEPTH),
+        (0.001, _MAX_WIDTH),
+        (least / base.resolution, _MAX_RESOLUTION / base.resolution),
+    )
+    for c, (low, high) in zip(coefficients, reach, strict=True):
+        if c > 1:
+            lows.append(math.log(low) / math.log(c))
+            highs.append(math.log(high) / math.log(c))
+
+    def at(n: int) -> tuple[float, float, int]:
+        s = Scaling(*coefficients, n / _PHI_UNIT)
+        return s.depth, s.width, round_half_up(base.resolution * s.resolution)
+
+    return _Dial("phi", _PHI_UNIT, math.ceil(max(lows) * _PHI_UNIT), math.floor(min(highs) * _PHI_UNIT), at)
 
 
-def distance(a: Shares, b: Shares) -> float:
-    """Euclidean, over the three shares."""
-    return math.dist(a, b)
+def _pieces(base: Baseline, dial: _Dial, blocks_at: Callable[[int], int], found: int) -> list[tuple[int, int]]:
+    """Ranges of the dial at equal block counts, as far around `found` as counts of blocks can disturb the order:
+    largest remainders keep every stage within one block of its share, so no further than one block of the
+    smallest stage is worth."""
+    around = math.ceil(base.blocks / min(s.repeats for s in base.stages)) + 1
+    middle = blocks_at(found)
 
+    def first(blocks: int) -> int:
+        """The first position with at least so many blocks."""
+        lo, hi = dial.low, dial.high + 1
+        while lo < hi:
+            mid = (lo + hi) // 2
+            if blocks_at(mid) >= blocks:
+                hi = mid
+            else:
+                lo = mid + 1
+        return lo
 
-def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
-    """Per resolution [px]: the baseline's cost per pixel over the best among `sides`, minus 1.
-
-    Feature maps shrink by ceil, so a side just above a multiple of a stride pays for a whole row more."""
-    per_pixel = {px: macs(scale(base, resolution=px, num_classes=num_classes)) / px**2 for px in sides}
-    best = min(per_pixel.values())
-    return {px: c / best - 1 for px, c in per_pixel.items()}
+    edges = sorted({first(middle + k) for k in range(-around, around + 2)})
+    return [(low, high - 1) for low, high in itertools.pairwise(edges)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
-from effnet.arch import Arch, Op, blocks, ops
+from effnet.arch import Arch
+from effnet.blocks import Block, Op, blocks, ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +31,51 @@ def _weights(op: Op) -> int:
     return op.c_in // op.groups * op.c_out * op.kernel**2
 
 
-def op_cost(op: Op) -> Cost:
-    """One layer with its batch norm (scale and shift) or its bias."""
-    extra = 2 * op.c_out if op.norm else op.c_out
-    return Cost(_weights(op) * op.side**2, _weights(op) + extra, op.c_out * op.side**2)
+def _params(op: Op) -> int:
+    """Weights, and a batch norm's scale and shift or the layer's own bias."""
+    return _weights(op) + (2 if op.norm else 1) * op.c_out
+
+
+def area(op: Op, block: Block) -> int:
+    """Output pixels of a layer of `block`."""
+    side = {"one": 1, "in": block.side_in, "out": block.side_out}[op.side]
+    return side * side
+
+
+def op_cost(op: Op, block: Block) -> Cost:
+    """One layer of one repeat, with its batch norm or its bias."""
+    pixels = area(op, block)
+    return Cost(_weights(op) * pixels, _params(op), op.c_out * pixels)
+
+
+@lru_cache(maxsize=1 << 15)
+def _per_pixel(*shape: Any) -> tuple[int, int, int, int, int, int, int]:
+    """What a block costs whatever its sides: macs per pixel of side_in, of side_out and once; params;
+    acts in the same three parts. Networks differ far more often than their blocks' shapes do."""
+    macs, acts, params = {"in": 0, "out": 0, "one": 0}, {"in": 0, "out": 0, "one": 0}, 0
+    for op in ops(Block(1, 1, 1, *shape)):
+        macs[op.side] += _weights(op)
+        acts[op.side] += op.c_out
+        params += _params(op)
+    return macs["in"], macs["out"], macs["one"], params, acts["in"], acts["out"], acts["one"]
 
 
 def cost(arch: Arch) -> Cost:
     """MACs, params and acts of the whole network."""
-    total = Cost(0, 0, 0)
+    macs = params = acts = 0
     for block in blocks(arch):
-        for op in ops(block):
-            total += op_cost(op) * block.repeats
-    return total
+        n, side_in, side_out = block[:3]
+        before, after, once, weights, acts_before, acts_after, acts_once = _per_pixel(*block[3:])
+        area_in, area_out = side_in * side_in, side_out * side_out
+        macs += n * (before * area_in + after * area_out + once)
+        acts += n * (acts_before * area_in + acts_after * area_out + acts_once)
+        params += n * weights
+    return Cost(macs, params, acts)
+
+
+def cost_by_block(arch: Arch) -> list[tuple[Block, Cost]]:
+    """Each block, stem to head, with the cost of all its repeats."""
+    return [(b, sum((op_cost(op, b) for op in ops(b)), Cost(0, 0, 0)) * b.repeats) for b in blocks(arch)]
 
 
 def cost_by_kind(arch: Arch) -> dict[str, Cost]:
@@ -48,10 +83,91 @@ def cost_by_kind(arch: Arch) -> dict[str, Cost]:
     kinds: dict[str, Cost] = {}
     for block in blocks(arch):
         for op in ops(block):
-            kinds[op.kind] = kinds.get(op.kind, Cost(0, 0, 0)) + op_cost(op) * block.repeats
+            kinds[op.kind] = kinds.get(op.kind, Cost(0, 0, 0)) + op_cost(op, block) * block.repeats
     return kinds
 
 
 def macs(arch: Arch) -> int:
     """The multiply-adds alone: what solving for a budget evaluates thousands of times."""
-    return sum(block.repeats * sum(_weights(op) * op.side**2 for op in ops(block)) for block in blocks(arch))
+    total = 0
+    for block in blocks(arch):
+        before, after, once, *_ = _per_pixel(*block[3:])
+        total += block.repeats * (before * block.side_in**2 + after * block.side_out**2 + once)
+    return total
+
+
+# ---- memory, estimated
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+
+
+def _kept(op: Op, block: Block, activation: str) -> int:
+    """Elements per image that a layer leaves for the backward pass: the convolution's output for the batch norm,
+    the norm's for the activation (ReLU needs only its own result), and what the next layer reads."""
+    if not op.norm:
+        return 3 * op.c_out
+    copies = (2 if activation == "relu" else 3) if op.act else 2
+    if op.kind == "shortcut":
+        copies = 1  # its sum is counted with the main path
+    elif op.kind == "depthwise" and block.squeezed:
+        copies += 1  # and once more, gated
+    return copies * op.c_out * area(op, block)
+
+
+def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", states: int = 1) -> int:
+    """Estimated peak bytes of one training step under PyTorch: weights, gradients, `states` optimizer states per
+    weight (1: SGD with momentum; 2: AdamW), and at the worst moment of the backward pass the activations still
+    kept, the gradients already there and the pair in flight. fp16 and bf16 are autocast: weights, gradients and
+    states stay fp32, activations and a copy of the weights take 2 bytes.
+
+    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context."""
+    element = 4 if precision == "fp32" else 2
+    layers = [
+        (_kept(op, b, arch.activation), op.c_out * area(op, b), _params(op))
+        for b in blocks(arch)
+        for _ in range(b.repeats)
+        for op in ops(b)
+    ]
+    kept = batch * arch.in_channels * arch.resolution**2 * 4
+    if arch.stem_pool > 1:  # its result, and an int64 index for each
+        stem = next(iter(blocks(arch)))
+        kept += batch * stem.c_out * (-(-stem.side_out // arch.stem_pool)) ** 2 * (element + 8)
+    params = sum(weights for _, _, weights in layers)
+    peak = after = 0
+    for left, out, weights in layers:
+        kept += batch * left * element + (2 * weights if element == 2 else 0)
+        after += weights
+        in_flight = 2 * batch * out * element
+        peak = max(peak, kept + 4 * (params - after) + in_flight)
+    return max(peak, 4 * params) + 4 * params * (1 + states)
+
+
+# ---- the same network under other conventions
+
+
+def conventions(arch: Arch) -> dict[str, tuple[int, str]]:
+    """What other tools print for this network, exactly: name → (count, what it counts). See facts.md section 5."""
+    macs = biases = norms = gates = final = 0
+    for block in blocks(arch):
+        for op in ops(block):
+            n, elements = block.repeats, op.c_out * area(op, block)
+            macs += n * op_cost(op, block).macs
+            norms += n * elements if op.norm else 0
+            biases += 0 if op.norm else n * elements
+            gates += n * op.c_in * block.side_out**2 if op.kind == "squeeze" else 0
+            if op.kind == "classifier":
+                final = op.c_in * block.side_in**2
+    return {
+        "macs": (macs, "multiply-adds of convolutions and linear layers, no biases: what this project means by cost"),
+        "torch": (2 * macs, "FlopCounterMode: a multiply and an add are two"),
+        "pycls": (macs + biases, "with the biases of squeeze-and-excitation and classifier"),
+        "fvcore-torchvision": (
+            macs + 2 * norms + gates + final,
+            "FlopCountAnalysis.total() on torchvision's modules in eval mode: batch norms (twice) and pools too",
+        ),
+        "fvcore-timm": (
+            macs + 2 * norms + final,
+            "the same on timm's modules, whose squeeze-and-excitation pools with mean(), which fvcore does not count",
+        ),
+    }

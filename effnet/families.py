@@ -1,29 +1,35 @@
-"""Published families as data, and the one call that names a network."""
+"""Published families as data: literal tables that cite their source. No torch."""
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from effnet.arch import Arch, Baseline, Scaling, Stage, round_half_up, scale
+from effnet.arch import Arch, Baseline, Operator, Scaling, Stage, scale
+from effnet.definition import read_baseline
+from effnet.rounding import round_half_up
 
-# EfficientNet paper (arXiv 1905.11946), Table 1; TensorFlow `efficientnet_builder.py`.
-_B0 = Baseline(
-    name="b0",
-    stem_width=32,
-    stem_stride=2,
-    stages=(
-        #     operator  expand kernel stride width repeats
-        Stage("mbconv", 1, 3, 1, 16, 1),
-        Stage("mbconv", 6, 3, 2, 24, 2),
-        Stage("mbconv", 6, 5, 2, 40, 2),
-        Stage("mbconv", 6, 3, 2, 80, 3),
-        Stage("mbconv", 6, 5, 1, 112, 3),
-        Stage("mbconv", 6, 5, 2, 192, 4),
-        Stage("mbconv", 6, 3, 1, 320, 1),
-    ),
-    head_width=1280,
-    resolution=224,
+
+def _rows(operator: Operator, se_percent: int, *rows: tuple[int, int, int, int, int]) -> tuple[Stage, ...]:
+    """(expand, kernel, stride, width, repeats) of one operator."""
+    return tuple(Stage(operator, *row, se_percent) for row in rows)
+
+
+# EfficientNet (arXiv 1905.11946), Table 1; tensorflow/tpu `efficientnet_builder.py`.
+_B0_ROWS = (
+    # expand kernel stride width repeats
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
 )
+_B0 = Baseline("b0", 32, 2, _rows("mbconv", 25, *_B0_ROWS), 1280, 224)
 
 
 def _less_stride(name: str, removed: int) -> Baseline:
@@ -35,25 +41,118 @@ def _less_stride(name: str, removed: int) -> Baseline:
     return replace(_B0, name=name, stem_stride=1, stages=tuple(stages), resolution=224 >> removed)
 
 
-BASELINES: dict[str, Baseline] = {
-    "b0": _B0,
-    "b0-s16": _less_stride("b0-s16", 1),
-    "b0-s8": _less_stride("b0-s8", 2),
-    "b0-s4": _less_stride("b0-s4", 3),
-}
+_BASELINES = (
+    _B0,
+    _less_stride("b0-s16", 1),
+    _less_stride("b0-s8", 2),
+    _less_stride("b0-s4", 3),
+    # EfficientNet-Lite, tensorflow/tpu efficientnet/lite: no squeeze-and-excitation, ReLU6.
+    Baseline("lite", 32, 2, _rows("mbconv", 0, *_B0_ROWS), 1280, 224, rounding="lite", activation="relu6"),
+    # TinyNet (arXiv 2010.14819): B0's rows under another rounding.
+    replace(_B0, name="tinynet", rounding="tinynet"),
+    # EfficientNetV2 (arXiv 2104.00298), Table 4; M and L, google/automl efficientnetv2. Evaluation resolutions.
+    Baseline(
+        "v2-s",
+        24,
+        2,
+        (
+            *_rows("fused", 0, (1, 3, 1, 24, 2), (4, 3, 2, 48, 4), (4, 3, 2, 64, 4)),
+            *_rows("mbconv", 25, (4, 3, 2, 128, 6), (6, 3, 1, 160, 9), (6, 3, 2, 256, 15)),
+        ),
+        1280,
+        384,
+        rounding="v2",
+    ),
+    Baseline(
+        "v2-m",
+        24,
+        2,
+        (
+            *_rows("fused", 0, (1, 3, 1, 24, 3), (4, 3, 2, 48, 5), (4, 3, 2, 80, 5)),
+            *_rows("mbconv", 25, (4, 3, 2, 160, 7), (6, 3, 1, 176, 14), (6, 3, 2, 304, 18), (6, 3, 1, 512, 5)),
+        ),
+        1280,
+        480,
+        30,
+        rounding="v2",
+    ),
+    Baseline(
+        "v2-l",
+        32,
+        2,
+        (
+            *_rows("fused", 0, (1, 3, 1, 32, 4), (4, 3, 2, 64, 7), (4, 3, 2, 96, 7)),
+            *_rows("mbconv", 25, (4, 3, 2, 192, 10), (6, 3, 1, 224, 19), (6, 3, 2, 384, 25), (6, 3, 1, 640, 7)),
+        ),
+        1280,
+        480,
+        40,
+        rounding="v2",
+    ),
+    # MobileNetV1 (arXiv 1704.04861), Table 1.
+    Baseline(
+        "mobilenetv1",
+        32,
+        2,
+        _rows("separable", 0, (1, 3, 1, 64, 1), (1, 3, 2, 128, 2), (1, 3, 2, 256, 2), (1, 3, 2, 512, 6),
+              (1, 3, 2, 1024, 2)),
+        0,
+        224,
+        activation="relu6",
+    ),
+    # MobileNetV2 (arXiv 1801.04381), Table 2.
+    Baseline(
+        "mobilenetv2",
+        32,
+        2,
+        _rows("mbconv", 0, (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 3, 2, 32, 3), (6, 3, 2, 64, 4), (6, 3, 1, 96, 3),
+              (6, 3, 2, 160, 3), (6, 3, 1, 320, 1)),
+        1280,
+        224,
+        rounding="mobilenet",
+        activation="relu6",
+    ),
+    # ResNet (arXiv 1512.03385), Table 1; the stride of a block on its 3x3, as everywhere since.
+    Baseline(
+        "resnet50",
+        64,
+        2,
+        _rows("bottleneck", 0, (4, 3, 1, 256, 3), (4, 3, 2, 512, 4), (4, 3, 2, 1024, 6), (4, 3, 2, 2048, 3)),
+        0,
+        224,
+        0,
+        stem_kernel=7,
+        stem_pool=2,
+        activation="relu",
+    ),
+    # The teaching notebook (facts.md section 3): dense 3x3 expansions, channels to multiples of 4.
+    Baseline("notebook", 32, 2, _rows("mbconv3x3", 25, *_B0_ROWS), 1280, 224, rounding="notebook"),
+)  # fmt: skip
+BASELINES: dict[str, Baseline] = {b.name: b for b in _BASELINES}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
+    """A published network: multipliers on a baseline, the resolution [px] and the classifier's dropout."""
+
     baseline: str
     width: float
     depth: float
-    resolution: int  # px
+    resolution: int
     dropout_percent: int
 
 
-# TensorFlow `efficientnet_builder.py`, `efficientnet_params`.
+# The paper's answer (section 5.2): alpha, beta, gamma at phi = 1.
+PAPER = Scaling(1.2, 1.1, 1.15)
+
+
+def _notebook(phi: float, resolution: int, dropout_percent: int) -> Member:
+    # `calculate_factors`: depth and width follow phi, the resolution is listed, gamma never applied
+    return Member("notebook", PAPER.beta**phi, PAPER.alpha**phi, resolution, dropout_percent)
+
+
 MEMBERS: dict[str, Member] = {
+    # tensorflow/tpu efficientnet_builder.py, `efficientnet_params`
     #              baseline width depth px dropout
     "b0": Member("b0", 1.0, 1.0, 224, 20),
     "b1": Member("b0", 1.0, 1.1, 240, 20),
@@ -65,17 +164,75 @@ MEMBERS: dict[str, Member] = {
     "b7": Member("b0", 2.0, 3.1, 600, 50),
     "b8": Member("b0", 2.2, 3.6, 672, 50),
     "l2": Member("b0", 4.3, 5.3, 800, 50),
+    # tensorflow/tpu efficientnet/lite/efficientnet_lite_builder.py
+    "lite0": Member("lite", 1.0, 1.0, 224, 20),
+    "lite1": Member("lite", 1.0, 1.1, 240, 20),
+    "lite2": Member("lite", 1.1, 1.2, 260, 30),
+    "lite3": Member("lite", 1.2, 1.4, 280, 30),
+    "lite4": Member("lite", 1.4, 1.8, 300, 30),
+    # TinyNet paper, Table 6; huawei-noah tinynet_pytorch
+    "tinynet-a": Member("tinynet", 1.0, 1.2, 192, 20),
+    "tinynet-b": Member("tinynet", 0.75, 1.1, 188, 20),
+    "tinynet-c": Member("tinynet", 0.54, 0.85, 184, 20),
+    "tinynet-d": Member("tinynet", 0.54, 0.695, 152, 20),
+    "tinynet-e": Member("tinynet", 0.51, 0.6, 106, 20),
+    # EfficientNet-X (arXiv 2102.05610), released builder: B0's rows at its GPU multipliers, dropout as B1-B7
+    "x-gpu-b1": Member("b0", 1.05, 1.09, 229, 20),
+    "x-gpu-b2": Member("b0", 1.13, 1.24, 237, 30),
+    "x-gpu-b3": Member("b0", 1.31, 1.63, 255, 30),
+    "x-gpu-b4": Member("b0", 1.63, 2.40, 282, 40),
+    "x-gpu-b5": Member("b0", 1.94, 3.29, 306, 40),
+    "x-gpu-b6": Member("b0", 2.25, 4.28, 328, 50),
+    "x-gpu-b7": Member("b0", 2.58, 5.46, 350, 50),
+    "v2-s": Member("v2-s", 1.0, 1.0, 384, 20),
+    "v2-m": Member("v2-m", 1.0, 1.0, 480, 30),
+    "v2-l": Member("v2-l", 1.0, 1.0, 480, 40),
+    "mobilenetv1": Member("mobilenetv1", 1.0, 1.0, 224, 20),
+    "mobilenetv2": Member("mobilenetv2", 1.0, 1.0, 224, 20),
+    "resnet50": Member("resnet50", 1.0, 1.0, 224, 0),
+    # the notebook's `phi_values`
+    "notebook-b0": _notebook(0, 224, 20),
+    "notebook-b1": _notebook(0.5, 240, 20),
+    "notebook-b2": _notebook(1, 260, 30),
+    "notebook-b3": _notebook(2, 300, 30),
+    "notebook-b4": _notebook(3, 380, 40),
+    "notebook-b5": _notebook(4, 456, 40),
+    "notebook-b6": _notebook(5, 528, 50),
+    "notebook-b7": _notebook(6, 600, 50),
 }
 
-# The paper's answer (section 5.2): alpha, beta, gamma at phi = 1.
-PAPER = Scaling(1.2, 1.1, 1.15)
+
+def names() -> list[str]:
+    """Everything that `arch` and `build` take by name: published members, then the other baselines."""
+    return list(dict.fromkeys([*MEMBERS, *BASELINES]))
 
 
-def baseline(name: str) -> Baseline:
-    """The baseline of that name. Raises ValueError naming the known ones."""
-    if name not in BASELINES:
-        raise ValueError(f"unknown baseline {name!r}: known are {', '.join(BASELINES)}")
-    return BASELINES[name]
+def _canonical(name: str) -> str:
+    """`EfficientNet_B3`, `efficientnet_v2_s` and `mobilenet_v2` are what others call b3, v2-s and mobilenetv2."""
+    text = name.strip().lower().replace("_", "-").removeprefix("efficientnet-")
+    for theirs, ours in (("efficientnetv2-", "v2-"), ("mobilenet-v", "mobilenetv")):
+        if text.startswith(theirs):
+            text = ours + text.removeprefix(theirs)
+    return text
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
+    near = difflib.get_close_matches(_canonical(name), known, 1, 0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ValueError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}, and a TOML file of your own")
+
+
+def baseline(name: str | Baseline) -> Baseline:
+    """The baseline of that name, or from a file whose name ends in `.toml`.
+
+    Raises ValueError naming the nearest and the known ones."""
+    if isinstance(name, Baseline):
+        return name
+    if name.endswith(".toml"):
+        return read_baseline(name)
+    if _canonical(name) not in BASELINES:
+        raise _unknown("baseline", name, list(BASELINES))
+    return BASELINES[_canonical(name)]
 
 
 def arch(
@@ -89,46 +246,64 @@ def arch(
     width: float | None = None,
     resolution: int | None = None,
     num_classes: int = 1000,
+    rounding: str | None = None,
+    stages: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Arch:
-    """A published member (`arch("b3")`), compound coefficients on a baseline
+    """A published member (`arch("b3")`, at another `resolution` too), compound coefficients on a baseline
     (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
     (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px).
 
-    `phi` defaults to 1. Raises ValueError for an unknown name, both kinds of coefficients at once, phi alone,
-    or a value out of range.
+    `phi` defaults to 1; it may be any real number. `rounding` is the name of another rule
+    (rounding.ROUNDINGS); `stages` overrides rows of the baseline, counted from 1, before they are scaled:
+    `{5: {"kernel": 3, "repeats": 4}}`. Raises ValueError for an unknown name, both kinds of coefficients at
+    once, phi alone, or a value out of range.
     """
     compound = any(c is not None for c in (alpha, beta, gamma))
     if phi is not None and not compound:
         raise ValueError("phi scales alpha, beta and gamma: give at least one of them")
-    direct = any(c is not None for c in (depth, width, resolution))
-    if compound and direct:
+    if compound and any(c is not None for c in (depth, width, resolution)):
         raise ValueError("give alpha, beta, gamma, phi or depth, width, resolution, not both")
-    if isinstance(name, str) and name in MEMBERS and not (compound or direct):
-        m = MEMBERS[name]
-        return scale(
-            BASELINES[m.baseline],
-            m.depth,
-            m.width,
-            m.resolution,
-            num_classes=num_classes,
-            dropout_percent=m.dropout_percent,
-            name=name,
-        )
-    if isinstance(name, str) and name not in BASELINES:
-        if name in MEMBERS:
-            raise ValueError(f"{name!r} is already scaled: scale {MEMBERS[name].baseline!r} instead")
-        known = ", ".join({**BASELINES, **MEMBERS})
-        raise ValueError(f"unknown network {name!r}: known are {known}")
-    base = BASELINES[name] if isinstance(name, str) else name
+    member = MEMBERS.get(_canonical(name)) if isinstance(name, str) else None
+    if member and not compound and depth is None and width is None:
+        base, label = BASELINES[member.baseline], _canonical(str(name))
+        depth, width, resolution = member.depth, member.width, resolution or member.resolution
+        dropout_percent = member.dropout_percent
+    else:
+        if member and _canonical(str(name)) not in BASELINES:
+            raise ValueError(f"{name!r} is already scaled: scale {member.baseline!r} instead")
+        if isinstance(name, str) and not name.endswith(".toml") and _canonical(name) not in BASELINES:
+            raise _unknown("network", name, names())
+        base = baseline(name)
+        label, dropout_percent = base.name, base.dropout_percent
+    if rounding is not None:
+        base = replace(base, rounding=rounding)
+    if stages:
+        base = base.with_stages(stages)
     if compound:
-        a, b, c = (1.0 if x is None else x for x in (alpha, beta, gamma))
-        s = Scaling(a, b, c, 1.0 if phi is None else phi)
-        side = max(1, round_half_up(base.resolution * s.resolution))
-        return scale(base, s.depth, s.width, side, num_classes=num_classes)
+        s = Scaling(*(1.0 if c is None else c for c in (alpha, beta, gamma, phi)))
+        depth, width, resolution = s.depth, s.width, max(1, round_half_up(base.resolution * s.resolution))
     return scale(
         base,
         1.0 if depth is None else depth,
         1.0 if width is None else width,
         resolution,
         num_classes=num_classes,
+        dropout_percent=dropout_percent,
+        name=label,
     )
+
+
+def implied_phi(name: str, coefficients: Scaling = PAPER) -> tuple[float, float, float]:
+    """The phi that each dimension of a published member would need under `coefficients`: depth, width,
+    resolution. Compound scaling at one phi would make the three equal; no published member does.
+
+    Raises ValueError for a name that is not a member's, or a coefficient of 1."""
+    if _canonical(name) not in MEMBERS:
+        raise _unknown("member", name, list(MEMBERS))
+    member = MEMBERS[_canonical(name)]
+    gamma = member.resolution / BASELINES[member.baseline].resolution
+    pairs = ((member.depth, coefficients.alpha), (member.width, coefficients.beta), (gamma, coefficients.gamma))
+    if any(c == 1 for _, c in pairs):
+        raise ValueError("a coefficient of 1 reaches nothing at any phi")
+    d, w, r = (math.log(factor) / math.log(c) for factor, c in pairs)
+    return d, w, r

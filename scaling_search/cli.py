@@ -1,4 +1,4 @@
-"""The command line: search, report, cost."""
+"""The command line: search and report; the commands about networks are in networks.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.table import Table
 
-from effnet.arch import Arch
-from effnet.cost import cost, cost_by_kind
-from effnet.families import arch
-from scaling_search import UserError, __version__
+from scaling_search import UserError, __version__, networks
 
 # flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by --set
 _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
@@ -28,7 +24,7 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--alpha-max", "space.alpha_max", float, "largest depth multiplier"),
     ("--beta-max", "space.beta_max", float, "largest width multiplier"),
     ("--gamma-max", "space.gamma_max", float, "largest resolution multiplier"),
-    ("--baseline", "baseline.name", str, "b0, b0-s16, b0-s8 or b0-s4"),
+    ("--baseline", "baseline.name", str, "b0-s4, b0, mobilenetv2, resnet50, ... or a TOML file of your own"),
     ("--blocks", "baseline.blocks", int, "of the baseline"),
     ("--width", "baseline.width", float, "of the baseline, of B0's channels"),
     ("--divisor", "baseline.divisor", int, "channels are multiples of it"),
@@ -81,7 +77,9 @@ def _join_negative(argv: list[str]) -> list[str]:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=prog, description="How should depth, width and resolution be scaled?")
     parser.add_argument("--version", action="version", version=f"scaling-search {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="search | report | cost", parser_class=_Parser)
+    commands = parser.add_subparsers(
+        required=True, metavar="search | report | list | cost | solve | export", parser_class=_Parser
+    )
 
     search = commands.add_parser("search", help="train networks of one cost and say which way to scale")
     search.add_argument("--budget", help="2x, 0.5x, 400M, 1.2G; several with commas (default: 2x)")
@@ -101,15 +99,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     report.add_argument("run", type=Path)
     report.set_defaults(command=_report)
 
-    price = commands.add_parser("cost", help="exact MACs, parameters and activations of a network")
-    price.add_argument("network", help="b0 to b8, l2, or a baseline: b0, b0-s16, b0-s8, b0-s4")
-    for name in ("alpha", "beta", "gamma", "depth", "width"):
-        price.add_argument(f"--{name}", type=float)
-    price.add_argument("--phi", type=float)
-    price.add_argument("--resolution", type=int, help="px")
-    price.add_argument("--classes", type=int, default=1000)
-    price.add_argument("--check", action="store_true", help="compare with fvcore per operator; status 1 if unequal")
-    price.set_defaults(command=_cost)
+    networks.add_commands(commands)
     return parser
 
 
@@ -188,61 +178,3 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
 
     print(run.write_report(args.run))
     return 0
-
-
-# ---- cost
-
-
-def _cost(args: argparse.Namespace, argv: list[str]) -> int:
-    try:
-        net = arch(
-            args.network,
-            alpha=args.alpha,
-            beta=args.beta,
-            gamma=args.gamma,
-            phi=args.phi,
-            depth=args.depth,
-            width=args.width,
-            resolution=args.resolution,
-            num_classes=args.classes,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    total = cost(net)
-    print(f"{args.network}: {net.blocks} blocks, {net.resolution} px, {net.num_classes} classes")
-    print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
-    print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
-    if args.check:
-        return _check(net, console)
-    table = Table("operator", *(_right(name) for name in ("macs", "params", "acts")), box=None)
-    for kind, part in cost_by_kind(net).items():
-        table.add_row(kind, f"{part.macs:,}", f"{part.params:,}", f"{part.acts:,}")
-    console.print(table)
-    return 0
-
-
-def _right(name: str) -> Any:
-    from rich.table import Column
-
-    return Column(name, justify="right")
-
-
-def _check(net: Arch, console: Console) -> int:
-    from effnet.measure import compare
-
-    rows = compare(net)
-    heads = ("macs", "fvcore", "difference", "params", "difference", "acts", "difference")
-    table = Table("operator", *(_right(name) for name in heads), box=None)
-    for row in rows:
-        a, b = row.ours, row.theirs
-        cells = (a.macs, b.macs, a.macs - b.macs, a.params, a.params - b.params, a.acts, a.acts - b.acts)
-        table.add_row(row.kind, *(f"{n:,}" for n in cells))
-    console.print(table)
-    equal = all(row.equal for row in rows)
-    print(
-        "equal to fvcore (macs, acts) and to the built module (params)"
-        if equal
-        else f"NOT equal: {', '.join(row.kind for row in rows if not row.equal)}"
-    )
-    return 0 if equal else 1

@@ -8,21 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from effnet.arch import Arch, Baseline, Scaling, round_half_up, scale
-from effnet.budget import (
-    Budget,
-    Shares,
-    direction,
-    distance,
-    human,
-    nearest_width,
-    nominal_shares,
-    shares,
-    shortest_width,
-    waste,
-)
+from effnet.arch import Arch, Baseline, Scaling, least_side, scale
+from effnet.budget import Budget, human, nearest_width, shortest_width
 from effnet.cost import Cost, cost, macs
 from effnet.families import PAPER
+from effnet.rounding import round_half_up
+from effnet.shares import Shares, along, distance, nominal_shares, shares, waste
 from scaling_search import UserError
 from scaling_search.study import Study
 
@@ -230,7 +221,7 @@ def _reach(base: Baseline, study: Study, ratio: float, top: float) -> tuple[list
         depths = list(range(base.blocks, math.floor(alpha * base.blocks + 1e-9) + 1))
         return _thin(list(range(base.resolution, high + 1)), 2 * _MOST), _thin(depths, _MOST), (1.0, beta)
     shrink = math.sqrt(ratio) / 1.05
-    low = max(1, math.ceil(base.resolution * shrink))
+    low = max(least_side(base.total_stride), math.ceil(base.resolution * shrink))
     fewest = max(len(base.stages), math.floor(ratio * base.blocks))
     return list(range(low, base.resolution + 1)), list(range(fewest, base.blocks + 1)), (shrink, 1.0)
 
@@ -242,30 +233,13 @@ def _thin(values: list[int], most: int) -> list[int]:
     return [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
 
 
-def reference(base: Baseline, along: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
-    """The network at `ratio` nearest to a direction (design.md, family): three block counts and three
-    resolutions of low waste around it, width solved; of those within 2% the nearest in shares."""
-    s = direction(along, ratio)
-    target = ratio * macs(scale(base, num_classes=classes))
-    blocks, side = s.depth * base.blocks, s.resolution * base.resolution
-    most = int(min(top, math.ceil(1.25 * side)))
-    sides = range(max(1, min(most, math.floor(0.8 * side))), max(1, most) + 1)
-    wasted = waste(base, sides, classes)
-    best_sides = sorted((px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side))[:3]
-    fewest = max(len(base.stages), round_half_up(blocks) - 1)
-    members = []
-    for n, px in itertools.product(range(fewest, fewest + 3), best_sides):
-        width = nearest_width(base, target, n / base.blocks, px, classes)
-        member = Scaling(n / base.blocks, width, px / base.resolution)
-        members.append(_candidate(base, member, px, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted[px]))
-
-    def rank(c: Candidate) -> tuple[float, float]:
-        off = abs(c.ratio / ratio - 1)
-        return (0.0 if off <= 0.02 else off, distance(c.shares, along) if c.shares else math.inf)
-
-    best = min(members, key=rank)
-    beta = shortest_width(base, best.arch, best.alpha, best.beta)
-    return replace(best, beta=beta)
+def reference(base: Baseline, toward: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
+    """The network at `ratio` nearest to a direction (effnet.shares.along)."""
+    s = along(base, toward, ratio, classes, max_waste=max_waste, top=top)
+    side = round_half_up(s.gamma * base.resolution)
+    around = range(max(least_side(base.total_stride), math.floor(0.8 * side)), math.ceil(1.25 * side) + 1)
+    wasted = waste(base, around, classes)[side]
+    return _candidate(base, s, side, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted)
 
 
 # ---- nominal: the paper's lattice
@@ -342,27 +316,27 @@ def choose(
     chosen: dict[str, Candidate] = {}
     places = {c.key: at(c) for c in cells}
 
-    def apart(c: Candidate, along: Shares | None) -> float:
+    def apart(c: Candidate, toward: Shares | None) -> float:
         here = places[c.key]
-        return distance(here, along) if here and along else math.inf
+        return distance(here, toward) if here and toward else math.inf
 
     def add(c: Candidate, name: str) -> None:
         before = chosen.get(c.key, c)
         chosen[c.key] = replace(before, directions=(*before.directions, name))
 
-    for name, along in NAMED.items():
-        by_distance = sorted(cells, key=lambda c: (apart(c, along), c.key))
+    for name, toward in NAMED.items():
+        by_distance = sorted(cells, key=lambda c: (apart(c, toward), c.key))
         nearest = by_distance[0]
-        if apart(nearest, along) > _NEAR:
+        if apart(nearest, toward) > _NEAR:
             missing.append(
                 f"{name} is unreachable; the nearest of this cost is {nearest.label} "
                 f"({nearest.ratio:.2f}x), too far from it to stand for it"
             )
             continue
-        add(nearest, name if apart(nearest, along) <= _EXACT else f"nearest to {name}")
+        add(nearest, name if apart(nearest, toward) <= _EXACT else f"nearest to {name}")
         if name == "paper":
             for c in by_distance[1:3]:
-                if apart(c, along) <= _BRACKET:
+                if apart(c, toward) <= _BRACKET:
                     add(c, "beside the paper")
     rest = [c for c in cells if c.key not in chosen]
     while rest and (count is None or len(chosen) < count):
