@@ -266,7 +266,8 @@ def arch(
     member = MEMBERS.get(_canonical(name)) if isinstance(name, str) else None
     if member and not compound and depth is None and width is None:
         base, label = BASELINES[member.baseline], _canonical(str(name))
-        depth, width, resolution = member.depth, member.width, resolution or member.resolution
+        depth, width = member.depth, member.width
+        resolution = member.resolution if resolution is None else resolution
         dropout_percent = member.dropout_percent
     else:
         if member and _canonical(str(name)) not in BASELINES:

@@ -51,11 +51,11 @@ def _half_up(width: float, divisor: int) -> int:
 
 def _fours(width: float, divisor: int) -> int:
     """The teaching notebook: cut to an integer, then up to a multiple of 4, whatever the divisor."""
-    return 4 * math.ceil(int(snap(width)) / 4)
+    return max(4, 4 * math.ceil(int(snap(width)) / 4))
 
 
 def _cut(width: float, divisor: int) -> int:
-    return int(snap(width))
+    return max(1, int(snap(width)))
 
 
 # ---- repeats: (depth multiplier, repeats of the stages) → repeats

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from effnet.arch import Baseline
 from effnet.budget import Budget
+from effnet.definition import parse_baseline, read_baseline
 from effnet.families import baseline
 from scaling_search import UserError
 from scaling_search.train import Recipe
@@ -32,10 +33,12 @@ class _Part(BaseModel):
 
 
 class BaselineSpec(_Part):
-    """The network that is scaled: a named one, with fewer or more blocks, a width and a resolution."""
+    """The network that is scaled: a named one, or one's own with its `definition` (the content of the TOML
+    file that `name` was), with fewer or more blocks, a width and a resolution."""
 
     name: str = "b0-s4"
-    blocks: int | None = Field(None, ge=7)
+    definition: dict[str, Any] | None = None
+    blocks: int | None = Field(None, ge=1)
     width: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
     divisor: int = Field(8, ge=1, le=64)
     resolution: int | None = Field(None, ge=4, le=2048)
@@ -84,7 +87,13 @@ class Study(_Part):
     @classmethod
     def _as_printed(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         """2.0x is 2x: one budget, one study."""
-        return tuple(str(Budget.parse(text)) for text in texts)
+        parsed = [Budget.parse(text) for text in texts]
+        for budget in parsed:
+            if budget.of != "macs":
+                raise ValueError(
+                    f"budget {budget}: a search compares networks of equal multiply-adds, such as 2x or 400M"
+                )
+        return tuple(map(str, parsed))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -112,18 +121,18 @@ class Study(_Part):
         return self
 
     def network(self) -> Baseline:
-        """The baseline as effnet knows it. Rounding is `official` for the paper's nominal lattice, else
+        """The baseline as effnet knows it. Rounding is its own for the paper's nominal lattice, else
         `spread`, whose depth moves in whole blocks."""
         spec = self.baseline
-        base = baseline(spec.name)
+        base = parse_baseline(spec.definition, spec.name) if spec.definition else baseline(spec.name)
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
         return dataclasses.replace(
             base,
-            width=spec.width,
+            width=spec.width * base.width,
             divisor=spec.divisor,
             resolution=spec.resolution or base.resolution,
-            rounding="official" if self.space.mode == "nominal" else "spread",
+            rounding=base.rounding if self.space.mode == "nominal" else "spread",
         )
 
     def parsed_budgets(self) -> tuple[Budget, ...]:
@@ -183,9 +192,14 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml") from None
+    _embed(settings, str(path))
     study = check(settings, str(path))
     if not overrides:
         return study
+    if str(overrides.get("baseline.name", "")).endswith(".toml"):
+        settings["baseline"] = {}  # a network of one's own is taken as it stands, not thinned as the preset's is
+    elif "baseline.name" in overrides:
+        settings.get("baseline", {}).pop("definition", None)
     for name, value in overrides.items():
         *parents, last = name.split(".")
         place = settings
@@ -194,7 +208,22 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
             if not isinstance(place, dict):
                 raise UserError(f"command line: {name}: {parent} has no parts")
         place[last] = value
+    _embed(settings, "command line")
     return check(settings, "command line")
+
+
+def _embed(settings: dict[str, Any], where: str) -> None:
+    """A baseline in a file becomes part of the study: what was trained stays known when the file changes."""
+    spec = settings.get("baseline")
+    if not isinstance(spec, dict) or not str(spec.get("name", "")).endswith(".toml"):
+        return
+    try:
+        base = read_baseline(spec["name"])
+        spec["definition"] = {"name": base.name, **tomllib.loads(Path(spec["name"]).read_text())}
+    except ValueError as error:
+        raise UserError(f"{where}: baseline.name: {error}") from None
+    spec["name"] = base.name
+    spec.setdefault("divisor", base.divisor)
 
 
 def check(settings: dict[str, Any], where: str) -> Study:

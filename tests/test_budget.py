@@ -1,75 +1,203 @@
+"""Budgets and solving, against brute force written apart: whole lattices of settings at once in numpy."""
+
 import dataclasses
 import itertools
 import math
+import random
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import effnet
 from effnet.arch import Baseline, Scaling, scale
-from effnet.budget import (
-    Budget,
-    InfeasibleError,
-    direction,
-    nominal_shares,
-    shares,
-    shortest_width,
-    solve,
-    waste,
-)
-from effnet.cost import macs
+from effnet.budget import Budget, InfeasibleError, Solution, fit, nearest_width, shortest_width, solve
+from effnet.cost import cost, macs, training_memory
 from effnet.families import BASELINES, PAPER
+from effnet.rounding import spread_repeats
+from effnet.shares import waste
 
 
-def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8) -> Baseline:
-    return dataclasses.replace(BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding="spread")
+def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8, rounding: str = "spread") -> Baseline:
+    return dataclasses.replace(BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding=rounding)
 
 
 @pytest.mark.parametrize(
-    ("text", "value", "relative"),
-    [("2x", 2, True), ("0.5x", 0.5, True), (".5X", 0.5, True), ("400M", 4e8, False), ("1.2G", 1.2e9, False)],
+    ("text", "value", "relative", "of"),
+    [
+        ("2x", 2, True, "macs"),
+        ("0.5x", 0.5, True, "macs"),
+        (".5X", 0.5, True, "macs"),
+        ("400M", 4e8, False, "macs"),
+        ("1.2G", 1.2e9, False, "macs"),
+        ("1.2G macs", 1.2e9, False, "macs"),
+        ("5.3M params", 5.3e6, False, "params"),
+        ("2x acts", 2, True, "acts"),
+        ("8GiB", 8 * 2**30, False, "memory"),
+        ("500MB@16", 5e8, False, "memory"),
+        ("1.5x memory@64/bf16", 1.5, True, "memory"),
+    ],
 )
-def test_parse(text: str, value: float, relative: bool) -> None:
+def test_parse(text: str, value: float, relative: bool, of: str) -> None:
     budget = Budget.parse(text)
-    assert (budget.value, budget.relative) == (pytest.approx(value), relative)
+    assert (budget.value, budget.relative, budget.of) == (pytest.approx(value), relative, of)
+    assert Budget.parse(str(budget)) == budget
 
 
-@pytest.mark.parametrize("text", ["abc", "-2x", "0x", "nan", "1e99x", "", "x", "2", "2xx", "infx", "0M", "9999999999G"])
+def test_parse_batch_and_precision() -> None:
+    budget = Budget.parse("16GiB@128/bf16")
+    assert (budget.batch, budget.precision, str(budget)) == (128, "bf16", "16GiB@128/bf16")
+    assert (Budget.parse("1GB").batch, Budget.parse("1GB").precision) == (32, "fp32")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["abc", "-2x", "0x", "nan", "1e99x", "", "x", "2", "2xx", "infx", "0M", "9999999999G", "2x@3", "5MB params",
+     "5M memory", "5M params@3", "2x flops", "1GB@0", "1GB/fp64"],
+)  # fmt: skip
 def test_parse_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match=r"such as 2x or 0\.5x, or multiply-adds such as 400M or 1\.2G"):
+    with pytest.raises(ValueError, match="budget '.*(such as 2x or 0.5x|a batch of at least 1)"):
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["2x", "0.5x", "400M", "1.2G"])
-def test_parse_prints_back(text: str) -> None:
-    assert Budget.parse(str(Budget.parse(text))) == Budget.parse(text)
+# ---- brute force
 
 
-@settings(max_examples=25, deadline=None)
+def every_macs(b: Baseline, depth: Any, width: Any, px: Any, classes: int) -> np.ndarray:
+    """Multiply-adds of MBConv baselines at arrays of settings; for the rules official and spread."""
+    depth, width, px = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=float)) for x in (depth, width, px)))
+
+    def wide(c: int) -> np.ndarray:
+        exact = np.where(
+            abs(c * b.width * width - np.round(c * b.width * width)) < 1e-9,
+            np.round(c * b.width * width),
+            c * b.width * width,
+        )
+        if b.rounding == "spread":
+            parts = exact / b.divisor
+            parts = np.where(abs(parts - np.round(parts)) < 1e-9, np.round(parts), parts)
+            return np.maximum(b.divisor, np.floor(parts + 0.5).astype(np.int64) * b.divisor)
+        rounded = np.maximum(b.divisor, (exact + b.divisor / 2).astype(np.int64) // b.divisor * b.divisor)
+        return rounded + b.divisor * (rounded < 0.9 * exact)
+
+    base_repeats = tuple(s.repeats for s in b.stages)
+    if b.rounding == "spread":
+        rows = {d: spread_repeats(math.floor(d * b.blocks + 0.5 + 1e-9), base_repeats) for d in np.unique(depth)}
+        repeats = [np.array([rows[d][i] for d in depth]) for i in range(len(base_repeats))]
+    else:
+        repeats = [
+            np.ceil(np.where(abs(depth * n - np.round(depth * n)) < 1e-9, np.round(depth * n), depth * n))
+            for n in base_repeats
+        ]
+    side = np.ceil(px / b.stem_stride).astype(np.int64)
+    c = wide(b.stem_width)
+    total = 3 * c * b.stem_kernel**2 * side**2
+    for stage, n in zip(b.stages, repeats, strict=True):
+        out = wide(stage.width)
+        after = -(-side // stage.stride)
+        for c_in, count, before in ((c, 1, side), (out, n.astype(np.int64) - 1, after)):
+            inner, gate = c_in * stage.expand, np.maximum(1, c_in // 4)
+            one = inner * stage.kernel**2 * after**2 + 2 * inner * gate + inner * out * after**2
+            total = total + count * (one + (c_in * inner * before**2 if stage.expand > 1 else 0))
+        side, c = after, out
+    head = wide(b.head_width)
+    return total + c * head * side**2 + head * classes
+
+
+def test_brute_force_counts_what_cost_counts() -> None:
+    for b in (BASELINES["b0"], base("b0-s4", 16, 0.25, 4)):
+        got = every_macs(b, [0.5, 1.0, 1.7], [1.0, 0.8, 1.33], [37, 64, 51], 10)
+        nets = [scale(b, d, w, r, num_classes=10) for d, w, r in ((0.5, 1, 37), (1, 0.8, 64), (1.7, 1.33, 51))]
+        assert got.tolist() == [macs(net) for net in nets]
+
+
+def random_case(rng: random.Random) -> tuple[Baseline, Budget, dict[str, Any]]:
+    name = rng.choice(["b0", "b0-s16", "b0-s8", "b0-s4"])
+    b = base(
+        name,
+        rng.randrange(24, 160, 4),
+        rng.choice([0.25, 0.5, 1.0]),
+        rng.choice([4, 8]),
+        rng.choice(["official", "spread"]),
+    )
+    budget = Budget(0.05 * 2000 ** rng.random(), True, tolerance=0.01)  # 0.05x to 100x
+    depth, width = rng.uniform(0.5, 3), rng.uniform(0.3, 3)
+    side = max(b.resolution // 2, rng.randrange(16, 320))
+    free = rng.choice(["width", "resolution", "depth", "phi"])
+    given: dict[str, Any] = {
+        "width": {"depth": depth, "resolution": side},
+        "resolution": {"depth": depth, "width": width},
+        "depth": {"width": width, "resolution": side},
+        "phi": {"along": Scaling(rng.uniform(1, 1.5), rng.uniform(1, 1.3), rng.uniform(1.01, 1.3))},
+    }[free]
+    return b, budget, {**given, "free": free}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_solving_agrees_with_brute_force(seed: int) -> None:
+    """50 random cases each: no setting of the free dial comes nearer."""
+    rng = random.Random(seed)
+    for _ in range(50):
+        b, budget, given = random_case(rng)
+        free = given.pop("free")
+        found = fit(b, budget, **given, num_classes=10)
+        assert found.free == free and found.arch == scale(
+            b, found.depth, found.width, found.arch.resolution, num_classes=10
+        )
+        target = budget.value * macs(scale(b, num_classes=10))
+        assert found.cost == macs(found.arch) and found.off == pytest.approx(found.cost / target - 1, abs=1e-12)
+        depth, width, px = given.get("depth", 1.0), given.get("width", 1.0), given.get("resolution", b.resolution)
+        least, lattice = -(-b.total_stride // 2), np.arange(1, 40_001) / 1000
+        if free == "width":
+            every = every_macs(b, depth, lattice, px, 10)
+        elif free == "resolution":
+            every = every_macs(b, depth, width, np.arange(least, 4000), 10)
+        elif free == "depth":
+            depths = lattice[lattice * b.blocks >= len(b.stages) - 0.5] if b.rounding == "spread" else lattice
+            every = every_macs(b, np.append(depths, np.arange(40, 400, 0.05)), width, px, 10)
+        else:
+            s = given["along"]
+            phi = np.arange(-20, 40, 0.01)
+            d, w, r = s.alpha**phi, s.beta**phi, np.floor(b.resolution * s.gamma**phi + 0.5)
+            ok = (r >= least) & (d * b.blocks >= len(b.stages)) & (w > 0.002) & (r < 16384) & (d < 900) & (w < 90)
+            every = every_macs(b, d[ok], w[ok], r[ok], 10)
+        best = float(abs(every / target - 1).min())
+        assert abs(found.off) <= best + 1e-12, (b, budget, given, free)
+        if free != "phi" and every.max() > target:  # phi is solved on a finer lattice
+            assert abs(found.off) == pytest.approx(best, abs=1e-12)
+        if best <= 0.01:
+            assert found.met and solve(b, budget, **given, num_classes=10) == found.arch
+
+
+@settings(max_examples=15, deadline=None)
 @given(st.integers(7, 30), st.integers(12, 40), st.floats(0.3, 4))
 def test_solved_width_is_the_nearest(blocks: int, resolution: int, ratio: float) -> None:
-    """Against every width in steps of .001 around the answer."""
+    """The helper that spaces are made with, against every width in steps of .001 around the answer."""
     b = base("b0-s4", 16, 0.25, 4)
     target = ratio * macs(scale(b, num_classes=10))
-    depth = blocks / b.blocks
-    try:
-        net = solve(b, Budget(ratio, True, tolerance=0.5), depth=depth, resolution=resolution, num_classes=10)
-    except InfeasibleError as error:
-        net = error.nearest
-    best = min(abs(macs(scale(b, depth, w / 1000, resolution, num_classes=10)) - target) for w in range(50, 6000, 7))
-    assert abs(macs(net) - target) <= best
+    width = nearest_width(b, target, blocks / b.blocks, resolution, 10)
+    off = abs(macs(scale(b, blocks / b.blocks, width, resolution, num_classes=10)) - target)
+    assert off == min(abs(every_macs(b, blocks / b.blocks, np.arange(50, 6000) / 1000, resolution, 10) - target))
 
 
-@pytest.mark.parametrize("ratio", [0.4, 1.0, 2.0, 5.3])
-def test_solved_resolution_is_the_nearest(ratio: float) -> None:
-    b = BASELINES["b0"]
-    target = ratio * macs(scale(b))
-    try:
-        net = solve("b0", Budget(ratio, True, tolerance=0.3), depth=1.2, width=1.1)
-    except InfeasibleError as error:
-        net = error.nearest
-    assert abs(macs(net) - target) == min(abs(macs(scale(b, 1.2, 1.1, px)) - target) for px in range(8, 700))
+@pytest.mark.parametrize("of", ["params", "acts", "memory"])
+@pytest.mark.parametrize("name", ["b0", "mobilenetv1", "resnet50", "v2-s"])
+def test_other_measures(of: str, name: str) -> None:
+    """Of params, acts and memory, by every width in steps of .01."""
+    b = BASELINES[name]
+    budget = dataclasses.replace(Budget.parse("1.7x"), of=of, batch=16)
+    found = fit(b, budget, resolution=b.resolution)
+
+    def measured(width: float) -> int:
+        net = scale(b, width=width)
+        return training_memory(net, 16) if of == "memory" else getattr(cost(net), of)
+
+    assert found.cost == measured(found.value)
+    target = 1.7 * measured(1.0)
+    assert abs(found.cost - target) <= min(abs(measured(n / 100) - target) for n in range(50, 350))
+    assert found.met == (abs(found.off) <= 0.02)
 
 
 def test_solve_as_typed_by_people() -> None:
@@ -77,14 +205,54 @@ def test_solve_as_typed_by_people() -> None:
     assert Budget.parse("2x").met(effnet.cost(net).macs, 385_814_752)
     absolute = effnet.solve("b0", budget="400M", resolution=224)
     assert abs(effnet.cost(absolute).macs / 4e8 - 1) <= 0.02
+    compound = effnet.solve("b0", budget="4x", along="paper")
+    assert abs(effnet.cost(compound).macs / 385_814_752 / 4 - 1) <= 0.02
+    small = effnet.solve("mobilenetv2", budget="2M params", resolution=160)
+    assert abs(effnet.cost(small).params / 2e6 - 1) <= 0.02
 
 
-def test_infeasible_names_the_nearest() -> None:
-    with pytest.raises(InfeasibleError, match="the nearest is width") as caught:
+def test_phi_is_the_papers() -> None:
+    """At phi = 1 the paper's coefficients cost 2.57x (facts.md section 4): solving for that finds the same network."""
+    at_one = effnet.arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)
+    found = fit("b0", Budget(macs(at_one) / 385_814_752, True), along=PAPER)
+    assert found.free == "phi" and found.arch == at_one and found.off == 0 and found.value == pytest.approx(1, abs=0.05)
+    halved = fit("b0", "0.5x", along="paper")
+    assert halved.value < 0 and halved.arch.resolution < 224
+
+
+def test_infeasible_is_an_answer() -> None:
+    with pytest.raises(InfeasibleError, match="no network within 0% of 2x; the nearest has width") as caught:
         solve("b0", Budget.parse("2x", tolerance=1e-6), depth=1.2, resolution=257)
-    assert caught.value.macs == macs(caught.value.nearest)
-    with pytest.raises(ValueError, match="not both"):
-        solve("b0", "2x", width=1.0, resolution=224)
+    solution = caught.value.solution
+    assert isinstance(solution, Solution) and not solution.met and solution.arch == caught.value.nearest
+    assert solution.cost == macs(caught.value.nearest)
+    # resolution moves no parameter: the answer is the network as it is, and how far off it is
+    found = fit("b0", "2x params", width=1.0)
+    assert not found.met and found.cost == 5_288_548 and found.off == pytest.approx(-0.5)
+    assert "resolution" in str(found) and "params" in str(found)
+    # nothing so small, nothing so large
+    assert fit("b0", "1K", resolution=224).arch.stem_width == 8 and not fit("b0", "1K", resolution=224).met
+    assert not fit("b0-s4", "1000000G", width=1.0).met
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": 1.0, "resolution": 224, "depth": 1.0}, "leave one of them free"),
+        ({}, "give resolution .width is solved."),
+        ({"depth": 2.0}, "give resolution .width is solved."),
+        ({"along": PAPER, "width": 1.0}, "give it alone"),
+        ({"along": Scaling(1, 1, 1)}, "at least 1, and one of them above"),
+        ({"along": Scaling(1.2, 0.9, 1.1)}, "at least 1, and one of them above"),
+        ({"width": math.nan}, "width = nan"),
+        ({"depth": -1.0, "resolution": 224}, "depth = -1.0"),
+        ({"resolution": 8}, "leaves no pixels"),
+        ({"resolution": 224, "num_classes": 0}, "num_classes = 0"),
+    ],
+)
+def test_wrong_settings(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit("b0", "2x", **given)
 
 
 # facts.md section 4, counted exhaustively: baseline, base px, MACs, cells of 2.00x ± 2%, of waste <= 8%
@@ -100,8 +268,6 @@ CELLS = [
 
 @pytest.mark.parametrize(("name", "px", "width", "divisor", "base_macs", "cells", "low"), CELLS)
 def test_cells_of_2x(name: str, px: int, width: float, divisor: int, base_macs: int, cells: int, low: int) -> None:
-    from effnet.budget import nearest_width
-
     b = base(name, px, width, divisor)
     assert macs(scale(b, num_classes=10)) == base_macs
     sides = range(px, math.floor(1.45 * px) + 1)
@@ -114,52 +280,6 @@ def test_cells_of_2x(name: str, px: int, width: float, divisor: int, base_macs: 
             met.append(side)
     assert len(met) == cells
     assert sum(wasted[side] <= 0.08 for side in met) == low
-
-
-def test_resolution_is_a_staircase() -> None:
-    """B0 at 225 px costs 1.155 times its share of pixels, at 256 or 288 px exactly its share."""
-    per_pixel = waste(BASELINES["b0"], [224, 225, 256, 288], 1000)
-    assert per_pixel[225] - per_pixel[224] == pytest.approx(0.155, abs=0.002)
-    assert per_pixel[256] == pytest.approx(per_pixel[224], abs=0.002)
-    assert per_pixel[288] == pytest.approx(per_pixel[224], abs=0.002)
-
-
-def test_shares_of_facts() -> None:
-    """facts.md section 4: two networks near the paper's point and their real shares."""
-    b = base("b0", 224)
-    for blocks, width, px, ratio, expected in (
-        (19, 1.098, 258, 2.004, (0.25, 0.165, 0.58)),
-        (21, 1.106, 256, None, (0.39, 0.23, 0.38)),
-    ):
-        got = shares(b, blocks / 16, width, px, 1000)
-        assert got == pytest.approx(expected, abs=0.006)
-        if ratio:
-            assert macs(scale(b, blocks / 16, width, px, num_classes=1000)) / 385_814_752 == pytest.approx(
-                ratio, abs=6e-4
-            )
-    assert nominal_shares(PAPER) == pytest.approx((0.28, 0.29, 0.43), abs=0.005)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(7, 32), st.floats(0.5, 2), st.integers(10, 40))
-def test_shares_sum_to_one_and_pure_scalings_are_corners(blocks: int, width: float, px: int) -> None:
-    b = base("b0-s4", 16, 0.25, 4)
-    got = shares(b, blocks / 16, width, px, 10)
-    if got is not None:
-        assert sum(got) == pytest.approx(1)
-    if blocks != 16:
-        assert shares(b, blocks / 16, 1.0, 16, 10) == pytest.approx((1, 0, 0))
-    if px != 16:
-        assert shares(b, 1.0, 1.0, px, 10) == pytest.approx((0, 0, 1))
-    assert shares(b, 1.0, 1.0, 16, 10) is None
-
-
-def test_direction_spends_the_ratio() -> None:
-    s = direction(nominal_shares(PAPER), 4.0)
-    assert s.alpha * s.beta**2 * s.gamma**2 == pytest.approx(4.0)
-    assert nominal_shares(s) == pytest.approx(nominal_shares(PAPER))
-    with pytest.raises(ValueError, match="no direction"):
-        nominal_shares(Scaling(1, 1, 1))
 
 
 @settings(max_examples=40, deadline=None)

@@ -232,10 +232,9 @@ def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check_fails_on_a_difference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import effnet
-    from effnet.model import EfficientNet
 
-    other = effnet.arch("b0", width=0.5, resolution=32)
-    monkeypatch.setattr("effnet.measure.effnet.build", lambda net: EfficientNet(other))
+    other, build = effnet.arch("b0", width=0.5, resolution=32), effnet.build
+    monkeypatch.setattr("effnet.measure.effnet.build", lambda net: build(other))
     assert main(["cost", "b0", "--width", "0.25", "--resolution", "32", "--check"]) == 1
     assert "NOT equal" in capsys.readouterr().out
 

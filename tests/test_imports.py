@@ -1,6 +1,8 @@
 """Imports run one way (design.md section 2)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,11 +31,21 @@ def test_effnet_knows_nothing_of_studies() -> None:
         assert "scaling_search" not in tops(path), path
 
 
-@pytest.mark.parametrize("name", ["arch", "families", "cost", "budget"])
+@pytest.mark.parametrize(
+    "name", ["__init__", "rounding", "arch", "blocks", "definition", "families", "cost", "budget", "shares"]
+)
 def test_descriptions_need_no_torch(name: str) -> None:
-    assert tops(ROOT / "effnet" / f"{name}.py") <= {
-        "__future__", "collections", "dataclasses", "effnet", "hashlib", "itertools", "math", "re", "typing",
-    }  # fmt: skip
+    allowed = sys.stdlib_module_names | {"effnet"}
+    assert tops(ROOT / "effnet" / f"{name}.py") <= allowed
+
+
+def test_describing_and_costing_load_no_torch() -> None:
+    """Not even through each other."""
+    code = (
+        "import sys, effnet; effnet.cost(effnet.arch('b3')); effnet.fit('b0', '2x', along='paper');"
+        "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -43,6 +55,8 @@ def test_descriptions_need_no_torch(name: str) -> None:
         ("plotly", "scaling_search/report.py"),
         ("ray", "scaling_search/executors/ray.py"),
         ("fvcore", "effnet/measure.py"),
+        ("safetensors", "effnet/weights.py"),
+        ("onnxscript", "effnet/weights.py"),
     ],
 )
 def test_each_library_has_one_door(library: str, door: str) -> None:
@@ -55,8 +69,12 @@ def test_arrows_do_not_turn_round() -> None:
     for i, name in enumerate(order):
         later = {f"scaling_search.{n}" for n in order[i + 1 :]}
         assert not imported(ROOT / "scaling_search" / f"{name}.py") & later, name
-    for name in ("arch", "cost", "budget"):
-        assert not imported(ROOT / "effnet" / f"{name}.py") & {"effnet.model", "effnet.measure"}, name
+    order = ["rounding", "arch", "definition", "families", "budget", "shares"]
+    order_of_modules = ["arch", "blocks", "cost", "budget", "shares"], ["arch", "blocks", "model", "measure"]
+    for names in (order, *order_of_modules, ["model", "weights"]):
+        for i, name in enumerate(names):
+            later = {f"effnet.{n}" for n in names[i + 1 :]}
+            assert not imported(ROOT / "effnet" / f"{name}.py") & later, name
 
 
 def test_training_imports_torch_and_numpy_alone() -> None:

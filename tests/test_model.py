@@ -5,46 +5,20 @@ from torch import nn
 import effnet
 from effnet.arch import scale
 from effnet.families import BASELINES
-from effnet.model import BN_EPS, BN_MOMENTUM, EfficientNet, MBConv
+from effnet.model import BN_EPS, BN_MOMENTUM, ConvBlock, ConvNet, SameConv2d
 
 
 @pytest.fixture(scope="module")
-def b0() -> EfficientNet:
+def b0() -> ConvNet:
     torch.manual_seed(0)
     return effnet.build(effnet.arch("b0"))
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_same_function_as_peers(b0: EfficientNet, library: str) -> None:
-    """The same weights, put over in order of definition, give the same logits."""
-    if library == "timm":
-        theirs = pytest.importorskip("timm").create_model("efficientnet_b0")
-    else:
-        theirs = pytest.importorskip("torchvision").models.efficientnet_b0()
-    torch.manual_seed(1)
-    ours = effnet.build(effnet.arch("b0"))
-    for module in ours.modules():  # a zero last norm would hide the branches
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, 0, 0.1)
-    state, target = ours.state_dict(), theirs.state_dict()
-    assert [v.shape for v in state.values()] == [v.shape for v in target.values()]
-    theirs.load_state_dict(dict(zip(target, state.values(), strict=True)))
-    for module in theirs.modules():  # both peers follow torch's eps; the paper's code has 1e-3
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = BN_EPS
-    image = torch.randn(2, 3, 224, 224)
-    with torch.no_grad():
-        a, b = ours.eval()(image), theirs.eval()(image)
-    assert a.std() > 1e-3
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_last_norm_of_residual_branches_starts_at_zero(b0: EfficientNet) -> None:
-    residual = [m for m in b0.modules() if isinstance(m, MBConv) and m.residual]
+def test_last_norm_of_residual_branches_starts_at_zero(b0: ConvNet) -> None:
+    residual = [m for m in b0.modules() if isinstance(m, ConvBlock) and m.residual]
     assert len(residual) == 9
     for module in b0.modules():
-        if isinstance(module, MBConv):
+        if isinstance(module, ConvBlock):
             assert bool((module.project[1].weight == 0).all()) == module.residual
     x = torch.randn(1, 40, 28, 28)
     block = next(m for m in residual if m.project[1].num_features == 40)
@@ -52,7 +26,7 @@ def test_last_norm_of_residual_branches_starts_at_zero(b0: EfficientNet) -> None
         torch.testing.assert_close(block.eval()(x), x)
 
 
-def test_initialisation_spread(b0: EfficientNet) -> None:
+def test_initialisation_spread(b0: ConvNet) -> None:
     stem = b0.stem[0].weight
     assert stem.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.1)
     depthwise = b0.blocks[8].depthwise[0].weight
@@ -60,7 +34,7 @@ def test_initialisation_spread(b0: EfficientNet) -> None:
     assert b0.classifier.weight.abs().max().item() <= 1 / 1000**0.5
 
 
-def test_batch_norm_constants(b0: EfficientNet) -> None:
+def test_batch_norm_constants(b0: ConvNet) -> None:
     for module in b0.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert (module.eps, module.momentum) == (BN_EPS, BN_MOMENTUM) == (1e-3, 0.01)
@@ -96,3 +70,43 @@ def test_every_parameter_learns() -> None:
             nn.init.ones_(module.weight)
     model(torch.randn(8, 3, 16, 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["v2-s", "resnet50", "mobilenetv1", "mobilenetv2", "lite0", "notebook-b0", "tinynet-e"]
+)
+def test_every_family_learns(name: str) -> None:
+    torch.manual_seed(0)
+    net = effnet.arch(name, resolution=32, num_classes=5)
+    model = effnet.build(net, dropout=0.0, drop_path=0.0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    out = model(torch.randn(4, 3, 32, 32))
+    assert out.shape == (4, 5)
+    out.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_notebook_drops_at_a_constant_rate() -> None:
+    model = effnet.build("notebook-b0", num_classes=3, drop_path=0.2)
+    assert {block.drop for block in model.blocks} == {0.2}
+
+
+def test_build_takes_names_and_classes() -> None:
+    assert effnet.build("b1", num_classes=3).classifier.out_features == 3
+    with pytest.raises(ValueError, match="an Arch has its own"):
+        effnet.build(effnet.arch("b0"), num_classes=3)
+    with pytest.raises(ValueError, match="unknown network 'c0'"):
+        effnet.build("c0")
+
+
+@pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 2, 32), (3, 2, 33), (5, 2, 64), (7, 2, 30), (5, 4, 18)])
+def test_same_padding_is_timms(kernel: int, stride: int, side: int) -> None:
+    layers = pytest.importorskip("timm.layers")
+    theirs = layers.create_conv2d(4, 6, kernel, stride=stride, padding="same")
+    ours = SameConv2d(4, 6, kernel, stride, bias=False)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 4, side, side)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert ours(x).shape[-1] == -(-side // stride)

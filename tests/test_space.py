@@ -4,8 +4,8 @@ import pytest
 
 import effnet
 from effnet.arch import scale
-from effnet.budget import distance
 from effnet.cost import cost, macs
+from effnet.shares import distance
 from scaling_search import UserError
 from scaling_search.space import NAMED, Candidate, Plan, choose, measured, nominal_triples, plan
 from scaling_search.study import Study, preset_path, read

@@ -47,8 +47,10 @@ def test_identity_holds_what_determines_results() -> None:
         ({"recipe": {"optimizer": "lion"}}, "recipe.optimizer: should be 'adamw' or 'sgd'"),
         ({"rungs": [4, 2]}, "rungs: whole numbers of epochs above 0 that increase"),
         ({"rungs": [0]}, "rungs"),
-        ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': known are b0"),
-        ({"baseline": {"blocks": 3}}, "baseline.blocks: should be greater than or equal to 7"),
+        ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
+        ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
+        ({"budgets": ["5M params"]}, "budget 5M params: a search is at equal multiply-adds"),
+        ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: stem.width is missing"),
         ({"threads": 0}, "threads"),
         ({"recipe": {"batch": 1}}, "recipe.batch = 1: must be at least 2"),
         ({"colour": "red"}, "colour: no such setting"),
@@ -69,3 +71,51 @@ def test_file_errors(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("rungs = [1]")
     with pytest.raises(UserError, match="command line: rungs.x"):
         read(tmp_path / "s.toml", {"rungs.x": 1})
+
+
+OWN = """
+resolution = 16
+divisor = 4
+width = 0.5
+stem = { width = 16, stride = 1 }
+head = { width = 64 }
+stages = [
+    { operator = "mbconv", expand = 1, kernel = 3, stride = 2, width = 16, repeats = 2 },
+    { operator = "fused", expand = 2, kernel = 3, stride = 2, width = 32, repeats = 3 },
+]
+"""
+
+
+def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(OWN)
+    study = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    base = study.network()
+    assert (study.baseline.name, base.blocks, base.divisor, base.width, base.rounding) == (
+        "mine", 5, 4, 0.5, "spread"
+    )  # fmt: skip
+    assert [s.operator for s in base.stages] == ["mbconv", "fused"]
+    # written out and read back without the file: the same study
+    (tmp_path / "mine.toml").unlink()
+    (tmp_path / "study.toml").write_text(study.to_toml())
+    again = read(tmp_path / "study.toml")
+    assert again == study and again.network() == base
+    assert again.identity("x") == study.identity("x")
+    # another baseline given on the command line replaces it
+    assert read(tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8}).baseline.definition is None
+    (tmp_path / "mine.toml").write_text(
+        OWN.replace("kernel = 3, stride = 2, width = 32", "kernel = 2, stride = 2, width = 32")
+    )
+    with pytest.raises(UserError, match="mine.toml: stage 2: kernel = 2: must be odd"):
+        read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml")})
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet50", "v2-s", "lite", "mobilenetv1"])
+def test_any_family_can_be_searched(name: str) -> None:
+    from scaling_search.space import plan
+
+    study = check(
+        {"baseline": {"name": name, "width": 0.25, "resolution": 64}, "space": {"candidates": 8}, "device": "cpu"},
+        "test",
+    )
+    todo = plan(study, 10, 160)
+    assert len(todo.candidates) >= 8 and all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+
+import effnet
+from effnet.definition import read_baseline
+from effnet.families import BASELINES
+
+B0 = """
+name = "mine"
+resolution = 224
+dropout = 0.2
+stem = { width = 32, stride = 2 }
+head = { width = 1280 }
+stages = [
+    { operator = "mbconv", expand = 1, kernel = 3, stride = 1, width = 16, repeats = 1 },
+    { operator = "mbconv", expand = 6, kernel = 3, stride = 2, width = 24, repeats = 2 },
+    { operator = "mbconv", expand = 6, kernel = 5, stride = 2, width = 40, repeats = 2 },
+    { operator = "mbconv", expand = 6, kernel = 3, stride = 2, width = 80, repeats = 3 },
+    { operator = "mbconv", expand = 6, kernel = 5, stride = 1, width = 112, repeats = 3, se = 0.25 },
+    { operator = "mbconv", expand = 6, kernel = 5, stride = 2, width = 192, repeats = 4 },
+    { operator = "mbconv", expand = 6, kernel = 3, stride = 1, width = 320, repeats = 1 },
+]
+"""
+RESNET = """
+resolution = 224
+rounding = "nearest"
+activation = "relu"
+stem = { width = 64, kernel = 7, stride = 2, pool = 2 }
+stages = [
+    { operator = "bottleneck", expand = 4, kernel = 3, stride = 1, width = 256, repeats = 3 },
+    { operator = "bottleneck", expand = 4, kernel = 3, stride = 2, width = 512, repeats = 4 },
+    { operator = "bottleneck", expand = 4, kernel = 3, stride = 2, width = 1024, repeats = 6 },
+    { operator = "bottleneck", expand = 4, kernel = 3, stride = 2, width = 2048, repeats = 3 },
+]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "net.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_published_tables_can_be_written_down(tmp_path: Path) -> None:
+    path = written(tmp_path, B0)
+    assert read_baseline(path).stages == BASELINES["b0"].stages
+    assert effnet.arch(str(path)) == effnet.arch("b0") and effnet.arch(str(path)).name == "mine"
+    assert effnet.arch(str(path), width=1.1, depth=1.2, resolution=260) == effnet.arch(
+        "b0", width=1.1, depth=1.2, resolution=260
+    )
+    path = written(tmp_path, RESNET)
+    assert effnet.arch(str(path)) == effnet.arch("resnet50") and read_baseline(path).name == "net"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "kernel = 5, stride = 2, width = 40",
+            "kernel = 4, stride = 2, width = 40",
+            "stage 3: kernel = 4: must be odd",
+        ),
+        ("repeats = 3, se", "repeats = 0, se", "stage 5: repeats = 0: must be a whole number from 1"),
+        ("width = 24, repeats = 2", "repeats = 2", "stage 2: width is missing"),
+        ("width = 24,", "widht = 24,", "stage 2: unknown key widht; did you mean width?"),
+        ('"mbconv", expand = 1', '"mbcon", expand = 1', "stage 1: operator = 'mbcon': known are mbconv"),
+        ("stride = 1, width = 320", "stride = -1, width = 320", "stage 7: stride = -1: must be"),
+        ("stride = 1, width = 320", 'stride = "1", width = 320', "stage 7: stride = '1': must be"),
+        ("stride = 1, width = 320", "stride = 64, width = 320", "total stride of 2048 leaves no pixels; at least 1024"),
+        ("se = 0.25", "se = 25", "stage 5: se = 25: must be a number from 0 to 1"),
+        ("dropout = 0.2", "dropout = 2", "dropout = 2: must be a number from 0 to 0.99"),
+        ("dropout = 0.2", "drop = 0.2", "unknown key drop; did you mean dropout?"),
+        ("dropout = 0.2", "rounding = 'up'", "rounding = 'up': known are official"),
+        ("dropout = 0.2", "width = 'wide'", "width = 'wide': must be a number"),
+        ("dropout = 0.2", "activation = 3", "activation = 3: must be a string"),
+        ("stem = { width = 32, stride = 2 }", "stem = 32", "stem = 32: must be a table"),
+        ("stem = { width = 32, stride = 2 }", "", "stem.width is missing"),
+        ("stem = { width = 32, stride = 2 }", "stem = { width = 32, kernel = 2 }", "stem_kernel = 2: must be odd"),
+        ("resolution = 224", "", "resolution is missing"),
+        ("resolution = 224", "resolution = 1e3", "resolution = 1000.0: must be a whole number"),
+        ("resolution = 224", "resolution = ", "not TOML"),
+        ("stages = [", "stages = 7\nrows = [", "unknown key rows"),
+    ],
+)
+def test_a_wrong_definition_names_row_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert B0.count(old) == 1
+    path = written(tmp_path, B0.replace(old, new))
+    with pytest.raises(ValueError) as caught:
+        read_baseline(path)
+    text = str(caught.value)
+    assert message in text and str(path) in text and "\n" not in text
+
+
+def test_rows_that_are_none(tmp_path: Path) -> None:
+    for rows, message in (
+        ("7", "at least one row"),
+        ("[]", "at least one row"),
+        ("[1]", "stage 1: 1: must be a table"),
+    ):
+        text = f"resolution = 64\nstem = {{ width = 8 }}\nstages = {rows}\n"
+        with pytest.raises(ValueError, match=message):
+            read_baseline(written(tmp_path, text))
+    with pytest.raises(ValueError, match="No such file"):
+        read_baseline(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not TOML"):
+        read_baseline(tmp_path / "bytes.toml")

@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+import effnet
+from effnet.measure import compare, latency, peak_training_memory
+
+
+@pytest.mark.parametrize("name", ["b0", "v2-s", "resnet50", "mobilenetv1", "notebook-b0"])
+def test_the_difference_to_fvcores_total_is_explained(name: str) -> None:
+    report = compare(effnet.arch(name, resolution=33, num_classes=10))
+    assert report.equal and report.explained
+    assert list(report.extras) == ["batch_norm"]  # our pools are means, which fvcore does not count
+    assert report.fvcore_total == sum(row.ours.macs for row in report.rows) + report.extras["batch_norm"]
+    assert all(row.torch_macs == row.ours.macs for row in report.rows)
+
+
+def test_latency_and_memory_are_of_this_device() -> None:
+    net = effnet.arch("b0-s4", width=0.2, resolution=16, num_classes=10)
+    assert 0 < latency(net, 4, runs=3) < 60
+    small, large = (peak_training_memory(net, batch) for batch in (8, 64))
+    parameters = 4 * effnet.cost(net).params
+    assert 3 * parameters < small < large
+    assert not torch.is_autocast_enabled()
