@@ -22,8 +22,8 @@ _TEXT = re.compile(
     re.IGNORECASE,
 )
 _WANTED = (
-    "a budget is a ratio such as 2x or 0.5x, multiply-adds such as 400M or 1.2G, either with params or acts "
-    "after it (5M params), or training memory such as 8GiB@64 (a batch of 64) or 2x memory@64/bf16"
+    "a budget is a ratio such as 2x or 0.5x, or multiply-adds such as 400M or 1.2G; or either of something else: "
+    "5M params, 2x acts, 8GiB@64 (training memory at batch 64), 2x memory@64/bf16"
 )
 # How far each dial is searched. Widths and depths go in thousandths, finer than any divisor's rounding
 # can tell apart; phi in millionths.

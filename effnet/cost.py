@@ -31,9 +31,9 @@ def _weights(op: Op) -> int:
     return op.c_in // op.groups * op.c_out * op.kernel**2
 
 
-def _params(op: Op) -> int:
-    """Weights, and a batch norm's scale and shift or the layer's own bias."""
-    return _weights(op) + (2 if op.norm else 1) * op.c_out
+def _beside(op: Op) -> int:
+    """Parameters beside the weights: a batch norm's scale and shift, or the layer's own bias."""
+    return 2 * op.c_out if op.norm else op.c_out
 
 
 def area(op: Op, block: Block) -> int:
@@ -45,19 +45,25 @@ def area(op: Op, block: Block) -> int:
 def op_cost(op: Op, block: Block) -> Cost:
     """One layer of one repeat, with its batch norm or its bias."""
     pixels = area(op, block)
-    return Cost(_weights(op) * pixels, _params(op), op.c_out * pixels)
+    weights = _weights(op)
+    return Cost(weights * pixels, weights + _beside(op), op.c_out * pixels)
 
 
 @lru_cache(maxsize=1 << 15)
 def _per_pixel(*shape: Any) -> tuple[int, int, int, int, int, int, int]:
     """What a block costs whatever its sides: macs per pixel of side_in, of side_out and once; params;
     acts in the same three parts. Networks differ far more often than their blocks' shapes do."""
-    macs, acts, params = {"in": 0, "out": 0, "one": 0}, {"in": 0, "out": 0, "one": 0}, 0
+    macs_in = macs_out = macs_one = acts_in = acts_out = acts_one = params = 0
     for op in ops(Block(1, 1, 1, *shape)):
-        macs[op.side] += _weights(op)
-        acts[op.side] += op.c_out
-        params += _params(op)
-    return macs["in"], macs["out"], macs["one"], params, acts["in"], acts["out"], acts["one"]
+        weights = _weights(op)
+        params += weights + _beside(op)
+        if op.side == "out":
+            macs_out, acts_out = macs_out + weights, acts_out + op.c_out
+        elif op.side == "in":
+            macs_in, acts_in = macs_in + weights, acts_in + op.c_out
+        else:
+            macs_one, acts_one = macs_one + weights, acts_one + op.c_out
+    return macs_in, macs_out, macs_one, params, acts_in, acts_out, acts_one
 
 
 def cost(arch: Arch) -> Cost:
@@ -124,7 +130,7 @@ def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", 
     Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context."""
     element = 4 if precision == "fp32" else 2
     layers = [
-        (_kept(op, b, arch.activation), op.c_out * area(op, b), _params(op))
+        (_kept(op, b, arch.activation), op.c_out * area(op, b), _weights(op) + _beside(op))
         for b in blocks(arch)
         for _ in range(b.repeats)
         for op in ops(b)

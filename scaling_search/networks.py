@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import Arch, Scaling
-from effnet.budget import Budget, fit
-from effnet.cost import PRECISIONS, Cost, conventions, cost, cost_by_block, cost_by_kind, training_memory
-from effnet.shares import shares
+from effnet.arch import Arch, Baseline, Scaling, scale
+from effnet.budget import Budget, Solution, fit
+from effnet.cost import PRECISIONS, Cost, conventions, cost, cost_by_block, cost_by_kind, macs, training_memory
+from effnet.rounding import round_half_up
+from effnet.shares import along, shares
 from scaling_search import UserError
 
 _CONVENTIONS = ("macs", "torch", "pycls", "fvcore-torchvision", "fvcore-timm")
@@ -41,6 +42,7 @@ def add_commands(commands: Any) -> None:
     solving.add_argument("baseline", help="b0, b0-s4, mobilenetv2, resnet50, ... or a TOML file")
     solving.add_argument("--budget", required=True, help="2x, 400M, '5M params', '2x acts', 8GiB@64")
     solving.add_argument("--along", help="paper, or alpha,beta,gamma: solve phi")
+    solving.add_argument("--shares", help="depth,width,resolution: the network nearest to this direction")
     for name in ("depth", "width"):
         solving.add_argument(f"--{name}", type=float)
     solving.add_argument("--resolution", type=int, help="px")
@@ -241,26 +243,44 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
-        found = fit(
-            base,
-            budget,
-            depth=args.depth,
-            width=args.width,
-            resolution=args.resolution,
-            along=_along(args.along),
-            num_classes=args.classes,
-        )
+        found = _toward(base, budget, args) if args.shares else _free(base, budget, args)
     except ValueError as error:
         raise UserError(str(error)) from None
-    net = found.arch
     print(found if found.met else f"nothing within {budget.tolerance:.0%} of {budget}; the nearest has {found}")
-    if real := shares(base, found.depth, found.width, net.resolution, args.classes):
-        print(
-            "shares of MACs: depth {:.0%}, width {:.0%}, resolution {:.0%}".format(*(round(s, 4) + 0.0 for s in real))
-        )
-    total = cost(net)
+    if real := shares(base, found.depth, found.width, found.arch.resolution, args.classes):
+        depth, width, side = (round(s, 4) + 0.0 for s in real)  # never "-0%"
+        print(f"shares of MACs: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}")
+    total = cost(found.arch)
     print(f"macs {total.macs:,} · params {total.params:,} · acts {total.acts:,}")
     return 0 if found.met else 1
+
+
+def _free(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
+    return fit(
+        base,
+        budget,
+        depth=args.depth,
+        width=args.width,
+        resolution=args.resolution,
+        along=_along(args.along),
+        num_classes=args.classes,
+    )
+
+
+def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
+    """The network of a direction in shares: width is what was solved, around the blocks and side it chose."""
+    if any(value is not None for value in (args.depth, args.width, args.resolution, args.along)):
+        raise ValueError("--shares sets depth, width and resolution: give it without them and without --along")
+    if budget.of != "macs":
+        raise ValueError(f"--shares are of multiply-adds: --budget {budget} is not")
+    try:
+        depth, width, side = (float(part) for part in args.shares.split(","))
+    except ValueError:
+        raise ValueError(f"--shares {args.shares}: depth,width,resolution such as 0.3,0.3,0.4") from None
+    base_macs = macs(scale(base, num_classes=args.classes))
+    s = along(base, (depth, width, side), budget.target(base_macs) / base_macs, args.classes)
+    px = round_half_up(s.gamma * base.resolution)
+    return fit(base, budget, depth=s.alpha, resolution=px, num_classes=args.classes)
 
 
 def _along(text: str | None) -> Scaling | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from effnet.arch import Arch, Baseline, Scaling, least_side, scale
+from effnet.arch import Arch, Baseline, Scaling, assemble, least_side, repeats_at, scale, widths_at
 from effnet.budget import Budget, human, nearest_width, shortest_width
 from effnet.cost import Cost, cost, macs
 from effnet.families import PAPER
@@ -257,6 +257,30 @@ def nominal_triples(
     return [t for t in itertools.product(alphas, betas, gammas) if abs(t[0] * t[1] ** 2 * t[2] ** 2 - middle) <= most]
 
 
+def lattice(
+    base: Baseline, triples: Iterable[tuple[int, int, int]], classes: int, resolution_step: int = 1
+) -> list[tuple[tuple[int, int, int], Arch]]:
+    """The distinct networks that (alpha, beta, gamma), in hundredths, build at phi = 1, each with the first triple
+    that builds it; resolution in whole steps of px.
+
+    Most triples differ from their neighbours in nothing: each dial's rounding is done once per value."""
+    repeats: dict[int, tuple[int, ...]] = {}
+    widths: dict[int, tuple[int, ...]] = {}
+    sides: dict[int, int] = {}
+    first: dict[tuple[tuple[int, ...], tuple[int, ...], int], tuple[int, int, int]] = {}
+    for triple in triples:
+        alpha, beta, gamma = triple
+        if alpha not in repeats:
+            repeats[alpha] = repeats_at(base, alpha / 100)
+        if beta not in widths:
+            widths[beta] = widths_at(base, beta / 100)
+        if gamma not in sides:
+            steps = round_half_up(base.resolution * gamma / 100 / resolution_step)
+            sides[gamma] = resolution_step * steps
+        first.setdefault((repeats[alpha], widths[beta], sides[gamma]), triple)
+    return [(triple, assemble(base, *built, num_classes=classes)) for built, triple in first.items()]
+
+
 def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float) -> list[Candidate]:
     """The distinct networks that the lattice builds, official rounding; each one's real cost is its own.
 
@@ -269,20 +293,18 @@ def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: f
         space.beta_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
         space.gamma_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
     )
-    built: dict[str, Candidate] = {}
+    triples = nominal_triples(space.step, ratio, space.nominal_tolerance, maxima)
+    # of several triples that build one network, the paper's own, else the first; never the baseline itself
+    paper = tuple(round_half_up(100 * c) for c in (PAPER.alpha, PAPER.beta, PAPER.gamma))
+    triples = sorted((t for t in triples if t != (100, 100, 100)), key=lambda t: t != paper)
     sides = range(base.resolution, math.ceil(maxima[2] * base.resolution) + space.resolution_step + 1)
     wasted = waste(base, sides, classes)
-    for triple in nominal_triples(space.step, ratio, space.nominal_tolerance, maxima):
-        if triple == (100, 100, 100):  # the baseline itself
-            continue
-        s = Scaling(triple[0] / 100, triple[1] / 100, triple[2] / 100)
-        side = space.resolution_step * round_half_up(base.resolution * s.gamma / space.resolution_step)
-        if side > top or side not in wasted:
-            continue
-        c = _candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side])
-        # of several triples that build one network, the paper's own, else the first
-        if c.key not in built or (s.alpha, s.beta, s.gamma) == (PAPER.alpha, PAPER.beta, PAPER.gamma):
-            built[c.key] = c
+    built = [
+        _candidate(base, Scaling(*(c / 100 for c in t)), net.resolution, classes, budget=str(budget),
+                   wasted=wasted[net.resolution])
+        for t, net in lattice(base, triples, classes, space.resolution_step)
+        if net.resolution <= top and net.resolution in wasted
+    ]  # fmt: skip
     if not built:
         every = nominal_triples(space.step, ratio, 10.0, maxima)
         near = min(every, key=lambda t: abs(t[0] * t[1] ** 2 * t[2] ** 2 / 1e10 - ratio))
@@ -292,7 +314,7 @@ def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: f
             f"{top:g} px; the nearest is {near[0] / 100}, {near[1] / 100}, {near[2] / 100} at {product:.3f}. "
             "Take a smaller step, wider bounds or a smaller base resolution"
         )
-    return list(built.values())
+    return built
 
 
 # ---- which of them are trained

@@ -49,7 +49,7 @@ def test_identity_holds_what_determines_results() -> None:
         ({"rungs": [0]}, "rungs"),
         ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
         ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
-        ({"budgets": ["5M params"]}, "budget 5M params: a search is at equal multiply-adds"),
+        ({"budgets": ["5M params"]}, "budget 5M params: a search compares networks of equal multiply-adds"),
         ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: stem.width is missing"),
         ({"threads": 0}, "threads"),
         ({"recipe": {"batch": 1}}, "recipe.batch = 1: must be at least 2"),

@@ -1,0 +1,167 @@
+"""The commands about networks, as typed; and the wrong things a person would type."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import effnet
+from effnet import weights
+from scaling_search.cli import main
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    assert main(list(words)) == status, capsys.readouterr()
+    return capsys.readouterr().out
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = said(capsys, "list").splitlines()
+    assert len(rows) == 1 + len(effnet.list())
+    row = next(r for r in rows if r.split()[:1] == ["v2-s"]).split()
+    assert row == ["v2-s", "v2-s", "1", "1", "384", "40", "8,365,617,152", "21,458,488", "35,766,624"]
+
+
+def test_conventions(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, "cost", "b0", "--convention", "all")
+    for count in ("385,814,752", "771,629,504", "385,825,092", "401,659,392", "399,352,864"):
+        assert count in out
+    out = said(capsys, "cost", "b0", "--convention", "pycls")
+    assert "385,825,092" in out and "401,659,392" not in out
+
+
+def test_cost_says_what_a_member_implies(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, "cost", "b3")
+    assert "phi    depth 1.85, width 1.91, resolution 2.09" in out and "26 blocks, 300 px" in out
+    assert "phi " not in said(capsys, "cost", "b0", "--width", "2")
+    assert "22 blocks, 224 px" not in said(capsys, "cost", "efficientnet_b3")
+
+
+def test_cost_per_block(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, "cost", "resnet50", "--blocks")
+    assert "112 → 112" not in out and "224 → 112" in out and "bottleneck" in out and "118,013,952" in out
+
+
+def test_overrides_and_rounding(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, "cost", "b0", "--stage", "5.kernel=3", "--stage", "5.repeats=4", "--rounding", "nearest")
+    net = effnet.arch("b0", stages={5: {"kernel": 3, "repeats": 4}}, rounding="nearest")
+    assert f"{effnet.cost(net).macs:,}" in out and "17 blocks" in out
+
+
+def test_check_and_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    out = said(capsys, "cost", "mobilenetv2", "--resolution", "64", "--check")
+    assert "equal to fvcore" in out and "of batch_norm" in out
+    out = said(capsys, "cost", "b0-s4", "--width", "0.2", "--resolution", "16", "--measure", "--batch", "4")
+    assert "ms for 1 image" in out and "bytes at the peak of a training step" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        (["b0", "--budget", "2x", "--depth", "1.2", "--resolution", "257"], 0, "width 0.937"),
+        (["b0", "--budget", "4x", "--along", "paper"], 0, "phi 1.73"),
+        (["b0", "--budget", "4x", "--along", "1.2,1.1,1.15"], 0, "phi 1.73"),
+        (["b0", "--budget", "8GB", "--width", "1"], 0, "resolution 369 px"),
+        (["b0", "--budget", "2x", "--width", "1", "--resolution", "224"], 0, "depth 1.9"),
+        (["resnet50", "--budget", "5M params", "--width", "1"], 1, "nothing within 2% of 5M params; the nearest has"),
+        (["b0", "--budget", "4x", "--shares", "0.28,0.29,0.43"], 0, "shares of MACs: depth"),
+    ],
+)
+def test_solve(capsys: pytest.CaptureFixture[str], words: list[str], status: int, expected: str) -> None:
+    assert expected in said(capsys, "solve", *words, status=status)
+
+
+def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'resolution = 64\nstem = { width = 16 }\nstages = [{ operator = "mbconv", expand = 4, kernel = 3, stride = 2, '
+        "width = 24, repeats = 2 }]\n"
+    )
+    out = said(capsys, "cost", str(tmp_path / "mine.toml"), "--classes", "10", "--check")
+    assert "2 blocks, 64 px, 10 classes" in out and "equal to fvcore" in out
+    assert "width" in said(
+        capsys, "solve", str(tmp_path / "mine.toml"), "--budget", "2x", "--resolution", "64", "--tolerance", "0.1"
+    )
+
+
+def test_export_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    peer = timm.create_model("efficientnet_b0", num_classes=4).eval()
+    torch.save(peer.state_dict(), tmp_path / "timm.pth")
+    words = ["export", "b0", "--classes", "4", "--resolution", "64"]
+    source = ["--weights", str(tmp_path / "timm.pth"), "--bn-eps", "1e-5"]
+    said(capsys, *words, *source, "--to", str(tmp_path / "net"))
+    model, images = weights.load(tmp_path / "net"), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), peer(images), rtol=1e-4, atol=1e-4)
+    there = ["--weights", str(tmp_path / "net")]
+    said(capsys, *words, *there, "--names", "timm", "--to", str(tmp_path / "back.safetensors"))
+    back = weights.read_state(tmp_path / "back.safetensors")
+    assert all(torch.equal(back[k], v) for k, v in peer.state_dict().items())
+    said(capsys, *words, *there, "--to", str(tmp_path / "net.pt2"))
+    assert (tmp_path / "net.pt2").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cost", "b9"], "unknown network 'b9': did you mean b8?"),
+        (["cost", "b0", "--width", "nan"], "width = nan: must be a finite number above 0"),
+        (["cost", "b0", "--depth", "0"], "depth = 0.0: must be a finite number above 0"),
+        (["cost", "b0", "--alpha", "inf"], "alpha = inf: must be a finite number above 0"),
+        (["cost", "b0", "--phi", "nan", "--alpha", "1.2"], "phi = nan: must be finite"),
+        (["cost", "b0", "--resolution", "8"], "leaves no pixels; at least 16"),
+        (["cost", "b0", "--classes", "0"], "num_classes = 0"),
+        (["cost", "b0", "--stage", "5.kernel=4"], "stage 5: kernel = 4: must be odd"),
+        (["cost", "b0", "--stage", "2.repeats=0"], "stage 2: repeats = 0"),
+        (["cost", "b0", "--stage", "7.stride=64"], "leaves no pixels"),
+        (["cost", "b0", "--stage", "kernel=3"], "--stage kernel=3: wanted is N.KEY=VALUE"),
+        (["cost", "b0", "--rounding", "up"], "rounding = 'up': known are official"),
+        (["cost", "b0", "--convention", "flops"], "invalid choice: 'flops'"),
+        (["cost", "b0", "--batch", "0"], "--batch 0: at least 1"),
+        (["cost", "none.toml"], "none.toml: No such file"),
+        (["cost", "BAD.toml"], "BAD.toml: stage 2: kernel = 2: must be odd"),
+        (["solve", "b0", "--budget", "2"], "budget '2': a budget is a ratio such as 2x"),
+        (["solve", "b0", "--budget", "2x"], "give resolution (width is solved)"),
+        (["solve", "b0", "--budget", "2x", "--along", "1.2,1.1"], "--along 1.2,1.1: paper, or alpha,beta,gamma"),
+        (["solve", "b0", "--budget", "2x", "--shares", "1,2"], "--shares 1,2: depth,width,resolution"),
+        (["solve", "b0", "--budget", "2x", "--shares", "1,1,1"], "must sum to 1"),
+        (["solve", "b0", "--budget", "2x params", "--shares", "1,0,0"], "--shares are of multiply-adds"),
+        (["solve", "b0", "--budget", "2x", "--shares", "1,0,0", "--width", "1"], "give it without them"),
+        (["solve", "b0", "--budget", "2x", "--width", "1", "--tolerance", "0"], "--tolerance 0"),
+        (["solve", "b3", "--budget", "2x", "--width", "1"], "unknown baseline 'b3'"),
+        (["export", "b0", "--to", "net.tflite"], "a folder, or a file that ends in .onnx, .pt2, .safetensors"),
+        (["export", "b0", "--names", "timm", "--to", "net"], "--names timm is for --to FILE.safetensors"),
+        (["export", "b0", "--weights", "none.pth", "--to", "net"], "none.pth: No such file"),
+        (["export", "b0", "--weights", "TEXT.pth", "--to", "net"], "TEXT.pth: damaged, or not a state dict"),
+        (["export", "b0", "--weights", "CUT.safetensors", "--to", "net"], "CUT.safetensors: damaged or not"),
+        (["export", "b1", "--weights", "STATE.pth", "--to", "net"], "state dict does not fit b1: stem.0.weight is"),
+        (["export", "b0", "--weights", "FOLDER", "--to", "net"], "FOLDER holds another network (b0-s4) than b0"),
+        (["export", "b0", "--weights", "ALTERED", "--to", "net"], "truncated or altered since it was saved"),
+    ],
+)
+def test_bad_input(
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = '{ operator = "mbconv", expand = 4, kernel = %d, stride = 2, width = 24, repeats = 2 }'
+    Path("BAD.toml").write_text(f"resolution = 64\nstem = {{ width = 16 }}\nstages = [{row % 3}, {row % 2}]\n")
+    Path("TEXT.pth").write_text("not a state dict")
+    small = effnet.build(effnet.arch("b0-s4", width=0.1, resolution=16, num_classes=3))
+    torch.save(small.state_dict(), "STATE.pth")
+    weights.save_state(small.state_dict(), "CUT.safetensors")
+    Path("CUT.safetensors").write_bytes(Path("CUT.safetensors").read_bytes()[:-64])
+    for folder in ("FOLDER", "ALTERED"):
+        weights.save(small, folder)
+    data = Path("ALTERED/model.safetensors").read_bytes()
+    Path("ALTERED/model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    before = sorted(tmp_path.rglob("*"))
+    status = main(words)
+    captured = capsys.readouterr()
+    assert (status, captured.err.count("\n")) == (2, 1), captured
+    assert message in captured.err and "Traceback" not in captured.err
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
