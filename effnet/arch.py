@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from effnet.rounding import rule, snap, spread_repeats
+from effnet.rounding import round_half_up, rule, snap, spread_repeats
 
 Operator = Literal["mbconv", "mbconv3x3", "fused", "separable", "bottleneck"]
 OPERATORS: dict[str, str] = {
@@ -47,7 +47,7 @@ STAGE_KEYS = tuple(Stage.__dataclass_fields__)
 
 def check_stage(stage: Stage, where: str) -> None:
     """Raises ValueError naming the row and the key that is wrong, and what would be right."""
-    if stage.operator not in OPERATORS:
+    if not isinstance(stage.operator, str) or stage.operator not in OPERATORS:
         raise ValueError(f"{where}: operator = {stage.operator!r}: known are {', '.join(OPERATORS)}")
     for key in STAGE_KEYS[1:]:
         _check_count(where, key, getattr(stage, key), 0 if key == "se_percent" else 1)
@@ -107,7 +107,8 @@ class Baseline:
     """An unscaled network of a family.
 
     `width` multiplies every channel count of the table before rounding (0.25 makes a quarter-width
-    baseline); the width multiplier of a scaling multiplies it again, so rounding happens once.
+    baseline), stem and head too where the family's rule keeps them from scaling; the width multiplier of a
+    scaling multiplies it again, so rounding happens once.
     `stem_pool` is the stride of a 3x3 max-pool after the stem (1: none); a `head_width` of 0 means that
     the classifier follows the last stage. Raises ValueError naming the row and the key that is wrong."""
 
@@ -294,14 +295,26 @@ def widths_at(baseline: Baseline, width: float) -> tuple[int, ...]:
     _check_multiplier("width", width)
     rounding, divisor, multiplier = rule(baseline.rounding), baseline.divisor, baseline.width * width
     channels = rounding.channels
+
+    def unscaled(c: int) -> int:
+        return c if baseline.width == 1 else channels(c * baseline.width, divisor)
+
     stages = [channels(s.width * multiplier, divisor) for s in baseline.stages]
-    stem = baseline.stem_width
-    if not rounding.stem_fixed:
-        stem = (rounding.stem or channels)(stem * multiplier, divisor)
-    head = baseline.head_width
+    stem, head = baseline.stem_width, baseline.head_width
+    stem = unscaled(stem) if rounding.stem_fixed else (rounding.stem or channels)(stem * multiplier, divisor)
     if head:
-        head = rounding.head(head, head * multiplier, channels(head * multiplier, divisor), stages[-1])
+        head = rounding.head(unscaled(head), head * multiplier, channels(head * multiplier, divisor), stages[-1])
     return (stem, *stages, head)
+
+
+def side_at(baseline: Baseline, resolution: float, step: int = 1) -> int:
+    """Resolution [px] at a multiplier, in whole steps."""
+    return step * round_half_up(baseline.resolution * resolution / step)
+
+
+def least_depth(baseline: Baseline) -> float:
+    """Depth multipliers below it are refused; 0 where the rule gives every stage a block at any depth."""
+    return (len(baseline.stages) - 0.5) / baseline.blocks if rule(baseline.rounding).whole_blocks else 0.0
 
 
 def assemble(

@@ -7,15 +7,15 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
-from effnet.arch import Arch, Baseline, Scaling, least_side, scale
+from effnet.arch import Arch, Baseline, Scaling, least_depth, least_side, scale, side_at
 from effnet.cost import PRECISIONS, Precision, cost, macs, training_memory
 from effnet.families import PAPER, baseline
 from effnet.rounding import round_half_up
 
 Measure = Literal["macs", "params", "acts", "memory"]
-_SUFFIX = {"K": 1e3, "M": 1e6, "G": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
+_SUFFIX = {"K": 1e3, "M": 1e6, "G": 1e9, "KI": 2.0**10, "MI": 2.0**20, "GI": 2.0**30}
 _TEXT = re.compile(
     r"(?P<value>\d+(?:\.\d*)?|\.\d+)(?P<unit>x|[KMG](?P<bytes>i?B)?)"
     r"(?:\s*(?P<of>macs|params|acts|memory))?(?:@(?P<batch>\d+))?(?:/(?P<precision>\w+))?",
@@ -27,7 +27,7 @@ _WANTED = (
 )
 # How far each dial is searched. Widths and depths go in thousandths, finer than any divisor's rounding
 # can tell apart; phi in millionths.
-_MAX_WIDTH, _MAX_DEPTH, _MAX_RESOLUTION, _MAX_PHI = 100.0, 1000.0, 16384, 64.0
+_MAX_WIDTH, _MAX_DEPTH, _MAX_RESOLUTION = 100.0, 1000.0, 16384
 _PHI_UNIT = 1_000_000
 
 
@@ -45,6 +45,12 @@ class Budget:
     batch: int = 32
     precision: Precision = "fp32"
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value > 0 and 0 <= self.tolerance < 1):
+            raise ValueError(
+                f"budget of {self.value} ± {self.tolerance}: a finite number above 0, and a tolerance from 0 to below 1"
+            )
+
     @classmethod
     def parse(cls, text: str, tolerance: float = 0.02) -> Budget:
         """`2x`, `0.5x` (ratios), `400M`, `1.2G` (multiply-adds), `5M params`, `2x acts`, `8GiB@64`,
@@ -58,7 +64,7 @@ class Budget:
             raise ValueError(f"budget {text!r}: memory, and only memory, has bytes, a batch and a precision; {_WANTED}")
         if precision not in PRECISIONS or (match["batch"] and int(match["batch"]) < 1):
             raise ValueError(f"budget {text!r}: a batch of at least 1, a precision of {' or '.join(PRECISIONS)}")
-        value = float(match["value"]) * _SUFFIX.get(unit if unit.endswith("IB") else unit[:1], 1.0)
+        value = float(match["value"]) * _SUFFIX.get(unit.removesuffix("B"), 1.0)
         low, high = (0.01, 1000.0) if unit == "X" else (1e3, 1e15)
         if not low <= value <= high:
             limits = f"from {low:g}x to {high:g}x" if unit == "X" else "from 1K to 1000000G"
@@ -66,16 +72,14 @@ class Budget:
         return cls(value, unit == "X", tolerance, of, int(match["batch"] or 32), precision)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        if self.relative:
-            number = f"{self.value:g}x"
-        else:
-            unit = next(u for u in ("G", "M", "K") if self.value >= _SUFFIX[u])
-            if self.of == "memory" and self.value >= 2**20 and self.value % 2**20 == 0:
-                unit += "iB" if unit != "K" else ""
-            number = f"{self.value / _SUFFIX[unit.upper()]:.6g}{unit}"
+        """A text that `parse` reads as this target, to twelve digits."""
+        units = ["x"] if self.relative else [u for u in ("G", "M", "K") if self.value >= _SUFFIX[u] or u == "K"]
+        if self.of == "memory" and not self.relative:
+            binary = [u for u in ("Gi", "Mi") if self.value % _SUFFIX[u.upper()] == 0]
+            units = [f"{(binary or units)[0]}B"]
+        number = f"{self.value / _SUFFIX.get(units[0].removesuffix('B').upper(), 1.0):.12g}{units[0]}"
         if self.of == "memory":
-            of = " memory" if self.relative else "" if number.endswith("B") else "B"
-            return f"{number}{of}@{self.batch}/{self.precision}"
+            return f"{number}{' memory' if self.relative else ''}@{self.batch}/{self.precision}"
         return number if self.of == "macs" else f"{number} {self.of}"
 
     def measure(self, arch: Arch) -> int:
@@ -135,12 +139,15 @@ class Solution:
 
 
 class InfeasibleError(ValueError):
-    """No setting meets the budget; `nearest` is the network that comes closest, `solution` all about it."""
+    """No setting meets the budget; `solution` is the network that comes closest, and how close."""
 
     def __init__(self, solution: Solution) -> None:
-        budget = solution.budget
-        super().__init__(f"no network within {budget.tolerance:.0%} of {budget}; the nearest has {solution}")
-        self.solution, self.nearest = solution, solution.arch
+        super().__init__(solution)
+        self.solution = solution
+
+    def __str__(self) -> str:
+        budget = self.solution.budget
+        return f"nothing within {100 * budget.tolerance:g}% of {budget}; the nearest has {self.solution}"
 
 
 def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
@@ -166,7 +173,7 @@ def _shortest(builds: Callable[[int], bool], here: int, unit: int) -> int:
             low -= step
         while builds(high + step):
             high += step
-        step //= 4
+        step //= 2
     while unit > 1:
         inside = range(-(-low // unit) * unit, high + 1, unit)
         if inside:
@@ -246,7 +253,7 @@ def fit(
         return budget.measure(net_at(n))
 
     found = _nearest(cost_at, target, dial.low, dial.high)
-    if base.rounding == "spread" and dial.name in ("depth", "phi"):
+    if least_depth(base) and dial.name in ("depth", "phi"):
         # a block more can move another to a cheaper stage: only at equal repeats does cost never fall
         pieces = _pieces(base, dial, lambda n: net_at(n).blocks, found)
         found = min((_nearest(cost_at, target, *piece) for piece in pieces), key=lambda n: abs(cost_at(n) - target))
@@ -257,18 +264,19 @@ def fit(
     return Solution(arch, budget, dial.name, found / dial.unit, depth, width, cost, budget.off(cost, base_cost))
 
 
-def solve(
-    base: Baseline | str,
-    budget: Budget | str,
-    *,
-    depth: float | None = None,
-    width: float | None = None,
-    resolution: int | None = None,
-    along: Scaling | Literal["paper"] | None = None,
-    num_classes: int = 1000,
-) -> Arch:
+class Dials(TypedDict, total=False):
+    """What `fit` takes beside baseline and budget."""
+
+    depth: float | None
+    width: float | None
+    resolution: int | None
+    along: Scaling | Literal["paper"] | None
+    num_classes: int
+
+
+def solve(base: Baseline | str, budget: Budget | str, **dials: Unpack[Dials]) -> Arch:
     """The network of `fit`; raises InfeasibleError, which holds the nearest, when it misses the tolerance."""
-    solution = fit(base, budget, depth=depth, width=width, resolution=resolution, along=along, num_classes=num_classes)
+    solution = fit(base, budget, **dials)
     if not solution.met:
         raise InfeasibleError(solution)
     return solution.arch
@@ -279,11 +287,10 @@ def _dial(
 ) -> _Dial:
     """Which dial is free, and how far it reaches."""
     least = least_side(base.total_stride)
-    fewest = (len(base.stages) - 0.5) / base.blocks if base.rounding == "spread" else 0.0
     if along is not None:
         if depth is not None or width is not None or resolution is not None:
             raise ValueError("along leaves phi free and sets depth, width and resolution: give it alone")
-        return _phi_dial(base, along, least, fewest)
+        return _phi_dial(base, along, least)
     if width is None and resolution is None:
         raise ValueError("give resolution (width is solved), width (resolution is solved), both (depth), or along")
     if depth is not None and width is not None and resolution is not None:
@@ -294,17 +301,17 @@ def _dial(
         return _Dial("width", 1000, 1, round(1000 * _MAX_WIDTH), lambda n: (d, n / 1000, px))
     if resolution is None:
         return _Dial("resolution", 1, least, _MAX_RESOLUTION, lambda n: (d, w, n))
-    low = max(1, math.ceil(1000 * fewest))
+    low = max(1, math.ceil(1000 * least_depth(base)))
     return _Dial("depth", 1000, low, round(1000 * _MAX_DEPTH), lambda n: (n / 1000, w, px))
 
 
-def _phi_dial(base: Baseline, along: Scaling, least: int, fewest: float) -> _Dial:
+def _phi_dial(base: Baseline, along: Scaling, least: int) -> _Dial:
     coefficients = (along.alpha, along.beta, along.gamma)
     if min(coefficients) < 1 or max(coefficients) == 1:
         raise ValueError(f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them above")
-    lows, highs = [-_MAX_PHI], [_MAX_PHI]
+    lows, highs = [], []
     reach = (
-        (fewest or 0.001, _MAX_DEPTH),
+        (least_depth(base) or 0.001, _MAX_DEPTH),
         (0.001, _MAX_WIDTH),
         (least / base.resolution, _MAX_RESOLUTION / base.resolution),
     )
@@ -315,7 +322,7 @@ def _phi_dial(base: Baseline, along: Scaling, least: int, fewest: float) -> _Dia
 
     def at(n: int) -> tuple[float, float, int]:
         s = Scaling(*coefficients, n / _PHI_UNIT)
-        return s.depth, s.width, round_half_up(base.resolution * s.resolution)
+        return s.depth, s.width, side_at(base, s.resolution)
 
     return _Dial("phi", _PHI_UNIT, math.ceil(max(lows) * _PHI_UNIT), math.floor(min(highs) * _PHI_UNIT), at)
 

@@ -94,12 +94,8 @@ def cost_by_kind(arch: Arch) -> dict[str, Cost]:
 
 
 def macs(arch: Arch) -> int:
-    """The multiply-adds alone: what solving for a budget evaluates thousands of times."""
-    total = 0
-    for block in blocks(arch):
-        before, after, once, *_ = _per_pixel(*block[3:])
-        total += block.repeats * (before * block.side_in**2 + after * block.side_out**2 + once)
-    return total
+    """The multiply-adds alone."""
+    return cost(arch).macs
 
 
 # ---- memory, estimated
@@ -152,28 +148,31 @@ def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", 
 # ---- the same network under other conventions
 
 
-def conventions(arch: Arch) -> dict[str, tuple[int, str]]:
-    """What other tools print for this network, exactly: name → (count, what it counts). See facts.md section 5."""
-    macs = biases = norms = gates = final = 0
+CONVENTIONS = {
+    "macs": "multiply-adds of convolutions and linear layers, no biases: what this project means by cost",
+    "torch": "FlopCounterMode: a multiply and an add are two",
+    "pycls": "with the biases of squeeze-and-excitation and classifier",
+    "fvcore-torchvision": "FlopCountAnalysis.total() on torchvision's modules in eval mode: with batch norms and pools",
+    "fvcore-timm": "the same on timm's, whose squeeze-and-excitation pools with mean(), which fvcore does not count",
+}
+
+
+def conventions(arch: Arch) -> dict[str, int]:
+    """What other tools print for this network, exactly; CONVENTIONS says what each counts (facts.md section 5)."""
+    biases = norms = gates = final = 0
     for block in blocks(arch):
         for op in ops(block):
-            n, elements = block.repeats, op.c_out * area(op, block)
-            macs += n * op_cost(op, block).macs
-            norms += n * elements if op.norm else 0
-            biases += 0 if op.norm else n * elements
-            gates += n * op.c_in * block.side_out**2 if op.kind == "squeeze" else 0
-            if op.kind == "classifier":
-                final = op.c_in * block.side_in**2
+            elements = block.repeats * op_cost(op, block).acts
+            norms += elements if op.norm else 0
+            biases += 0 if op.norm else elements
+            gates += block.repeats * op.c_in * block.side_out**2 if op.kind == "squeeze" else 0
+            final += op.c_in * block.side_in**2 if op.kind == "classifier" else 0
+    plain = macs(arch)
+    pooled = plain + 2 * norms + final
     return {
-        "macs": (macs, "multiply-adds of convolutions and linear layers, no biases: what this project means by cost"),
-        "torch": (2 * macs, "FlopCounterMode: a multiply and an add are two"),
-        "pycls": (macs + biases, "with the biases of squeeze-and-excitation and classifier"),
-        "fvcore-torchvision": (
-            macs + 2 * norms + gates + final,
-            "FlopCountAnalysis.total() on torchvision's modules in eval mode: batch norms (twice) and pools too",
-        ),
-        "fvcore-timm": (
-            macs + 2 * norms + final,
-            "the same on timm's modules, whose squeeze-and-excitation pools with mean(), which fvcore does not count",
-        ),
+        "macs": plain,
+        "torch": 2 * plain,
+        "pycls": plain + biases,
+        "fvcore-torchvision": pooled + gates,
+        "fvcore-timm": pooled,
     }

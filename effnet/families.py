@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from effnet.arch import Arch, Baseline, Operator, Scaling, Stage, scale
+from effnet.arch import Arch, Baseline, Operator, Scaling, Stage, scale, side_at
 from effnet.definition import read_baseline
-from effnet.rounding import round_half_up
 
 
 def _rows(operator: Operator, se_percent: int, *rows: tuple[int, int, int, int, int]) -> tuple[Stage, ...]:
@@ -184,12 +183,6 @@ MEMBERS: dict[str, Member] = {
     "x-gpu-b5": Member("b0", 1.94, 3.29, 306, 40),
     "x-gpu-b6": Member("b0", 2.25, 4.28, 328, 50),
     "x-gpu-b7": Member("b0", 2.58, 5.46, 350, 50),
-    "v2-s": Member("v2-s", 1.0, 1.0, 384, 20),
-    "v2-m": Member("v2-m", 1.0, 1.0, 480, 30),
-    "v2-l": Member("v2-l", 1.0, 1.0, 480, 40),
-    "mobilenetv1": Member("mobilenetv1", 1.0, 1.0, 224, 20),
-    "mobilenetv2": Member("mobilenetv2", 1.0, 1.0, 224, 20),
-    "resnet50": Member("resnet50", 1.0, 1.0, 224, 0),
     # the notebook's `phi_values`
     "notebook-b0": _notebook(0, 224, 20),
     "notebook-b1": _notebook(0.5, 240, 20),
@@ -219,7 +212,7 @@ def _canonical(name: str) -> str:
 def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
     near = difflib.get_close_matches(_canonical(name), known, 1, 0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}, and a TOML file of your own")
+    return ValueError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
 
 
 def baseline(name: str | Baseline) -> Baseline:
@@ -231,7 +224,7 @@ def baseline(name: str | Baseline) -> Baseline:
     if name.endswith(".toml"):
         return read_baseline(name)
     if _canonical(name) not in BASELINES:
-        raise _unknown("baseline", name, list(BASELINES))
+        raise _unknown("baseline", name, [*BASELINES, "a TOML file of your own"])
     return BASELINES[_canonical(name)]
 
 
@@ -273,7 +266,7 @@ def arch(
         if member and _canonical(str(name)) not in BASELINES:
             raise ValueError(f"{name!r} is already scaled: scale {member.baseline!r} instead")
         if isinstance(name, str) and not name.endswith(".toml") and _canonical(name) not in BASELINES:
-            raise _unknown("network", name, names())
+            raise _unknown("network", name, [*names(), "a TOML file of your own"])
         base = baseline(name)
         label, dropout_percent = base.name, base.dropout_percent
     if rounding is not None:
@@ -282,7 +275,7 @@ def arch(
         base = base.with_stages(stages)
     if compound:
         s = Scaling(*(1.0 if c is None else c for c in (alpha, beta, gamma, phi)))
-        depth, width, resolution = s.depth, s.width, max(1, round_half_up(base.resolution * s.resolution))
+        depth, width, resolution = s.depth, s.width, max(1, side_at(base, s.resolution))
     return scale(
         base,
         1.0 if depth is None else depth,

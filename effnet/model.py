@@ -43,8 +43,8 @@ def _conv(op: Op, same: bool = False) -> nn.Conv2d:
 class ConvNorm(nn.Sequential):
     """Convolution, batch norm and, where the layer has one, the activation."""
 
-    def __init__(self, op: Op, activation: str, same: bool) -> None:
-        norm = nn.BatchNorm2d(op.c_out, eps=BN_EPS, momentum=BN_MOMENTUM)
+    def __init__(self, op: Op, activation: str, same: bool, eps: float) -> None:
+        norm = nn.BatchNorm2d(op.c_out, eps=eps, momentum=BN_MOMENTUM)
         super().__init__(_conv(op, same), norm, *([_ACTIVATIONS[activation]()] if op.act else []))
 
 
@@ -65,7 +65,7 @@ class ConvBlock(nn.Module):
     `drop` is the probability that an image's residual branch is dropped in training
     (stochastic depth)."""
 
-    def __init__(self, block: Block, drop: float, activation: str = "silu", same: bool = False) -> None:
+    def __init__(self, block: Block, drop: float, activation: str, same: bool, eps: float) -> None:
         super().__init__()
         layers = {op.kind: op for op in ops(block)}
         self.path: list[str] = []
@@ -75,7 +75,7 @@ class ConvBlock(nn.Module):
                 self.se = SqueezeExcite(op, layers["excite"], activation)
                 self.path.append("se")
             elif kind != "excite":
-                setattr(self, kind, ConvNorm(op, activation, same))
+                setattr(self, kind, ConvNorm(op, activation, same, eps))
                 if kind != "shortcut":
                     self.path.append(kind)
         self.residual, self.drop = bool(block.shortcut), drop
@@ -119,22 +119,20 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.arch, self.bn_eps, self.same_padding = arch, bn_eps, same_padding
+        style = (arch.activation, same_padding, bn_eps)
         stem, *middle, head = blocks(arch)
-        self.stem = ConvNorm(ops(stem)[0], arch.activation, same_padding)
+        self.stem = ConvNorm(ops(stem)[0], *style)
         self.pool = nn.MaxPool2d(3, arch.stem_pool, 1) if arch.stem_pool > 1 else nn.Identity()
         body: list[ConvBlock] = []
         for block in middle:
             for _ in range(block.repeats):
                 share = 1.0 if block.operator == "mbconv3x3" else len(body) / arch.blocks
-                body.append(ConvBlock(block, drop_path * share, arch.activation, same_padding))
+                body.append(ConvBlock(block, drop_path * share, *style))
         self.blocks = nn.Sequential(*body)
         *conv, linear = ops(head)
-        self.head = ConvNorm(conv[0], arch.activation, same_padding) if conv else nn.Identity()
+        self.head = ConvNorm(conv[0], *style) if conv else nn.Identity()
         self.dropout = nn.Dropout(arch.dropout_percent / 100 if dropout is None else dropout)
         self.classifier = nn.Linear(linear.c_in, linear.c_out)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = bn_eps
         self.reset()
 
     def reset(self) -> None:

@@ -22,6 +22,7 @@ def snap(x: float) -> float:
 
 
 def round_half_up(x: float) -> int:
+    """The nearest integer; halves up."""
     return math.floor(snap(x) + 0.5)
 
 
@@ -29,24 +30,19 @@ def round_half_up(x: float) -> int:
 
 
 def _plain(width: float, divisor: int) -> int:
-    """EfficientNetV2's `round_filters`: the nearest multiple, at least one divisor."""
+    """EfficientNetV2's `round_filters`: the nearest multiple, halves up, at least one divisor."""
     return max(divisor, int(snap(width) + divisor / 2) // divisor * divisor)
 
 
 def _guarded(width: float, divisor: int) -> int:
     """EfficientNet's `round_filters`: the same, and one divisor more where that lost over a tenth."""
-    width = snap(width)
-    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * width else rounded
+    rounded = _plain(width, divisor)
+    return rounded + divisor if rounded < 0.9 * snap(width) else rounded
 
 
 def _half_even(width: float, divisor: int) -> int:
     """pycls' scaler: Python's round, which sends a half to the even multiple."""
     return max(1, round(snap(width) / divisor)) * divisor
-
-
-def _half_up(width: float, divisor: int) -> int:
-    return max(divisor, round_half_up(snap(width) / divisor) * divisor)
 
 
 def _fours(width: float, divisor: int) -> int:
@@ -123,6 +119,7 @@ class Rounding:
     head: Callable[[int, float, int, int], int] = _scaled
     stem: Callable[[float, int], int] | None = None  # None: as channels
     stem_fixed: bool = False
+    whole_blocks: bool = False  # depth sets the number of blocks, not each stage's
 
 
 ROUNDINGS: dict[str, Rounding] = {
@@ -134,7 +131,7 @@ ROUNDINGS: dict[str, Rounding] = {
     "nearest": Rounding(_half_even, _round),  # pycls models/scaler.py
     "v2": Rounding(_plain, _ceil),  # google/automl efficientnetv2
     "notebook": Rounding(_fours, _ceil, head=_up, stem=_cut),  # the teaching notebook, facts.md section 3
-    "spread": Rounding(_half_up, _spread),  # ours: depth in whole blocks, channels to the nearest multiple
+    "spread": Rounding(_plain, _spread, whole_blocks=True),  # ours
 }
 
 

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from effnet.arch import Baseline, Scaling, least_side, repeats_at, scale
-from effnet.budget import nearest_width, shortest_width
+from effnet.arch import Baseline, Scaling, least_depth, least_side, repeats_at, scale
+from effnet.budget import Budget, Solution, fit
 from effnet.cost import macs
 from effnet.rounding import round_half_up
 
@@ -61,11 +61,6 @@ def direction(s: Shares, ratio: float) -> Scaling:
     return Scaling(ratio ** s[0], ratio ** (s[1] / 2), ratio ** (s[2] / 2))
 
 
-def distance(a: Shares, b: Shares) -> float:
-    """Euclidean, over the three shares."""
-    return math.dist(a, b)
-
-
 def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
     """Per resolution [px]: the baseline's cost per pixel over the best among `sides`, minus 1.
 
@@ -75,53 +70,54 @@ def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, f
     return {px: c / best - 1 for px, c in per_pixel.items()}
 
 
-def along(
+def toward(
     base: Baseline,
-    toward: Shares,
-    ratio: float,
-    num_classes: int,
+    aim: Shares,
+    budget: Budget,
+    num_classes: int = 1000,
     *,
     max_waste: float = 0.08,
     top: float = math.inf,
-) -> Scaling:
-    """The network at `ratio` times the baseline's MACs nearest to a direction (design.md, family): three
-    block counts and three resolutions of low waste around it, at most `top` px, width solved; of those
-    within 2% the nearest in shares, else the nearest in cost. Its coefficients rebuild it at phi = 1.
+) -> tuple[Solution, float]:
+    """The network of `budget` nearest to a direction, and its resolution's waste (design.md, family): three block
+    counts and three resolutions of low waste around the direction, at most `top` px, width solved; of those that
+    meet the budget the nearest in shares, else the nearest in cost.
 
-    Raises ValueError for a ratio that is not a finite number above 0, or shares that do not sum to 1."""
-    if not (math.isfinite(ratio) and ratio > 0):
-        raise ValueError(f"ratio = {ratio}: must be a finite number above 0")
-    if not abs(sum(toward) - 1) <= 1e-6:
-        raise ValueError(f"shares {toward}: depth, width and resolution must sum to 1")
-    s = direction(toward, ratio)
+    Raises ValueError for a budget that is not of MACs, or an aim that does not sum to 1."""
+    if budget.of != "macs":
+        raise ValueError(f"shares are of multiply-adds: {budget} is not")
+    if not abs(sum(aim) - 1) <= 1e-6:
+        raise ValueError(f"shares {aim}: depth, width and resolution must sum to 1")
     base_macs = macs(scale(base, num_classes=num_classes))
-    blocks, side = s.depth * base.blocks, s.resolution * base.resolution
-    least = least_side(base.total_stride)
+    s = direction(aim, budget.target(base_macs) / base_macs)
+    side, least = s.resolution * base.resolution, least_side(base.total_stride)
     most = max(least, int(min(top, math.ceil(1.25 * side))))
     sides = range(max(least, min(most, math.floor(0.8 * side))), most + 1)
     wasted = waste(base, sides, num_classes)
     best_sides = sorted((px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side))[:3]
-    best: tuple[float, float] | None = None
-    found = Scaling(1, 1, 1)
-    for depth, px in itertools.product(_depths(base, blocks), best_sides):
-        width = nearest_width(base, ratio * base_macs, depth, px, num_classes)
-        off = abs(macs(scale(base, depth, width, px, num_classes=num_classes)) / base_macs / ratio - 1)
-        real = shares(base, depth, width, px, num_classes)
-        rank = (0.0 if off <= 0.02 else off, distance(real, toward) if real else math.inf)
-        if best is None or rank < best:
-            best, found = rank, Scaling(depth, width, px / base.resolution)
-    net = scale(base, found.alpha, found.beta, round_half_up(found.gamma * base.resolution), num_classes=num_classes)
-    return Scaling(found.alpha, shortest_width(base, net, found.alpha, found.beta), found.gamma)
+
+    def rank(found: Solution) -> tuple[float, float]:
+        real = shares(base, found.depth, found.width, found.arch.resolution, num_classes)
+        return (0.0 if found.met else abs(found.off), math.dist(real, aim) if real else math.inf)
+
+    tried = [
+        fit(base, budget, depth=depth, resolution=px, num_classes=num_classes)
+        for depth, px in itertools.product(_depths(base, s.depth), best_sides)
+    ]
+    best = min(tried, key=rank)
+    return best, wasted[best.arch.resolution]
 
 
-def _depths(base: Baseline, blocks: float) -> list[float]:
-    """Depth multipliers of the three networks whose block counts are nearest to `blocks`."""
-    if base.rounding == "spread":
+def _depths(base: Baseline, depth: float) -> list[float]:
+    """Depth multipliers of the three networks whose block counts are nearest to that many times the baseline's."""
+    blocks = depth * base.blocks
+    if least_depth(base):
         fewest = max(len(base.stages), round_half_up(blocks) - 1)
         return [n / base.blocks for n in range(fewest, fewest + 3)]
-    wanted = blocks / base.blocks
-    thousandths = range(max(1, int(600 * wanted)), int(1600 * wanted) + 2)
+    around = 2000 // max(s.repeats for s in base.stages) + 1  # two blocks of the longest stage, in thousandths
+    middle = round_half_up(1000 * depth)
+    thousandths = sorted(range(max(1, middle - around), middle + around + 1), key=lambda n: abs(n - middle))
     built: dict[tuple[int, ...], float] = {}
-    for depth in sorted((n / 1000 for n in thousandths), key=lambda d: abs(d - wanted)):
-        built.setdefault(repeats_at(base, depth), depth)
+    for n in thousandths:
+        built.setdefault(repeats_at(base, n / 1000), n / 1000)
     return [built[repeats] for repeats in sorted(built, key=lambda r: abs(sum(r) - blocks))[:3]]

@@ -6,6 +6,7 @@ bn_eps=1e-3; timm's `tf_*` bn_eps=1e-3 and same_padding=True."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -16,10 +17,11 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
-from safetensors.torch import save_file
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 import effnet
+from effnet import atomic
 from effnet.arch import Arch
 from effnet.blocks import Block, blocks, ops
 from effnet.model import ConvNet
@@ -166,7 +168,8 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
             got = tuple(state[theirs].shape) if isinstance(state[theirs], Tensor) else type(state[theirs]).__name__
             raise ValueError(f"state dict does not fit {label}: {theirs} is {got}, wanted {tuple(shape)}")
         found[ours] = state[theirs]
-    extra = next((key for key in state if key not in set(table.values())), None)
+    known = set(table.values())
+    extra = next((key for key in state if key not in known), None)
     if extra is not None:
         raise ValueError(f"state dict does not fit {label}: it has no place for {extra} (read in {source}'s names)")
     return found
@@ -213,12 +216,9 @@ def read_state(path: str | Path) -> State:
 
 def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
     """Tensors into a .safetensors file, put in place whole; returns its SHA-256."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    save_file({key: value.contiguous() for key, value in state.items()}, part)
-    digest = hashlib.sha256(part.read_bytes()).hexdigest()
-    part.replace(path)
-    return digest
+    data = save_bytes({key: value.contiguous() for key, value in state.items()})
+    atomic.write(Path(path), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def save(model: ConvNet, folder: str | Path) -> None:
@@ -231,9 +231,7 @@ def save(model: ConvNet, folder: str | Path) -> None:
         "same_padding": model.same_padding,
         "sha256": save_state(model.state_dict(), folder / _FILE),
     }
-    part = folder / f"{_CONFIG}.part"
-    part.write_text(json.dumps(config, indent=1))
-    part.replace(folder / _CONFIG)
+    atomic.write(folder / _CONFIG, json.dumps(config, indent=1).encode())
 
 
 def load(folder: str | Path) -> ConvNet:
@@ -270,7 +268,8 @@ def _example(model: ConvNet) -> Tensor:
 def program(model: ConvNet) -> torch.export.ExportedProgram:
     """`model` in eval mode as torch.export's program, for any batch."""
     batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(model.cpu().eval(), (_example(model),), dynamic_shapes=({0: batch},))
+    model = copy.deepcopy(model).cpu().eval()  # the caller's may be training on a GPU
+    return torch.export.export(model, (_example(model),), dynamic_shapes=({0: batch},))
 
 
 def save_program(model: ConvNet, path: str | Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from scaling_search import atomic
+from effnet import atomic
 
 _MAGIC = b"scaling-search checkpoint 1\n"
 

@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -163,10 +162,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals or not name:
             raise UserError(f"--set {item}: wanted is NAME=VALUE, such as recipe.lr=0.01")
-        try:
-            found[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = text
+        found[name] = networks.plain(text)
     return found
 
 

@@ -12,14 +12,20 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import Arch, Baseline, Scaling, scale
-from effnet.budget import Budget, Solution, fit
-from effnet.cost import PRECISIONS, Cost, conventions, cost, cost_by_block, cost_by_kind, macs, training_memory
-from effnet.rounding import round_half_up
-from effnet.shares import along, shares
+from effnet.arch import Arch, Baseline, Scaling
+from effnet.budget import Budget, InfeasibleError, Solution, fit
+from effnet.cost import (
+    CONVENTIONS,
+    PRECISIONS,
+    Cost,
+    conventions,
+    cost,
+    cost_by_block,
+    cost_by_kind,
+    training_memory,
+)
+from effnet.shares import shares, toward
 from scaling_search import UserError
-
-_CONVENTIONS = ("macs", "torch", "pycls", "fvcore-torchvision", "fvcore-timm")
 
 
 def add_commands(commands: Any) -> None:
@@ -30,12 +36,13 @@ def add_commands(commands: Any) -> None:
     price = commands.add_parser("cost", help="exact MACs, parameters and activations of a network")
     _add_network(price)
     _add_dials(price)
-    price.add_argument("--blocks", action="store_true", help="per block instead of per operator")
-    price.add_argument("--convention", choices=(*_CONVENTIONS, "all"), help="the FLOPs that other tools print for it")
+    view = price.add_mutually_exclusive_group()
+    view.add_argument("--blocks", action="store_true", help="per block instead of per operator")
+    view.add_argument("--convention", choices=(*CONVENTIONS, "all"), help="the FLOPs that other tools print for it")
     price.add_argument("--batch", type=int, default=32, help="of the training memory (default: 32)")
     price.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the training memory")
-    price.add_argument("--check", action="store_true", help="compare with fvcore and torch's counter; 1 if unequal")
-    price.add_argument("--measure", action="store_true", help="latency and peak training memory on this device")
+    view.add_argument("--check", action="store_true", help="compare with fvcore and torch's counter; 1 if unequal")
+    view.add_argument("--measure", action="store_true", help="latency and peak training memory on this device")
     price.set_defaults(command=_cost)
 
     solving = commands.add_parser("solve", help="the network nearest to a budget; status 1 if it misses it")
@@ -54,7 +61,7 @@ def add_commands(commands: Any) -> None:
     _add_network(out)
     _add_dials(out)
     out.add_argument("--weights", type=Path, help="a state dict of timm, torchvision or ours, or a folder of export's")
-    out.add_argument("--bn-eps", type=float, default=1e-3, help="of the batch norms (timm, torchvision: mostly 1e-5)")
+    out.add_argument("--bn-eps", type=float, help="of the batch norms (default: 1e-3; timm, torchvision: mostly 1e-5)")
     out.add_argument("--same-padding", action="store_true", help="pad as TensorFlow does (timm's tf_ weights)")
     out.add_argument("--names", choices=("timm", "torchvision"), help="whose names a .safetensors file is to have")
     out.add_argument("--to", type=Path, required=True, help="a folder, or a file: .onnx, .pt2 or .safetensors")
@@ -100,14 +107,18 @@ def _overrides(items: list[str]) -> dict[int, dict[str, Any]]:
     for item in items:
         place, _, text = item.partition("=")
         number, _, key = place.partition(".")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
         if not number.isdigit() or not key or not text:
             raise UserError(f"--stage {item}: wanted is N.KEY=VALUE, such as 5.kernel=3")
-        found.setdefault(int(number), {})[key] = value
+        found.setdefault(int(number), {})[key] = plain(text)
     return found
+
+
+def plain(text: str) -> Any:
+    """A value on the command line as TOML reads it, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _console() -> Console:
@@ -151,7 +162,7 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
     print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
     print(f"memory {memory:>18,}  (bytes, estimated, training at batch {args.batch}, {args.precision}, SGD)")
-    if phi := _implied_phi(args):
+    if phi := _implied_phi(args.network, net):
         print(phi)
     console = _console()
     if args.convention:
@@ -170,33 +181,30 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _implied_phi(args: argparse.Namespace) -> str:
+def _implied_phi(name: str, net: Arch) -> str:
     """Of a published member as it is published."""
-    given = (args.alpha, args.beta, args.gamma, args.depth, args.width, args.resolution)
-    if any(value is not None for value in given) or args.network.endswith(".toml"):
-        return ""
     try:
-        d, w, r = families.implied_phi(args.network)
+        published = net == families.arch(name, num_classes=net.num_classes)
+        d, w, r = families.implied_phi(name)
     except ValueError:
         return ""
-    if d == w == r == 0:
+    if not published or d == w == r == 0:
         return ""
     return f"phi    depth {d:.2f}, width {w:.2f}, resolution {r:.2f}  (that the paper's 1.2, 1.1, 1.15 would need)"
 
 
 def _conventions(net: Arch, which: str, console: Console) -> int:
     table = Table("convention", *_right("count"), "what it counts", box=None)
-    for name, (count, meaning) in conventions(net).items():
+    for name, count in conventions(net).items():
         if which in (name, "all"):
-            table.add_row(name, f"{count:,}", meaning)
+            table.add_row(name, f"{count:,}", CONVENTIONS[name])
     console.print(table)
     return 0
 
 
 def _by_block(net: Arch) -> Table:
-    table = Table("block", *_right("repeats", "in", "inner", "out", "kernel", "stride", "px"), box=None)
-    for column in _right("macs", "params", "acts"):
-        table.add_column(column.header, justify="right", no_wrap=True)
+    heads = ("repeats", "in", "inner", "out", "kernel", "stride", "px", "macs", "params", "acts")
+    table = Table("block", *_right(*heads), box=None)
     for b, part in cost_by_block(net):
         shape = (b.repeats, b.c_in, b.expanded, b.c_out, b.kernel, b.stride)
         table.add_row(b.operator, *map(str, shape), f"{b.side_in} → {b.side_out}", *_cells(part))
@@ -227,9 +235,12 @@ def _check(net: Arch, console: Console) -> int:
 def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
     from effnet.measure import latency, peak_training_memory
 
-    one, many = (1000 * latency(net, n, args.precision) for n in (1, args.batch))
+    try:
+        one, many = (1000 * latency(net, n, args.precision) for n in (1, args.batch))
+        peak = peak_training_memory(net, args.batch, args.precision)
+    except RuntimeError as error:  # torch's allocators, out of memory
+        raise UserError(f"--batch {args.batch} at {net.resolution} px: {str(error).splitlines()[0]}") from None
     print(f"latency   {one:.2f} ms for 1 image, {many:.2f} ms for {args.batch} (median, eval, {args.precision})")
-    peak = peak_training_memory(net, args.batch, args.precision)
     print(f"memory    {peak:,} bytes at the peak of a training step; the estimate is {estimate / peak - 1:+.1%}")
     return 0
 
@@ -243,44 +254,37 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
-        found = _toward(base, budget, args) if args.shares else _free(base, budget, args)
+        if args.shares:
+            found = _toward(base, budget, args)
+        else:
+            found = fit(
+                base,
+                budget,
+                depth=args.depth,
+                width=args.width,
+                resolution=args.resolution,
+                along=_along(args.along),
+                num_classes=args.classes,
+            )
     except ValueError as error:
         raise UserError(str(error)) from None
-    print(found if found.met else f"nothing within {budget.tolerance:.0%} of {budget}; the nearest has {found}")
+    print(found if found.met else InfeasibleError(found))
     if real := shares(base, found.depth, found.width, found.arch.resolution, args.classes):
-        depth, width, side = (round(s, 4) + 0.0 for s in real)  # never "-0%"
+        depth, width, side = (round(s, 2) + 0.0 for s in real)  # never "-0%"
         print(f"shares of MACs: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}")
     total = cost(found.arch)
     print(f"macs {total.macs:,} · params {total.params:,} · acts {total.acts:,}")
     return 0 if found.met else 1
 
 
-def _free(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
-    return fit(
-        base,
-        budget,
-        depth=args.depth,
-        width=args.width,
-        resolution=args.resolution,
-        along=_along(args.along),
-        num_classes=args.classes,
-    )
-
-
 def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
-    """The network of a direction in shares: width is what was solved, around the blocks and side it chose."""
     if any(value is not None for value in (args.depth, args.width, args.resolution, args.along)):
         raise ValueError("--shares sets depth, width and resolution: give it without them and without --along")
-    if budget.of != "macs":
-        raise ValueError(f"--shares are of multiply-adds: --budget {budget} is not")
     try:
         depth, width, side = (float(part) for part in args.shares.split(","))
     except ValueError:
         raise ValueError(f"--shares {args.shares}: depth,width,resolution such as 0.3,0.3,0.4") from None
-    base_macs = macs(scale(base, num_classes=args.classes))
-    s = along(base, (depth, width, side), budget.target(base_macs) / base_macs, args.classes)
-    px = round_half_up(s.gamma * base.resolution)
-    return fit(base, budget, depth=s.alpha, resolution=px, num_classes=args.classes)
+    return toward(base, (depth, width, side), budget, args.classes)[0]
 
 
 def _along(text: str | None) -> Scaling | None:
@@ -305,15 +309,23 @@ def _export(args: argparse.Namespace, argv: list[str]) -> int:
     kinds = (".onnx", ".pt2", ".safetensors")
     if args.to.suffix and args.to.suffix not in kinds:
         raise UserError(f"--to {args.to}: a folder, or a file that ends in {', '.join(kinds)}")
+    if not args.to.parent.is_dir():
+        raise UserError(f"--to {args.to}: there is no folder {args.to.parent}")
     if args.names and args.to.suffix != ".safetensors":
         raise UserError(f"--names {args.names} is for --to FILE.safetensors")
+    saved = bool(args.weights and args.weights.is_dir())
+    if saved and (args.bn_eps is not None or args.same_padding):
+        raise UserError(f"--bn-eps, --same-padding: {args.weights} says itself how it was built")
     try:
-        if args.weights and args.weights.is_dir():
+        if saved:
             model = weights.load(args.weights)
             if model.arch != net:
                 raise ValueError(f"{args.weights} holds another network ({model.arch.name}) than {args.network}")
         else:
-            model = build(net, bn_eps=args.bn_eps, same_padding=args.same_padding).eval()
+            eps = 1e-3 if args.bn_eps is None else args.bn_eps
+            if not 0 < eps < 1:
+                raise ValueError(f"--bn-eps {eps:g}: above 0 and below 1, such as 1e-3 or 1e-5")
+            model = build(net, bn_eps=eps, same_padding=args.same_padding).eval()
             if args.weights:
                 model.load_state_dict(weights.convert(weights.read_state(args.weights), net))
         if args.names:

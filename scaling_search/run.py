@@ -13,8 +13,9 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
+from effnet import atomic
 from effnet.budget import human
-from scaling_search import UserError, __version__, analysis, atomic, report
+from scaling_search import UserError, __version__, analysis, report
 from scaling_search.data import Dataset
 from scaling_search.executors import open_executor
 from scaling_search.page import Page

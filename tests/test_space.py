@@ -1,11 +1,11 @@
 import itertools
+import math
 
 import pytest
 
 import effnet
 from effnet.arch import scale
 from effnet.cost import cost, macs
-from effnet.shares import distance
 from scaling_search import UserError
 from scaling_search.space import NAMED, Candidate, Plan, choose, measured, nominal_triples, plan
 from scaling_search.study import Study, preset_path, read
@@ -114,14 +114,14 @@ def test_choice_spreads_over_the_shares() -> None:
     cells = measured(base, Budget.parse("2x"), study, 10, 2.0, 64)
     picked, _ = choose(cells, 12)
     assert len(picked) == 12
-    covered = [min(distance(c.shares, p.shares) for p in picked) for c in cells]
+    covered = [min(math.dist(c.shares, p.shares) for p in picked) for c in cells]
     first, _ = choose(cells[:12], None)
-    naive = [min(distance(c.shares, p.shares) for p in first) for c in cells]
+    naive = [min(math.dist(c.shares, p.shares) for p in first) for c in cells]
     assert max(covered) < max(naive) and max(covered) < 0.25
     for name, along in NAMED.items():
         named = [c for c in picked if any(d in (name, f"nearest to {name}") for d in c.directions)]
-        best = min(distance(c.shares, along) for c in cells)
-        assert [distance(c.shares, along) for c in named] == [best]
+        best = min(math.dist(c.shares, along) for c in cells)
+        assert [math.dist(c.shares, along) for c in named] == [best]
 
 
 def test_large_budgets_are_planned_and_absurd_ones_refused() -> None:

@@ -50,7 +50,7 @@ def test_identity_holds_what_determines_results() -> None:
         ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
         ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
         ({"budgets": ["5M params"]}, "budget 5M params: a search compares networks of equal multiply-adds"),
-        ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: stem.width is missing"),
+        ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: name is missing"),
         ({"threads": 0}, "threads"),
         ({"recipe": {"batch": 1}}, "recipe.batch = 1: must be at least 2"),
         ({"colour": "red"}, "colour: no such setting"),
@@ -100,6 +100,13 @@ def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> Non
     again = read(tmp_path / "study.toml")
     assert again == study and again.network() == base
     assert again.identity("x") == study.identity("x")
+    # spelled otherwise, it is the same study; with another kernel, another
+    (tmp_path / "mine.toml").write_text(OWN.replace("width = 16, stride = 1 }", "width = 16, stride = 1, kernel = 3 }"))
+    spelled = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    assert spelled.identity("x") == study.identity("x")
+    (tmp_path / "mine.toml").write_text(OWN.replace("width = 16, stride = 1 }", "width = 16, stride = 1, kernel = 5 }"))
+    other = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    assert other.identity("x") != study.identity("x")
     # another baseline given on the command line replaces it
     assert read(tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8}).baseline.definition is None
     (tmp_path / "mine.toml").write_text(

@@ -82,14 +82,17 @@ def small() -> ConvNet:
     return randomised(effnet.build(effnet.arch("v2-s", width=0.25, depth=0.2, resolution=48, num_classes=7)), images)
 
 
-@pytest.mark.parametrize("name", ["b0", "resnet50", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["b0", "resnet50"])
 def test_torch_export_and_onnx(name: str, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     images = torch.randn(3, 3, 64, 64)
     net = effnet.arch(name, width=0.5, resolution=64, num_classes=10)
     model = randomised(effnet.build(net, same_padding=name == "b0"), torch.randn(64, 3, 64, 64))
+    model.train()
     weights.save_program(model, tmp_path / "net.pt2")
+    assert model.training, "the caller's model is left as it was"
+    model.eval()
     program = torch.export.load(tmp_path / "net.pt2").module()
     weights.save_onnx(model, tmp_path / "net.onnx")
     session = ort.InferenceSession(tmp_path / "net.onnx")
