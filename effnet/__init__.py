@@ -48,7 +48,7 @@ def build(
     num_classes: int | None = None,
     dropout: float | None = None,
     drop_path: float = 0.2,
-    bn_eps: float = 1e-3,
+    bn_eps: float | None = None,
     same_padding: bool = False,
 ) -> ConvNet:
     """The torch module of a network or of a published member (`build("b3", num_classes=10)`).

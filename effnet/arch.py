@@ -22,6 +22,7 @@ OPERATORS: dict[str, str] = {
     "bottleneck": "1x1 down to width / expand, k x k, 1x1 up, with a shortcut (ResNet)",
 }
 ACTIVATIONS = ("silu", "relu", "relu6")
+_FARTHEST = 1e6  # for a multiplier, a side, a number of channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def check_stage(stage: Stage, where: str) -> None:
         raise ValueError(f"{where}: expand = {stage.expand}: must be 1, separable does not expand")
 
 
-def _check_count(where: str, key: str, value: object, least: int, most: int = 10**6) -> None:
+def _check_count(where: str, key: str, value: object, least: int, most: int = int(_FARTHEST)) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{where}: {key} = {value!r}: must be a whole number from {least} to {most:,}")
 
@@ -127,6 +128,8 @@ class Baseline:
     activation: str = "silu"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"baseline: name = {self.name!r}: must be a string")
         where = f"baseline {self.name}"
         _check_network(self, where)
         rule(self.rounding)
@@ -163,8 +166,10 @@ class Baseline:
 
 
 def _check_multiplier(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} = {value}: must be a finite number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} = {value!r}: must be a finite number above 0")
+    if not 1 / _FARTHEST <= value <= _FARTHEST:
+        raise ValueError(f"{name} = {value:g}: beyond a factor of a million")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,7 @@ class Scaling:
         if not math.isfinite(self.phi):
             raise ValueError(f"phi = {self.phi}: must be finite")
         for name in ("alpha", "beta", "gamma"):
-            if abs(self.phi * math.log(getattr(self, name))) > math.log(1e6):
+            if abs(self.phi * math.log(getattr(self, name))) > math.log(_FARTHEST):
                 raise ValueError(
                     f"{name} ** phi = {getattr(self, name):g} ** {self.phi:g}: beyond a factor of a million"
                 )
@@ -250,12 +255,17 @@ class Arch:
         """Raises ValueError naming what is missing or wrong."""
         try:
             net = cls(**{**data, "stages": tuple(Stage(*row) for row in data["stages"])})
-            _check_network(net, "network")
         except (TypeError, KeyError) as error:
             raise ValueError(f"network: not a description of one: {error}") from None
-        _check_count("network", "num_classes", net.num_classes, 1)
-        _check_count("network", "in_channels", net.in_channels, 1)
+        net.check()
         return net
+
+    def check(self) -> None:
+        """Raises ValueError naming the row and the key that no network can have. `scale` makes none such; a file or
+        `dataclasses.replace` may."""
+        _check_network(self, "network")
+        _check_count("network", "num_classes", self.num_classes, 1)
+        _check_count("network", "in_channels", self.in_channels, 1)
 
 
 def scale(
@@ -329,8 +339,8 @@ def assemble(
 ) -> Arch:
     """The network of these repeats (`repeats_at`), channels (`widths_at`) and resolution in px."""
     for label, count in (("resolution", resolution), ("num_classes", num_classes)):
-        if int(count) != count or count < 1:
-            raise ValueError(f"{label} = {count}: must be a whole number above 0")
+        if not (math.isfinite(count) and int(count) == count and 1 <= count <= _FARTHEST):
+            raise ValueError(f"{label} = {count}: must be a whole number from 1 to {_FARTHEST:,.0f}")
     _check_side(int(resolution), baseline.total_stride)
     return Arch(
         widths[0],

@@ -15,6 +15,7 @@ from effnet.families import PAPER, baseline
 from effnet.rounding import round_half_up
 
 Measure = Literal["macs", "params", "acts", "memory"]
+MEASURES: tuple[Measure, ...] = ("macs", "params", "acts", "memory")
 _SUFFIX = {"K": 1e3, "M": 1e6, "G": 1e9, "KI": 2.0**10, "MI": 2.0**20, "GI": 2.0**30}
 _TEXT = re.compile(
     r"(?P<value>\d+(?:\.\d*)?|\.\d+)(?P<unit>x|[KMG](?P<bytes>i?B)?)"
@@ -49,6 +50,11 @@ class Budget:
         if not (math.isfinite(self.value) and self.value > 0 and 0 <= self.tolerance < 1):
             raise ValueError(
                 f"budget of {self.value} ± {self.tolerance}: a finite number above 0, and a tolerance from 0 to below 1"
+            )
+        if self.of not in MEASURES or self.precision not in PRECISIONS or self.batch < 1:
+            raise ValueError(
+                f"budget of {self.of} at batch {self.batch}, {self.precision}: of {', '.join(MEASURES)}; "
+                f"a batch of at least 1, a precision of {' or '.join(PRECISIONS)}"
             )
 
     @classmethod
@@ -133,7 +139,7 @@ class Solution:
     def __str__(self) -> str:
         unit = {"macs": "multiply-adds", "memory": "bytes"}.get(self.budget.of, self.budget.of)
         return (
-            f"{self.free} {self.value:g}{' px' if self.free == 'resolution' else ''}: {self.arch.blocks} blocks at "
+            f"{self.free} {self.value:g}: {self.arch.blocks} blocks, width {self.width:.4g}, "
             f"{self.arch.resolution} px, {human(self.cost)} {unit} ({self.off:+.2%} of {self.budget})"
         )
 
@@ -161,6 +167,18 @@ def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) 
         else:
             lo = mid + 1
     return lo - 1 if lo > low and target - cost_at(lo - 1) <= abs(cost_at(lo) - target) else lo
+
+
+def _last(cost_at: Callable[[int], int], here: int, high: int) -> int:
+    """The last integer up to `high` that costs what `here` does: pixels that cost nothing are taken."""
+    lo, hi, same = here, high, cost_at(here)
+    while lo < hi:
+        mid = (lo + hi + 1) // 2
+        if cost_at(mid) <= same:
+            lo = mid
+        else:
+            hi = mid - 1
+    return lo
 
 
 def _shortest(builds: Callable[[int], bool], here: int, unit: int) -> int:
@@ -237,12 +255,16 @@ def fit(
 
     Given resolution [px], width is solved; given width, resolution; given both, depth (which is otherwise 1
     unless given). Given `along` (alpha, beta and gamma of at least 1), phi is solved: a step function,
-    since all three dimensions round. A relative budget is relative to the baseline at its own resolution.
+    since all three dimensions round. Of resolutions, and of phi, that cost the same, the largest. A relative
+    budget is relative to the baseline at its own resolution.
 
     Raises ValueError for another combination, or a value out of range."""
     base = baseline(base)
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
-    dial = _dial(base, depth, width, resolution, PAPER if along == "paper" else along)
+    along = PAPER if along == "paper" else along
+    if along is not None and not isinstance(along, Scaling):
+        raise ValueError(f'along = {along!r}: must be "paper" or a Scaling')
+    dial = _dial(base, depth, width, resolution, along)
     base_cost = budget.measure(scale(base, num_classes=num_classes))
     target = budget.target(base_cost)
 
@@ -252,11 +274,14 @@ def fit(
     def cost_at(n: int) -> int:
         return budget.measure(net_at(n))
 
-    found = _nearest(cost_at, target, dial.low, dial.high)
+    found, high = _nearest(cost_at, target, dial.low, dial.high), dial.high
     if least_depth(base) and dial.name in ("depth", "phi"):
         # a block more can move another to a cheaper stage: only at equal repeats does cost never fall
         pieces = _pieces(base, dial, lambda n: net_at(n).blocks, found)
-        found = min((_nearest(cost_at, target, *piece) for piece in pieces), key=lambda n: abs(cost_at(n) - target))
+        each = [(_nearest(cost_at, target, low, high), high) for low, high in pieces]
+        found, high = min(each, key=lambda piece: abs(cost_at(piece[0]) - target))
+    if dial.name in ("resolution", "phi"):
+        found = _last(cost_at, found, high)
     arch = net_at(found)
     if dial.name != "resolution":
         found = _shortest(lambda n: dial.low <= n <= dial.high and net_at(n) == arch, found, dial.unit)

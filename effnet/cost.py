@@ -123,25 +123,29 @@ def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", 
     kept, the gradients already there and the pair in flight. fp16 and bf16 are autocast: weights, gradients and
     states stay fp32, activations and a copy of the weights take 2 bytes.
 
-    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context."""
+    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context. Raises ValueError for a
+    batch below 1 or an unknown precision."""
+    if precision not in PRECISIONS or batch < 1:
+        raise ValueError(f"batch {batch} in {precision}: a batch of at least 1 in {', '.join(PRECISIONS)}")
     element = 4 if precision == "fp32" else 2
-    layers = [
-        (_kept(op, b, arch.activation), op.c_out * area(op, b), _weights(op) + _beside(op))
-        for b in blocks(arch)
-        for _ in range(b.repeats)
-        for op in ops(b)
-    ]
+    copies = 0 if precision == "fp32" else 2  # bytes per weight that autocast adds
+    params, after, peak = cost(arch).params, 0, 0
     kept = batch * arch.in_channels * arch.resolution**2 * 4
-    if arch.stem_pool > 1:  # its result, and an int64 index for each
-        stem = next(iter(blocks(arch)))
-        kept += batch * stem.c_out * (-(-stem.side_out // arch.stem_pool)) ** 2 * (element + 8)
-    params = sum(weights for _, _, weights in layers)
-    peak = after = 0
-    for left, out, weights in layers:
-        kept += batch * left * element + (2 * weights if element == 2 else 0)
-        after += weights
-        in_flight = 2 * batch * out * element
-        peak = max(peak, kept + 4 * (params - after) + in_flight)
+    for block in blocks(arch):
+        layers = [(batch * element * _kept(op, block, arch.activation), op_cost(op, block)) for op in ops(block)]
+        if block.operator == "stem" and arch.stem_pool > 1:  # the pool's result, and an int64 index for each
+            kept += batch * block.c_out * (-(-block.side_out // arch.stem_pool)) ** 2 * (element + 8)
+        left, weights = sum(k for k, _ in layers), sum(part.params for _, part in layers)
+        # what is held moves evenly from repeat to repeat: it is most at the first or the last
+        for last in range(min(2, block.repeats)):
+            between = last * (block.repeats - 2)
+            kept += between * (left + copies * weights)
+            after += between * weights
+            for k, part in layers:
+                kept += k + copies * part.params
+                after += part.params
+                in_flight = 2 * batch * part.acts * element
+                peak = max(peak, kept + 4 * (params - after) + in_flight)
     return max(peak, 4 * params) + 4 * params * (1 + states)
 
 

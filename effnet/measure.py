@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import effnet
 from effnet.arch import Arch
-from effnet.cost import Cost, Precision, cost_by_kind
+from effnet.cost import Cost, Precision, cost, cost_by_kind
 from effnet.model import ConvNet
 
 with warnings.catch_warnings():
@@ -47,8 +47,8 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`rows` per operator kind; `fvcore_total` what fvcore's total() prints for the whole module, and `extras` what
-    it adds to convolutions and linear layers, per operator."""
+    """`rows` per operator kind and, last, the whole as each referee adds it up (no layer can hide between kinds);
+    `fvcore_total` what fvcore's total() prints, and `extras` what it adds to convolutions and linear layers."""
 
     rows: tuple[Comparison, ...]
     fvcore_total: int
@@ -60,8 +60,8 @@ class Report:
 
     @property
     def explained(self) -> bool:
-        """Whether the rows and the extras together are fvcore's total."""
-        return sum(row.theirs.macs for row in self.rows) + sum(self.extras.values()) == self.fvcore_total
+        """Whether the whole and the extras together are fvcore's total."""
+        return self.rows[-1].theirs.macs + sum(self.extras.values()) == self.fvcore_total
 
 
 def compare(arch: Arch) -> Report:
@@ -92,9 +92,12 @@ def compare(arch: Arch) -> Report:
             params += sum(p.numel() for p in modules[f"{parent}.1"].parameters())
         theirs[kind] += Cost(int(flops_by[name]), params, int(acts_by[name]))
         halved[kind] += sum(torch_by[f"{type(model).__name__}.{name}"].values()) // 2
-    rows = tuple(Comparison(kind, ours[kind], theirs[kind], halved[kind]) for kind in ours)
+    rows = [Comparison(kind, ours[kind], theirs[kind], halved[kind]) for kind in ours]
+    counted = int(by_operator["conv"] + by_operator["linear"])
+    whole = Cost(counted, sum(p.numel() for p in model.parameters()), int(acts.total()))
+    rows.append(Comparison("total", cost(arch), whole, counter.get_total_flops() // 2))
     extras = {str(op): int(n) for op, n in by_operator.items() if op not in ("conv", "linear") and n}
-    return Report(rows, int(flops.total()), extras)
+    return Report(tuple(rows), int(flops.total()), extras)
 
 
 def _bare(arch: Arch) -> ConvNet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "relu6": lambda: nn.ReLU6(inplace=True),
 }
+
+
+class _Style(NamedTuple):
+    """What all layers of a network share."""
+
+    activation: str
+    same_padding: bool
+    eps: float
+    momentum: float
 
 
 class SameConv2d(nn.Conv2d):
@@ -43,9 +52,10 @@ def _conv(op: Op, same: bool = False) -> nn.Conv2d:
 class ConvNorm(nn.Sequential):
     """Convolution, batch norm and, where the layer has one, the activation."""
 
-    def __init__(self, op: Op, activation: str, same: bool, eps: float) -> None:
-        norm = nn.BatchNorm2d(op.c_out, eps=eps, momentum=BN_MOMENTUM)
-        super().__init__(_conv(op, same), norm, *([_ACTIVATIONS[activation]()] if op.act else []))
+    def __init__(self, op: Op, style: _Style) -> None:
+        norm = nn.BatchNorm2d(op.c_out, eps=style.eps, momentum=style.momentum)
+        act = [_ACTIVATIONS[style.activation]()] if op.act else []
+        super().__init__(_conv(op, style.same_padding), norm, *act)
 
 
 class SqueezeExcite(nn.Module):
@@ -65,22 +75,22 @@ class ConvBlock(nn.Module):
     `drop` is the probability that an image's residual branch is dropped in training
     (stochastic depth)."""
 
-    def __init__(self, block: Block, drop: float, activation: str, same: bool, eps: float) -> None:
+    def __init__(self, block: Block, drop: float, style: _Style) -> None:
         super().__init__()
         layers = {op.kind: op for op in ops(block)}
         self.path: list[str] = []
         self.shortcut: nn.Module | None = None
         for kind, op in layers.items():
             if kind == "squeeze":
-                self.se = SqueezeExcite(op, layers["excite"], activation)
+                self.se = SqueezeExcite(op, layers["excite"], style.activation)
                 self.path.append("se")
             elif kind != "excite":
-                setattr(self, kind, ConvNorm(op, activation, same, eps))
+                setattr(self, kind, ConvNorm(op, style))
                 if kind != "shortcut":
                     self.path.append(kind)
         self.residual, self.drop = bool(block.shortcut), drop
         # a bottleneck's last activation comes after the sum
-        self.last = _ACTIVATIONS[activation]() if block.operator == "bottleneck" else None
+        self.last = _ACTIVATIONS[style.activation]() if block.operator == "bottleneck" else None
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
@@ -105,8 +115,9 @@ class ConvNet(nn.Module):
 
     `dropout` (before the classifier) defaults to the Arch's; block i of N drops its residual
     branch with probability drop_path · i / N (official TensorFlow code; the teaching notebook's at a
-    constant drop_path). `bn_eps` is every batch norm's eps, and `same_padding` pads as TensorFlow does:
-    weights trained elsewhere may want either."""
+    constant drop_path). `bn_eps` is every batch norm's eps (1e-3; the notebook's 1e-5, whose batch norms and
+    initialisation are torch's own), and `same_padding` pads as TensorFlow does: weights trained elsewhere may
+    want either. Raises ValueError for a network that cannot be, or a rate or an eps out of range."""
 
     def __init__(
         self,
@@ -114,26 +125,34 @@ class ConvNet(nn.Module):
         *,
         dropout: float | None = None,
         drop_path: float = 0.2,
-        bn_eps: float = BN_EPS,
+        bn_eps: float | None = None,
         same_padding: bool = False,
     ) -> None:
         super().__init__()
-        self.arch, self.bn_eps, self.same_padding = arch, bn_eps, same_padding
-        style = (arch.activation, same_padding, bn_eps)
+        arch.check()
+        notebook = any(stage.operator == "mbconv3x3" for stage in arch.stages)
+        eps = bn_eps if bn_eps is not None else 1e-5 if notebook else BN_EPS
+        rate = arch.dropout_percent / 100 if dropout is None else dropout
+        for name, value in (("bn_eps", eps), ("drop_path", drop_path), ("dropout", rate)):
+            if not 0 <= value < 1 or (name == "bn_eps" and value == 0):
+                raise ValueError(f"{name} = {value}: must be from 0 to below 1{', and above 0' * (name == 'bn_eps')}")
+        self.arch, self.bn_eps, self.same_padding = arch, eps, same_padding
+        style = _Style(arch.activation, same_padding, eps, 0.1 if notebook else BN_MOMENTUM)
         stem, *middle, head = blocks(arch)
-        self.stem = ConvNorm(ops(stem)[0], *style)
+        self.stem = ConvNorm(ops(stem)[0], style)
         self.pool = nn.MaxPool2d(3, arch.stem_pool, 1) if arch.stem_pool > 1 else nn.Identity()
         body: list[ConvBlock] = []
         for block in middle:
             for _ in range(block.repeats):
-                share = 1.0 if block.operator == "mbconv3x3" else len(body) / arch.blocks
-                body.append(ConvBlock(block, drop_path * share, *style))
+                share = 1.0 if notebook else len(body) / arch.blocks
+                body.append(ConvBlock(block, drop_path * share, style))
         self.blocks = nn.Sequential(*body)
         *conv, linear = ops(head)
-        self.head = ConvNorm(conv[0], *style) if conv else nn.Identity()
-        self.dropout = nn.Dropout(arch.dropout_percent / 100 if dropout is None else dropout)
+        self.head = ConvNorm(conv[0], style) if conv else nn.Identity()
+        self.dropout = nn.Dropout(rate)
         self.classifier = nn.Linear(linear.c_in, linear.c_out)
-        self.reset()
+        if not notebook:
+            self.reset()
 
     def reset(self) -> None:
         """TensorFlow's initialisation: He normal over fan-out, the classifier uniform in ±1/sqrt(classes);

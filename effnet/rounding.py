@@ -31,27 +31,32 @@ def round_half_up(x: float) -> int:
 
 def _plain(width: float, divisor: int) -> int:
     """EfficientNetV2's `round_filters`: the nearest multiple, halves up, at least one divisor."""
-    return max(divisor, int(snap(width) + divisor / 2) // divisor * divisor)
+    return max(divisor, int(width + divisor / 2) // divisor * divisor)
+
+
+def _snapped(width: float, divisor: int) -> int:
+    """Ours: the same, and a product of decimals that misses a half by an ulp is still that half."""
+    return _plain(snap(width), divisor)
 
 
 def _guarded(width: float, divisor: int) -> int:
     """EfficientNet's `round_filters`: the same, and one divisor more where that lost over a tenth."""
     rounded = _plain(width, divisor)
-    return rounded + divisor if rounded < 0.9 * snap(width) else rounded
+    return rounded + divisor if rounded < 0.9 * width else rounded
 
 
 def _half_even(width: float, divisor: int) -> int:
     """pycls' scaler: Python's round, which sends a half to the even multiple."""
-    return max(1, round(snap(width) / divisor)) * divisor
+    return max(1, round(width / divisor)) * divisor
 
 
 def _fours(width: float, divisor: int) -> int:
     """The teaching notebook: cut to an integer, then up to a multiple of 4, whatever the divisor."""
-    return max(4, 4 * math.ceil(int(snap(width)) / 4))
+    return max(4, 4 * math.ceil(int(width) / 4))
 
 
 def _cut(width: float, divisor: int) -> int:
-    return max(1, int(snap(width)))
+    return max(1, int(width))
 
 
 # ---- repeats: (depth multiplier, repeats of the stages) → repeats
@@ -109,7 +114,7 @@ def _four_times_last(base: int, multiplied: float, rounded: int, last: int) -> i
 
 
 def _up(base: int, multiplied: float, rounded: int, last: int) -> int:
-    return math.ceil(snap(multiplied))
+    return math.ceil(multiplied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +136,12 @@ ROUNDINGS: dict[str, Rounding] = {
     "nearest": Rounding(_half_even, _round),  # pycls models/scaler.py
     "v2": Rounding(_plain, _ceil),  # google/automl efficientnetv2
     "notebook": Rounding(_fours, _ceil, head=_up, stem=_cut),  # the teaching notebook, facts.md section 3
-    "spread": Rounding(_plain, _spread, whole_blocks=True),  # ours
+    "spread": Rounding(_snapped, _spread, whole_blocks=True),  # ours
 }
 
 
 def rule(name: str) -> Rounding:
     """The rule of that name. Raises ValueError naming the known ones."""
-    if name not in ROUNDINGS:
+    if not isinstance(name, str) or name not in ROUNDINGS:
         raise ValueError(f"rounding = {name!r}: known are {', '.join(ROUNDINGS)}")
     return ROUNDINGS[name]

@@ -86,8 +86,8 @@ def toward(
     Raises ValueError for a budget that is not of MACs, or an aim that does not sum to 1."""
     if budget.of != "macs":
         raise ValueError(f"shares are of multiply-adds: {budget} is not")
-    if not abs(sum(aim) - 1) <= 1e-6:
-        raise ValueError(f"shares {aim}: depth, width and resolution must sum to 1")
+    if not (abs(sum(aim) - 1) <= 1e-6 and min(aim) >= 0):
+        raise ValueError(f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1")
     base_macs = macs(scale(base, num_classes=num_classes))
     s = direction(aim, budget.target(base_macs) / base_macs)
     side, least = s.resolution * base.resolution, least_side(base.total_stride)
@@ -96,9 +96,10 @@ def toward(
     wasted = waste(base, sides, num_classes)
     best_sides = sorted((px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side))[:3]
 
-    def rank(found: Solution) -> tuple[float, float]:
+    def rank(found: Solution) -> tuple[float, float, int]:
         real = shares(base, found.depth, found.width, found.arch.resolution, num_classes)
-        return (0.0 if found.met else abs(found.off), math.dist(real, aim) if real else math.inf)
+        apart = math.dist(real, aim) if real else math.inf
+        return 0.0 if found.met else abs(found.off), apart, -found.arch.resolution
 
     tried = [
         fit(base, budget, depth=depth, resolution=px, num_classes=num_classes)

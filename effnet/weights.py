@@ -40,6 +40,8 @@ Layer = tuple[str, str, str]
 
 def _layers(net: Arch, peer: Peer) -> Iterator[Layer]:
     """Every layer of `net` in both namings. Raises ValueError where the peer has no such network."""
+    if peer not in PEERS:
+        raise ValueError(f"{peer!r}: known are {' and '.join(PEERS)}")
     _, *middle, _ = blocks(net)
     kinds = {b.operator for b in middle}
     resnet = kinds == {"bottleneck"}
@@ -148,7 +150,7 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
 
     Raises ValueError naming the first entry that is missing, too many or of another shape."""
     wanted = _shapes(net)
-    state = {key.removeprefix("module."): value for key, value in state.items()}  # DataParallel's
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}  # DataParallel's
     if "stem.0.weight" in state:
         source, table = "ours", {key: key for key in wanted}
     elif "features.0.0.weight" in state:
@@ -177,8 +179,6 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
 
 def to_peer(state: Mapping[str, Tensor], net: Arch, peer: Peer) -> State:
     """Our state dict in the names of timm or torchvision; `convert` is its inverse. Raises ValueError."""
-    if peer not in PEERS:
-        raise ValueError(f"{peer!r}: known are {' and '.join(PEERS)}")
     state = convert(state, net)
     return {theirs: state[ours] for ours, theirs in names(net, peer).items()}
 
@@ -198,12 +198,12 @@ def read_state(path: str | Path) -> State:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return load_bytes(path.read_bytes())
+            return _parse(path.read_bytes(), path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file: {error}") from None
+    except ValueError:
+        raise
     except Exception:  # torch.load raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
         raise ValueError(f"{path}: damaged, or not a state dict of torch.save") from None
     for wrapper in ("state_dict", "model"):
@@ -212,6 +212,13 @@ def read_state(path: str | Path) -> State:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: not a state dict: names and tensors are wanted")
     return state
+
+
+def _parse(data: bytes, path: Path) -> State:
+    try:
+        return load_bytes(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or not a safetensors file: {error}") from None
 
 
 def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
@@ -242,7 +249,9 @@ def load(folder: str | Path) -> ConvNet:
     try:
         config = json.loads((folder / _CONFIG).read_text())
         net = Arch.from_dict(config["arch"])
-        bn_eps, same_padding = float(config["bn_eps"]), bool(config["same_padding"])
+        bn_eps, same_padding = config["bn_eps"], config["same_padding"]
+        if not isinstance(bn_eps, float) or not isinstance(same_padding, bool):
+            raise ValueError("bn_eps must be a number such as 1e-3, same_padding true or false")
         digest, data = config["sha256"], (folder / _FILE).read_bytes()
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}; `effnet.weights.save` writes such a folder") from None
@@ -253,7 +262,7 @@ def load(folder: str | Path) -> ConvNet:
             f"{folder / _FILE}: truncated or altered since it was saved (its SHA-256 is not config.json's)"
         )
     model = effnet.build(net, bn_eps=bn_eps, same_padding=same_padding)
-    model.load_state_dict(convert(load_bytes(data), net))
+    model.load_state_dict(convert(_parse(data, folder / _FILE), net))
     return model.eval()
 
 

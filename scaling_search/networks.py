@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def add_commands(commands: Any) -> None:
     for name in ("depth", "width"):
         solving.add_argument(f"--{name}", type=float)
     solving.add_argument("--resolution", type=int, help="px")
+    solving.add_argument("--rounding", help="another rounding rule: spread moves depth in whole blocks")
     solving.add_argument("--tolerance", type=float, default=0.02)
     solving.add_argument("--classes", type=int, default=1000)
     solving.set_defaults(command=_solve)
@@ -79,7 +81,7 @@ def _add_dials(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", type=int, help="px")
     parser.add_argument("--rounding", help="another rounding rule, such as spread or nearest")
     parser.add_argument(
-        "--stage", action="append", default=[], metavar="N.KEY=VALUE", help="override a row, such as 5.kernel=3"
+        "--stage", action="append", default=[], metavar="N.KEY=VALUE", help="override a row: 5.kernel=3"
     )
 
 
@@ -107,7 +109,7 @@ def _overrides(items: list[str]) -> dict[int, dict[str, Any]]:
     for item in items:
         place, _, text = item.partition("=")
         number, _, key = place.partition(".")
-        if not number.isdigit() or not key or not text:
+        if not number.isdecimal() or not key or not text:
             raise UserError(f"--stage {item}: wanted is N.KEY=VALUE, such as 5.kernel=3")
         found.setdefault(int(number), {})[key] = plain(text)
     return found
@@ -161,7 +163,8 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     print(f"{args.network}: {net.blocks} blocks, {net.resolution} px, {net.num_classes} classes")
     print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
     print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
-    print(f"memory {memory:>18,}  (bytes, estimated, training at batch {args.batch}, {args.precision}, SGD)")
+    training = f"training at batch {args.batch} in {args.precision}, without the kernels' workspace"
+    print(f"memory {memory:>18,}  (bytes, estimated: {training})")
     if phi := _implied_phi(args.network, net):
         print(phi)
     console = _console()
@@ -238,7 +241,7 @@ def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
     try:
         one, many = (1000 * latency(net, n, args.precision) for n in (1, args.batch))
         peak = peak_training_memory(net, args.batch, args.precision)
-    except RuntimeError as error:  # torch's allocators, out of memory
+    except (RuntimeError, ValueError) as error:  # out of memory; one pixel for a batch norm to normalise over
         raise UserError(f"--batch {args.batch} at {net.resolution} px: {str(error).splitlines()[0]}") from None
     print(f"latency   {one:.2f} ms for 1 image, {many:.2f} ms for {args.batch} (median, eval, {args.precision})")
     print(f"memory    {peak:,} bytes at the peak of a training step; the estimate is {estimate / peak - 1:+.1%}")
@@ -251,6 +254,7 @@ def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
 def _solve(args: argparse.Namespace, argv: list[str]) -> int:
     try:
         base = families.baseline(args.baseline)
+        base = replace(base, rounding=args.rounding or base.rounding)
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
@@ -322,10 +326,7 @@ def _export(args: argparse.Namespace, argv: list[str]) -> int:
             if model.arch != net:
                 raise ValueError(f"{args.weights} holds another network ({model.arch.name}) than {args.network}")
         else:
-            eps = 1e-3 if args.bn_eps is None else args.bn_eps
-            if not 0 < eps < 1:
-                raise ValueError(f"--bn-eps {eps:g}: above 0 and below 1, such as 1e-3 or 1e-5")
-            model = build(net, bn_eps=eps, same_padding=args.same_padding).eval()
+            model = build(net, bn_eps=args.bn_eps, same_padding=args.same_padding).eval()
             if args.weights:
                 model.load_state_dict(weights.convert(weights.read_state(args.weights), net))
         if args.names:

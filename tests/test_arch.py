@@ -133,5 +133,15 @@ def test_scaling_refuses_what_is_not_a_number() -> None:
             scale(BASELINES["b0"], width=bad)
     with pytest.raises(ValueError, match="phi = inf"):
         Scaling(1, 1, 1, math.inf)
+    for huge in (1e308, 1e7, 1e-7):
+        with pytest.raises(ValueError, match="beyond a factor of a million"):
+            scale(BASELINES["b0"], depth=huge)
+    for wrong in (math.inf, math.nan, 10**9):
+        with pytest.raises(ValueError, match="must be a whole number from 1 to 1,000,000"):
+            scale(BASELINES["b0"], resolution=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="must be a whole number from 1 to 1,000,000"):
+            scale(BASELINES["b0"], num_classes=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="width = '1': must be a finite number above 0"):
+        scale(BASELINES["b0"], width="1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="resolution = 20.5: must be a whole number"):
         scale(BASELINES["b0"], resolution=20.5)  # type: ignore[arg-type]

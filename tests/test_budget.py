@@ -56,6 +56,14 @@ def test_targets_print_back(value: float, of: str, relative: bool) -> None:
     assert str(Budget.parse("1000MiB")) == "1000MiB@32/fp32" and str(Budget.parse("385.814752M")) == "385.814752M"
 
 
+def test_measures_that_are_none() -> None:
+    for wrong in ({"of": "flops"}, {"of": "memory", "batch": 0}, {"of": "memory", "precision": "fp64"}):
+        with pytest.raises(ValueError, match="of macs, params, acts, memory; a batch of at least 1, a precision"):
+            Budget(2.0, True, **wrong)
+    with pytest.raises(ValueError, match='along = .1.2, 1.1, 1.15.: must be "paper" or a Scaling'):
+        fit("b0", "2x", along=(1.2, 1.1, 1.15))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("value", "tolerance"), [(0.0, 0.02), (-1.0, 0.02), (math.nan, 0.02), (2.0, -0.1), (2.0, 1.0)])
 def test_budgets_that_are_none(value: float, tolerance: float) -> None:
     with pytest.raises(ValueError, match="a finite number above 0, and a tolerance"):
@@ -74,7 +82,7 @@ def test_parse_batch_and_precision() -> None:
      "5M memory", "5M params@3", "2x flops", "1GB@0", "1GB/fp64"],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="budget '.*(such as 2x or 0.5x|a batch of at least 1)"):
+    with pytest.raises(ValueError, match="budget .*(such as 2x or 0.5x|a batch of at least 1)"):
         Budget.parse(text)
 
 
@@ -86,10 +94,14 @@ def every_macs(b: Baseline, depth: Any, width: Any, px: Any, classes: int) -> np
     depth, width, px = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=float)) for x in (depth, width, px)))
 
     def wide(c: int) -> np.ndarray:
-        exact = np.where(
-            abs(c * b.width * width - np.round(c * b.width * width)) < 1e-9,
-            np.round(c * b.width * width),
-            c * b.width * width,
+        exact = (
+            c * b.width * width
+            if b.rounding == "official"
+            else np.where(
+                abs(c * b.width * width - np.round(c * b.width * width)) < 1e-9,
+                np.round(c * b.width * width),
+                c * b.width * width,
+            )
         )
         if b.rounding == "spread":
             parts = exact / b.divisor
@@ -225,6 +237,15 @@ def test_solve_as_typed_by_people() -> None:
     assert abs(effnet.cost(compound).macs / 385_814_752 / 4 - 1) <= 0.02
     small = effnet.solve("mobilenetv2", budget="2M params", resolution=160)
     assert abs(effnet.cost(small).params / 2e6 - 1) <= 0.02
+
+
+def test_pixels_that_cost_nothing_are_taken() -> None:
+    """A side just below a multiple of the strides costs what the multiple does."""
+    for dials, free in (({"width": 1.0}, "resolution"), ({"along": PAPER}, "phi")):
+        found = fit("b0", "1x", **dials)
+        assert found.arch == effnet.arch("b0") and found.free == free and found.off == 0
+    found = fit("b0", "2.3x", width=1.0)
+    assert macs(effnet.arch("b0", resolution=found.arch.resolution + 1)) > found.cost
 
 
 def test_a_gentle_slope_is_followed_to_the_end() -> None:

@@ -162,6 +162,20 @@ def test_training_memory_on_the_gpu() -> None:
         assert training_memory(net, batch, "bf16") == pytest.approx(peak_training_memory(net, batch, "bf16"), rel=0.25)
 
 
+def test_training_memory_of_repeats_is_what_one_by_one_gives() -> None:
+    """Long stages are not walked block by block: nor does it take longer."""
+    deep = effnet.arch("b0", depth=30, resolution=32)
+    split = dataclasses.replace(
+        deep, stages=tuple(dataclasses.replace(s, stride=s.stride if i == 0 else 1, repeats=1)
+                           for s in deep.stages for i in range(s.repeats))
+    )  # fmt: skip
+    assert cost(split) == cost(deep) and training_memory(split, 4) == training_memory(deep, 4)
+    assert training_memory(effnet.arch("b0", depth=1e6), 1) > 1e12
+    for batch, precision in ((0, "fp32"), (8, "fp64")):
+        with pytest.raises(ValueError, match="a batch of at least 1 in fp32, bf16, fp16"):
+            training_memory(deep, batch, precision)  # type: ignore[arg-type]
+
+
 def test_training_memory_grows_with_everything() -> None:
     net = effnet.arch("b0", resolution=64)
     least = training_memory(net, 8)

@@ -9,15 +9,16 @@ from effnet.families import BASELINES
 B0 = """
 name = "mine"
 resolution = 224
-dropout = 0.2
-stem = { width = 32, stride = 2 }
-head = { width = 1280 }
+dropout_percent = 20
+stem_width = 32
+stem_stride = 2
+head_width = 1280
 stages = [
     { operator = "mbconv", expand = 1, kernel = 3, stride = 1, width = 16, repeats = 1 },
     { operator = "mbconv", expand = 6, kernel = 3, stride = 2, width = 24, repeats = 2 },
     { operator = "mbconv", expand = 6, kernel = 5, stride = 2, width = 40, repeats = 2 },
     { operator = "mbconv", expand = 6, kernel = 3, stride = 2, width = 80, repeats = 3 },
-    { operator = "mbconv", expand = 6, kernel = 5, stride = 1, width = 112, repeats = 3, se = 0.25 },
+    { operator = "mbconv", expand = 6, kernel = 5, stride = 1, width = 112, repeats = 3, se_percent = 25 },
     { operator = "mbconv", expand = 6, kernel = 5, stride = 2, width = 192, repeats = 4 },
     { operator = "mbconv", expand = 6, kernel = 3, stride = 1, width = 320, repeats = 1 },
 ]
@@ -26,7 +27,12 @@ RESNET = """
 resolution = 224
 rounding = "nearest"
 activation = "relu"
-stem = { width = 64, kernel = 7, stride = 2, pool = 2 }
+stem_width = 64
+stem_kernel = 7
+stem_stride = 2
+stem_pool = 2
+head_width = 0
+dropout_percent = 0
 stages = [
     { operator = "bottleneck", expand = 4, kernel = 3, stride = 1, width = 256, repeats = 3 },
     { operator = "bottleneck", expand = 4, kernel = 3, stride = 2, width = 512, repeats = 4 },
@@ -65,18 +71,26 @@ def test_the_published_tables_can_be_written_down(tmp_path: Path) -> None:
         ("width = 24, repeats = 2", "repeats = 2", "stage 2: width is missing"),
         ("width = 24,", "widht = 24,", "stage 2: unknown key widht; did you mean width?"),
         ('"mbconv", expand = 1', '"mbcon", expand = 1', "stage 1: operator = 'mbcon': known are mbconv"),
+        ('"mbconv", expand = 1', "[1], expand = 1", "stage 1: operator = [1]: known are mbconv"),
+        (
+            '"mbconv", expand = 1',
+            '"fused", se_percent = 25, expand = 1',
+            "stage 1: se_percent = 25: must be 0",
+        ),
         ("stride = 1, width = 320", "stride = -1, width = 320", "stage 7: stride = -1: must be"),
         ("stride = 1, width = 320", 'stride = "1", width = 320', "stage 7: stride = '1': must be"),
         ("stride = 1, width = 320", "stride = 64, width = 320", "total stride of 2048 leaves no pixels; at least 1024"),
-        ("se = 0.25", "se = 25", "stage 5: se = 25: must be a number from 0 to 1"),
-        ("dropout = 0.2", "dropout = 2", "dropout = 2: must be a number from 0 to 0.99"),
-        ("dropout = 0.2", "drop = 0.2", "unknown key drop; did you mean dropout?"),
-        ("dropout = 0.2", "rounding = 'up'", "rounding = 'up': known are official"),
-        ("dropout = 0.2", "width = 'wide'", "width = 'wide': must be a number"),
-        ("dropout = 0.2", "activation = 3", "activation = 3: must be a string"),
-        ("stem = { width = 32, stride = 2 }", "stem = 32", "stem = 32: must be a table"),
-        ("stem = { width = 32, stride = 2 }", "", "stem.width is missing"),
-        ("stem = { width = 32, stride = 2 }", "stem = { width = 32, kernel = 2 }", "stem_kernel = 2: must be odd"),
+        ("se_percent = 25", "se_percent = 0.25", "stage 5: se_percent = 0.25: must be a whole number from 0"),
+        ("dropout_percent = 20", "dropout_percent = 200", "dropout_percent = 200: must be a whole number from 0 to 99"),
+        ("dropout_percent = 20", "dropout = 0.2", "unknown key dropout; did you mean dropout_percent?"),
+        ("dropout_percent = 20", "rounding = 'up'", "rounding = 'up': known are official"),
+        ("dropout_percent = 20", "rounding = [1]", "rounding = [1]: known are official"),
+        ("dropout_percent = 20", "width = 'wide'", "width = 'wide': must be a finite number above 0"),
+        ("dropout_percent = 20", "activation = 3", "activation = 3: known are silu, relu, relu6"),
+        ('name = "mine"', "name = 3", "name = 3: must be a string"),
+        ("stem_width = 32", "stem_width = '32'", "stem_width = '32': must be a whole number"),
+        ("stem_width = 32", "", "stem_width is missing"),
+        ("stem_stride = 2", "stem_stride = 2\nstem_kernel = 2", "stem_kernel = 2: must be odd"),
         ("resolution = 224", "", "resolution is missing"),
         ("resolution = 224", "resolution = 1e3", "resolution = 1000.0: must be a whole number"),
         ("resolution = 224", "resolution = ", "not TOML"),
@@ -98,7 +112,7 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
         ("[]", "at least one row"),
         ("[1]", "stage 1: 1: must be a table"),
     ):
-        text = f"resolution = 64\nstem = {{ width = 8 }}\nstages = {rows}\n"
+        text = f"resolution = 64\nstem_width = 8\nstem_stride = 2\nhead_width = 0\nstages = {rows}\n"
         with pytest.raises(ValueError, match=message):
             read_baseline(written(tmp_path, text))
     with pytest.raises(ValueError, match="No such file"):

@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch import nn
 
 import effnet
 from effnet.measure import compare, latency, peak_training_memory
@@ -9,8 +11,24 @@ def test_the_difference_to_fvcores_total_is_explained(name: str) -> None:
     report = compare(effnet.arch(name, resolution=33, num_classes=10))
     assert report.equal and report.explained
     assert list(report.extras) == ["batch_norm"]  # our pools are means, which fvcore does not count
-    assert report.fvcore_total == sum(row.ours.macs for row in report.rows) + report.extras["batch_norm"]
+    assert report.rows[-1].kind == "total"
+    assert report.fvcore_total == report.rows[-1].ours.macs + report.extras["batch_norm"]
     assert all(row.torch_macs == row.ours.macs for row in report.rows)
+
+
+def test_nothing_hides_between_the_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter, or a convolution, that belongs to no kind is seen in the total."""
+    net, build = effnet.arch("b0-s4", width=0.2, resolution=16, num_classes=3), effnet.build
+
+    def padded(arch: effnet.Arch) -> nn.Module:
+        model = build(arch)
+        model.stray = nn.Parameter(torch.zeros(14))  # type: ignore[assignment]
+        return model
+
+    monkeypatch.setattr("effnet.measure.effnet.build", padded)
+    report = compare(net)
+    assert not report.equal and all(row.equal for row in report.rows[:-1])
+    assert report.rows[-1].theirs.params == report.rows[-1].ours.params + 14
 
 
 def test_latency_and_memory_are_of_this_device() -> None:

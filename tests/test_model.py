@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import effnet
-from effnet.arch import scale
+from effnet.arch import Stage, scale
 from effnet.families import BASELINES
 from effnet.model import BN_EPS, BN_MOMENTUM, ConvBlock, ConvNet, SameConv2d
 
@@ -91,6 +93,33 @@ def test_every_family_learns(name: str) -> None:
 def test_the_notebook_drops_at_a_constant_rate() -> None:
     model = effnet.build("notebook-b0", num_classes=3, drop_path=0.2)
     assert {block.drop for block in model.blocks} == {0.2}
+
+
+def test_the_notebook_is_torchs_own_otherwise() -> None:
+    model = effnet.build("notebook-b0", num_classes=3)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum, m.weight.min().item()) for m in norms} == {(1e-5, 0.1, 1.0)}
+    bound = (3 * 9) ** -0.5  # nn.Conv2d's default: uniform in ± 1 / sqrt(fan in)
+    assert 0.9 * bound < model.stem[0].weight.abs().max().item() <= bound
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bn_eps": float("nan")}, "bn_eps = nan"),
+        ({"bn_eps": 0.0}, "bn_eps = 0.0: must be from 0 to below 1, and above 0"),
+        ({"bn_eps": -1.0}, "bn_eps = -1.0"),
+        ({"drop_path": 5.0}, "drop_path = 5.0: must be from 0 to below 1"),
+        ({"drop_path": -1.0}, "drop_path = -1.0"),
+        ({"dropout": 1.0}, "dropout = 1.0"),
+    ],
+)
+def test_rates_out_of_range(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        effnet.build(effnet.arch("b0-s4", width=0.1, resolution=16), **given)
+    with pytest.raises(ValueError, match="stage 1: kernel = 4: must be odd"):
+        stages = (Stage("mbconv", 1, 4, 1, 8, 1),)
+        effnet.build(replace(effnet.arch("b0"), stages=stages))
 
 
 def test_build_takes_names_and_classes() -> None:

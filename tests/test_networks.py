@@ -10,6 +10,8 @@ import effnet
 from effnet import weights
 from scaling_search.cli import main
 
+HEAD = "resolution = 64\nstem_width = 16\nstem_stride = 2\nhead_width = 0\n"
+
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
     assert main(list(words)) == status, capsys.readouterr()
@@ -41,7 +43,7 @@ def test_cost_says_what_a_member_implies(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_cost_per_block(capsys: pytest.CaptureFixture[str]) -> None:
     out = said(capsys, "cost", "resnet50", "--blocks")
-    assert "112 → 112" not in out and "224 → 112" in out and "bottleneck" in out and "118,013,952" in out
+    assert "224 → 112" in out and "bottleneck" in out and "118,013,952" in out
 
 
 def test_overrides_and_rounding(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +67,8 @@ def test_check_and_measure(capsys: pytest.CaptureFixture[str]) -> None:
         (["b0", "--budget", "4x", "--along", "1.2,1.1,1.15"], 0, "phi 1."),
         (["b0", "--budget", "8GB", "--width", "1"], 0, "resolution "),
         (["b0", "--budget", "2x", "--width", "1", "--resolution", "224"], 0, "shares of MACs: depth 100%, width 0%"),
+        (["b0", "--budget", "1x", "--along", "paper"], 0, "phi 0: 16 blocks, width 1, 224 px"),
+        (["b0", "--budget", "2x", "--width", "1", "--resolution", "224", "--rounding", "spread"], 0, "depth "),
         (["b0", "--budget", "256x", "--shares", "1,0,0"], 0, "resolution 0%"),
         (["resnet50", "--budget", "5M params", "--width", "1"], 1, "nothing within 2% of 5M params; the nearest has"),
         (["b0", "--budget", "4x", "--shares", "0.28,0.29,0.43"], 0, "shares of MACs: depth"),
@@ -79,10 +83,8 @@ def test_solve(capsys: pytest.CaptureFixture[str], words: list[str], status: int
 
 
 def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(
-        'resolution = 64\nstem = { width = 16 }\nstages = [{ operator = "mbconv", expand = 4, kernel = 3, stride = 2, '
-        "width = 24, repeats = 2 }]\n"
-    )
+    row = '{ operator = "mbconv", expand = 4, kernel = 3, stride = 2, width = 24, repeats = 2 }'
+    (tmp_path / "mine.toml").write_text(f"{HEAD}stages = [{row}]\n")
     out = said(capsys, "cost", str(tmp_path / "mine.toml"), "--classes", "10", "--check")
     assert "2 blocks, 64 px, 10 classes" in out and "equal to fvcore" in out
     assert "width" in said(
@@ -129,6 +131,13 @@ def test_export_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["cost", "b0", "--check", "--convention", "all"], "not allowed with argument"),
         (["cost", "b0", "--stage", "5.operator=[1]"], "stage 5: operator = [1]: known are mbconv"),
         (["cost", "b0", "--measure", "--batch", "100000000"], "--batch 100000000 at 224 px: "),
+        (["cost", "b0", "--measure", "--batch", "1", "--resolution", "32"], "--batch 1 at 32 px: Expected more than 1"),
+        (["cost", "b0", "--depth", "1e308"], "depth = 1e+308: beyond a factor of a million"),
+        (["cost", "b0", "--width", "1e308"], "width = 1e+308: beyond a factor of a million"),
+        (["cost", "b0", "--resolution", "1000000000"], "resolution = 1000000000: must be a whole number from 1 to"),
+        (["cost", "b0", "--stage", "².kernel=3"], "wanted is N.KEY=VALUE"),
+        (["solve", "b0", "--budget", "2x", "--shares=-1,1,1"], "each at least 0, must sum to 1"),
+        (["solve", "b0", "--budget", "2x", "--width", "1", "--rounding", "up"], "rounding = 'up': known are"),
         (["cost", "none.toml"], "none.toml: No such file"),
         (["cost", "BAD.toml"], "BAD.toml: stage 2: kernel = 2: must be odd"),
         (["solve", "b0", "--budget", "2"], "budget '2': a budget is a ratio such as 2x"),
@@ -147,7 +156,7 @@ def test_export_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["export", "b0", "--to", "missing/net.safetensors"], "there is no folder missing"),
         (["export", "b0", "--to", "missing/net.pt2"], "there is no folder missing"),
         (["export", "b0", "--weights", "FOLDER", "--bn-eps", "1e-5", "--to", "net"], "FOLDER says itself how"),
-        (["export", "b0", "--bn-eps", "0", "--to", "net"], "--bn-eps 0: above 0 and below 1"),
+        (["export", "b0", "--bn-eps", "0", "--to", "net"], "bn_eps = 0.0: must be from 0 to below 1, and above 0"),
         (["export", "b0", "--names", "timm", "--to", "net"], "--names timm is for --to FILE.safetensors"),
         (["export", "b0", "--weights", "none.pth", "--to", "net"], "none.pth: No such file"),
         (["export", "b0", "--weights", "TEXT.pth", "--to", "net"], "TEXT.pth: damaged, or not a state dict"),
@@ -166,7 +175,7 @@ def test_bad_input(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     row = '{ operator = "mbconv", expand = 4, kernel = %d, stride = 2, width = 24, repeats = 2 }'
-    Path("BAD.toml").write_text(f"resolution = 64\nstem = {{ width = 16 }}\nstages = [{row % 3}, {row % 2}]\n")
+    Path("BAD.toml").write_text(f"{HEAD}stages = [{row % 3}, {row % 2}]\n")
     Path("TEXT.pth").write_text("not a state dict")
     small = effnet.build(effnet.arch("b0-s4", width=0.1, resolution=16, num_classes=3))
     torch.save(small.state_dict(), "STATE.pth")

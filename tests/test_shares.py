@@ -135,6 +135,8 @@ def test_toward_refuses() -> None:
         ((0.5, 0.5, 0.5), "2x", "must sum to 1"),
         ((0.2, 0.4, 0.4), "2x params", "shares are of multiply-adds: 2x params is not"),
         ((math.nan, 0.4, 0.4), "2x", "must sum to 1"),
+        ((-1.0, 1.0, 1.0), "2x", "each at least 0"),
+        ((1e300, -1e300, 1.0), "2x", "each at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
             toward(BASELINES["b0"], aim, Budget.parse(budget))

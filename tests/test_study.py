@@ -77,8 +77,9 @@ OWN = """
 resolution = 16
 divisor = 4
 width = 0.5
-stem = { width = 16, stride = 1 }
-head = { width = 64 }
+stem_width = 16
+stem_stride = 1
+head_width = 64
 stages = [
     { operator = "mbconv", expand = 1, kernel = 3, stride = 2, width = 16, repeats = 2 },
     { operator = "fused", expand = 2, kernel = 3, stride = 2, width = 32, repeats = 3 },
@@ -101,10 +102,10 @@ def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> Non
     assert again == study and again.network() == base
     assert again.identity("x") == study.identity("x")
     # spelled otherwise, it is the same study; with another kernel, another
-    (tmp_path / "mine.toml").write_text(OWN.replace("width = 16, stride = 1 }", "width = 16, stride = 1, kernel = 3 }"))
+    (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 3\n")
     spelled = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
     assert spelled.identity("x") == study.identity("x")
-    (tmp_path / "mine.toml").write_text(OWN.replace("width = 16, stride = 1 }", "width = 16, stride = 1, kernel = 5 }"))
+    (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 5\n")
     other = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
     assert other.identity("x") != study.identity("x")
     # another baseline given on the command line replaces it

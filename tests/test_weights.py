@@ -1,5 +1,6 @@
 """Against timm and torchvision with the same weights, onnxruntime and torch.export; files that are damaged."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,13 @@ def damage(folder: Path, how: str) -> None:
             settings["arch"]["stages"][0][2] = 4
         elif how == "no eps":
             del settings["bn_eps"]
+        elif how.startswith("eps"):
+            settings["bn_eps"] = "1e-3" if how == "eps of text" else float("nan")
+        elif how == "padding of text":
+            settings["same_padding"] = "false"
+        elif how == "altered with its digest":
+            file.write_bytes(data[: len(data) // 2])
+            settings["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
         else:
             settings["arch"]["stages"][0][4] += 8
         config.write_text(json.dumps(settings))
@@ -164,6 +172,13 @@ def damage(folder: Path, how: str) -> None:
         ("config cut", "config.json: not what `save` wrote"),
         ("even kernel", "config.json: not what `save` wrote: network: stage 1: kernel = 4"),
         ("no eps", "config.json: not what `save` wrote: 'bn_eps'"),
+        ("eps of text", "config.json: not what `save` wrote: bn_eps must be a number"),
+        ("eps of nan", "bn_eps = nan"),
+        (
+            "padding of text",
+            "config.json: not what `save` wrote: bn_eps must be .* same_padding true or false",
+        ),
+        ("altered with its digest", "model.safetensors: damaged or not a safetensors file"),
         ("other widths", r"state dict does not fit v2-s: blocks.0.fused.0.weight is .*, wanted"),
     ],
 )
@@ -199,6 +214,9 @@ def test_damaged_state_dicts(small: ConvNet, tmp_path: Path) -> None:
     data = (tmp_path / "cut.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pth")
+    with pytest.raises(ValueError, match="conv_stem.weight is missing"):
+        weights.convert(weights.read_state(tmp_path / "numbered.pth"), effnet.arch("b0"))
     torch.save({"epoch": 3}, tmp_path / "number.pth")
     torch.save(Bomb(), tmp_path / "bomb.pth")
     (tmp_path / "text.pth").write_text("hello")
@@ -243,6 +261,8 @@ def test_networks_that_a_peer_does_not_have() -> None:
         net = effnet.arch(name, resolution=32)
         with pytest.raises(ValueError, match=f"{library} has no network of"):
             weights.names(net, library)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'keras': known are timm and torchvision"):
+        weights.names(effnet.arch("b0"), "keras")  # type: ignore[arg-type]
     state = effnet.build("b0").state_dict()
     with pytest.raises(ValueError, match="'keras': known are timm and torchvision"):
         weights.to_peer(state, effnet.arch("b0"), "keras")  # type: ignore[arg-type]
