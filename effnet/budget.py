@@ -280,7 +280,9 @@ def fit(
         pieces = _pieces(base, dial, lambda n: net_at(n).blocks, found)
         each = [(_nearest(cost_at, target, low, high), high) for low, high in pieces]
         found, high = min(each, key=lambda piece: abs(cost_at(piece[0]) - target))
-    if dial.name in ("resolution", "phi"):
+    if budget.of == "params" and dial.name == "resolution":
+        found = base.resolution  # no parameter depends on it
+    elif budget.of != "params" and dial.name in ("resolution", "phi"):
         found = _last(cost_at, found, high)
     arch = net_at(found)
     if dial.name != "resolution":

@@ -273,6 +273,7 @@ def test_infeasible_is_an_answer() -> None:
     # resolution moves no parameter: the answer is the network as it is, and how far off it is
     found = fit("b0", "2x params", width=1.0)
     assert not found.met and found.cost == 5_288_548 and found.off == pytest.approx(-0.5)
+    assert found.arch == effnet.arch("b0")
     assert "resolution" in str(found) and "params" in str(found)
     # nothing so small, nothing so large
     assert fit("b0", "1K", resolution=224).arch.stem_width == 8 and not fit("b0", "1K", resolution=224).met

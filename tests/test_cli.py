@@ -245,6 +245,23 @@ def test_report_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert main([]) == 2 and main(["serach"]) == 2
 
 
+def test_readmes_python_runs() -> None:
+    import effnet
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(block, names)
+    assert names["cost"] == effnet.cost(names["net"]) and names["model"].arch == names["net"]
+
+
+def test_readmes_own_baseline(tmp_path: Path) -> None:
+    import effnet
+
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(block)
+    assert [s.operator for s in effnet.read_baseline(tmp_path / "mine.toml").stages] == ["fused", "mbconv"]
+
+
 def test_readme_and_ci_say_the_same() -> None:
     """.ci/run calls the README's test command, and nothing else is hidden in it."""
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
