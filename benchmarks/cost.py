@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from effnet.arch import Arch, scale
-from effnet.cost import _per_pixel, conventions, cost
+from effnet.cost import _block_parts, conventions, cost
 from effnet.families import BASELINES
 from scaling_search.space import lattice
 
@@ -90,7 +90,7 @@ def whole_lattice() -> tuple[int, int]:
 
 def cold(nets: list[Arch]) -> None:
     for net in nets:
-        _per_pixel.cache_clear()
+        _block_parts.cache_clear()
         cost(net)
 
 
@@ -115,7 +115,7 @@ def main() -> int:
     ours, unseen, theirs, traced, lattices, sizes = [], [], [], [], [], (0, 0)
     for repeat in range(args.repeats):  # every contender in every round, so that a noisy machine is noisy for all
         nets = drawn(args.networks, repeat)
-        _per_pixel.cache_clear()
+        _block_parts.cache_clear()
         ours.append(seconds(lambda n=nets: [cost(net) for net in n]) / len(nets))  # type: ignore[misc]
         few = nets[: len(nets) // 10]
         unseen.append(seconds(lambda n=few: cold(n)) / len(few))  # type: ignore[misc]
@@ -129,7 +129,7 @@ def main() -> int:
             counted_by_fvcore = traced_macs(few[0])
             traced.append(time.perf_counter() - start)
             assert counted_by_fvcore == exact.macs
-        _per_pixel.cache_clear()
+        _block_parts.cache_clear()
         start = time.perf_counter()
         sizes = whole_lattice()
         lattices.append(time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -27,56 +28,60 @@ class Cost:
         return Cost(n * self.macs, n * self.params, n * self.acts)
 
 
-def _weights(op: Op) -> int:
-    return op.c_in // op.groups * op.c_out * op.kernel**2
+_Parts = tuple[int, int, int, int, int, int, int]
 
 
-def _beside(op: Op) -> int:
-    """Parameters beside the weights: a batch norm's scale and shift, or the layer's own bias."""
-    return 2 * op.c_out if op.norm else op.c_out
+def _parts(layers: Iterable[Op]) -> _Parts:
+    """What layers cost whatever the sides of their block: macs per pixel of side_in, of side_out and once; acts in
+    the same three parts; params, with a batch norm's scale and shift or the layer's own bias."""
+    macs_in = macs_out = macs_one = acts_in = acts_out = acts_one = params = 0
+    for _, c_in, c_out, kernel, _, groups, side, norm, _ in layers:
+        weights = c_in // groups * c_out * kernel * kernel
+        params += weights + (2 * c_out if norm else c_out)
+        if side == "out":
+            macs_out += weights
+            acts_out += c_out
+        elif side == "in":
+            macs_in += weights
+            acts_in += c_out
+        else:
+            macs_one += weights
+            acts_one += c_out
+    return macs_in, macs_out, macs_one, acts_in, acts_out, acts_one, params
 
 
-def area(op: Op, block: Block) -> int:
-    """Output pixels of a layer of `block`."""
-    side = {"one": 1, "in": block.side_in, "out": block.side_out}[op.side]
-    return side * side
+@lru_cache(maxsize=1 << 15)
+def _block_parts(*shape: Any) -> _Parts:
+    """Of one repeat of a block: networks differ far more often than their blocks' shapes do."""
+    return _parts(ops(Block(1, 1, 1, *shape)))
+
+
+def _at(parts: _Parts, side_in: int, side_out: int) -> tuple[int, int, int]:
+    """macs, params, acts at these sides [px]."""
+    macs_in, macs_out, macs_one, acts_in, acts_out, acts_one, params = parts
+    area_in, area_out = side_in * side_in, side_out * side_out
+    return (
+        macs_in * area_in + macs_out * area_out + macs_one,
+        params,
+        acts_in * area_in + acts_out * area_out + acts_one,
+    )
 
 
 def op_cost(op: Op, block: Block) -> Cost:
     """One layer of one repeat, with its batch norm or its bias."""
-    pixels = area(op, block)
-    weights = _weights(op)
-    return Cost(weights * pixels, weights + _beside(op), op.c_out * pixels)
-
-
-@lru_cache(maxsize=1 << 15)
-def _per_pixel(*shape: Any) -> tuple[int, int, int, int, int, int, int]:
-    """What a block costs whatever its sides: macs per pixel of side_in, of side_out and once; params;
-    acts in the same three parts. Networks differ far more often than their blocks' shapes do."""
-    macs_in = macs_out = macs_one = acts_in = acts_out = acts_one = params = 0
-    for op in ops(Block(1, 1, 1, *shape)):
-        weights = _weights(op)
-        params += weights + _beside(op)
-        if op.side == "out":
-            macs_out, acts_out = macs_out + weights, acts_out + op.c_out
-        elif op.side == "in":
-            macs_in, acts_in = macs_in + weights, acts_in + op.c_out
-        else:
-            macs_one, acts_one = macs_one + weights, acts_one + op.c_out
-    return macs_in, macs_out, macs_one, params, acts_in, acts_out, acts_one
+    return Cost(*_at(_parts((op,)), block.side_in, block.side_out))
 
 
 def cost(arch: Arch) -> Cost:
     """MACs, params and acts of the whole network."""
-    macs = params = acts = 0
+    total_macs = total_params = total_acts = 0
     for block in blocks(arch):
         n, side_in, side_out = block[:3]
-        before, after, once, weights, acts_before, acts_after, acts_once = _per_pixel(*block[3:])
-        area_in, area_out = side_in * side_in, side_out * side_out
-        macs += n * (before * area_in + after * area_out + once)
-        acts += n * (acts_before * area_in + acts_after * area_out + acts_once)
-        params += n * weights
-    return Cost(macs, params, acts)
+        macs, params, acts = _at(_block_parts(*block[3:]), side_in, side_out)
+        total_macs += n * macs
+        total_params += n * params
+        total_acts += n * acts
+    return Cost(total_macs, total_params, total_acts)
 
 
 def cost_by_block(arch: Arch) -> list[tuple[Block, Cost]]:
@@ -104,17 +109,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 
-def _kept(op: Op, block: Block, activation: str) -> int:
+def _kept(op: Op, acts: int, block: Block, activation: str) -> int:
     """Elements per image that a layer leaves for the backward pass: the convolution's output for the batch norm,
     the norm's for the activation (ReLU needs only its own result), and what the next layer reads."""
     if not op.norm:
-        return 3 * op.c_out
+        return 3 * acts
     copies = (2 if activation == "relu" else 3) if op.act else 2
     if op.kind == "shortcut":
         copies = 1  # its sum is counted with the main path
     elif op.kind == "depthwise" and block.squeezed:
         copies += 1  # and once more, gated
-    return copies * op.c_out * area(op, block)
+    return copies * acts
 
 
 def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", states: int = 1) -> int:
@@ -132,7 +137,8 @@ def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", 
     params, after, peak = cost(arch).params, 0, 0
     kept = batch * arch.in_channels * arch.resolution**2 * 4
     for block in blocks(arch):
-        layers = [(batch * element * _kept(op, block, arch.activation), op_cost(op, block)) for op in ops(block)]
+        parts = [(op, op_cost(op, block)) for op in ops(block)]
+        layers = [(batch * element * _kept(op, part.acts, block, arch.activation), part) for op, part in parts]
         if block.operator == "stem" and arch.stem_pool > 1:  # the pool's result, and an int64 index for each
             kept += batch * block.c_out * (-(-block.side_out // arch.stem_pool)) ** 2 * (element + 8)
         left, weights = sum(k for k, _ in layers), sum(part.params for _, part in layers)

@@ -289,11 +289,11 @@ def save_program(model: ConvNet, path: str | Path) -> None:
 def save_onnx(model: ConvNet, path: str | Path) -> None:
     """`model` in eval mode as ONNX: input `images` [batch, 3, side, side], output `logits` [batch, classes].
 
-    Needs the packages onnx and onnxscript (`pip install 'scaling-search[onnx]'`); raises ValueError without them."""
+    Needs the packages onnx and onnxscript (the extra `onnx`); raises ValueError without them."""
     try:
         import onnxscript  # noqa: F401  torch's exporter wants it, and says so at length
     except ImportError as error:
-        raise ValueError(f"ONNX wants onnx and onnxscript: pip install 'scaling-search[onnx]' ({error})") from None
+        raise ValueError(f"ONNX wants two more packages: pip install onnx onnxscript ({error})") from None
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists every torchvision operator that it skips
     try:
