@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack
@@ -68,8 +69,6 @@ class Budget:
         in_bytes, precision = bool(match["bytes"]), (match["precision"] or "fp32").lower()
         if in_bytes != (of == "memory" and unit != "X") or (of != "memory" and (match["batch"] or match["precision"])):
             raise ValueError(f"budget {text!r}: memory, and only memory, has bytes, a batch and a precision; {_WANTED}")
-        if precision not in PRECISIONS or (match["batch"] and int(match["batch"]) < 1):
-            raise ValueError(f"budget {text!r}: a batch of at least 1, a precision of {' or '.join(PRECISIONS)}")
         value = float(match["value"]) * _SUFFIX.get(unit.removesuffix("B"), 1.0)
         low, high = (0.01, 1000.0) if unit == "X" else (1e3, 1e15)
         if not low <= value <= high:
@@ -159,26 +158,15 @@ class InfeasibleError(ValueError):
 def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
     """The integer in [low, high] whose cost is nearest to `target`, the lower one on a tie; cost_at must
     not decrease."""
-    lo, hi = low, high
-    while lo < hi:  # the first whose cost reaches the target, else the last
-        mid = (lo + hi) // 2
-        if cost_at(mid) >= target:
-            hi = mid
-        else:
-            lo = mid + 1
-    return lo - 1 if lo > low and target - cost_at(lo - 1) <= abs(cost_at(lo) - target) else lo
+    # the first whose cost reaches the target, else the last
+    found = low + bisect_left(range(low, high), target, key=cost_at)
+    below = found > low and target - cost_at(found - 1) <= abs(cost_at(found) - target)
+    return found - 1 if below else found
 
 
 def _last(cost_at: Callable[[int], int], here: int, high: int) -> int:
     """The last integer up to `high` that costs what `here` does: pixels that cost nothing are taken."""
-    lo, hi, same = here, high, cost_at(here)
-    while lo < hi:
-        mid = (lo + hi + 1) // 2
-        if cost_at(mid) <= same:
-            lo = mid
-        else:
-            hi = mid - 1
-    return lo
+    return here + bisect_right(range(here, high + 1), cost_at(here), key=cost_at) - 1
 
 
 def _shortest(builds: Callable[[int], bool], here: int, unit: int) -> int:
@@ -361,16 +349,7 @@ def _pieces(base: Baseline, dial: _Dial, blocks_at: Callable[[int], int], found:
     around = math.ceil(base.blocks / min(s.repeats for s in base.stages)) + 1
     middle = blocks_at(found)
 
-    def first(blocks: int) -> int:
-        """The first position with at least so many blocks."""
-        lo, hi = dial.low, dial.high + 1
-        while lo < hi:
-            mid = (lo + hi) // 2
-            if blocks_at(mid) >= blocks:
-                hi = mid
-            else:
-                lo = mid + 1
-        return lo
-
-    edges = sorted({first(middle + k) for k in range(-around, around + 2)})
-    return [(low, high - 1) for low, high in itertools.pairwise(edges)]
+    reach = range(dial.low, dial.high + 1)
+    # the first position with at least so many blocks, for each count
+    edges = {dial.low + bisect_left(reach, middle + k, key=blocks_at) for k in range(-around, around + 2)}
+    return [(low, high - 1) for low, high in itertools.pairwise(sorted(edges))]

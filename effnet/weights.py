@@ -196,16 +196,15 @@ def read_state(path: str | Path) -> State:
 
     Raises ValueError for anything else, or a damaged file."""
     path = Path(path)
+    safe = path.suffix == ".safetensors"
     try:
-        if path.suffix == ".safetensors":
-            return _parse(path.read_bytes(), path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = path.read_bytes() if safe else torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
-    except ValueError:
-        raise
     except Exception:  # torch.load raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
         raise ValueError(f"{path}: damaged, or not a state dict of torch.save") from None
+    if safe:
+        return _parse(state, path)
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

@@ -274,7 +274,7 @@ def lattice(
 
 
 def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float) -> list[Candidate]:
-    """The distinct networks that the lattice builds, official rounding; each one's real cost is its own.
+    """The distinct networks that the lattice builds by the baseline's own rounding; each one's real cost is its own.
 
     Raises UserError for a budget below 1x (the lattice only grows) or without a triple."""
     space = study.space
