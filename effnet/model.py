@@ -101,6 +101,10 @@ class ConvBlock(nn.Module):
         y = x
         for name in self.path:
             y = getattr(self, name)(y)
+        return self.joined(x, y)
+
+    def joined(self, x: Tensor, y: Tensor) -> Tensor:
+        """The block's output from its input and its branch's."""
         if not self.residual:
             return y
         if self.training and self.drop > 0:
