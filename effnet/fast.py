@@ -6,23 +6,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from numba import set_num_threads
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from effnet import kernels
-from effnet.model import ConvBlock, ConvNet, ConvNorm, SameConv2d, SqueezeExcite
+from effnet.model import ConvBlock, ConvNet, ConvNorm, SameConv2d
 
 _MM_CHANNELS = 40  # from here on a 1x1 convolution is faster as a matrix product than in oneDNN
 _last = torch.channels_last
-
-
-def _call(kernel: tuple[Any, Any], *args: Any) -> None:
-    threads = torch.get_num_threads()
-    if threads > 1:
-        set_num_threads(threads)
-    kernel[threads > 1](*args)
 
 
 def _parts() -> int:
@@ -49,7 +41,9 @@ class _Depthwise(torch.autograd.Function):
         )
         if fast:
             taps = torch.empty(k * k, c)
-            _call(kernels.depthwise, x.data_ptr(), dy.data_ptr(), taps.data_ptr(), n, h, w, c, *dy.shape[2:], k, stride)
+            kernels.call(
+                kernels.depthwise, x.data_ptr(), dy.data_ptr(), taps.data_ptr(), n, h, w, c, *dy.shape[2:], k, stride
+            )
             dw = taps.t().reshape(weight.shape)
         return dx, dw, None
 
@@ -88,7 +82,7 @@ class _NormGate(torch.autograd.Function):
         active = F.silu(squeezed)
         gate = torch.addmm(b2, active, w2.flatten(1).t()).sigmoid_()
         out = torch.empty_like(y)
-        _call(kernels.gate, y.data_ptr(), gate.data_ptr(), out.data_ptr(), n, h * w, c, _parts())
+        kernels.call(kernels.gate, y.data_ptr(), gate.data_ptr(), out.data_ptr(), n, h * w, c, _parts())
         ctx.save_for_backward(z, y, gamma, stats, pool, squeezed, active, gate, w1, w2)
         return out
 
@@ -99,7 +93,7 @@ class _NormGate(torch.autograd.Function):
         dout = dout.contiguous(memory_format=_last)
         n, c, h, w = z.shape
         dgate = torch.empty(n, c)
-        _call(kernels.gate_backward, dout.data_ptr(), y.data_ptr(), dgate.data_ptr(), n, h * w, c, _parts())
+        kernels.call(kernels.gate_backward, dout.data_ptr(), y.data_ptr(), dgate.data_ptr(), n, h * w, c, _parts())
         d2 = torch.ops.aten.sigmoid_backward(dgate, gate)
         d1 = torch.ops.aten.silu_backward(d2 @ w2.flatten(1), squeezed)
         dpool = d1 @ w1.flatten(1)
@@ -115,7 +109,7 @@ def _forward(z: Tensor, y: Tensor, residual: Tensor | None, pool: Tensor | None,
     if norm.training:
         count = cast(Tensor, norm.num_batches_tracked).add_(1)
         momentum = 1 / count.item() if momentum is None else momentum
-    _call(
+    kernels.call(
         kernels.forward, z.data_ptr(), y.data_ptr(), 0 if residual is None else residual.data_ptr(),
         0 if pool is None else pool.data_ptr(), norm.weight.data_ptr(), norm.bias.data_ptr(), mean.data_ptr(),
         var.data_ptr(), stats.data_ptr(), n, h * w, c, norm.eps, float(momentum or 0), norm.training, silu, _parts(),
@@ -126,7 +120,7 @@ def _backward(dy: Tensor, z: Tensor, gate: Tensor | None, dpool: Tensor | None, 
               silu: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     n, c, h, w = z.shape
     dz, dgamma, dbeta = torch.empty_like(z), torch.empty(c), torch.empty(c)
-    _call(
+    kernels.call(
         kernels.backward, dy.data_ptr(), z.data_ptr(), dz.data_ptr(), 0 if gate is None else gate.data_ptr(),
         0 if dpool is None else dpool.data_ptr(), gamma.data_ptr(), stats.data_ptr(), dgamma.data_ptr(),
         dbeta.data_ptr(), n, h * w, c, silu, _parts(),
@@ -166,7 +160,7 @@ def _block(block: ConvBlock, x: Tensor) -> Tensor:
     while names:
         layer, name = getattr(block, names[0]), names.pop(0)
         if names[:1] == ["se"] and isinstance(layer[2], nn.SiLU):
-            se = cast(SqueezeExcite, block.se)
+            se = block.se
             z, norm = _conv(layer[0], y), layer[1]
             y = _NormGate.apply(z.contiguous(memory_format=_last), norm.weight, norm.bias, se.squeeze.weight,
                                 se.squeeze.bias, se.excite.weight, se.excite.bias, norm)  # fmt: skip

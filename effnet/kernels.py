@@ -7,6 +7,9 @@ Every tensor is given by its address: dense float32 in the order N, H, W, C, who
 parts of a loop that threads share are cut by the number of threads alone, so sums come out the same every time.
 """
 
+# mypy: disable-error-code="call-arg,var-annotated,assignment,no-untyped-call"
+# numba compiles these functions; mypy would hold their bodies against Python's types
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,98 +17,29 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, prange, types
-from numba.extending import intrinsic, models, register_model
+import torch
+from numba import njit, prange, set_num_threads
 
-# Not "fast" as a whole: NaN and infinity must stay what they are, for a diverged run to be seen.
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
+from effnet.lanes import FAST, floats, fma, inline, load, store, zero
+
 _LANES = 64  # floats an inner loop should have at least: narrow maps take several pixels at once
-
-inline = njit(inline="always", fastmath=_FAST, error_model="numpy")
 
 
 def _kernel(function: Callable[..., Any]) -> tuple[Any, Any]:
     """(for one thread, for several)."""
-    settings: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "nogil": True}
+    settings: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "cache": True, "nogil": True}
     # numba's cache knows a function by its name, whatever its settings
     shared = FunctionType(function.__code__, function.__globals__, function.__name__)
     shared.__qualname__ = f"{function.__qualname__}_shared"
     return njit(**settings)(function), njit(parallel=True, **settings)(shared)
 
 
-# ---- memory by address, and a register of 16 floats
-
-
-class _Register(types.Type):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__("float32x16")
-
-
-_register = _Register()
-_VECTOR = ir.VectorType(ir.FloatType(), 16)
-
-
-@register_model(_Register)
-class _RegisterModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-def _pointer(builder: Any, address: Any, index: Any) -> Any:
-    start = builder.inttoptr(address, ir.FloatType().as_pointer())
-    return builder.bitcast(builder.gep(start, [index]), _VECTOR.as_pointer())
-
-
-@intrinsic
-def _void(context: Any, address: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.intp), code
-
-
-@intrinsic
-def _zero(context: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_VECTOR, None)
-
-    return _register(), code
-
-
-@intrinsic
-def _load(context: Any, address: Any, index: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_pointer(builder, *args))
-        value.align = 4
-        return value
-
-    return _register(types.intp, types.intp), code
-
-
-@intrinsic
-def _store(context: Any, address: Any, index: Any, value: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _pointer(builder, *args[:2])).align = 4
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, _register), code
-
-
-@intrinsic
-def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a · b + c in one rounding."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        product = builder.fmul(args[0], args[1], flags=("contract",))
-        return builder.fadd(product, args[2], flags=("contract",))
-
-    return _register(_register, _register, _register), code
-
-
-@inline
-def _floats(address: int, count: int) -> Any:
-    return carray(_void(address), (count,), np.float32)
+def call(kernel: tuple[Any, Any], *args: Any) -> None:
+    """Run a kernel on as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        set_num_threads(threads)
+    kernel[threads > 1](*args)
 
 
 # ---- the weight gradient of a depthwise convolution
@@ -116,7 +50,7 @@ def _tap_row(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, 
              i: int, j0: int) -> None:  # fmt: skip
     """Five taps (row i, columns from j0) of 16 channels from c0, each summed in a register of its own."""
     taps = min(5, k - j0)
-    a0, a1, a2, a3, a4 = _zero(), _zero(), _zero(), _zero(), _zero()
+    a0, a1, a2, a3, a4 = zero(), zero(), zero(), zero(), zero()
     for image in range(n):
         for row in range(ho):
             y = row * s + i - k // 2
@@ -124,36 +58,36 @@ def _tap_row(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, 
                 continue
             of_x, of_g = (image * h + y) * w * c + c0, (image * ho + row) * wo * c + c0
             for column in range(wo):
-                g = _load(dy, of_g + column * c)
+                g = load(dy, of_g + column * c)
                 at = column * s + j0 - k // 2
                 b = of_x + at * c
                 if at >= 0 and at + 4 < w and taps == 5:
-                    a0 = _fma(_load(x, b), g, a0)
-                    a1 = _fma(_load(x, b + c), g, a1)
-                    a2 = _fma(_load(x, b + 2 * c), g, a2)
-                    a3 = _fma(_load(x, b + 3 * c), g, a3)
-                    a4 = _fma(_load(x, b + 4 * c), g, a4)
+                    a0 = fma(load(x, b), g, a0)
+                    a1 = fma(load(x, b + c), g, a1)
+                    a2 = fma(load(x, b + 2 * c), g, a2)
+                    a3 = fma(load(x, b + 3 * c), g, a3)
+                    a4 = fma(load(x, b + 4 * c), g, a4)
                 else:
                     if 0 <= at < w:
-                        a0 = _fma(_load(x, b), g, a0)
+                        a0 = fma(load(x, b), g, a0)
                     if taps > 1 and 0 <= at + 1 < w:
-                        a1 = _fma(_load(x, b + c), g, a1)
+                        a1 = fma(load(x, b + c), g, a1)
                     if taps > 2 and 0 <= at + 2 < w:
-                        a2 = _fma(_load(x, b + 2 * c), g, a2)
+                        a2 = fma(load(x, b + 2 * c), g, a2)
                     if taps > 3 and 0 <= at + 3 < w:
-                        a3 = _fma(_load(x, b + 3 * c), g, a3)
+                        a3 = fma(load(x, b + 3 * c), g, a3)
                     if taps > 4 and 0 <= at + 4 < w:
-                        a4 = _fma(_load(x, b + 4 * c), g, a4)
+                        a4 = fma(load(x, b + 4 * c), g, a4)
     o = (i * k + j0) * c + c0
-    _store(dw, o, a0)
+    store(dw, o, a0)
     if taps > 1:
-        _store(dw, o + c, a1)
+        store(dw, o + c, a1)
     if taps > 2:
-        _store(dw, o + 2 * c, a2)
+        store(dw, o + 2 * c, a2)
     if taps > 3:
-        _store(dw, o + 3 * c, a3)
+        store(dw, o + 3 * c, a3)
     if taps > 4:
-        _store(dw, o + 4 * c, a4)
+        store(dw, o + 4 * c, a4)
 
 
 def _depthwise(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int) -> None:
@@ -243,9 +177,9 @@ def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int
              silu: bool, parts: int) -> None:  # fmt: skip
     """y from z, and its mean over each map where `pool` is wanted; `residual` is added after the norm (both may be
     0 for none). In training also the batch's statistics, and the running ones moved by `momentum`."""
-    z, y, rows = _floats(z_at, n * hw * c), _floats(y_at, n * hw * c), n * hw
-    mean, var, stats = _floats(mean_at, c), _floats(var_at, c), _floats(stats_at, 4 * c)
-    gamma, beta = _floats(gamma_at, c), _floats(beta_at, c)
+    z, y, rows = floats(z_at, n * hw * c), floats(y_at, n * hw * c), n * hw
+    mean, var, stats = floats(mean_at, c), floats(var_at, c), floats(stats_at, 4 * c)
+    gamma, beta = floats(gamma_at, c), floats(beta_at, c)
     if training:
         sums = np.zeros((parts, 2, c))
         for p in prange(parts):
@@ -297,14 +231,14 @@ def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int
                         u = zz[i] * scale[i] + shift[i]
                         yy[i] = u * _sigmoid(u)
                 elif residual_at:
-                    rr = _floats(residual_at + 4 * at, length)
+                    rr = floats(residual_at + 4 * at, length)
                     for i in range(len(zz)):
                         yy[i] = zz[i] * scale[i] + shift[i] + rr[i]
                 else:
                     for i in range(len(zz)):
                         yy[i] = zz[i] * scale[i] + shift[i]
             if pool_at:
-                pool = _floats(pool_at + 4 * image * c, c)
+                pool = floats(pool_at + 4 * image * c, c)
                 pool[:] = 0
                 for t in range(times):
                     for i in range(c):
@@ -317,9 +251,9 @@ def _gate(y_at: int, gate_at: int, out_at: int, n: int, hw: int, c: int, parts: 
     """out = y · gate; gate [n, c]."""
     for p in prange(parts):
         for image in range(n * p // parts, n * (p + 1) // parts):
-            gate = _floats(gate_at + 4 * image * c, c)
+            gate = floats(gate_at + 4 * image * c, c)
             for row in range(image * hw, (image + 1) * hw):
-                y, out = _floats(y_at + 4 * row * c, c), _floats(out_at + 4 * row * c, c)
+                y, out = floats(y_at + 4 * row * c, c), floats(out_at + 4 * row * c, c)
                 for i in range(c):
                     out[i] = y[i] * gate[i]
 
@@ -328,10 +262,10 @@ def _gate_backward(dout_at: int, y_at: int, dgate_at: int, n: int, hw: int, c: i
     """dgate [n, c] = the sum over each map of dout · y."""
     for p in prange(parts):
         for image in range(n * p // parts, n * (p + 1) // parts):
-            dgate = _floats(dgate_at + 4 * image * c, c)
+            dgate = floats(dgate_at + 4 * image * c, c)
             dgate[:] = 0
             for row in range(image * hw, (image + 1) * hw):
-                y, dout = _floats(y_at + 4 * row * c, c), _floats(dout_at + 4 * row * c, c)
+                y, dout = floats(y_at + 4 * row * c, c), floats(dout_at + 4 * row * c, c)
                 for i in range(c):
                     dgate[i] += y[i] * dout[i]
 
@@ -339,8 +273,8 @@ def _gate_backward(dout_at: int, y_at: int, dgate_at: int, n: int, hw: int, c: i
 def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, gamma_at: int, stats_at: int,
               dgamma_at: int, dbeta_at: int, n: int, hw: int, c: int, silu: bool, parts: int) -> None:  # fmt: skip
     """dz, dgamma, dbeta from dy. With a gate (dy is then of y · gate), y's gradient is dy · gate + dpool / hw."""
-    z, dy, dz, rows = _floats(z_at, n * hw * c), _floats(dy_at, n * hw * c), _floats(dz_at, n * hw * c), n * hw
-    stats, dgamma, dbeta = _floats(stats_at, 4 * c), _floats(dgamma_at, c), _floats(dbeta_at, c)
+    z, dy, dz, rows = floats(z_at, n * hw * c), floats(dy_at, n * hw * c), floats(dz_at, n * hw * c), n * hw
+    stats, dgamma, dbeta = floats(stats_at, 4 * c), floats(dgamma_at, c), floats(dbeta_at, c)
     sums = np.zeros((parts, 2, c))
     for p in prange(parts):
         first, last = n * p // parts, n * (p + 1) // parts
@@ -358,8 +292,8 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
         for image in range(first, last):
             low, high = image * hw * c, (image + 1) * hw * c
             if gate_at:
-                _tiled(gate, _floats(gate_at + 4 * image * c, c), times)
-                _tiled(extra, _floats(dpool_at + 4 * image * c, c), times)
+                _tiled(gate, floats(gate_at + 4 * image * c, c), times)
+                _tiled(extra, floats(dpool_at + 4 * image * c, c), times)
                 for i in range(length):
                     extra[i] /= np.float32(hw)
             else:

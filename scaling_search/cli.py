@@ -33,9 +33,11 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--seed", "seed", int, "the first"),
     ("--train-images", "data.train_images", int, "per run"),
     ("--val-images", "data.val_images", int, "per run"),
+    ("--recipe", "recipe.base", str, "proxy (short runs) or paper (the official recipe)"),
     ("--lr", "recipe.lr", float, "learning rate"),
     ("--batch", "recipe.batch", int, "images per step"),
     ("--threads", "threads", int, "per run"),
+    ("--deadline", "deadline", float, "seconds after which a run is given up"),
     ("--device", "device", str, "cpu, cuda or auto"),
 )
 

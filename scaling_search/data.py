@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from scaling_search import UserError
+from scaling_search import UserError, memory
 
 FOLDS = 5
 
@@ -214,41 +214,87 @@ def split(
 # ---- images on the device
 
 
-def resized(images: NDArray[np.uint8], side: int) -> Tensor:
-    """Images [n, h, h, c] → uint8 [n, c, side, side] on the CPU, antialiased from the original."""
-    out = torch.empty((len(images), images.shape[3], side, side), dtype=torch.uint8)
-    for i in range(0, len(images), 512):
-        chunk = torch.from_numpy(np.array(images[i : i + 512])).permute(0, 3, 1, 2)
-        if side != images.shape[1]:
-            scaled = F.interpolate(chunk.float(), size=(side, side), mode="bilinear", antialias=True)
-            chunk = scaled.round_().clamp_(0, 255).to(torch.uint8)
-        out[i : i + 512] = chunk
-    return out
+class Images:
+    """Images `at` of a data set's array [N, h, h, c], as uint8 [n, c, side, side] on a device.
+
+    Resized once, antialiased from the original, and resident where half of the free memory holds them; else read
+    from the mapped file and resized batch by batch, through pinned memory to a CUDA device."""
+
+    def __init__(self, source: NDArray[np.uint8], at: NDArray[np.int64], side: int, device: torch.device) -> None:
+        self._source, self._at, self._side, self._device = source, at, side, device
+        self._resident: Tensor | None = None
+        if 2 * len(at) * source.shape[3] * side * side <= memory.free(device):
+            self._resident = torch.empty((len(at), source.shape[3], side, side), dtype=torch.uint8, device=device)
+            for i in range(0, len(at), _CHUNK):
+                self._resident[i : i + _CHUNK] = self._read(at[i : i + _CHUNK])
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The images at these places of `at`."""
+        if self._resident is not None:
+            return self._resident[index.to(self._device)]
+        order = np.argsort(rows := self._at[index.numpy()])  # in the file's order: a disk reads forward
+        found = self._read(rows[order])
+        return found[torch.from_numpy(np.argsort(order)).to(self._device)]
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        for i in range(0, len(self), size):
+            yield self[torch.arange(i, min(i + size, len(self)))]
+
+    def _read(self, rows: NDArray[np.int64]) -> Tensor:
+        chunk = torch.from_numpy(self._source[rows])
+        if self._device.type == "cuda":
+            chunk = chunk.pin_memory().to(self._device, non_blocking=True)
+        return resized(chunk, self._side)
 
 
-def normalised(images: Tensor, data: Dataset) -> Tensor:
+_CHUNK = 512
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """uint8 [n, h, h, c] → [n, c, side, side], antialiased, on the same device."""
+    images = images.permute(0, 3, 1, 2)
+    if side == images.shape[-1]:
+        return images.contiguous()
+    scaled = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Normalise:
     """uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last; grey becomes three equal channels."""
-    mean = torch.tensor(data.mean, device=images.device).view(1, -1, 1, 1) * 255
-    std = torch.tensor(data.std, device=images.device).view(1, -1, 1, 1) * 255
-    x = (images.float() - mean) / std
-    return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+    def __init__(self, data: Dataset, device: torch.device) -> None:
+        std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
+        self._scale = (1 / std).to(device)
+        self._shift = (-torch.tensor(data.mean).view(1, -1, 1, 1) * 255 / std).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = images.contiguous(memory_format=torch.channels_last).float().mul_(self._scale).add_(self._shift)
+        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def augmented(images: Tensor, flip: bool, shift: int) -> Tensor:
-    """Each image mirrored with probability one half and moved by up to `shift` px (edges repeated);
-    random numbers from torch's global generator, drawn on the CPU."""
+def augmented(images: Tensor, mirror: Tensor | None, shift: int, cutout: int) -> Tensor:
+    """Images flipped where `mirror` [n] says so, moved by up to `shift` px (edges repeated), with a grey square of
+    `cutout` px somewhere; random numbers from torch's global generator, drawn on the CPU."""
     n, _, side, _ = images.shape
     rows = torch.arange(side).repeat(n, 1)
     cols = rows.clone()
-    if flip:
-        mirror = torch.rand(n) < 0.5
-        cols[mirror] = cols[mirror].flip(1)
+    if mirror is not None:
+        cols = torch.where(mirror[:, None], side - 1 - cols, cols)
     if shift:
         rows = (rows + torch.randint(-shift, shift + 1, (n, 1))).clamp_(0, side - 1)
         cols = (cols + torch.randint(-shift, shift + 1, (n, 1))).clamp_(0, side - 1)
-    at = torch.arange(n)[:, None, None].to(images.device)
-    rows, cols = rows.to(images.device), cols.to(images.device)
-    return images.permute(0, 2, 3, 1)[at, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+    if mirror is not None or shift:
+        places = (rows[:, :, None] * side + cols[:, None, :]).view(n, 1, -1).to(images.device)
+        images = images.flatten(2).gather(2, places.expand(-1, images.shape[1], -1)).view(images.shape)
+    if cutout:
+        centre, pixels = torch.randint(0, side, (2, n, 1)), torch.arange(side)
+        far = (2 * (pixels - centre)).abs() >= cutout  # [2, n, side]: outside the square's rows, its columns
+        keep = (far[0][:, None, :, None] | far[1][:, None, None, :]).to(images.device)
+        images = torch.where(keep, images, 128)
+    return images
 
 
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
@@ -257,3 +303,10 @@ def epoch_order(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tenso
     order = torch.randperm(count, generator=generator)
     for i in range(0, max(1, count // batch) * batch, batch):
         yield order[i : i + batch]
+
+
+def mirrored(count: int, seed: int, epoch: int) -> Tensor:
+    """Which images are flipped in this epoch: half of them in the first, drawn from the seed, then every image in
+    turn (alternating flip: two epochs show each image both ways, where chance would show half of them twice alike)."""
+    first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return first ^ bool(epoch % 2)

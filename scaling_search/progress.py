@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scaling_search.executors import Job
 from scaling_search.space import Candidate
-from scaling_search.train import Epoch, Outcome
+from scaling_search.trial import Epoch, Outcome
 from scaling_search.verdict import points
 
 

@@ -15,7 +15,7 @@ from scaling_search.executors import Executor, Job
 from scaling_search.space import Candidate, Plan
 from scaling_search.store import Record, Store
 from scaling_search.study import Study
-from scaling_search.train import Epoch, Outcome, Trial
+from scaling_search.trial import Epoch, Outcome, Trial
 
 
 class Watcher(Protocol):
@@ -143,6 +143,8 @@ class Search:
             checkpoints=self._checkpoints,
             test=test,
             test_images=study.data.test_images,
+            compile=study.compile,
+            deadline=study.deadline,
         )
 
 

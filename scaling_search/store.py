@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from scaling_search import UserError
 from scaling_search.space import Candidate
-from scaling_search.train import Epoch, Outcome
+from scaling_search.trial import Epoch, Outcome
 
 _NAME = "scaling-search"
 _DISTRIBUTIONS = {

@@ -22,7 +22,7 @@ from effnet.budget import Budget
 from effnet.definition import parse_baseline, read_table
 from effnet.families import baseline
 from scaling_search import UserError
-from scaling_search.train import Recipe
+from scaling_search.recipe import RECIPES, Recipe
 
 SCHEMA = 1
 PRESETS = ("quick", "standard", "paper")
@@ -74,7 +74,7 @@ class Study(_Part):
     budgets: tuple[str, ...] = Field(("2x",), min_length=1)
     space: Space = Space()
     data: DataSpec = DataSpec()
-    recipe: Recipe = Recipe()
+    recipe: Recipe = RECIPES["proxy"]
     rungs: tuple[int, ...] = Field((1,), min_length=1)  # epochs; half of the networks go on to the next
     seed: int = Field(0, ge=0, lt=2**31)  # the first; finalists also take the next ones
     finalists: int = Field(3, ge=0)  # per budget
@@ -82,6 +82,20 @@ class Study(_Part):
     references: tuple[float, ...] = (0.5, 1.5)  # trained beside the baseline when there is one budget
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
+    compile: bool = False  # torch.compile on CUDA, for runs of many epochs
+    deadline: float | None = Field(None, gt=0, allow_inf_nan=False)  # seconds of one run
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """recipe = "paper", or a table whose `base` is one: what it says is put over the named recipe."""
+        given = {"base": value} if isinstance(value, str) else value
+        if not isinstance(given, dict) or "base" not in given:
+            return value
+        base = RECIPES.get(given["base"]) if isinstance(given["base"], str) else None
+        if base is None:
+            raise ValueError(f"recipe {given['base']!r}: known are {', '.join(RECIPES)}")
+        return {**dataclasses.asdict(base), **{key: v for key, v in given.items() if key != "base"}}
 
     @field_validator("budgets", mode="after")
     @classmethod
@@ -111,6 +125,9 @@ class Study(_Part):
             ("momentum", 0 <= r.momentum < 1, "from 0 to below 1"),
             ("label_smoothing", 0 <= r.label_smoothing < 1, "from 0 to below 1"),
             ("warmup_steps", r.warmup_steps >= 0, "at least 0"),
+            ("warmup_epochs", 0 <= r.warmup_epochs < math.inf, "at least 0"),
+            ("cutout", 0 <= r.cutout < 1, "from 0 to below 1"),
+            ("ema", 0 <= r.ema < 1, "from 0 to below 1"),
             ("shift", 0 <= r.shift < 0.5, "from 0 to below 0.5"),
             ("drop_path", 0 <= r.drop_path < 1, "from 0 to below 1"),
             ("bn_images", r.bn_images >= 2, "at least 2"),
@@ -204,9 +221,13 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
         settings["baseline"] = {}  # a network of one's own is taken as it stands, not thinned as the preset's is
     elif "baseline.name" in overrides:
         settings.get("baseline", {}).pop("definition", None)
+    if "recipe.base" in overrides:
+        settings["recipe"] = {}  # another recipe, not the file's numbers put over it
     for name, value in overrides.items():
         *parents, last = name.split(".")
         place = settings
+        if isinstance(settings.get("recipe"), str):
+            settings["recipe"] = {"base": settings["recipe"]}
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):

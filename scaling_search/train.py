@@ -8,285 +8,177 @@ if it had been that long from the start, bit for bit on the CPU. All randomness 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import effnet
-from effnet import Arch
-from scaling_search import checkpoint
-from scaling_search.data import Dataset, augmented, epoch_order, normalised, resized, split
+from effnet.cost import training_memory
+from scaling_search import checkpoint, memory
+from scaling_search.data import Dataset, Images, Normalise, augmented, epoch_order, mirrored, split
+from scaling_search.recipe import Recipe
+from scaling_search.step import Step, kernels
+from scaling_search.trial import Epoch, Outcome, Status, Trial
 
-Status = Literal["done", "pruned", "diverged", "out-of-memory", "crashed", "timeout"]
-DECAY = 0.2  # of all steps
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How every network of a study is trained. `lr` is the constant phase's; `shift` is a fraction of
-    the side; `bn_images` training images re-estimate the batch norms before each evaluation."""
-
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 4e-3
-    batch: int = 32
-    weight_decay: float = 0.05
-    momentum: float = 0.9
-    label_smoothing: float = 0.1
-    warmup_steps: int = 32
-    flip: bool = True
-    shift: float = 0.1
-    dropout: bool = False
-    drop_path: float = 0.0
-    bn_images: int = 1024
+_EVAL_BATCH = {"cpu": 256, "cuda": 1024}  # images
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What travels to a worker. Everything but the folders, the test and `epochs` makes the run's key;
-    runs that differ in epochs alone share a folder of checkpoints. Limits on images are None for all."""
+@dataclass
+class _Account:
+    """What a run has come to, whatever ends it. Clocks start where a stopped run left off."""
 
-    arch: Arch
-    data_digest: str
-    data_folder: str
-    recipe: Recipe
-    seed: int
-    epochs: int
-    train_images: int | None
-    val_images: int | None
-    device: str  # cpu, cuda or cuda:N
-    threads: int
-    checkpoints: str  # folder; the run's own lies inside
-    test: bool = False  # also measure the test split: for finalists alone
-    test_images: int | None = None
+    device: torch.device
+    epochs: list[Epoch] = field(default_factory=list)
+    seconds: float = 0.0
+    trained_seconds: float = 0.0
+    trained_images: int = 0
+    begun: float = field(default_factory=time.perf_counter)
 
-    @property
-    def key(self) -> str:
-        identity = [
-            self.arch.key,
-            self.data_digest,
-            asdict(self.recipe),
-            self.seed,
-            self.train_images,
-            self.val_images,
-            self.device.split(":")[0],
-            self.threads,
-        ]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    def total(self) -> float:
+        return self.seconds + time.perf_counter() - self.begun
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.checkpoints) / self.key
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` is its inverse."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {**fields, "arch": self.arch.as_dict(), "recipe": asdict(self.recipe)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Trial:
-        return cls(**{**data, "arch": Arch.from_dict(data["arch"]), "recipe": Recipe(**data["recipe"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """Losses are mean cross-entropies (the training one with label smoothing); `seconds` of this epoch."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_acc: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended. `right` has one bit for each validation image, in the fold's order, as hex."""
-
-    status: Status
-    epochs: tuple[Epoch, ...] = ()
-    right: str = ""
-    test_acc: float | None = None
-    seconds: float = 0.0  # of training and evaluation, interruptions not counted
-    images_per_s: float = 0.0  # training images, evaluation not counted
-    peak_memory: int = 0  # bytes: of the device on CUDA, of the worker process (its highest yet) on the CPU
-    versions: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Outcome:
-        return cls(**{**data, "epochs": tuple(Epoch(**e) for e in data["epochs"])})
-
-
-def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
-    """At `step` (from 0) of `total`, `warmup` steps up to `peak`. Before the decay it does not depend on `total`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    start = decay_start(total)
-    return peak * (total - step) / (total - start + 1) if step >= start else peak
-
-
-def decay_start(total: int) -> int:
-    """The first step of the decay."""
-    return total - max(1, round(DECAY * total))
+    def outcome(self, status: Status, note: str = "", right: str = "", test_acc: float | None = None) -> Outcome:
+        rate = self.trained_images / self.trained_seconds if self.trained_seconds else 0.0
+        return Outcome(
+            status, tuple(self.epochs), right, test_acc, self.total(), rate, memory.peak(self.device), versions(), note
+        )
 
 
 def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
     """Train, yielding each Epoch as it ends and the Outcome last; goes on from the newest checkpoint that fits.
 
-    Divergence, lack of memory and crashes are outcomes, not exceptions. Raises OSError when a checkpoint cannot be
-    written or the data cannot be read: that is the machine's failure, and no network's."""
+    Divergence, lack of memory, a deadline and crashes are outcomes, not exceptions; nothing of the run stays in
+    memory. Raises OSError when a checkpoint cannot be written or the data cannot be read: that is the machine's
+    failure, and no network's."""
+    account = _Account(torch.device(trial.device))
+    memory.reset_peak(account.device)
     try:
-        yield from _run(trial, data)
+        yield from _run(trial, data, account)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        yield Outcome("out-of-memory", note=_first_line(error), versions=versions())
+        yield account.outcome("out-of-memory", _needed(trial, error))
     except OSError:
         raise
     except Exception as error:  # a worker must outlive any one network
-        status: Status = (
-            "out-of-memory" if "can't allocate memory" in str(error) else "crashed"
-        )  # torch's CPU allocator
-        yield Outcome(status, note=f"{type(error).__name__}: {_first_line(error)}", versions=versions())
+        if "can't allocate memory" in str(error):  # torch's CPU allocator
+            yield account.outcome("out-of-memory", _needed(trial, error))
+        else:
+            yield account.outcome("crashed", f"{type(error).__name__}: {_first_line(error)}")
+    finally:
+        memory.release()
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300]
 
 
+def _needed(trial: Trial, error: BaseException) -> str:
+    batch, states = trial.recipe.batch, 1 if trial.recipe.optimizer == "sgd" else 2
+    size = training_memory(trial.arch, batch, "bf16" if trial.device.startswith("cuda") else "fp32", states)
+    return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {_first_line(error)}"
+
+
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {**found, "kernels": kernels()}
 
 
-def _run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
+def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome]:
     if data.digest != trial.data_digest:
         raise ValueError(f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}")
-    recipe, device = trial.recipe, torch.device(trial.device)
+    recipe, device = trial.recipe, account.device
     torch.set_num_threads(trial.threads)
     torch.set_flush_denormal(True)  # denormals slow a CPU many times over and change nothing
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory.keep_freed_pages()
 
     side = trial.arch.resolution
     train_at, val_at = split(data.train_hashes, trial.seed, trial.train_images, trial.val_images)
-    images = resized(data.train_images[train_at], side).to(device)
-    labels = torch.from_numpy(data.train_labels[train_at]).to(device)
-    val_images = resized(data.train_images[val_at], side).to(device)
-    val_labels = torch.from_numpy(data.train_labels[val_at]).to(device)
-
+    images, labels = _part(data.train_images, data.train_labels, train_at, side, device)
+    val_images, val_labels = _part(data.train_images, data.train_labels, val_at, side, device)
     # files often come sorted by class: the images that re-estimate batch norms are drawn at random
     drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))[: recipe.bn_images]
-    bn_images = images[drawn.to(device)]
+    bn_images = images[drawn]
 
     batch = min(recipe.batch, len(labels))
     per_epoch = len(labels) // batch
     total = per_epoch * trial.epochs
-    # on little data a warm-up may take half of the first epoch; a bound by `total` would forbid continuing
-    warmup = min(recipe.warmup_steps, per_epoch // 2)
     torch.manual_seed(trial.seed)
-    dropout = None if recipe.dropout else 0.0
-    model = effnet.build(trial.arch, dropout=dropout, drop_path=recipe.drop_path)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(model, recipe)
-
-    before = _resume(trial, total, model, optimizer)
-    start, epochs = before["step"], [Epoch(**e) for e in before["epochs"]]
-    seconds, trained_seconds = before["seconds"], before["trained_seconds"]
-    shift = round(recipe.shift * side)
-    loss_sum = torch.tensor(before["loss_sum"], device=device)  # of the epoch so far
+    model = effnet.build(trial.arch, dropout=None if recipe.dropout else 0.0, drop_path=recipe.drop_path)
+    step = Step(model, recipe, device, Normalise(data, device), trial.compile)
+    start = _resume(trial, total, step, account)
+    augment = Augment(recipe, side, len(labels), trial.seed)
     order: list[Tensor] = []
     evaluation: tuple[float, float, str] | None = None
-    clock = epoch_clock = time.perf_counter()
+    clock = time.perf_counter()
 
-    def state(step: int) -> dict[str, Any]:
+    def state(at: int) -> dict[str, Any]:
         return {
-            "step": step,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "epochs": [asdict(e) for e in epochs],
-            "loss_sum": loss_sum.item(),
-            "seconds": seconds + time.perf_counter() - clock,
-            "trained_seconds": trained_seconds + time.perf_counter() - epoch_clock,
+            "step": at,
+            **step.state(),
+            "epochs": [asdict(e) for e in account.epochs],
+            "loss_sum": step.loss_sum.item(),
+            "seconds": account.total(),
+            "trained_seconds": account.trained_seconds + (time.perf_counter() - clock if at % per_epoch else 0.0),
         }
 
-    for step in range(start, total):
-        epoch, i = divmod(step, per_epoch)
-        if i == 0 or step == start:
-            model.train()
+    for at in range(start, total):
+        epoch, i = divmod(at, per_epoch)
+        if i == 0 or at == start:
+            step.model.train()
             order = list(epoch_order(len(labels), batch, trial.seed, epoch))
-            epoch_clock = time.perf_counter()
-        if step == decay_start(total):
-            checkpoint.save(trial.folder / "before-decay.ckpt", state(step))
-        torch.manual_seed((trial.seed << 32) + step + 1)
-        at = order[i].to(device)
-        x = normalised(augmented(images[at], recipe.flip, shift), data)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, total, recipe.lr, warmup)
-        with _autocast(device):
-            loss = F.cross_entropy(model(x), labels[at], label_smoothing=recipe.label_smoothing)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss_sum += loss.detach()
+            clock = time.perf_counter()
+        if at == recipe.decay_start(total):
+            checkpoint.save(trial.folder / "before-decay.ckpt", state(at))
+        if trial.deadline is not None and account.total() > trial.deadline:
+            yield account.outcome("timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}")
+            return
+        torch.manual_seed((trial.seed << 32) + at + 1)
+        x = augment(images[order[i]], order[i], epoch)
+        step(x, labels[order[i].to(device)], recipe.rate(at, total, per_epoch), at)
+        account.trained_images = (at + 1) * batch
         if i == per_epoch - 1:
-            train_loss = loss_sum.item() / per_epoch
-            loss_sum.zero_()
-            trained_seconds += time.perf_counter() - epoch_clock
+            train_loss = step.loss_sum.item() / per_epoch
+            step.loss_sum.zero_()
+            now = time.perf_counter()
+            account.trained_seconds += now - clock
             if math.isfinite(train_loss):
-                evaluation = _evaluate(model, data, bn_images, val_images, val_labels)
+                evaluation = _evaluate(step, bn_images, val_images, val_labels)
             if not (math.isfinite(train_loss) and evaluation and math.isfinite(evaluation[0])):
-                yield Outcome(
-                    "diverged",
-                    tuple(epochs),
-                    seconds=seconds + time.perf_counter() - clock,
-                    peak_memory=_peak_memory(device),
-                    versions=versions(),
-                    note=f"loss not finite in epoch {epoch + 1}",
-                )
+                yield account.outcome("diverged", f"loss not finite in epoch {epoch + 1}")
                 return
             val_loss, val_acc, _ = evaluation
-            done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - epoch_clock)
-            epochs.append(done)
-            epoch_clock = time.perf_counter()
-            checkpoint.save(trial.folder / f"e{trial.epochs}.ckpt", state(step + 1))
+            done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - clock)
+            account.epochs.append(done)
+            checkpoint.save(trial.folder / f"e{trial.epochs}.ckpt", state(at + 1))
+            if at + 1 == recipe.decay_start(total):  # no decay: a longer run goes on from here
+                checkpoint.save(trial.folder / "before-decay.ckpt", state(at + 1))
             yield done
 
+    account.trained_images = total * batch
     if evaluation is None:  # everything was trained before: only the measuring is left
-        evaluation = _evaluate(model, data, bn_images, val_images, val_labels)
+        evaluation = _evaluate(step, bn_images, val_images, val_labels)
     test_acc = None
     if trial.test:
         count = len(data.test_labels)
         # evenly through the split, which may be sorted by class
         test_at = np.arange(count) if trial.test_images is None else _evenly(count, trial.test_images)
-        test_images = resized(data.test_images[test_at], side).to(device)
-        test_labels = torch.from_numpy(data.test_labels[test_at]).to(device)
-        test_acc = _measure(model, data, test_images, test_labels)[1]
-    yield Outcome(
-        "done",
-        tuple(epochs),
-        evaluation[2],
-        test_acc,
-        seconds + time.perf_counter() - clock,
-        total * batch / trained_seconds if trained_seconds else 0.0,
-        _peak_memory(device),
-        versions(),
-    )
+        with step.averaged():
+            test_acc = _measure(step, *_part(data.test_images, data.test_labels, test_at, side, device))[1]
+    yield account.outcome("done", right=evaluation[2], test_acc=test_acc)
+
+
+def _part(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], at: NDArray[np.int64], side: int, device: torch.device
+) -> tuple[Images, Tensor]:
+    return Images(images, at, side, device), torch.from_numpy(labels[at]).to(device)
 
 
 def _evenly(count: int, limit: int) -> NDArray[np.int64]:
@@ -295,23 +187,32 @@ def _evenly(count: int, limit: int) -> NDArray[np.int64]:
     return np.arange(wanted) * count // wanted
 
 
-def _autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 on CUDA alone: on the CPU it is slower than fp32 here (facts.md section 6)."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+class Augment:
+    """A recipe's augmentation of a batch: whole tensors at a time, but for RandAugment."""
+
+    def __init__(self, recipe: Recipe, side: int, count: int, seed: int) -> None:
+        self._recipe, self._count, self._seed = recipe, count, seed
+        self._shift, self._cutout = round(recipe.shift * side), round(recipe.cutout * side)
+        self._mirrored: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._policy: Any = None
+        if recipe.randaugment:
+            from torchvision.transforms.v2 import RandAugment
+
+            self._policy = RandAugment()
+
+    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """uint8 images [n, c, s, s], the training images `index`, in this epoch."""
+        if self._mirrored[0] != epoch:
+            self._mirrored = (epoch, mirrored(self._count, self._seed, epoch))
+        mirror = self._mirrored[1][index] if self._recipe.flip else None
+        images = augmented(images, mirror, self._shift, self._cutout)
+        if self._policy is not None:
+            images = torch.stack([self._policy(image) for image in images])
+        return images
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on matrices and kernels, not on norms and biases."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
-
-
-def _resume(trial: Trial, total: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load the newest checkpoint that a run of this length passes through; what it says beside the weights.
+def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
+    """Load the newest checkpoint that a run of this length passes through; the step it goes on from.
 
     Its own per-epoch one, or another length's from before the decay; a damaged one counts as absent."""
     best: dict[str, Any] | None = None
@@ -320,55 +221,45 @@ def _resume(trial: Trial, total: int, model: nn.Module, optimizer: torch.optim.O
             state = checkpoint.load(trial.folder / name)
         except checkpoint.DamagedError:
             continue
-        if state is None or (name == "before-decay.ckpt" and state["step"] > decay_start(total)):
+        if state is None or (name == "before-decay.ckpt" and state["step"] > trial.recipe.decay_start(total)):
             continue
         if best is None or state["step"] > best["step"]:
             best = state
     if best is None:
-        return {"step": 0, "epochs": [], "loss_sum": 0.0, "seconds": 0.0, "trained_seconds": 0.0}
-    model.load_state_dict(best["model"])
-    optimizer.load_state_dict(best["optimizer"])
-    return best
+        return 0
+    step.load(best)
+    step.loss_sum.fill_(best["loss_sum"])
+    account.epochs = [Epoch(**e) for e in best["epochs"]]
+    account.seconds, account.trained_seconds = best["seconds"], best["trained_seconds"]
+    at: int = best["step"]
+    return at
 
 
-def _evaluate(
-    model: nn.Module, data: Dataset, bn_images: Tensor, images: Tensor, labels: Tensor
-) -> tuple[float, float, str]:
+def _evaluate(step: Step, bn_images: Tensor, images: Images, labels: Tensor) -> tuple[float, float, str]:
     """(loss, accuracy, right bits) after re-estimating every batch norm on plain training images.
 
     Running averages lag behind weights that still move fast: without this, short runs of deep
     networks look far worse than they are (facts.md section 6)."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum, momentum = None, norm.momentum  # None: a plain average over the batches
-        norm.train()
-    with torch.no_grad(), _autocast(bn_images.device):
-        first, *rest = bn_images.split(256)
+    norms = step.norms()
+    with step.averaged():
+        step.model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum, momentum = None, norm.momentum  # None: a plain average over the batches
+            norm.train()
+        first, *rest = bn_images.split(_EVAL_BATCH[step.device.type])
         for chunk in (first, *rest):
             if len(chunk) == len(first):  # the average counts every batch alike: a short last one would weigh too much
-                model(normalised(chunk, data))
-    for norm in norms:
-        norm.momentum = momentum
-    return _measure(model, data, images, labels)
+                step.logits(chunk)
+        for norm in norms:
+            norm.momentum = momentum
+        return _measure(step, images, labels)
 
 
-def _measure(model: nn.Module, data: Dataset, images: Tensor, labels: Tensor) -> tuple[float, float, str]:
+def _measure(step: Step, images: Images, labels: Tensor) -> tuple[float, float, str]:
     """(mean cross-entropy, accuracy, right bits as hex)."""
-    model.eval()
-    logits = []
-    with torch.no_grad(), _autocast(images.device):
-        for chunk in images.split(256):
-            logits.append(model(normalised(chunk, data)).float())
-    scores = torch.cat(logits)
+    step.model.eval()
+    scores = torch.cat([step.logits(chunk) for chunk in images.batches(_EVAL_BATCH[step.device.type])])
     right = scores.argmax(1) == labels
     bits = np.packbits(right.cpu().numpy()).tobytes().hex()
     return F.cross_entropy(scores, labels).item(), right.float().mean().item(), bits
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB elsewhere

@@ -13,8 +13,9 @@ import torch
 from effnet.arch import Arch
 from scaling_search import shapes
 from scaling_search.data import CacheWriter, Dataset
+from scaling_search.recipe import Recipe
 from scaling_search.study import Study, check
-from scaling_search.train import Recipe, Trial
+from scaling_search.trial import Trial
 
 
 @pytest.fixture(scope="session", autouse=True)

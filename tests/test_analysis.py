@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from scaling_search.analysis import COLUMNS, front, table, write_csv
 from scaling_search.store import Record
-from scaling_search.train import Outcome
+from scaling_search.trial import Outcome
 from tests.test_verdict import TODO, record
 
 

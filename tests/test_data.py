@@ -22,11 +22,13 @@ from scaling_search.data import (
     FOLDS,
     CacheWriter,
     Dataset,
+    Images,
+    Normalise,
     augmented,
     cache_root,
     content_hashes,
     epoch_order,
-    normalised,
+    mirrored,
     resized,
     split,
 )
@@ -76,23 +78,24 @@ def test_epoch_order_is_a_permutation_without_the_rest() -> None:
 
 
 def test_resize_is_antialiased_like_pillow(data: Dataset) -> None:
-    ours = resized(data.train_images[:20], 20)
+    ours = resized(torch.tensor(data.train_images[:20]), 20)
     for image, mine in zip(data.train_images[:20], ours, strict=True):
         pillow = np.asarray(Image.fromarray(image).resize((20, 20), Image.Resampling.BILINEAR))
         difference = np.abs(mine.permute(1, 2, 0).numpy().astype(int) - pillow)
         assert difference.max() <= 2
-    assert torch.equal(resized(data.train_images[:3], 64).permute(0, 2, 3, 1), torch.tensor(data.train_images[:3]))
+    assert torch.equal(
+        resized(torch.tensor(data.train_images[:3]), 64).permute(0, 2, 3, 1), torch.tensor(data.train_images[:3])
+    )
 
 
 def test_augmentation_flips_and_shifts() -> None:
     torch.manual_seed(0)
     image = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6).expand(200, 1, 6, 6)
-    assert torch.equal(augmented(image, False, 0), image)
-    flipped = augmented(image, True, 0)
-    mirrored = (flipped == image.flip(3)).flatten(1).all(1)
-    plain = (flipped == image).flatten(1).all(1)
-    assert (mirrored | plain).all() and 60 < mirrored.sum() < 140
-    moved = augmented(image, False, 2)
+    assert torch.equal(augmented(image, None, 0, 0), image)
+    mirror = torch.rand(200) < 0.5
+    flipped = augmented(image, mirror, 0, 0)
+    assert torch.equal(flipped, torch.where(mirror.view(-1, 1, 1, 1), image.flip(3), image))
+    moved = augmented(image, None, 2, 0)
     wanted = {
         tuple(
             image[0, 0][np.ix_(np.clip(np.arange(6) + dy, 0, 5), np.clip(np.arange(6) + dx, 0, 5))].flatten().tolist()
@@ -104,8 +107,36 @@ def test_augmentation_flips_and_shifts() -> None:
     assert got <= wanted and len(got) > 15
 
 
+def test_cutout_is_one_grey_square_inside() -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(300, 3, 12, 12, dtype=torch.uint8)
+    cut = augmented(images, None, 0, 5)
+    assert set(cut.unique().tolist()) == {0, 128} and (cut[:, 0] == cut[:, 2]).all()
+    rows, cols = (cut[:, 0] > 0).any(2).sum(1), (cut[:, 0] > 0).any(1).sum(1)
+    assert torch.equal((cut[:, 0] > 0).flatten(1).sum(1), rows * cols) and rows.max() == cols.max() == 5
+    assert rows.min() >= 3, "at the border the square is cut off"
+
+
+def test_alternating_flip_shows_every_image_both_ways() -> None:
+    first, second = mirrored(1000, 3, 0), mirrored(1000, 3, 1)
+    assert torch.equal(first, ~second) and torch.equal(first, mirrored(1000, 3, 2))
+    assert 420 < first.sum() < 580 and not torch.equal(first, mirrored(1000, 4, 0))
+
+
+def test_images_beyond_memory_are_read_batch_by_batch(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = np.array([7, 3, 500, 41, 42])
+    inside = Images(data.train_images, at, 20, torch.device("cpu"))
+    monkeypatch.setattr("scaling_search.memory.free", lambda device: 1000)
+    outside = Images(data.train_images, at, 20, torch.device("cpu"))
+    assert outside._resident is None and inside._resident is not None
+    index = torch.tensor([4, 0, 2])
+    assert torch.equal(inside[index], outside[index]) and len(outside) == 5
+    assert torch.equal(inside[index][1], resized(torch.tensor(data.train_images[7:8]), 20)[0])
+    assert all(torch.equal(a, b) for a, b in zip(inside.batches(2), outside.batches(2), strict=True))
+
+
 def test_normalised_has_mean_zero_and_three_channels(data: Dataset) -> None:
-    x = normalised(resized(data.train_images, 64), data)
+    x = Normalise(data, torch.device("cpu"))(torch.tensor(data.train_images).permute(0, 3, 1, 2))
     assert x.shape[1] == 3 and x.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=0.02, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=0.02, rtol=0)
@@ -123,7 +154,7 @@ def test_shapes_are_deterministic_balanced_and_need_resolution() -> None:
     assert np.bincount(labels).tolist() == [20] * 10
     # the texture is fine: reducing to 12 px takes most of the contrast inside the shapes away
     middle = images[:, 24:40, 24:40].astype(float)
-    small = resized(images, 12)[:, :, 5:7, 5:7].float().numpy()
+    small = resized(torch.tensor(images), 12)[:, :, 5:7, 5:7].float().numpy()
     assert small.std((2, 3)).mean() < 0.5 * middle.std((1, 2)).mean()
 
 

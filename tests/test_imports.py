@@ -55,6 +55,7 @@ def test_describing_and_costing_load_no_torch() -> None:
         ("plotly", "scaling_search/report.py"),
         ("ray", "scaling_search/executors/ray.py"),
         ("fvcore", "effnet/measure.py"),
+        ("llvmlite", "effnet/lanes.py"),
         ("safetensors", "effnet/weights.py"),
         ("onnxscript", "effnet/weights.py"),
     ],
@@ -62,6 +63,10 @@ def test_describing_and_costing_load_no_torch() -> None:
 def test_each_library_has_one_door(library: str, door: str) -> None:
     users = [str(p.relative_to(ROOT)) for p in FILES if library in tops(p)]
     assert users == [door]
+
+
+def test_only_the_kernels_know_numba() -> None:
+    assert {p.name for p in FILES if "numba" in tops(p)} == {"kernels.py", "lanes.py"}
 
 
 def test_arrows_do_not_turn_round() -> None:
@@ -72,14 +77,14 @@ def test_arrows_do_not_turn_round() -> None:
         assert not imported(ROOT / "scaling_search" / f"{name}.py") & later, name
     order = ["rounding", "arch", "definition", "families", "budget", "shares"]
     order_of_modules = ["arch", "blocks", "cost", "budget", "shares"], ["arch", "blocks", "model", "measure"]
-    for names in (order, *order_of_modules, ["model", "weights"]):
+    for names in (order, *order_of_modules, ["model", "fast"], ["model", "weights"]):
         for i, name in enumerate(names):
             later = {f"effnet.{n}" for n in names[i + 1 :]}
             assert not imported(ROOT / "effnet" / f"{name}.py") & later, name
 
 
 def test_training_imports_torch_and_numpy_alone() -> None:
-    for name in ("train", "data", "checkpoint", "__init__"):
+    for name in ("train", "trial", "recipe", "step", "memory", "data", "checkpoint", "__init__"):
         assert not tops(ROOT / "scaling_search" / f"{name}.py") & {
             "optuna", "ray", "plotly", "pandas", "pydantic", "rich", "pyarrow", "PIL", "fvcore", "tomli_w",
         }, name  # fmt: skip

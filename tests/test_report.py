@@ -13,7 +13,7 @@ from scaling_search.report import build
 from scaling_search.space import plan
 from scaling_search.store import Record
 from scaling_search.study import preset_path, read
-from scaling_search.train import Outcome
+from scaling_search.trial import Outcome
 from tests.test_verdict import TODO, record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -18,7 +18,7 @@ from scaling_search.search import Search, finalists, promoted, runs_needed
 from scaling_search.space import Candidate, Plan, plan
 from scaling_search.store import Store
 from scaling_search.study import Study
-from scaling_search.train import Epoch, Outcome
+from scaling_search.trial import Epoch, Outcome
 
 
 class Quiet:

@@ -9,7 +9,7 @@ from scaling_search import UserError
 from scaling_search.space import plan
 from scaling_search.store import Store
 from scaling_search.study import Study
-from scaling_search.train import Epoch, Outcome
+from scaling_search.trial import Epoch, Outcome
 
 FACTS = {"settings": {"rungs": [1]}, "data": "x"}
 

@@ -44,7 +44,7 @@ def test_identity_holds_what_determines_results() -> None:
         ({"recipe": {"lr": -1.0}}, r"recipe.lr = -1.0: must be above 0"),
         ({"recipe": {"lr": "fast"}}, "recipe.lr: should be a valid number"),
         ({"recipe": {"learning": 1}}, "recipe.learning: no such setting"),
-        ({"recipe": {"optimizer": "lion"}}, "recipe.optimizer: should be 'adamw' or 'sgd'"),
+        ({"recipe": {"optimizer": "lion"}}, "recipe.optimizer: should be 'adamw', 'sgd' or 'rmsprop'"),
         ({"rungs": [4, 2]}, "rungs: whole numbers of epochs above 0 that increase"),
         ({"rungs": [0]}, "rungs"),
         ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),

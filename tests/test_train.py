@@ -1,4 +1,6 @@
 import dataclasses
+import multiprocessing
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -6,21 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+import effnet
 from scaling_search import checkpoint
-from scaling_search.data import Dataset
-from scaling_search.train import (
-    Epoch,
-    Outcome,
-    Trial,
-    _evaluate,
-    _evenly,
-    decay_start,
-    learning_rate,
-    run,
-)
-
+from scaling_search.data import Dataset, Images, Normalise
+from scaling_search.step import Step
+from scaling_search.train import _evaluate, _evenly, run
+from scaling_search.trial import Epoch, Outcome, Trial
 
 def finish(trial: Trial, data: Dataset) -> Outcome:
     *_, outcome = run(trial, data)
@@ -63,9 +57,9 @@ def test_same_seed_same_numbers_other_seed_others(trial: Trial, data: Dataset, t
     assert other.epochs[0].train_loss != first.epochs[0].train_loss
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 def test_resumed_after_an_epoch_is_bit_identical(trial: Trial, data: Dataset, tmp_path: Path, optimizer: str) -> None:
-    recipe = dataclasses.replace(trial.recipe, optimizer=optimizer, dropout=True, drop_path=0.2)
+    recipe = dataclasses.replace(trial.recipe, optimizer=optimizer, dropout=True, drop_path=0.2, cutout=0.3, ema=0.9)
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
@@ -86,12 +80,61 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(trial: Trial, 
     finish(short, data)
     promoted = dataclasses.replace(short, epochs=5)
     state = checkpoint.load(promoted.folder / "before-decay.ckpt")
-    assert state is not None and state["step"] == decay_start(2 * 6)
+    assert state is not None and state["step"] == trial.recipe.decay_start(2 * 6)
     events = list(run(promoted, data))
     assert_same(whole, events[-1])
     assert len(events) == 1 + 4, "the first epoch was not trained again"
     for name, tensor in weights(scratch).items():
         assert torch.equal(tensor, weights(promoted)[name]), name
+
+
+def test_without_a_decay_every_run_can_be_continued(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        trial.recipe, optimizer="rmsprop", lr=1e-3, schedule="exponential", warmup_epochs=1.0, ema=0.9
+    )
+    scratch = dataclasses.replace(trial, recipe=recipe, epochs=4)
+    whole = finish(scratch, data)
+    short = elsewhere(scratch, tmp_path, epochs=2)
+    finish(short, data)
+    events = list(run(dataclasses.replace(short, epochs=4), data))
+    assert len(events) == 1 + 2
+    assert_same(whole, events[-1])
+
+
+def test_killed_at_random_moments_ends_with_the_same_weights(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+    """SIGKILL five times, anywhere: in a step, in an evaluation, while a checkpoint is written."""
+    trial = dataclasses.replace(trial, train_images=None, epochs=12)
+    whole = finish(trial, data)
+    stopped = elsewhere(trial, tmp_path)
+    context, moments, reached = multiprocessing.get_context("fork"), random.Random(0), []
+    for _ in range(5):
+        worker = context.Process(target=finish, args=(stopped, data))
+        worker.start()
+        worker.join(moments.uniform(0.1, 0.25) * whole.seconds)
+        worker.kill()
+        worker.join()
+        state = checkpoint.load(stopped.folder / "e12.ckpt")
+        reached.append(state["step"] if state else 0)
+    assert 0 < reached[-1] < 12 * 30, "the kills came in the middle"
+    assert_same(finish(stopped, data), whole)
+    for name, tensor in weights(trial).items():
+        assert torch.equal(tensor, weights(stopped)[name]), name
+
+
+def test_deadline_is_an_outcome(trial: Trial, data: Dataset) -> None:
+    outcome = finish(dataclasses.replace(trial, deadline=1e-3), data)
+    assert outcome.status == "timeout" and "deadline of 0.001 s at step" in outcome.note
+    assert outcome.peak_memory > 2**20 and outcome.seconds > 1e-3
+    assert finish(dataclasses.replace(trial, deadline=1000.0), data).status == "done"
+
+
+def test_randaugment_is_torchvisions(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    recipe = dataclasses.replace(trial.recipe, randaugment=True)
+    changed = dataclasses.replace(trial, recipe=recipe, train_images=48)
+    assert_same(finish(changed, data), finish(elsewhere(changed, tmp_path), data))
+    plain = finish(dataclasses.replace(trial, train_images=48), data)
+    assert plain.epochs[0].train_loss != finish(changed, data).epochs[0].train_loss
 
 
 def test_finished_run_is_only_measured(trial: Trial, data: Dataset) -> None:
@@ -134,8 +177,10 @@ def test_crash_and_lack_of_memory_are_outcomes(trial: Trial, data: Dataset, monk
     def no_memory(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")  # cannot be had without a GPU
 
-    monkeypatch.setattr("scaling_search.train.resized", no_memory)
-    assert finish(trial, data).status == "out-of-memory"
+    monkeypatch.setattr("scaling_search.train.Step.__call__", no_memory)
+    short = finish(trial, data)
+    assert short.status == "out-of-memory" and short.peak_memory > 2**20
+    assert "batch 16 needs about 0.0 GiB; CUDA out of memory. Tried to allocate 20 MiB" in short.note
 
 
 def test_it_learns(data: Dataset, trial: Trial) -> None:
@@ -148,20 +193,19 @@ def test_it_learns(data: Dataset, trial: Trial) -> None:
 
 def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     """After evaluation the running statistics are the training images' own."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
-    )
-    images = torch.tensor(data.train_images[:256]).permute(0, 3, 1, 2)
-    labels = torch.tensor(data.train_labels[:256])
-    model[1].running_mean.fill_(1e3)
-    _evaluate(model, data, images, images, labels)
-    from scaling_search.data import normalised
-
+    device = torch.device("cpu")
+    model = effnet.build(trial.arch)
+    step = Step(model, trial.recipe, device, Normalise(data, device))
+    images = Images(data.train_images, np.arange(200), trial.arch.resolution, device)
+    labels = torch.tensor(data.train_labels[:200])
+    model.stem[1].running_mean.fill_(1e3)
+    everything = images[torch.arange(200)]
+    _evaluate(step, everything, images, labels)
     with torch.no_grad():
-        features = model[0](normalised(images, data))
-    torch.testing.assert_close(model[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
-    assert model[1].momentum == 0.1
+        features = model.stem[0](Normalise(data, device)(everything))
+    torch.testing.assert_close(model.stem[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.stem[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    assert model.stem[1].momentum == 0.01
 
 
 def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset, tmp_path: Path) -> None:
@@ -175,7 +219,7 @@ def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset
         ordered = writer.commit("sorted", "x", data.classes, images, labels, test)
     seen: list[torch.Tensor] = []
 
-    def record(model: nn.Module, data: Dataset, bn: torch.Tensor, *rest: torch.Tensor) -> tuple[float, float, str]:
+    def record(step: Step, bn: torch.Tensor, *rest: object) -> tuple[float, float, str]:
         seen.append(bn)
         return 1.0, 0.5, "ff"
 
@@ -197,16 +241,6 @@ def test_disk_failure_is_not_a_networks(trial: Trial, data: Dataset, monkeypatch
     monkeypatch.setattr("scaling_search.checkpoint.save", full)
     with pytest.raises(OSError, match="No space left"):
         finish(trial, data)
-
-
-def test_schedule() -> None:
-    rates = [learning_rate(s, 100, 1.0, 10) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert set(rates[10:80]) == {1.0} and decay_start(100) == 80
-    steps = np.diff(rates[79:])
-    assert steps == pytest.approx([-1 / 21] * 20) and rates[-1] > 0
-    # what makes continuing possible: before the decay the length does not matter
-    assert rates[:80] == [learning_rate(s, 1000, 1.0, 10) for s in range(80)]
 
 
 def test_key_is_what_determines_the_run(trial: Trial) -> None:

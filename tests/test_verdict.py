@@ -5,7 +5,7 @@ from scipy import stats
 from scaling_search.space import Candidate, plan
 from scaling_search.store import Record
 from scaling_search.study import preset_path, read
-from scaling_search.train import Epoch, Outcome
+from scaling_search.trial import Epoch, Outcome
 from scaling_search.verdict import against, baseline_words, noise_words, points, tied_words, verdicts
 
 TODO = plan(read(preset_path("quick")), 10, 28)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from scaling_search.train import Epoch, Outcome, Trial
+from scaling_search.trial import Epoch, Outcome, Trial
 
 
 @dataclass(frozen=True, slots=True)

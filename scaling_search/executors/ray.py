@@ -31,7 +31,8 @@ from ray.tune.search import Searcher
 from scaling_search import UserError
 from scaling_search.data import Dataset
 from scaling_search.executors import Job
-from scaling_search.train import Epoch, Outcome, Trial, run
+from scaling_search.train import run
+from scaling_search.trial import Epoch, Outcome, Trial
 
 
 class _Trainable(tune.Trainable):
