@@ -1,0 +1,456 @@
+"""How fast short trainings are, beside what users run today. Every figure is a median, every rival in the same run.
+
+python benchmarks/train.py [--only b0 quick machine epoch start job cuda] [--rounds 5] [--check]
+
+b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a plain loop (contiguous
+         fp32, SGD) and in channels_last with a fused optimizer
+quick    the quick preset's own networks, one thread: a step, beside the same network in plain channels_last code
+machine  images/s of two one-thread processes together, over one process of two threads
+epoch    an epoch's training beside its bare steps, its evaluation beside bare forward passes
+start    a fresh worker to its first step; the next run on it, once warm
+job      ten networks, 4,096 CIFAR-10 images, one epoch each: this project's workers, beside Optuna + timm + ImageFolder
+cuda     (with a GPU) a step at 32 to 224 px, best batch each, beside timm eager in bf16; several trainings at once
+
+Each measurement has a process of its own, rivals in turn, so that nobody inherits another's allocator or threads.
+`--check` exits 1 when a target of the issue is missed; the last line is the least of the ratios over its target."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
+TEN = [  # alpha, beta, gamma: nominally twice B0
+    (2.0, 1.0, 1.0), (1.0, 1.4, 1.0), (1.0, 1.0, 1.4), (1.2, 1.1, 1.15), (1.4, 1.2, 1.0),
+    (1.4, 1.0, 1.2), (1.0, 1.2, 1.2), (1.1, 1.25, 1.05), (1.6, 1.1, 1.0), (1.3, 1.05, 1.15),
+]  # fmt: skip
+
+
+# ---- one measurement, in a process of its own
+
+
+def timed(step: Callable[[], object], seconds: float, sync: Callable[[], object] = lambda: None) -> float:
+    """Median seconds of a step, after three that do not count; `sync` waits for a GPU."""
+    for _ in range(3):
+        step()
+    sync()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        t = time.perf_counter()
+        step()
+        sync()
+        times.append(time.perf_counter() - t)
+    return statistics.median(times)
+
+
+def _arch(spec: dict[str, Any]) -> Any:
+    import effnet
+    from effnet.arch import Arch
+
+    return Arch.from_dict(spec["arch"]) if "arch" in spec else effnet.arch("b0", num_classes=10, **spec["dials"])
+
+
+def _peer(spec: dict[str, Any]) -> Any:
+    import timm.models.efficientnet as timm_efficientnet
+
+    import effnet
+
+    if spec["model"] == "timm":
+        width, depth = spec["dials"].get("width", 1.0), spec["dials"].get("depth", 1.0)
+        return timm_efficientnet._gen_efficientnet(
+            "efficientnet_b0", channel_multiplier=width, depth_multiplier=depth, num_classes=10
+        )
+    return effnet.build(_arch(spec), dropout=0.0, drop_path=0.0)
+
+
+def measure(spec: dict[str, Any]) -> dict[str, float]:
+    """images/s of a training step: `who` is ours, plain (contiguous, SGD) or tuned (channels_last, fused)."""
+    import torch
+    from torch.nn import functional as F
+
+    import effnet
+    from scaling_search import memory
+    from scaling_search.recipe import Recipe
+    from scaling_search.step import Step
+
+    device, batch = torch.device(spec.get("device", "cpu")), spec["batch"]
+    cuda = device.type == "cuda"
+    torch.set_num_threads(spec["threads"])
+    side = spec["arch"]["resolution"] if "arch" in spec else spec["dials"]["resolution"]
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 10, (batch,), device=device)
+    began = time.perf_counter()
+    if spec["who"] == "ours":
+        torch.set_flush_denormal(True)
+        memory.keep_freed_pages()
+
+        def normalise(x: torch.Tensor) -> torch.Tensor:
+            return x.contiguous(memory_format=torch.channels_last).float().mul_(1 / 64).sub_(2)
+
+        recipe = Recipe(optimizer=spec["optimizer"], lr=1e-3)
+        model = effnet.build(_arch(spec), dropout=0.0, drop_path=0.0).train()
+        ours = Step(model, recipe, device, normalise, compile=spec.get("compile", False))
+
+        def step() -> None:
+            ours(images, labels, 1e-3, 0)
+    else:
+        tuned = spec["who"] == "tuned"
+        model = _peer(spec).train().to(device)
+        if tuned:
+            model = model.to(memory_format=torch.channels_last)
+        x = images.float().div_(64).sub_(2)
+        x = x.contiguous(memory_format=torch.channels_last) if tuned else x
+        if spec["optimizer"] == "adamw":
+            optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=tuned and spec.get("fused", True))
+        else:
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=tuned)
+        forward = torch.compile(model) if spec.get("compile") else model
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+                loss = F.cross_entropy(forward(x), labels)
+            loss.backward()
+            optimizer.step()
+
+    sync = torch.cuda.synchronize if cuda else lambda: None
+    for _ in range(5 if cuda else 1):  # eager steps and the capture
+        step()
+    sync()
+    setup = time.perf_counter() - began
+    return {"images_per_s": batch / timed(step, spec.get("seconds", 4.0), sync), "setup": setup}
+
+
+def in_process(spec: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--measure", json.dumps(spec)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=tempfile.gettempdir()
+    )
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a measurement failed with status {process.returncode}")
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found
+
+
+def rates(specs: dict[str, dict[str, Any]], rounds: int) -> dict[str, float]:
+    """Median images/s of each, measured in turn."""
+    seen: dict[str, list[float]] = {name: [] for name in specs}
+    for _ in range(rounds):
+        for name, spec in specs.items():
+            seen[name].append(result(in_process(spec))["images_per_s"])
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+class Checks:
+    """Ratios and their targets, printed as they come."""
+
+    def __init__(self) -> None:
+        self.least = float("inf")
+
+    def row(self, text: str, value: float, target: float | None, unit: str = "x", below: bool = False) -> None:
+        line = f"{text:<88}{value:8.2f} {unit}"
+        if target is not None:
+            margin = target / value if below else value / target
+            self.least = min(self.least, margin)
+            line += f"   {'at most' if below else 'at least'} {target:g}: {'met' if margin >= 1 else 'MISSED'}"
+        print(line, flush=True)
+
+
+# ---- the sections
+
+
+def b0(checks: Checks, rounds: int) -> None:
+    for side, least_plain, least_tuned in ((32, 3.3, 1.15), (64, 1.8, 1.1)):
+        common = {"model": "timm", "dials": {"resolution": side}, "batch": 128, "threads": 2, "optimizer": "sgd"}
+        specs = {who: {**common, "who": who, "seconds": 6.0} for who in ("plain", "tuned", "ours")}
+        found = rates(specs, rounds)
+        print(f"B0 at {side} px, images/s: " + ", ".join(f"{who} {rate:.0f}" for who, rate in found.items()))
+        checks.row(f"B0 at {side} px beside timm, plain", found["ours"] / found["plain"], least_plain)
+        checks.row(f"B0 at {side} px beside timm, channels_last, fused", found["ours"] / found["tuned"], least_tuned)
+
+
+def quick_networks() -> list[Any]:
+    """The quick preset's baseline and four of its candidates, spread over the list."""
+    from scaling_search.space import plan
+    from scaling_search.study import preset_path, read
+
+    study = read(preset_path("quick"))
+    todo = plan(study, 10, 28)
+    found = todo.candidates
+    return [todo.baseline, *(found[i * (len(found) - 1) // 3] for i in range(4))]
+
+
+def quick(checks: Checks, rounds: int) -> None:
+    from scaling_search.study import preset_path, read
+
+    batch, ratios = read(preset_path("quick")).recipe.batch, []
+    for candidate in quick_networks():
+        common = {"model": "ours", "arch": candidate.arch.as_dict(), "batch": batch, "threads": 1, "optimizer": "adamw"}
+        specs = {who: {**common, "who": who, "fused": False} for who in ("tuned", "ours")}
+        found = rates(specs, rounds)
+        ratios.append(found["ours"] / found["tuned"])
+        label = f"quick: {candidate.label}, batch {batch}: {found['tuned']:.0f} -> {found['ours']:.0f} images/s"
+        checks.row(label, ratios[-1], None)
+    checks.row("quick's networks beside plain channels_last code, the least", min(ratios), 1.5)
+
+
+def machine(checks: Checks, rounds: int) -> None:
+    ratios = []
+    for candidate in quick_networks()[::2]:
+        spec = {"who": "ours", "arch": candidate.arch.as_dict(), "batch": 32, "optimizer": "adamw", "seconds": 6.0}
+        found = []
+        for _ in range(rounds):
+            pair = [in_process({**spec, "threads": 1}) for _ in range(2)]
+            both = sum(result(p)["images_per_s"] for p in pair)
+            found.append(both / result(in_process({**spec, "threads": 2}))["images_per_s"])
+        ratios.append(statistics.median(found))
+        checks.row(f"two one-thread workers over one of two threads: {candidate.label}", ratios[-1], None)
+    checks.row("machine throughput, the least", min(ratios), 1.7)
+
+
+def _job_trial(spec: dict[str, Any], epochs: int = 1, batch: int = 128, train: int = 4096, val: int = 1000) -> Any:
+    from scaling_search.recipe import Recipe
+    from scaling_search.sources import load
+    from scaling_search.trial import Trial
+
+    data = load(str(CIFAR))
+    return Trial(
+        _arch(spec), data.digest, str(data.folder), Recipe(optimizer="sgd", lr=0.05, batch=batch), 0, epochs, train,
+        val, "cpu", 1, tempfile.mkdtemp(),
+    )  # fmt: skip
+
+
+def epoch(checks: Checks, rounds: int) -> None:
+    spec = {"arch": quick_networks()[-1].arch.as_dict()}
+    found = [result(in_process({"what": "epoch", **spec})) for _ in range(rounds)]
+    for part in ("training", "evaluation"):
+        over = statistics.median(f[part] for f in found)
+        checks.row(f"{part} of an epoch over the bare {'steps' if part == 'training' else 'forward passes'}", over, 1.1,
+                   below=True)  # fmt: skip
+
+
+def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
+    """What an epoch's training and evaluation take, over their bare steps and forward passes alone."""
+    import torch
+
+    import effnet
+    from scaling_search import train
+    from scaling_search.data import Dataset, Images, Normalise
+    from scaling_search.step import Step
+
+    trial = _job_trial(spec, epochs=4, batch=32, train=2048, val=1500)
+    data, device = Dataset.open(Path(trial.data_folder)), torch.device("cpu")
+    evaluations: list[float] = []
+    evaluate = train._evaluate
+
+    def clocked(*args: Any) -> Any:
+        t = time.perf_counter()
+        got = evaluate(*args)
+        evaluations.append(time.perf_counter() - t)
+        return got
+
+    train._evaluate = clocked
+    *_, outcome = train.run(trial, data)
+    memory_kept = Step(effnet.build(trial.arch, dropout=0.0, drop_path=0.0), trial.recipe, device, Normalise(data, device))
+    images = Images(data.train_images, range_of(2524), trial.arch.resolution, device)
+    at, labels = torch.arange(32), torch.from_numpy(data.train_labels[:32])
+    batch = images[at]
+    memory_kept.model.train()
+    step = timed(lambda: memory_kept(batch, labels, 0.01, 0), 4.0)
+    training = trial.recipe.batch / outcome.images_per_s
+    chunk = images[torch.arange(256)]
+    memory_kept.model.train()
+    norms = timed(lambda: memory_kept.logits(chunk), 2.0)
+    memory_kept.model.eval()
+    forward = timed(lambda: memory_kept.logits(chunk), 2.0)
+    bare = (1024 * norms + 1500 * forward) / 256
+    return {"training": training / step, "evaluation": statistics.median(evaluations) / bare}
+
+
+def range_of(count: int) -> Any:
+    import numpy as np
+
+    return np.arange(count)
+
+
+def start(checks: Checks, rounds: int) -> None:
+    spec = {"what": "start", "arch": quick_networks()[1].arch.as_dict()}
+    found = [result(in_process(spec)) for _ in range(rounds)]
+    for name, target in (("fresh worker to its first step", 5.0), ("next run on a warm worker to its first step", 0.5)):
+        checks.row(name, statistics.median(f[name] for f in found), target, "s", below=True)
+
+
+def measure_start(spec: dict[str, Any]) -> dict[str, float]:
+    """Seconds from asking a worker to its first step's end, its process new and then warm."""
+    from dataclasses import replace
+
+    from scaling_search.executors import Job, open_executor
+
+    # a run of one step: its outcome comes after the step and a validation of one image
+    trial = _job_trial(spec, batch=32, train=32, val=1)
+    trial = replace(trial, recipe=replace(trial.recipe, bn_images=2))
+    waiting = [Job(i, replace(trial, seed=i)) for i in range(4)]
+    ends: list[float] = []
+    began = time.perf_counter()
+    executor = open_executor("local", 1, "cpu", 1)
+    executor.run(
+        lambda: waiting.pop(0) if waiting else None, lambda *_: None, lambda *_: ends.append(time.perf_counter())
+    )
+    executor.close()
+    warm = statistics.median(b - a for a, b in itertools.pairwise(ends))
+    return {"fresh worker to its first step": ends[0] - began, "next run on a warm worker to its first step": warm}
+
+
+def job(checks: Checks, rounds: int) -> None:
+    """Once, not `rounds` times: the rival takes minutes."""
+    ours = result(in_process({"what": "job"}))
+    theirs = result(in_process({"what": "peer job"}))
+    print(f"the whole job: this project {ours['seconds']:.0f} s, Optuna + timm + ImageFolder {theirs['seconds']:.0f} s")
+    checks.row("the whole job beside it", theirs["seconds"] / ours["seconds"], 4.0)
+
+
+def _ten() -> list[dict[str, Any]]:
+    return [{"dials": {"depth": a, "width": b, "resolution": round(32 * g)}} for a, b, g in TEN]
+
+
+def measure_job(spec: dict[str, Any]) -> dict[str, float]:
+    from scaling_search.executors import Job, open_executor
+
+    jobs = [Job(i, _job_trial(s)) for i, s in enumerate(_ten())]  # reading CIFAR-10 into the cache is counted out
+    began = time.perf_counter()
+    executor = open_executor("local", 2, "cpu", 1)
+    done: list[str] = []
+    executor.run(lambda: jobs.pop(0) if jobs else None, lambda *_: None, lambda _, o: done.append(o.status))
+    executor.close()
+    assert done == ["done"] * 10, done
+    return {"seconds": time.perf_counter() - began}
+
+
+def measure_peer_job(spec: dict[str, Any]) -> dict[str, float]:
+    """As people write it: one trial after another on all cores, torchvision transforms in two loader processes."""
+    import optuna
+    import pyarrow.parquet as parquet
+    import torch
+    from torch.nn import functional as F
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = Path(tempfile.mkdtemp())
+    rows = parquet.read_table(CIFAR / "train.parquet").slice(0, 5096).to_pylist()
+    for i, row in enumerate(rows):
+        place = folder / ("train" if i < 4096 else "val") / str(row["label"])
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i}.jpg").write_bytes(row["img"]["bytes"])
+    began = time.perf_counter()
+
+    def objective(trial: optuna.Trial) -> float:
+        dials = _ten()[trial.suggest_categorical("network", list(range(10)))]["dials"]
+        plain = [transforms.Resize((dials["resolution"],) * 2), transforms.ToTensor(),
+                 transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))]  # fmt: skip
+        train = ImageFolder(folder / "train", transforms.Compose([transforms.RandomHorizontalFlip(), *plain]))
+        val = ImageFolder(folder / "val", transforms.Compose(plain))
+        model = _peer({"model": "timm", "dials": dials})
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        model.train()
+        for x, y in DataLoader(train, 128, shuffle=True, num_workers=2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        model.eval()
+        right = 0
+        with torch.no_grad():
+            for x, y in DataLoader(val, 256, num_workers=2):
+                right += int((model(x).argmax(1) == y).sum())
+        return right / len(val)
+
+    study = optuna.create_study(direction="maximize")
+    for i in range(10):
+        study.enqueue_trial({"network": i})
+    study.optimize(objective, n_trials=10)
+    return {"seconds": time.perf_counter() - began}
+
+
+def cuda(checks: Checks, rounds: int) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        print("cuda: no CUDA device here")
+        return
+    ours: dict[str, Any] = {}
+    for side, target in ((32, 3.0), (64, 3.0), (128, 2.0), (224, 1.3)):
+        best: dict[str, float] = {}
+        for who in ("tuned", "ours"):
+            for batch in (128, 256, 512, 1024):
+                spec = {"who": who, "model": "timm", "dials": {"resolution": side}, "batch": batch, "threads": 4,
+                        "optimizer": "sgd", "device": "cuda", "seconds": 2.0}  # fmt: skip
+                found = result(in_process(spec))
+                if found["images_per_s"] > best.get(who, 0):
+                    best[who] = found["images_per_s"]
+                    if who == "ours":
+                        ours = {"spec": spec, "setup": found["setup"]}
+        print(f"B0 at {side} px on the GPU, best batch, images/s: tuned {best['tuned']:.0f}, ours {best['ours']:.0f}")
+        checks.row(f"B0 at {side} px beside timm, bf16, channels_last, fused", best["ours"] / best["tuned"], target)
+        checks.row("set-up: build, eager steps and capture", ours["setup"], 3.0, "s", below=True)
+        if side == 32:
+            compiled = result(in_process({**ours["spec"], "who": "tuned", "compile": True}))
+            for epochs in (5, 50):
+                images = epochs * 50_000
+                theirs = compiled["setup"] + images / compiled["images_per_s"]
+                checks.row(f"{epochs} epochs of CIFAR-10 beside timm compiled, compiling counted",
+                           theirs / (ours["setup"] + images / best["ours"]), None)  # fmt: skip
+            for count in (1, 2, 4, 8):
+                several = [in_process({**ours["spec"], "batch": 128, "seconds": 10.0}) for _ in range(count)]
+                total = sum(result(p)["images_per_s"] for p in several)
+                checks.row(f"{count} trainings at once, batch 128", total, None, "images/s")
+
+
+MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
+    "step": measure, "epoch": measure_epoch, "start": measure_start, "job": measure_job, "peer job": measure_peer_job,
+}  # fmt: skip
+SECTIONS: dict[str, Callable[[Checks, int], None]] = {
+    "b0": b0, "quick": quick, "machine": machine, "epoch": epoch, "start": start, "job": job, "cuda": cuda,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        spec = json.loads(args.measure)
+        print(json.dumps(MEASURES[spec.get("what", "step")](spec)))
+        return 0
+    import torch
+
+    print(f"torch {torch.__version__}, {os.cpu_count()} cores, {args.rounds} rounds")
+    checks = Checks()
+    for name in args.only:
+        SECTIONS[name](checks, args.rounds)
+    print(f"{checks.least:.2f}")
+    return int(args.check and checks.least < 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
