@@ -2,8 +2,8 @@
 
 python benchmarks/train.py [--only b0 quick machine epoch start job cuda] [--rounds 5] [--check]
 
-b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a plain loop (contiguous
-         fp32, SGD) and in channels_last with a fused optimizer
+b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a plain loop
+         (contiguous fp32, SGD) and in channels_last with a fused optimizer
 quick    the quick preset's own networks, one thread: a step, beside the same network in plain channels_last code
 machine  images/s of two one-thread processes together, over one process of two threads
 epoch    an epoch's training beside its bare steps, its evaluation beside bare forward passes
@@ -250,15 +250,13 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
     """What an epoch's training and evaluation take, over their bare steps and forward passes alone."""
     import torch
 
-    import effnet
     from scaling_search import train
-    from scaling_search.data import Dataset, Images, Normalise
-    from scaling_search.step import Step
+    from scaling_search.data import Dataset
 
     trial = _job_trial(spec, epochs=4, batch=32, train=2048, val=1500)
-    data, device = Dataset.open(Path(trial.data_folder)), torch.device("cpu")
+    data = Dataset.open(Path(trial.data_folder))
     evaluations: list[float] = []
-    evaluate = train._evaluate
+    evaluate = train.evaluate
 
     def clocked(*args: Any) -> Any:
         t = time.perf_counter()
@@ -266,28 +264,19 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
         evaluations.append(time.perf_counter() - t)
         return got
 
-    train._evaluate = clocked
+    train.evaluate = clocked
     *_, outcome = train.run(trial, data)
-    memory_kept = Step(effnet.build(trial.arch, dropout=0.0, drop_path=0.0), trial.recipe, device, Normalise(data, device))
-    images = Images(data.train_images, range_of(2524), trial.arch.resolution, device)
-    at, labels = torch.arange(32), torch.from_numpy(data.train_labels[:32])
-    batch = images[at]
-    memory_kept.model.train()
-    step = timed(lambda: memory_kept(batch, labels, 0.01, 0), 4.0)
+    ready = train.prepare(trial, data)
+    images, labels, step = ready.images[torch.arange(32)], ready.labels[:32], ready.step
+    step.model.train()
+    bare_step = timed(lambda: step(images, labels, 0.01, 0), 4.0)
     training = trial.recipe.batch / outcome.images_per_s
-    chunk = images[torch.arange(256)]
-    memory_kept.model.train()
-    norms = timed(lambda: memory_kept.logits(chunk), 2.0)
-    memory_kept.model.eval()
-    forward = timed(lambda: memory_kept.logits(chunk), 2.0)
+    chunk = ready.images[torch.arange(256)]
+    norms = timed(lambda: step.logits(chunk), 2.0)
+    step.model.eval()
+    forward = timed(lambda: step.logits(chunk), 2.0)
     bare = (1024 * norms + 1500 * forward) / 256
-    return {"training": training / step, "evaluation": statistics.median(evaluations) / bare}
-
-
-def range_of(count: int) -> Any:
-    import numpy as np
-
-    return np.arange(count)
+    return {"training": training / bare_step, "evaluation": statistics.median(evaluations) / bare}
 
 
 def start(checks: Checks, rounds: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from scaling_search import UserError, __version__, networks
+from scaling_search import UserError, __version__, networks, single
 
 # flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by --set
 _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
@@ -79,7 +79,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=prog, description="How should depth, width and resolution be scaled?")
     parser.add_argument("--version", action="version", version=f"scaling-search {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="search | report | list | cost | solve | export", parser_class=_Parser
+        required=True, metavar="search | report | train | list | cost | solve | export", parser_class=_Parser
     )
 
     search = commands.add_parser("search", help="train networks of one cost and say which way to scale")
@@ -100,6 +100,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     report.add_argument("run", type=Path)
     report.set_defaults(command=_report)
 
+    single.add_command(commands)
     networks.add_commands(commands)
     return parser
 

@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
     price = commands.add_parser("cost", help="exact MACs, parameters and activations of a network")
     _add_network(price)
-    _add_dials(price)
+    add_dials(price)
     view = price.add_mutually_exclusive_group()
     view.add_argument("--blocks", action="store_true", help="per block instead of per operator")
     view.add_argument("--convention", choices=(*CONVENTIONS, "all"), help="the FLOPs that other tools print for it")
@@ -61,7 +61,7 @@ def add_commands(commands: Any) -> None:
 
     out = commands.add_parser("export", help="write a network, with weights if given, for use elsewhere")
     _add_network(out)
-    _add_dials(out)
+    add_dials(out)
     out.add_argument("--weights", type=Path, help="a state dict of timm, torchvision or ours, or a folder of export's")
     out.add_argument("--bn-eps", type=float, help="of the batch norms (default: 1e-3; timm, torchvision: mostly 1e-5)")
     out.add_argument("--same-padding", action="store_true", help="pad as TensorFlow does (timm's tf_ weights)")
@@ -75,7 +75,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=1000)
 
 
-def _add_dials(parser: argparse.ArgumentParser) -> None:
+def add_dials(parser: argparse.ArgumentParser) -> None:
     for name in ("alpha", "beta", "gamma", "phi", "depth", "width"):
         parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--resolution", type=int, help="px")
@@ -85,7 +85,7 @@ def _add_dials(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _network(args: argparse.Namespace) -> Arch:
+def network(args: argparse.Namespace) -> Arch:
     try:
         return families.arch(
             args.network,
@@ -157,7 +157,7 @@ def _list(args: argparse.Namespace, argv: list[str]) -> int:
 def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: at least 1")
-    net = _network(args)
+    net = network(args)
     total = cost(net)
     memory = training_memory(net, args.batch, args.precision)
     print(f"{args.network}: {net.blocks} blocks, {net.resolution} px, {net.num_classes} classes")
@@ -307,7 +307,7 @@ def _along(text: str | None) -> Scaling | None:
 
 
 def _export(args: argparse.Namespace, argv: list[str]) -> int:
-    net = _network(args)
+    net = network(args)
     from effnet import build, weights
 
     kinds = (".onnx", ".pt2", ".safetensors")

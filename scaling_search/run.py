@@ -55,7 +55,7 @@ def search(
     stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
-    device = _device(study)
+    device = device_of(study)
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)
     # a device and a data set found for `auto` are part of the study from here on
@@ -134,7 +134,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _device(study: Study) -> str:
+def device_of(study: Study) -> str:
+    """cpu or cuda. Raises UserError for a device that is not here."""
     if study.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch finds no CUDA device here; use --device cpu")
     if study.device == "auto":

@@ -91,30 +91,71 @@ def versions() -> dict[str, str]:
     return {**found, "kernels": kernels()}
 
 
-def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome]:
+class Augment:
+    """A recipe's augmentation of a batch: whole tensors at a time, but for RandAugment."""
+
+    def __init__(self, recipe: Recipe, side: int, count: int, seed: int) -> None:
+        self._recipe, self._count, self._seed = recipe, count, seed
+        self._shift, self._cutout = round(recipe.shift * side), round(recipe.cutout * side)
+        self._mirrored: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._policy: Any = None
+        if recipe.randaugment:
+            from torchvision.transforms.v2 import RandAugment
+
+            self._policy = RandAugment()
+
+    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """uint8 images [n, c, s, s], the training images `index`, in this epoch."""
+        if self._mirrored[0] != epoch:
+            self._mirrored = (epoch, mirrored(self._count, self._seed, epoch))
+        mirror = self._mirrored[1][index] if self._recipe.flip else None
+        images = augmented(images, mirror, self._shift, self._cutout)
+        if self._policy is not None:
+            images = torch.stack([self._policy(image) for image in images])
+        return images
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run's images on its device, its network and optimizer: all that comes before the first step."""
+
+    images: Images
+    labels: Tensor
+    val_images: Images
+    val_labels: Tensor
+    bn_images: Tensor
+    batch: int
+    step: Step
+    augment: Augment
+
+
+def prepare(trial: Trial, data: Dataset) -> Ready:
+    """Raises ValueError for other data than the trial's."""
     if data.digest != trial.data_digest:
         raise ValueError(f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}")
-    recipe, device = trial.recipe, account.device
+    recipe, device, side = trial.recipe, torch.device(trial.device), trial.arch.resolution
     torch.set_num_threads(trial.threads)
     torch.set_flush_denormal(True)  # denormals slow a CPU many times over and change nothing
     memory.keep_freed_pages()
-
-    side = trial.arch.resolution
     train_at, val_at = split(data.train_hashes, trial.seed, trial.train_images, trial.val_images)
     images, labels = _part(data.train_images, data.train_labels, train_at, side, device)
     val_images, val_labels = _part(data.train_images, data.train_labels, val_at, side, device)
     # files often come sorted by class: the images that re-estimate batch norms are drawn at random
     drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))[: recipe.bn_images]
-    bn_images = images[drawn]
-
-    batch = min(recipe.batch, len(labels))
-    per_epoch = len(labels) // batch
-    total = per_epoch * trial.epochs
     torch.manual_seed(trial.seed)
     model = effnet.build(trial.arch, dropout=None if recipe.dropout else 0.0, drop_path=recipe.drop_path)
     step = Step(model, recipe, device, Normalise(data, device), trial.compile)
-    start = _resume(trial, total, step, account)
     augment = Augment(recipe, side, len(labels), trial.seed)
+    batch = min(recipe.batch, len(labels))
+    return Ready(images, labels, val_images, val_labels, images[drawn], batch, step, augment)
+
+
+def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome]:
+    ready, recipe, device = prepare(trial, data), trial.recipe, account.device
+    step, labels, batch = ready.step, ready.labels, ready.batch
+    per_epoch = len(labels) // batch
+    total = per_epoch * trial.epochs
+    start = _resume(trial, total, step, account)
     order: list[Tensor] = []
     evaluation: tuple[float, float, str] | None = None
     clock = time.perf_counter()
@@ -141,7 +182,7 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             yield account.outcome("timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}")
             return
         torch.manual_seed((trial.seed << 32) + at + 1)
-        x = augment(images[order[i]], order[i], epoch)
+        x = ready.augment(ready.images[order[i]], order[i], epoch)
         step(x, labels[order[i].to(device)], recipe.rate(at, total, per_epoch), at)
         account.trained_images = (at + 1) * batch
         if i == per_epoch - 1:
@@ -150,7 +191,7 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             now = time.perf_counter()
             account.trained_seconds += now - clock
             if math.isfinite(train_loss):
-                evaluation = _evaluate(step, bn_images, val_images, val_labels)
+                evaluation = evaluate(ready)
             if not (math.isfinite(train_loss) and evaluation and math.isfinite(evaluation[0])):
                 yield account.outcome("diverged", f"loss not finite in epoch {epoch + 1}")
                 return
@@ -164,14 +205,15 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
 
     account.trained_images = total * batch
     if evaluation is None:  # everything was trained before: only the measuring is left
-        evaluation = _evaluate(step, bn_images, val_images, val_labels)
+        evaluation = evaluate(ready)
     test_acc = None
     if trial.test:
         count = len(data.test_labels)
         # evenly through the split, which may be sorted by class
         test_at = np.arange(count) if trial.test_images is None else _evenly(count, trial.test_images)
         with step.averaged():
-            test_acc = _measure(step, *_part(data.test_images, data.test_labels, test_at, side, device))[1]
+            part = _part(data.test_images, data.test_labels, test_at, trial.arch.resolution, device)
+            test_acc = _measure(step, *part)[1]
     yield account.outcome("done", right=evaluation[2], test_acc=test_acc)
 
 
@@ -185,30 +227,6 @@ def _evenly(count: int, limit: int) -> NDArray[np.int64]:
     """`limit` of the indices below `count`, or all, evenly spaced."""
     wanted = min(count, limit)
     return np.arange(wanted) * count // wanted
-
-
-class Augment:
-    """A recipe's augmentation of a batch: whole tensors at a time, but for RandAugment."""
-
-    def __init__(self, recipe: Recipe, side: int, count: int, seed: int) -> None:
-        self._recipe, self._count, self._seed = recipe, count, seed
-        self._shift, self._cutout = round(recipe.shift * side), round(recipe.cutout * side)
-        self._mirrored: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._policy: Any = None
-        if recipe.randaugment:
-            from torchvision.transforms.v2 import RandAugment
-
-            self._policy = RandAugment()
-
-    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """uint8 images [n, c, s, s], the training images `index`, in this epoch."""
-        if self._mirrored[0] != epoch:
-            self._mirrored = (epoch, mirrored(self._count, self._seed, epoch))
-        mirror = self._mirrored[1][index] if self._recipe.flip else None
-        images = augmented(images, mirror, self._shift, self._cutout)
-        if self._policy is not None:
-            images = torch.stack([self._policy(image) for image in images])
-        return images
 
 
 def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
@@ -235,11 +253,12 @@ def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
     return at
 
 
-def _evaluate(step: Step, bn_images: Tensor, images: Images, labels: Tensor) -> tuple[float, float, str]:
+def evaluate(ready: Ready) -> tuple[float, float, str]:
     """(loss, accuracy, right bits) after re-estimating every batch norm on plain training images.
 
     Running averages lag behind weights that still move fast: without this, short runs of deep
     networks look far worse than they are (facts.md section 6)."""
+    step = ready.step
     norms = step.norms()
     with step.averaged():
         step.model.eval()
@@ -247,13 +266,13 @@ def _evaluate(step: Step, bn_images: Tensor, images: Images, labels: Tensor) -> 
             norm.reset_running_stats()
             norm.momentum, momentum = None, norm.momentum  # None: a plain average over the batches
             norm.train()
-        first, *rest = bn_images.split(_EVAL_BATCH[step.device.type])
+        first, *rest = ready.bn_images.split(_EVAL_BATCH[step.device.type])
         for chunk in (first, *rest):
             if len(chunk) == len(first):  # the average counts every batch alike: a short last one would weigh too much
                 step.logits(chunk)
         for norm in norms:
             norm.momentum = momentum
-        return _measure(step, images, labels)
+        return _measure(step, ready.val_images, ready.val_labels)
 
 
 def _measure(step: Step, images: Images, labels: Tensor) -> tuple[float, float, str]:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import effnet
 from scaling_search import checkpoint
-from scaling_search.data import Dataset, Images, Normalise
-from scaling_search.step import Step
-from scaling_search.train import _evaluate, _evenly, run
+from scaling_search.data import Dataset, Normalise
+from scaling_search.train import Ready, _evenly, evaluate, prepare, run
 from scaling_search.trial import Epoch, Outcome, Trial
+
 
 def finish(trial: Trial, data: Dataset) -> Outcome:
     *_, outcome = run(trial, data)
@@ -193,16 +192,13 @@ def test_it_learns(data: Dataset, trial: Trial) -> None:
 
 def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     """After evaluation the running statistics are the training images' own."""
-    device = torch.device("cpu")
-    model = effnet.build(trial.arch)
-    step = Step(model, trial.recipe, device, Normalise(data, device))
-    images = Images(data.train_images, np.arange(200), trial.arch.resolution, device)
-    labels = torch.tensor(data.train_labels[:200])
+    ready = prepare(dataclasses.replace(trial, recipe=dataclasses.replace(trial.recipe, bn_images=90)), data)
+    model = ready.step.model
     model.stem[1].running_mean.fill_(1e3)
-    everything = images[torch.arange(200)]
-    _evaluate(step, everything, images, labels)
+    evaluate(ready)
     with torch.no_grad():
-        features = model.stem[0](Normalise(data, device)(everything))
+        features = model.stem[0](Normalise(data, torch.device("cpu"))(ready.bn_images))
+    assert len(features) == 90
     torch.testing.assert_close(model.stem[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model.stem[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
     assert model.stem[1].momentum == 0.01
@@ -219,12 +215,12 @@ def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset
         ordered = writer.commit("sorted", "x", data.classes, images, labels, test)
     seen: list[torch.Tensor] = []
 
-    def record(step: Step, bn: torch.Tensor, *rest: object) -> tuple[float, float, str]:
-        seen.append(bn)
+    def record(ready: Ready) -> tuple[float, float, str]:
+        seen.append(ready.bn_images)
         return 1.0, 0.5, "ff"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scaling_search.train._evaluate", record)
+        patch.setattr("scaling_search.train.evaluate", record)
         recipe = dataclasses.replace(trial.recipe, bn_images=128)
         changes = {"train_images": None, "recipe": recipe, "data_digest": ordered.digest}
         finish(elsewhere(trial, tmp_path, epochs=1, **changes), ordered)

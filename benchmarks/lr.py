@@ -1,0 +1,77 @@
+"""The learning rate of a preset, chosen where it matters: on the baseline and the corners, never at the centre alone.
+
+python benchmarks/lr.py [--preset quick] [--data fashion-mnist] [--lr 0.004 0.008 0.016] [--seeds 2]
+
+Trains the baseline and the networks nearest to depth only, width only and resolution only, as the preset does, at each
+learning rate; validation accuracy in per cent, mean over the seeds. The last line is the rate that loses least: its
+worst network lies nearest to that network's best."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+
+import torch
+
+from scaling_search.executors import Job, open_executor
+from scaling_search.sources import load
+from scaling_search.space import plan
+from scaling_search.study import preset_path, read
+from scaling_search.trial import Outcome, Trial
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--lr", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3])
+    parser.add_argument("--seeds", type=int, default=2)
+    args = parser.parse_args()
+
+    study, data = read(preset_path(args.preset)), load(args.data)
+    todo = plan(study, len(data.classes), data.native)
+    corners = [c for c in todo.candidates if any("only" in name for name in c.directions)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = 1 if device == "cuda" else max(1, (os.cpu_count() or 1) // study.threads)
+    names, jobs, folder = {}, [], tempfile.mkdtemp()
+    for lr in args.lr:
+        recipe = dataclasses.replace(study.recipe, lr=lr)
+        for candidate in (todo.baseline, *corners):
+            for seed in range(args.seeds):
+                trial = Trial(
+                    candidate.arch, data.digest, str(data.folder), recipe, seed, study.rungs[-1],
+                    study.data.train_images, study.data.val_images, device, study.threads, folder,
+                )  # fmt: skip
+                names[len(jobs)] = (", ".join(candidate.directions) or "baseline", lr)
+                jobs.append(Job(len(jobs), trial))
+    found: dict[tuple[str, float], list[float]] = {}
+
+    def on_outcome(job: Job, outcome: Outcome) -> None:
+        accuracy = outcome.epochs[-1].val_acc if outcome.status == "done" else 0.0
+        found.setdefault(names[job.number], []).append(100 * accuracy)
+
+    executor, waiting = open_executor("local", workers, device, study.threads), iter(jobs)
+    executor.run(lambda: next(waiting, None), lambda *_: None, on_outcome)
+    executor.close()
+    networks = list(dict.fromkeys(name for name, _ in names.values()))
+    print(
+        f"{args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, {args.seeds} seeds each"
+    )
+    print(f"{'':<40}" + "".join(f"{lr:>10g}" for lr in args.lr))
+    losses = dict.fromkeys(args.lr, 0.0)
+    for name in networks:
+        means = {lr: statistics.mean(found[name, lr]) for lr in args.lr}
+        print(f"{name:<40}" + "".join(f"{means[lr]:>10.1f}" for lr in args.lr))
+        for lr in args.lr:
+            losses[lr] = max(losses[lr], max(means.values()) - means[lr])
+    print(f"{'most lost on one network':<40}" + "".join(f"{losses[lr]:>10.1f}" for lr in args.lr))
+    print(f"{min(losses, key=lambda lr: losses[lr]):g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
