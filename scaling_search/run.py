@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -135,7 +136,9 @@ def _cores() -> int:
 
 
 def device_of(study: Study) -> str:
-    """cpu or cuda. Raises UserError for a device that is not here."""
+    """cpu or cuda. Raises UserError for a device, or a library of the recipe, that is not here."""
+    if study.recipe.randaugment and find_spec("torchvision") is None:
+        raise UserError("recipe.randaugment: needs torchvision (pip install torchvision), or set it to false")
     if study.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch finds no CUDA device here; use --device cpu")
     if study.device == "auto":

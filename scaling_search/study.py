@@ -261,6 +261,6 @@ def check(settings: dict[str, Any], where: str) -> Study:
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             message = "no such setting; studies/quick.toml shows the known ones"
-        elif field:
+        elif field and first["type"] != "value_error":  # our own messages name what was given
             message += f", not {first['input']!r}"
         raise UserError(f"{where}: {field + ': ' if field else ''}{message}") from None

@@ -1,9 +1,11 @@
+import dataclasses
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from scaling_search import UserError
+from scaling_search.recipe import RECIPES
 from scaling_search.study import PRESETS, Study, check, identity_hash, preset_path, read
 
 
@@ -21,6 +23,23 @@ def test_overrides_reach_every_setting() -> None:
     )
     assert study.recipe.lr == 0.01 and study.rungs == (1, 3) and study.network().blocks == 11
     assert [str(b) for b in study.parsed_budgets()] == ["0.5x", "4x"]
+
+
+def test_recipes_by_name(tmp_path: Path) -> None:
+    """A name, or a table that starts from one; what was read says everything."""
+    assert check({"recipe": "paper"}, "x").recipe == RECIPES["paper"]
+    own = check({"recipe": {"base": "paper", "lr": 0.5}}, "x")
+    assert own.recipe == dataclasses.replace(RECIPES["paper"], lr=0.5)
+    assert check({"recipe": {"lr": 0.5}}, "x").recipe == dataclasses.replace(RECIPES["proxy"], lr=0.5)
+    assert check(tomllib.loads(own.to_toml()), "x") == own
+    file = tmp_path / "s.toml"
+    file.write_text('recipe = "paper"\n')
+    assert read(file, {"recipe.batch": 64}).recipe == dataclasses.replace(RECIPES["paper"], batch=64)
+    file.write_text("[recipe]\nlr = 0.5\n")
+    assert read(file, {"recipe.base": "paper"}).recipe == RECIPES["paper"], "not the file's numbers put over it"
+    assert read(preset_path("paper")).recipe.optimizer == "rmsprop"
+    # which recipe it came from is not in a study's identity, its numbers are
+    assert own.identity("d") == check({"recipe": dataclasses.asdict(own.recipe)}, "x").identity("d")
 
 
 def test_identity_holds_what_determines_results() -> None:
@@ -52,6 +71,11 @@ def test_identity_holds_what_determines_results() -> None:
         ({"budgets": ["5M params"]}, "budget 5M params: a search compares networks of equal multiply-adds"),
         ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: name is missing"),
         ({"threads": 0}, "threads"),
+        ({"recipe": "fast"}, "recipe: recipe 'fast': known are proxy, paper"),
+        ({"recipe": {"base": 3}}, "recipe: recipe 3: known are"),
+        ({"recipe": {"cutout": 1.0}}, "recipe.cutout = 1.0: must be from 0 to below 1"),
+        ({"recipe": {"ema": -0.1}}, "recipe.ema = -0.1"),
+        ({"deadline": 0}, "deadline: should be greater than 0"),
         ({"recipe": {"batch": 1}}, "recipe.batch = 1: must be at least 2"),
         ({"colour": "red"}, "colour: no such setting"),
     ],

@@ -87,6 +87,7 @@ def small() -> ConvNet:
 def test_torch_export_and_onnx(name: str, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
     images = torch.randn(3, 3, 64, 64)
     net = effnet.arch(name, width=0.5, resolution=64, num_classes=10)
     model = randomised(effnet.build(net, same_padding=name == "b0"), torch.randn(64, 3, 64, 64))

@@ -1,0 +1,73 @@
+"""The command `train`, in this process: one network on a data set of one's own."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scaling_search.cli import main
+from tests.conftest import write_images
+
+SMALL = ["b0-s4", "--width", "0.1", "--resolution", "12", "--batch", "8", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("own") / "pets"
+    for name in ("cat", "dog"):
+        write_images(root / name, 60)
+    return str(root)
+
+
+def test_train_says_each_epoch_and_goes_on(pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", *SMALL, "--data", pets, "--epochs", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"epoch 1 +loss \d\.\d+ train, \d\.\d+ val · val \d+\.\d · \d+\.\d s", out) and "epoch 2" in out
+    assert re.search(r"done +\d+\.\d s · [\d,]+ images/s, [\d,]+ MiB at the peak", out)
+    assert main(words) == 0
+    assert "epoch" not in capsys.readouterr().out, "nothing is trained twice"
+
+
+def test_profile_splits_an_epoch(pets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, "--data", pets, "--profile"]) == 0
+    out = capsys.readouterr().out
+    shares = [int(re.search(rf"{part} +\d+\.\d+ +(\d+)%", out)[1]) for part in ("data", "forward", "backward")]
+    assert all(0 <= s < 100 for s in shares) and shares[1] > 0 and shares[2] > 0
+    assert re.search(r"optimizer .*\n evaluation ", out)
+    assert re.search(r"[\d.]+ GFLOP/s, \d+\.\d% of the [\d,.]+ that a matrix product reaches here", out)
+
+
+def test_a_run_over_its_deadline_has_status_1(pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, "--data", pets, "--deadline", "0.001", "--out", str(tmp_path)]) == 1
+    assert re.search(r"timeout .*over its deadline of 0.001 s", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "papr"], "recipe: recipe 'papr': known are proxy, paper"),
+        (["--epochs", "0"], "rungs: whole numbers of epochs above 0"),
+        (["--batch", "1"], "recipe.batch = 1: must be at least 2"),
+        (["--deadline", "-1"], "deadline: should be greater than 0"),
+        (["--threads", "0"], "threads: should be greater than or equal to 1"),
+        (["--data", "nowhere"], "unknown data 'nowhere'"),
+        (["--width", "-1"], "width"),
+        (["--device", "cuda:zero"], "device: should be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_bad_input(words: list[str], message: str, pets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, "--data", pets, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_randaugment_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that asks for it, on a machine without: said before training, not by each run."""
+    from scaling_search import UserError, run
+    from scaling_search.study import check
+
+    study = check({"recipe": {"randaugment": True}, "device": "cpu"}, "test")
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="recipe.randaugment: needs torchvision"):
+        run.device_of(study)
