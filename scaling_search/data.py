@@ -287,7 +287,8 @@ def augmented(images: Tensor, mirror: Tensor | None, shift: int, cutout: int) ->
         rows = (rows + torch.randint(-shift, shift + 1, (n, 1))).clamp_(0, side - 1)
         cols = (cols + torch.randint(-shift, shift + 1, (n, 1))).clamp_(0, side - 1)
     if mirror is not None or shift:
-        places = (rows[:, :, None] * side + cols[:, None, :]).view(n, 1, -1).to(images.device)
+        rows, cols = rows.to(images.device), cols.to(images.device)
+        places = (rows[:, :, None] * side + cols[:, None, :]).view(n, 1, -1)
         images = images.flatten(2).gather(2, places.expand(-1, images.shape[1], -1)).view(images.shape)
     if cutout:
         centre, pixels = torch.randint(0, side, (2, n, 1)), torch.arange(side)
