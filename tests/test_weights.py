@@ -102,9 +102,11 @@ def test_torch_export_and_onnx(name: str, tmp_path: Path) -> None:
         with torch.no_grad():
             wanted = model(images[:n])
         assert wanted.std() > 1e-2
-        torch.testing.assert_close(program(images[:n]), wanted, rtol=1e-4, atol=1e-4)
+        # of the logits' scale, 12 for this ResNet: float32 itself lies 3e-4 from float64 there
+        bound = 1e-4 * max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(program(images[:n]), wanted, rtol=0, atol=bound)
         (logits,) = session.run(["logits"], {"images": images[:n].numpy()})
-        torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=0, atol=bound)
 
 
 # ---- our own files
