@@ -107,6 +107,8 @@ def _forward(z: Tensor, y: Tensor, residual: Tensor | None, pool: Tensor | None,
     n, c, h, w = z.shape
     momentum, mean, var = norm.momentum, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     if norm.training:
+        if n * h * w == 1:  # as torch refuses it
+            raise ValueError(f"more than one value per channel is needed in training, not {tuple(z.shape)}")
         count = cast(Tensor, norm.num_batches_tracked).add_(1)
         momentum = 1 / count.item() if momentum is None else momentum
     kernels.call(

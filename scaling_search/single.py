@@ -61,7 +61,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)
     args.classes = len(data.classes)
-    args.resolution = args.resolution or data.native
+    args.resolution = data.native if args.resolution is None else args.resolution
     trial = Trial(
         networks.network(args), data.digest, str(data.folder), study.recipe, study.seed, study.rungs[0],
         study.data.train_images, study.data.val_images, device, study.threads,

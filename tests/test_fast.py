@@ -129,6 +129,13 @@ def test_a_nan_stays_one() -> None:
         assert fast.forward(model, x).isnan().all()
 
 
+def test_one_value_per_channel_is_refused_as_torch_does() -> None:
+    model = effnet.build(effnet.arch("b0", width=0.1, resolution=32, num_classes=3), dropout=0.0).train()
+    for forward in (model, lambda x: fast.forward(model, x)):
+        with pytest.raises(ValueError, match="(?i)more than (1|one) value per channel"):
+            forward(torch.randn(1, 3, 32, 32))
+
+
 def test_sigmoid_to_the_limits() -> None:
     """Through the norm's forward pass with scale 1 and shift 0."""
     norm = nn.BatchNorm2d(1, eps=1e-12).eval()

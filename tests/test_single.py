@@ -53,6 +53,7 @@ def test_a_run_over_its_deadline_has_status_1(pets: str, tmp_path: Path, capsys:
         (["--threads", "0"], "threads: should be greater than or equal to 1"),
         (["--data", "nowhere"], "unknown data 'nowhere'"),
         (["--width", "-1"], "width"),
+        (["--resolution", "0"], "resolution"),
         (["--device", "cuda:zero"], "device: should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
