@@ -48,20 +48,19 @@ class Search:
         """Train whatever has no outcome yet; the number of runs trained now.
 
         KeyboardInterrupt passes through: what was told is kept, what was running goes on next time."""
+        return self._grid()
+
+    def _grid(self) -> int:
+        """Every network with its first seeds: to the last rung, or rung by rung, half of them going on."""
         study, plan = self._study, self._plan
         trained = 0
-        active = list(plan.candidates)
         always = [plan.baseline, *plan.references]
-        for i, epochs in enumerate(study.rungs):
-            trained += self._train("one seed each", [*always, *active], [study.seed], epochs)
-            if i + 1 < len(study.rungs):
-                active = promoted(self._records(epochs), active)
-        last = study.rungs[-1]
-        best = finalists(self._records(last), list(plan.candidates), study.finalists, study.seed)
-        seeds = [study.seed + k for k in range(1, study.finalist_seeds)]
-        if best and seeds:
-            trained += self._train("more seeds for the finalists", [plan.baseline, *best], seeds, last)
-        self._test([plan.baseline, *best])
+        active = list(plan.candidates)
+        for seed in range(study.seed, study.seed + study.seeds):
+            for i, epochs in enumerate(study.rungs):
+                trained += self._train(f"seed {seed}, {epochs} epochs", [*always, *active], [seed], epochs)
+                if study.allocation == "rungs" and seed == study.seed and i + 1 < len(study.rungs):
+                    active = promoted(self._records(epochs), active)
         return trained
 
     def _records(self, epochs: int) -> list[Record]:
@@ -157,12 +156,13 @@ def runs_needed(study: Study, todo: Plan) -> int:
     """How many runs the study takes when none fails."""
     budgets = [c.budget for c in todo.candidates]
     groups = [budgets.count(b) for b in dict.fromkeys(budgets)]
-    runs = 0
-    for i in range(len(study.rungs)):
-        groups = [half(n) for n in groups] if i else groups
-        runs += 1 + len(todo.references) + sum(groups)
-    best = sum(min(study.finalists, n) for n in groups)
-    return runs + (study.finalist_seeds - 1) * (best + 1 if best else 0)
+    always, runs = 1 + len(todo.references), 0
+    for seed in range(study.seeds):
+        for i in range(len(study.rungs)):
+            if study.allocation == "rungs" and seed == 0 and i:
+                groups = [half(n) for n in groups]
+            runs += always + sum(groups)
+    return runs
 
 
 def promoted(records: list[Record], active: list[Candidate]) -> list[Candidate]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from scipy.stats import qmc
+
 from effnet.arch import Arch, Baseline, Scaling, assemble, least_side, repeats_at, scale, side_at, widths_at
 from effnet.budget import Budget, human, nearest_width, shortest_width
 from effnet.cost import Cost, cost, macs
@@ -17,11 +19,15 @@ from effnet.shares import Shares, nominal_shares, shares, toward, waste
 from scaling_search import UserError
 from scaling_search.study import Study
 
-NAMED: dict[str, Shares] = {
-    "paper": nominal_shares(PAPER),
+SINGLE: dict[str, Shares] = {
     "depth only": (1.0, 0.0, 0.0),
     "width only": (0.0, 1.0, 0.0),
     "resolution only": (0.0, 0.0, 1.0),
+}
+NAMED: dict[str, Shares] = {
+    "paper": nominal_shares(PAPER),
+    **SINGLE,
+    "EfficientNet-X": (0.38, 0.42, 0.20),  # on a GPU (arXiv 2102.05610)
 }
 # In shares: as good as the direction itself; still worth its name; beside the paper's.
 _EXACT, _NEAR, _BRACKET = 0.05, 0.25, 0.2
@@ -125,7 +131,8 @@ def plan(study: Study, classes: int, native: int) -> Plan:
         else:
             cells = measured(base, budget, study, classes, ratio, top)
         found[str(budget)] = len(cells)
-        picked, missing = choose(cells, space.candidates, _nominal_at if space.mode == "nominal" else _real_at)
+        at = _nominal_at if space.mode == "nominal" else _real_at
+        picked, missing = choose(cells, space.candidates, at, space.sampler, study.seed)
         chosen += [c for c in picked if c.key != baseline.key]
         notes += [f"{budget}: {line}" for line in missing]
     references = []
@@ -325,40 +332,85 @@ def _nominal_at(c: Candidate) -> Shares | None:
     return nominal_shares(Scaling(c.alpha, c.beta, c.gamma))
 
 
+def simplex(m: int) -> list[Shares]:
+    """The simplex lattice of a mixture design (Scheffé 1958): the shares in steps of 1/m."""
+    return [(i / m, j / m, (m - i - j) / m) for i in range(m + 1) for j in range(m + 1 - i)]
+
+
+def on_triangle(u: float, v: float) -> Shares:
+    """A point of the unit square as shares; uniform points stay uniform."""
+    root = math.sqrt(u)
+    return (1 - root, root * (1 - v), root * v)
+
+
+def sobol(count: int, seed: int) -> list[Shares]:
+    """`count` points of a scrambled Sobol sequence on the triangle."""
+    power = max(1, math.ceil(math.log2(max(count, 2))))
+    return [on_triangle(u, v) for u, v in qmc.Sobol(2, seed=seed).random_base2(power)[:count]]
+
+
+def apart(here: Shares | None, aim: Shares | None) -> float:
+    """The distance between two points of the triangle; without end where one is not on it."""
+    return math.dist(here, aim) if here and aim else math.inf
+
+
 def choose(
-    cells: list[Candidate], count: int | None, at: Callable[[Candidate], Shares | None] = _real_at
+    cells: list[Candidate],
+    count: int | None,
+    at: Callable[[Candidate], Shares | None] = _real_at,
+    sampler: str = "lattice",
+    seed: int = 0,
 ) -> tuple[list[Candidate], list[str]]:
-    """The named directions first, then networks spread evenly over the shares (each time the one farthest
-    from all chosen); and a line for each direction that no network comes near."""
+    """The named directions first, then for each point of a lattice or a Sobol sequence over the shares the nearest
+    network, unless it is taken; what is still free after that, each time the one farthest from all chosen. And a
+    line for each direction that no network comes near.
+
+    Points of the lattice come farthest first too, so that a study that is stopped early has seen the whole map."""
     missing: list[str] = []
     chosen: dict[str, Candidate] = {}
     places = {c.key: at(c) for c in cells}
 
-    def apart(c: Candidate, aim: Shares | None) -> float:
-        here = places[c.key]
-        return math.dist(here, aim) if here and aim else math.inf
+    def away(c: Candidate, aim: Shares | None) -> float:
+        return apart(places[c.key], aim)
+
+    def lonely(point: Shares | None) -> float:
+        return min((apart(places[k], point) for k in chosen), default=0.0)
+
+    most = len(cells) if count is None else count
 
     def add(c: Candidate, name: str) -> None:
+        if c.key not in chosen and len(chosen) >= most:
+            return
         before = chosen.get(c.key, c)
         chosen[c.key] = replace(before, directions=(*before.directions, name))
 
     for name, aim in NAMED.items():
-        by_distance = sorted(cells, key=lambda c: (apart(c, aim), c.key))
+        by_distance = sorted(cells, key=lambda c: (away(c, aim), c.key))
         nearest = by_distance[0]
-        if apart(nearest, aim) > _NEAR:
+        if away(nearest, aim) > _NEAR:
             missing.append(
                 f"{name} is unreachable; the nearest of this cost is {nearest.label} "
                 f"({nearest.ratio:.2f}x), too far from it to stand for it"
             )
             continue
-        add(nearest, name if apart(nearest, aim) <= _EXACT else f"nearest to {name}")
+        add(nearest, name if away(nearest, aim) <= _EXACT else f"nearest to {name}")
         if name == "paper":
             for c in by_distance[1:3]:
-                if apart(c, aim) <= _BRACKET:
+                if away(c, aim) <= _BRACKET:
                     add(c, "beside the paper")
+    points = sobol(most, seed) if sampler == "sobol" else simplex(next(m for m in itertools.count(1) if _nodes(m) >= most))
+    while points and len(chosen) < most:
+        point = points[0] if sampler == "sobol" else max(points, key=lambda p: (lonely(p), p))
+        points.remove(point)
+        nearest = min(cells, key=lambda c: (away(c, point), c.key))
+        chosen.setdefault(nearest.key, nearest)
     rest = [c for c in cells if c.key not in chosen]
-    while rest and (count is None or len(chosen) < count):
-        farthest = max(rest, key=lambda c: (min((apart(c, places[k]) for k in chosen), default=0.0), c.key))
+    while rest and len(chosen) < most:
+        farthest = max(rest, key=lambda c: (lonely(places[c.key]), c.key))
         chosen[farthest.key] = farthest
         rest.remove(farthest)
     return list(chosen.values()), missing
+
+
+def _nodes(m: int) -> int:
+    return (m + 1) * (m + 2) // 2

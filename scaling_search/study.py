@@ -51,6 +51,7 @@ class Space(_Part):
 
     mode: Literal["measured", "nominal"] = "measured"
     candidates: int | None = Field(None, ge=1)  # None: all
+    sampler: Literal["lattice", "sobol", "tpe"] = "lattice"  # which points of the shares they stand for
     tolerance: float = Field(0.02, gt=0, lt=0.5)  # of exact cost (measured)
     max_waste: float = Field(0.08, ge=0)
     step: int = Field(5, ge=1, le=100)  # hundredths (nominal)
@@ -75,10 +76,12 @@ class Study(_Part):
     space: Space = Space()
     data: DataSpec = DataSpec()
     recipe: Recipe = RECIPES["proxy"]
-    rungs: tuple[int, ...] = Field((1,), min_length=1)  # epochs; half of the networks go on to the next
-    seed: int = Field(0, ge=0, lt=2**31)  # the first; finalists also take the next ones
-    finalists: int = Field(3, ge=0)  # per budget
-    finalist_seeds: int = Field(2, ge=1)
+    rungs: tuple[int, ...] = Field((1,), min_length=1)  # epochs
+    allocation: Literal["flat", "rungs"] = "flat"  # every network to the last rung; or half go on to the next
+    seed: int = Field(0, ge=0, lt=2**31)  # the first
+    seeds: int = Field(1, ge=1, le=500)  # of every network that reaches the last rung
+    extra: int = Field(0, ge=0, le=100_000)  # runs more per budget, where the posterior says
+    confirm: int = Field(0, ge=0, le=500)  # fresh seeds, test split: the pick, the paper's, the best single, the baseline
     references: tuple[float, ...] = (0.5, 1.5)  # trained beside the baseline when there is one budget
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
