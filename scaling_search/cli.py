@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,6 +45,9 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--deadline", "deadline", float, "seconds after which a run is given up"),
     ("--device", "device", str, "cpu, cuda or auto"),
 )
+
+
+_LEAST_TIME = 60  # s
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,6 +100,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument("--upscale", action="store_true", help="allow resolutions above the images' native side")
     search.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of a study")
     search.add_argument("--out", type=Path, help="run folder (default: runs/DATA-BUDGET)")
+    search.add_argument("--time", metavar="30m", help="bounds the whole study: it spends what it has (3m, 90s, 1h30m)")
+    search.add_argument("--replay", type=Path, metavar="TABLE", help="curves.parquet in place of training")
     search.add_argument("--workers", type=int, help="runs at a time (default: cores / threads; 1 on a GPU)")
     search.add_argument("--executor", choices=("local", "ray"), default="local")
     search.set_defaults(command=_search)
@@ -113,10 +120,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _search(args: argparse.Namespace, argv: list[str]) -> int:
     # torch, optuna and pandas take seconds to import: wrong arguments are answered before that
+    began = time.monotonic()
     from scaling_search.study import read
 
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1")
+    limit = _seconds(args.time) if args.time is not None else None
     if args.study and args.preset:
         raise UserError("--study and --preset: give one of them")
     overrides = _overrides(args)
@@ -133,7 +142,25 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
         executor=args.executor,
         command=shlex.join(["python", "run_search.py", *(w for w in argv if w != "search")]),
         console=Console(),
+        time_limit=limit,
+        began=began,
+        replay=args.replay,
     )
+
+
+def _seconds(text: str) -> float:
+    """'30m', '90s', '1h30m' → seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    if not found or not any(found.groups()):
+        raise UserError(f"--time {text}: wanted is 30m, 90s or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total < _LEAST_TIME:
+        raise UserError(
+            f"--time {text}: a study needs at least {_LEAST_TIME} s: workers start, some networks train, a report is "
+            "written; the preset quick takes 4m whole"
+        )
+    return float(total)
 
 
 def _definition(args: argparse.Namespace) -> tuple[str, Path]:
@@ -176,7 +203,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
-    from scaling_search import run
+    from scaling_search import answer
 
-    print(run.write_report(args.run))
+    print(answer.write_report(args.run))
     return 0

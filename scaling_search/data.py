@@ -27,6 +27,18 @@ from scaling_search import UserError, memory
 FOLDS = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a study needs to know of its data; a replayed study has these and no images."""
+
+    name: str
+    digest: str
+    folder: str
+    classes: int
+    native: int  # px
+    line: str  # for people
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images [N, side, side, 1 or 3] uint8; labels [N] int64; one 64-bit content hash per training image."""
@@ -71,6 +83,10 @@ class Dataset:
             std=tuple(meta["std"]),
             **arrays,
         )
+
+    def facts(self, train_limit: int | None = None, val_limit: int | None = None) -> Facts:
+        line = self.describe(train_limit, val_limit)
+        return Facts(self.name, self.digest, str(self.folder), len(self.classes), self.native, line)
 
     def describe(self, train_limit: int | None = None, val_limit: int | None = None) -> str:
         """One line: which, from where, its splits, and how much of it is used."""

@@ -59,14 +59,16 @@ def add_commands(commands: Any) -> None:
     solving.add_argument("--classes", type=int, default=1000)
     solving.set_defaults(command=_solve)
 
-    out = commands.add_parser("export", help="write a network, with weights if given, for use elsewhere")
+    out = commands.add_parser("export", help="write a network, with weights if given, or the curves of a run")
     _add_network(out)
     add_dials(out)
     out.add_argument("--weights", type=Path, help="a state dict of timm, torchvision or ours, or a folder of export's")
     out.add_argument("--bn-eps", type=float, help="of the batch norms (default: 1e-3; timm, torchvision: mostly 1e-5)")
     out.add_argument("--same-padding", action="store_true", help="pad as TensorFlow does (timm's tf_ weights)")
     out.add_argument("--names", choices=("timm", "torchvision"), help="whose names a .safetensors file is to have")
-    out.add_argument("--to", type=Path, required=True, help="a folder, or a file: .onnx, .pt2 or .safetensors")
+    out.add_argument(
+        "--to", type=Path, required=True, help="a folder, or a file: .onnx, .pt2, .safetensors; .parquet of a run"
+    )
     out.set_defaults(command=_export)
 
 
@@ -306,7 +308,24 @@ def _along(text: str | None) -> Scaling | None:
 # ---- export
 
 
+def _export_curves(args: argparse.Namespace) -> int:
+    folder = Path(args.network)
+    if not folder.is_dir():
+        raise UserError(
+            f"export {folder}: no such run folder; a .parquet table is of a run, such as runs/fashion-mnist-2x"
+        )
+    if not args.to.parent.is_dir():
+        raise UserError(f"--to {args.to}: there is no folder {args.to.parent}")
+    from scaling_search import answer
+
+    rows = answer.export(folder, args.to)
+    print(f"{args.to}  {rows:,} epochs")
+    return 0
+
+
 def _export(args: argparse.Namespace, argv: list[str]) -> int:
+    if args.to.suffix == ".parquet":
+        return _export_curves(args)
     net = network(args)
     from effnet import build, weights
 

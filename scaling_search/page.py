@@ -9,17 +9,24 @@ import html
 from dataclasses import dataclass
 
 from effnet.budget import human
+from scaling_search.analysis import holds
+from scaling_search.confirm import confirmed
 from scaling_search.store import Record
-from scaling_search.verdict import (
-    Row,
-    Verdict,
+from scaling_search.study import Study
+from scaling_search.verdict import Row, Verdict
+from scaling_search.words import (
     baseline_words,
+    beside,
+    bound_words,
     coefficients,
+    fastest_words,
     noise_words,
     percent,
     points,
+    settle_words,
     share_words,
     single_words,
+    surface_words,
     tied_words,
 )
 
@@ -31,9 +38,7 @@ class Page:
     title: str
     data: str  # the data set in one line
     command: str
-    study_toml: str
-    epochs: int
-    tolerance: float
+    study: Study
     targets: dict[str, float]  # budget → MACs; empty where the budget is nominal
     unfinished: str  # such as '4 of 19 runs'; empty for a finished study
     notes: list[str]
@@ -61,30 +66,35 @@ def answer(found: list[Verdict], page: Page) -> str:
 
 def _verdict(v: Verdict, page: Page) -> str:
     c, n = v.pick.candidate, v.pick.seeds
+    study = page.study
     so_far = f"<strong>Unfinished, {escape(page.unfinished)}.</strong> So far: " if page.unfinished else ""
-    runs = f"mean of {n} seeds" if n > 1 else "one seed"
+    runs = f"{n} run{'s' if n != 1 else ''} of it, and all others through the model"
     test = f", test {points(v.pick.test)} %" if v.pick.test is not None else ""
     lead = (
         f"{so_far}For the budget <strong>{escape(v.budget)}</strong> choose <strong>{escape(c.label)}</strong>: "
         f"{escape(coefficients(c))}; {escape(share_words(c))}. It costs {human(c.cost.macs)} FLOPs (multiply-adds), "
         f"{c.ratio:.2f} times the baseline's. Validation accuracy {points(v.pick.mean)} ± {points(v.pick.error)} % "
-        f"({runs}){test}. {escape(tied_words(v))}."
-        + (" Take whichever of these is fastest for you." if len(v.tied) > 1 else "")
+        f"({runs}){test}. It is {escape(bound_words(v))}. {escape(tied_words(v))}."
     )
     items = []
+    if fast := fastest_words(v):
+        items.append(f"the fastest of those that cannot be told apart: {escape(fast)}")
     if paper := v.named("paper"):
-        items.append(f"the paper's direction ({_named(paper)}): {escape(v.beside(paper))}")
+        items.append(f"the paper's direction ({_named(paper)}): {escape(beside(v, paper))}")
     if single := single_words(v):
         items.append(f"the best single dimension, {escape(single)}")
     if base := baseline_words(v):
         items.append(f"the baseline: {escape(base)}")
+    for found in confirmed(page.records, study, v):
+        items.append(f"confirmed on the test split: {escape(found.row.candidate.label)}: {escape(found.words)}")
+    if surface := surface_words(v, study.rungs):
+        items.append(f"the surface fitted over the shares is {escape(surface)}")
+    items += [f"does it hold: {escape(line)}" for line in holds(page.records, study, v.budget)]
     if v.failed:
         items.append(f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}")
-    items.append(
-        f"{escape(noise_words(v))}; ± after a difference is two standard errors. The finalists were picked by "
-        "their first seed, so their means lean upwards a little"
-    )
-    epochs = f"{page.epochs} epoch{'s' if page.epochs > 1 else ''}"
+    items.append("; ".join(escape(w) for w in (noise_words(v), settle_words(v)) if w))
+    last = study.rungs[-1]
+    epochs = f"{last} epoch{'s' if last > 1 else ''}"
     items.append(
         f"these networks cost the same and trained for {epochs}: equal cost and equal epochs are equal training cost; "
         "short training is a proxy for long"
@@ -104,7 +114,7 @@ _HEAD = (
     ("network", "blocks, width multiplier, resolution"),
     ("stands for", ""),
     ("val %", ""),
-    ("test %", "finalists and baseline only"),
+    ("test %", "what the answer names only"),
     ("seed", ""),
     ("epochs", ""),
     ("status", ""),
@@ -172,5 +182,5 @@ def reproduce(page: Page) -> str:
         f"<section id='reproduce'><h2>Run it again</h2><pre>{escape(page.command)}</pre>"
         f"<p>or, with everything resolved, save this as study.toml (it lies beside this report):</p>"
         f"<pre>scaling-search search --study study.toml</pre><details><summary>study.toml</summary>"
-        f"<pre>{escape(page.study_toml)}</pre></details><dl>{facts}</dl></section>"
+        f"<pre>{escape(page.study.to_toml())}</pre></details><dl>{facts}</dl></section>"
     )

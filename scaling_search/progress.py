@@ -7,10 +7,10 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from scaling_search.candidate import Candidate
 from scaling_search.executors import Job
-from scaling_search.space import Candidate
 from scaling_search.trial import Epoch, Outcome
-from scaling_search.verdict import points
+from scaling_search.words import points
 
 
 def say(console: Console, label: str, text: str) -> None:

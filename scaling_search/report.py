@@ -15,16 +15,10 @@ from plotly.offline import get_plotlyjs
 from effnet.budget import human
 from scaling_search.analysis import front
 from scaling_search.page import Page, answer, escape, reproduce, table
-from scaling_search.space import NAMED
 from scaling_search.store import Record
-from scaling_search.verdict import (
-    Row,
-    Verdict,
-    coefficients,
-    points,
-    share_words,
-    verdicts,
-)
+from scaling_search.triangle import NAMED
+from scaling_search.verdict import Row, Verdict, verdicts
+from scaling_search.words import coefficients, points, share_words
 
 # Okabe and Ito's colours: told apart by the colour-blind.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#7A7A7A", "#D55E00"
@@ -39,7 +33,7 @@ _CONFIG = {
 
 def build(page: Page) -> str:
     """The whole page as HTML text."""
-    found = verdicts(page.records, page.epochs)
+    found = verdicts(page.records, page.study)
     summary = _summary(found)
     parts = [answer(found, page)]
     if summary is not None:
@@ -98,7 +92,7 @@ def _hover(row: Row) -> str:
     return (
         f"{names}{escape(c.label)}{shares}<br>{escape(coefficients(c))}<br>{human(c.cost.macs)} MACs ({c.ratio:.2f}x), "
         f"{human(c.cost.params)} params<br>validation {points(row.mean)} ± {points(row.error)} % "
-        f"({row.seeds} seed{'s' if row.seeds > 1 else ''})"
+        f"({row.seeds} seed{'s' if row.seeds != 1 else ''})"
     )
 
 
@@ -128,8 +122,8 @@ def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
     figure = go.Figure()
     for budget, target in page.targets.items():
         figure.add_vrect(
-            x0=target * (1 - page.tolerance),
-            x1=target * (1 + page.tolerance),
+            x0=target * (1 - page.study.space.tolerance),
+            x1=target * (1 + page.study.space.tolerance),
             fillcolor=BLUE,
             opacity=0.12,
             line_width=0,
@@ -202,7 +196,7 @@ def _ternary(v: Verdict) -> go.Figure:
     )
     for name, symbol, names in (
         ("the paper's direction (nominal)", "diamond-open", ["paper"]),
-        ("pure scalings", "triangle-up-open", [n for n in NAMED if n != "paper"]),
+        ("pure scalings, EfficientNet-X", "triangle-up-open", [n for n in NAMED if n != "paper"]),
     ):
         figure.add_scatterternary(
             a=[NAMED[n][0] for n in names],

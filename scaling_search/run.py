@@ -1,11 +1,13 @@
-"""A run folder from start to finish: data, plan, store, executor, search; then results.csv and report.html."""
+"""A run folder from start to finish: data, plan, store, executor, search; then the answer (answer.py)."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -16,30 +18,23 @@ from rich.console import Console
 
 from effnet import atomic
 from effnet.budget import human
-from scaling_search import UserError, __version__, analysis, report
-from scaling_search.data import Dataset
+from scaling_search import UserError, __version__
+from scaling_search.answer import say_verdict, write_results
+from scaling_search.curves import Curves
+from scaling_search.curves import check as check_curves
+from scaling_search.curves import read as read_curves
+from scaling_search.data import Facts
 from scaling_search.executors import open_executor
-from scaling_search.page import Page
+from scaling_search.executors.replay import ReplayExecutor
 from scaling_search.progress import Live, say
 from scaling_search.search import Search, runs_needed
 from scaling_search.sources import load_or_explain, own_path
 from scaling_search.space import Plan, plan
-from scaling_search.store import Record, Store
+from scaling_search.store import Store
 from scaling_search.store import versions as store_versions
 from scaling_search.study import Study, check, identity_hash
 from scaling_search.train import versions
-from scaling_search.verdict import (
-    Verdict,
-    baseline_words,
-    coefficients,
-    noise_words,
-    percent,
-    points,
-    share_words,
-    single_words,
-    tied_words,
-    verdicts,
-)
+from scaling_search.words import percent
 
 
 def search(
@@ -51,35 +46,39 @@ def search(
     executor: str,
     command: str,
     console: Console,
+    time_limit: float | None = None,
+    began: float = 0.0,
+    replay: Path | None = None,
 ) -> int:
-    """The main job. Exit status 0; 1 when no network of the budget finished; 130 after Ctrl-C (what was recorded
+    """The main job. `time_limit` bounds it [s] from `began` (time.monotonic()); `replay`: a table of curves in place
+    of training. Exit status 0; 1 when no network of the budget finished; 130 after Ctrl-C (what was recorded
     stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
-    device = device_of(study)
-    with console.status("reading data (once; it is cached)"):
-        data = load_or_explain(study.data.source)
-    # a device and a data set found for `auto` are part of the study from here on
-    settings = study.settings()
-    settings["device"] = device
-    if study.data.source == "auto":
-        settings["data"]["source"] = data.name
-    elif (path := own_path(study.data.source)).exists():
-        settings["data"]["source"] = str(path.resolve())  # study.toml can be run from anywhere
-    study = check(settings, "study")
-    say(console, "data", data.describe(study.data.train_images, study.data.val_images))
+    curves = read_curves(replay) if replay else None
+    study, data = _recorded(study, curves) if curves else _found(study, console)
+    say(console, "data", data.line)
     with console.status("planning"):
-        todo = plan(study, len(data.classes), data.native)
+        todo = plan(study, data.classes, data.native)
     _say_plan(console, study, todo)
+    if curves:
+        check_curves(curves, study, todo.everything + todo.pool)
 
-    folder = out or Path("runs") / "-".join(filter(None, [data.name, "_".join(study.budgets), label]))
-    identity = study.identity(data.digest)
+    names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
+    folder = out or Path("runs") / "-".join(filter(None, names))
+    identity = study.identity(data.digest) | ({"replay": True} if curves else {})  # never among trained runs
     store = Store.create(folder, identity, _facts(study, todo, data, command, identity))
     try:
-        status = _train(study, todo, data, store, folder, workers, executor, device, console)
+        workers = workers or (1 if study.device == "cuda" else max(1, _cores() // study.threads))
+        until = math.inf
+        if time_limit:
+            earlier = [] if curves else store.records()
+            spent = sum(r.outcome.seconds for r in earlier if r.outcome) / workers
+            until = began + time_limit - spent - min(max(0.05 * time_limit, 8.0), 60.0)  # the rest: test, report
+        status = _train(study, todo, data, store, folder, workers, executor, until, curves, console)
         if any(r.outcome for r in store.records()):
-            _write_results(store, folder)
-            answered = _say_verdict(console, store)
+            write_results(store, folder)
+            answered = say_verdict(console, store)
             say(console, "report", str(folder / "report.html"))
             if status == 0 and not answered:
                 status = 1
@@ -91,16 +90,16 @@ def search(
 def _train(
     study: Study,
     todo: Plan,
-    data: Dataset,
+    data: Facts,
     store: Store,
     folder: Path,
-    workers: int | None,
+    workers: int,
     executor: str,
-    device: str,
+    until: float,
+    curves: Curves | None,
     console: Console,
 ) -> int:
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    workers = workers or (1 if device == "cuda" else max(1, _cores() // study.threads))
     finished = sum(r.outcome is not None for r in store.records())
     if finished:
         say(console, "resume", f"{finished} runs are recorded in {folder}")
@@ -109,11 +108,23 @@ def _train(
     where = None
     try:
         with Live(console, max(planned, 0), workers) as live:
-            where = open_executor(executor, workers, device, study.threads)
+            known = curves.by_key() if curves else {}
+            where = ReplayExecutor(curves) if curves else open_executor(executor, workers, study.device, study.threads)
             job = Search(
-                study, todo, data, store, where, live, device=device, checkpoints=str(folder.resolve() / "checkpoints")
+                study,
+                todo,
+                data,
+                store,
+                where,
+                live,
+                device=study.device,
+                checkpoints=str(folder.resolve() / "checkpoints"),
+                until=until,
+                exists=lambda network, seed, epochs: not curves or (network, seed, epochs) in known,
             )
+            store.set_state("running")
             trained = job.run()
+            store.set_state("out of time" if job.out_of_time else "finished")
     except KeyboardInterrupt:
         recorded = sum(r.outcome is not None for r in store.records())
         say(console, "stopped", f"{recorded} runs are recorded; the same command goes on from here")
@@ -121,7 +132,9 @@ def _train(
     finally:
         if where:
             where.close()
-    if not trained:
+    if job.out_of_time:
+        say(console, "time", "is up; the same command goes on from here, with more --time")
+    elif not trained:
         say(console, "nothing", "left to train: every run of this study is recorded")
     return 0
 
@@ -146,7 +159,32 @@ def device_of(study: Study) -> str:
     return study.device
 
 
-def _facts(study: Study, todo: Plan, data: Dataset, command: str, identity: dict[str, object]) -> dict[str, object]:
+def _found(study: Study, console: Console) -> tuple[Study, Facts]:
+    """The study with its device and its data found, and what they are. Raises UserError."""
+    with console.status("reading data (once; it is cached)"):
+        data = load_or_explain(study.data.source)
+    # a device and a data set found for `auto` are part of the study from here on
+    settings = study.settings()
+    settings["device"] = device_of(study)
+    if study.data.source == "auto":
+        settings["data"]["source"] = data.name
+    elif (path := own_path(study.data.source)).exists():
+        settings["data"]["source"] = str(path.resolve())  # study.toml can be run from anywhere
+    return check(settings, "study"), data.facts(study.data.train_images, study.data.val_images)
+
+
+def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
+    """The same from a table: its device and its data. Raises UserError for a study of other data."""
+    there = Study.model_validate(curves.fact("settings"))
+    if study.data.source not in ("auto", curves.data.name, there.data.source):
+        raise UserError(f"{curves.path}: its runs are of {curves.data.name}, the study's data are {study.data.source}")
+    settings = study.settings()
+    settings["data"]["source"] = curves.data.name
+    settings["device"] = there.device if study.device == "auto" else study.device
+    return check(settings, "study"), curves.data
+
+
+def _facts(study: Study, todo: Plan, data: Facts, command: str, identity: dict[str, object]) -> dict[str, object]:
     base = todo.baseline.cost.macs
     hardware = f"{platform.machine()}, {os.cpu_count()} cores"
     if study.device == "cuda":
@@ -154,8 +192,9 @@ def _facts(study: Study, todo: Plan, data: Dataset, command: str, identity: dict
     found = ", ".join(f"{n} networks at {b}" for b, n in todo.found.items())
     return {
         "settings": study.settings(),
-        "data": data.describe(study.data.train_images, study.data.val_images),
+        "data": data.line,
         "dataset": data.name,
+        "data facts": {**asdict(data), "folder": ""},
         "command": command,
         "notes": [f"The space holds {found}; {len(todo.candidates)} were chosen.", *todo.notes],
         "targets": {} if study.space.mode == "nominal" else {str(b): b.target(base) for b in study.parsed_budgets()},
@@ -170,47 +209,6 @@ def _facts(study: Study, todo: Plan, data: Dataset, command: str, identity: dict
             ),
         },
     }
-
-
-# ---- what is written and said at the end
-
-
-def write_report(folder: Path) -> Path:
-    """results.csv and report.html of a run folder, from its store alone; the report's path. Raises UserError."""
-    store = Store.read(folder)
-    if store.fact("settings") is None or not store.records():
-        raise UserError(f"{folder}: the study has no runs yet")
-    return _write_results(store, folder)
-
-
-def _write_results(store: Store, folder: Path) -> Path:
-    records = store.records()
-    study = Study.model_validate(store.fact("settings"))
-    page = Page(
-        title=f"Scaling {study.baseline.name} on {store.fact('dataset')}: {', '.join(study.budgets)}",
-        data=store.fact("data"),
-        command=store.fact("command"),
-        study_toml=study.to_toml(),
-        epochs=study.rungs[-1],
-        tolerance=study.space.tolerance,
-        targets=store.fact("targets"),
-        unfinished=_unfinished(store),
-        notes=store.fact("notes"),
-        provenance=store.fact("provenance"),
-        records=records,
-    )
-    atomic.write(folder / "results.csv", analysis.write_csv(records).encode())
-    atomic.write(folder / "report.html", report.build(page).encode())
-    return folder / "report.html"
-
-
-def _unfinished(store: Store) -> str:
-    """'4 of 19 runs', or nothing when every run has an outcome. Failed networks may leave fewer finalists to run."""
-    records, planned = store.records(), store.fact("planned")
-    recorded = sum(r.outcome is not None for r in records)
-    waiting = any(r.outcome is None for r in records)
-    failed = any(r.outcome is not None and not r.done for r in records)
-    return f"{recorded} of {planned} runs" if waiting or (recorded < planned and not failed) else ""
 
 
 def _say_plan(console: Console, study: Study, todo: Plan) -> None:
@@ -236,40 +234,3 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
         )
     for note in todo.notes:
         say(console, "note", note)
-
-
-def _say_verdict(console: Console, store: Store) -> bool:
-    """The answer in a few lines; whether there is one."""
-    study = Study.model_validate(store.fact("settings"))
-    records: list[Record] = store.records()
-    found = verdicts(records, study.rungs[-1])
-    if not found:
-        say(console, "answer", "none yet: no network of the budget has finished its last rung")
-    if found and (part := _unfinished(store)):
-        say(console, "so far", f"unfinished: {part}")
-    for verdict in found:
-        for label, text in _verdict_lines(verdict):
-            say(console, label, text)
-    return bool(found)
-
-
-def _verdict_lines(v: Verdict) -> list[tuple[str, str]]:
-    c = v.pick.candidate
-    val = f"val {points(v.pick.mean)} ± {points(v.pick.error)}"
-    test = f" · test {points(v.pick.test)}" if v.pick.test is not None else ""
-    lines = [
-        (
-            "choose",
-            f"{c.label}   {coefficients(c)}   {share_words(c)}   {val}{test}",
-        ),
-        ("", tied_words(v)),
-        ("", noise_words(v)),
-    ]
-    if paper := v.named("paper"):
-        lines.append(("paper", f"{', '.join(paper.candidate.directions)}, {paper.candidate.label}: {v.beside(paper)}"))
-    if single := single_words(v):
-        lines.append(("single", f"best single dimension, {single}"))
-    if base := baseline_words(v):
-        lines.append(("baseline", base))
-    lines += [("failed", f"{f.label} did not finish; it is left out") for f in v.failed]
-    return lines

@@ -1,21 +1,28 @@
 """The driver: which runs a study needs, handed to an executor, told to the store.
 
-First every network with one seed (rung by rung, half of them going on), then more seeds for the finalists
-and the baseline, then the finalists' test accuracy. Each step is decided from complete results only, so the
-order in which runs end changes nothing.
+Every network with the first seeds (all to the last rung, or half of them going on from rung to rung), then single
+runs where the posterior says they help most, then fresh seeds for what the answer names, then its test accuracy.
+Each step is decided from the complete results of the steps before it, so neither the order in which runs end nor an
+interruption changes anything.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import Protocol
 
-from scaling_search.data import Dataset
+from scaling_search.allocation import BATCH, half, next_runs, promoted
+from scaling_search.candidate import Candidate
+from scaling_search.data import Facts
 from scaling_search.executors import Executor, Job
-from scaling_search.space import Candidate, Plan
-from scaling_search.store import Record, Store
+from scaling_search.space import Plan
+from scaling_search.store import Record, Store, suggest
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.triangle import apart, on_square, on_triangle
+from scaling_search.verdict import FRESH, verdicts
 
 
 class Watcher(Protocol):
@@ -27,59 +34,144 @@ class Watcher(Protocol):
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None: ...
 
 
+class _TimeError(Exception):
+    """The time given is spent; runs in progress go on from their last checkpoint another time."""
+
+
 class Search:
     def __init__(
         self,
         study: Study,
         plan: Plan,
-        data: Dataset,
+        data: Facts,
         store: Store,
         executor: Executor,
         watcher: Watcher,
         *,
         device: str,
         checkpoints: str,
+        until: float = math.inf,
+        exists: Callable[[str, int, int], bool] = lambda network, seed, epochs: True,
     ) -> None:
+        """`until`: time.monotonic() at which training stops; with it, runs are added for as long as there is time.
+        `exists`: whether a run can be had at all; a replayed table may end."""
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
         self._device, self._checkpoints = device, checkpoints
+        self._until, self._exists = until, exists
+        self.out_of_time = False
+        self._decided: set[int] = set()  # runs asked for so far, in this sitting or an earlier one
 
     def run(self) -> int:
         """Train whatever has no outcome yet; the number of runs trained now.
 
         KeyboardInterrupt passes through: what was told is kept, what was running goes on next time."""
-        return self._grid()
+        before = self._recorded()
+        try:
+            self._grid()
+            self._extra(self._study.extra)
+            self._confirm()
+            if self._until < math.inf:
+                self._extra(math.inf)
+        except _TimeError:
+            self.out_of_time = True
+        self._test()
+        return self._recorded() - before
 
-    def _grid(self) -> int:
-        """Every network with its first seeds: to the last rung, or rung by rung, half of them going on."""
+    # ---- what is trained
+
+    def _grid(self) -> None:
         study, plan = self._study, self._plan
-        trained = 0
         always = [plan.baseline, *plan.references]
         active = list(plan.candidates)
         for seed in range(study.seed, study.seed + study.seeds):
             for i, epochs in enumerate(study.rungs):
-                trained += self._train(f"seed {seed}, {epochs} epochs", [*always, *active], [seed], epochs)
-                if study.allocation == "rungs" and seed == study.seed and i + 1 < len(study.rungs):
-                    active = promoted(self._records(epochs), active)
-        return trained
+                self._train(f"seed {seed}, {epochs} epochs", [(c, seed) for c in (*always, *active)], epochs)
+                if seed > study.seed:
+                    continue
+                if study.allocation == "rungs" and i + 1 < len(study.rungs):
+                    active = promoted(self._known(), active, study)
+            if seed == study.seed and plan.pool:
+                active = self._propose(active)
 
-    def _records(self, epochs: int) -> list[Record]:
-        return [r for r in self._store.records() if r.epochs == epochs]
+    def _propose(self, active: list[Candidate]) -> list[Candidate]:
+        """TPE's networks: the free one nearest to each point that it suggests, a few at a time."""
+        study, last = self._study, self._study.rungs[-1]
+        for budget in study.budgets:
+            free = [c for c in self._plan.pool if c.budget == budget]
+            have = sum(c.budget == budget for c in active)
+            wanted = min(study.space.candidates or math.inf, have + len(free))
+            while have < wanted:
+                seen = [
+                    (on_square(r.candidate.shares), r.val_acc)
+                    for r in sorted(self._known(), key=lambda r: r.candidate.key)
+                    if r.done and r.epochs == last and r.candidate.budget == budget and r.candidate.shares
+                ]
+                fresh: list[Candidate] = []
+                for u, v in suggest(seen, min(BATCH, int(wanted) - have), study.seed + have):
+                    nearest = min(free, key=lambda c: (apart(c.shares, on_triangle(u, v)), c.key))
+                    free.remove(nearest)
+                    fresh.append(nearest)
+                active += fresh
+                have += len(fresh)
+                for epochs in study.rungs:
+                    self._train("proposed by TPE", [(c, study.seed) for c in fresh], epochs)
+        return active
 
-    def _train(self, name: str, candidates: list[Candidate], seeds: list[int], epochs: int) -> int:
-        by_number: dict[int, tuple[Candidate, int]] = {}
-        for seed in seeds:
-            for candidate in candidates:
-                by_number[self._store.add(candidate, seed, epochs)] = (candidate, seed)
+    def _extra(self, most: float) -> None:
+        """Single runs at the last rung, a batch at a time, where the posterior says."""
+        study, last = self._study, self._study.rungs[-1]
+        seeds = range(study.seed, study.seed + FRESH)
+        networks = {r.candidate.key: r.candidate for r in self._known() if r.candidate.role == "candidate"}
+        exhausted: set[str] = set()
+        done = 0.0
+        while done < most and len(exhausted) < len(study.budgets):
+            count = int(min(BATCH, most - done))
+            for budget in study.budgets:
+                known = self._known()
+                taken = {(r.candidate.key, r.seed) for r in known if r.epochs == last}
+                open_seeds = {
+                    key: [s for s in seeds if (key, s) not in taken and self._exists(key, s, last)]
+                    for key, c in networks.items()
+                    if c.budget == budget
+                }
+                runs = next_runs(known, study, budget, open_seeds, count)
+                if not runs:
+                    exhausted.add(budget)
+                # the baseline keeps up, so that it is compared over the same seeds
+                base = self._plan.baseline
+                along = {s for _, s in runs if (base.key, s) not in taken and self._exists(base.key, s, last)}
+                wanted = [(networks[key], seed) for key, seed in runs] + [(base, s) for s in sorted(along)]
+                self._train("more runs where they help", wanted, last)
+            done += count
+
+    def _confirm(self) -> None:
+        study, last = self._study, self._study.rungs[-1]
+        seeds = [study.seed + FRESH + i for i in range(study.confirm)]
+        rows = {r.candidate.key: r.candidate for v in verdicts(self._known(), study) for r in v.finalists}
+        wanted = [(c, s) for s in seeds for c in rows.values() if self._exists(c.key, s, last)]
+        self._train("fresh seeds to confirm", wanted, last)
+
+    def _known(self) -> list[Record]:
+        """What has been asked for and has an outcome. Runs of an earlier sitting count from when they are asked for
+        again, so that every decision sees what it saw then."""
+        return [r for r in self._store.records() if r.number in self._decided and r.outcome is not None]
+
+    def _recorded(self) -> int:
+        return sum(r.outcome is not None for r in self._store.records())
+
+    def _train(self, name: str, runs: list[tuple[Candidate, int]], epochs: int) -> None:
+        by_number = {self._store.add(c, seed, epochs): (c, seed) for c, seed in runs}
+        self._decided |= set(by_number)
         queue = self._store.pending(list(by_number))
         if not queue:
-            return 0
+            return
         self._watcher.phase(name, len(queue))
         waiting = iter(queue)
 
         def ask() -> Job | None:
             number = next(waiting, None)
-            if number is None:
+            if number is None or time.monotonic() >= self._until:
                 return None
             candidate, seed = by_number[number]
             self._store.start(number)
@@ -95,19 +187,25 @@ class Search:
             self._store.finish(job.number, outcome)
             self._watcher.finished(job, by_number[job.number][0], outcome)
 
-        self._executor.run(ask, on_epoch, on_outcome)
-        return len(queue)
+        self._executor.run(ask, on_epoch, on_outcome, self._until)
+        if time.monotonic() >= self._until:
+            raise _TimeError
 
-    def _test(self, candidates: list[Candidate]) -> None:
-        """Measure the test split for these networks' finished runs: the only place that touches it.
-
-        Their checkpoints stand at the end of training, so nothing is trained again."""
-        keys = {c.key for c in candidates}
-        last = self._study.rungs[-1]
-        missing = [r for r in self._records(last) if r.candidate.key in keys and r.done and r.test_acc is None]
+    def _test(self) -> None:
+        """Measure the test split for what the answer names: its fresh seeds where there are some, else its runs. The
+        only place that touches it; the checkpoints stand at the end of training, so nothing is trained again."""
+        study, last = self._study, self._study.rungs[-1]
+        known = [r for r in self._store.records() if r.epochs == last and r.done]
+        keys = {r.candidate.key for v in verdicts(known, study) for r in v.finalists}
+        fresh = any(r.seed >= study.seed + FRESH for r in known)
+        missing = [
+            r
+            for r in known
+            if r.candidate.key in keys and r.test_acc is None and (r.seed >= study.seed + FRESH) == fresh
+        ]
         if not missing:
             return
-        self._watcher.phase("test accuracy of the finalists", len(missing))
+        self._watcher.phase("test accuracy of what the answer names", len(missing))
         waiting = iter(missing)
         by_number = {r.number: r.candidate for r in missing}
 
@@ -124,14 +222,14 @@ class Search:
                 self._store.set_test(job.number, outcome.test_acc)
             self._watcher.finished(job, by_number[job.number], outcome)
 
-        self._executor.run(ask, lambda job, epoch: None, on_outcome)
+        self._executor.run(ask, lambda job, epoch: None, on_outcome, math.inf)
 
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
         study = self._study
         return Trial(
             arch=candidate.arch,
             data_digest=self._data.digest,
-            data_folder=str(self._data.folder),
+            data_folder=self._data.folder,
             recipe=study.recipe,
             seed=seed,
             epochs=epochs,
@@ -147,42 +245,17 @@ class Search:
         )
 
 
-def half(count: int) -> int:
-    """How many of `count` go on to the next rung: never fewer than half."""
-    return math.ceil(count / 2)
-
-
 def runs_needed(study: Study, todo: Plan) -> int:
-    """How many runs the study takes when none fails."""
-    budgets = [c.budget for c in todo.candidates]
-    groups = [budgets.count(b) for b in dict.fromkeys(budgets)]
-    always, runs = 1 + len(todo.references), 0
+    """How many runs the study takes when none fails: at most, as the baseline keeps up with extra runs."""
+    groups = []
+    for budget in dict.fromkeys(c.budget for c in (*todo.candidates, *todo.pool)):
+        chosen = sum(c.budget == budget for c in todo.candidates)
+        free = sum(c.budget == budget for c in todo.pool)
+        groups.append(min(max(chosen, study.space.candidates or chosen + free), chosen + free))
+    budgets, always, runs = len(groups), 1 + len(todo.references), 0
     for seed in range(study.seeds):
         for i in range(len(study.rungs)):
             if study.allocation == "rungs" and seed == 0 and i:
                 groups = [half(n) for n in groups]
             runs += always + sum(groups)
-    return runs
-
-
-def promoted(records: list[Record], active: list[Candidate]) -> list[Candidate]:
-    """The better half of each budget (rounded up); networks that failed do not go on."""
-    groups = _ranked(records, active)
-    return [c for size, ranked in groups for c in ranked[: half(size)]]
-
-
-def finalists(records: list[Record], candidates: list[Candidate], count: int, seed: int) -> list[Candidate]:
-    """The `count` best of each budget by the first seed's validation accuracy."""
-    groups = _ranked([r for r in records if r.seed == seed], candidates)
-    return [c for _, ranked in groups for c in ranked[:count]]
-
-
-def _ranked(records: list[Record], candidates: list[Candidate]) -> list[tuple[int, list[Candidate]]]:
-    """For each budget: how many networks it has, and those that finished, best first."""
-    scores = {r.candidate.key: r.val_acc for r in records if r.done}
-    groups = []
-    for budget in dict.fromkeys(c.budget for c in candidates):
-        group = [c for c in candidates if c.budget == budget]
-        finished = [c for c in group if c.key in scores]
-        groups.append((len(group), sorted(finished, key=lambda c: (-scores[c.key], c.key))))
-    return groups
+    return runs + study.extra * budgets + study.confirm * (3 * budgets + 1)

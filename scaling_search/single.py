@@ -49,7 +49,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search.study import check
     from scaling_search.train import run as train
     from scaling_search.trial import Epoch, Trial
-    from scaling_search.verdict import points
+    from scaling_search.words import points
 
     settings: dict[str, Any] = {"compile": args.compile}
     for _, name, _, _, _ in _SETTINGS:

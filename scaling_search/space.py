@@ -5,76 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
-
-from scipy.stats import qmc
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from effnet.arch import Arch, Baseline, Scaling, assemble, least_side, repeats_at, scale, side_at, widths_at
 from effnet.budget import Budget, human, nearest_width, shortest_width
-from effnet.cost import Cost, cost, macs
+from effnet.cost import cost, macs
 from effnet.families import PAPER
 from effnet.rounding import round_half_up
 from effnet.shares import Shares, nominal_shares, shares, toward, waste
 from scaling_search import UserError
+from scaling_search.candidate import Candidate
 from scaling_search.study import Study
+from scaling_search.triangle import NAMED, apart, simplex, sobol
 
-SINGLE: dict[str, Shares] = {
-    "depth only": (1.0, 0.0, 0.0),
-    "width only": (0.0, 1.0, 0.0),
-    "resolution only": (0.0, 0.0, 1.0),
-}
-NAMED: dict[str, Shares] = {
-    "paper": nominal_shares(PAPER),
-    **SINGLE,
-    "EfficientNet-X": (0.38, 0.42, 0.20),  # on a GPU (arXiv 2102.05610)
-}
 # In shares: as good as the direction itself; still worth its name; beside the paper's.
 _EXACT, _NEAR, _BRACKET = 0.05, 0.25, 0.2
+LEAST = 3  # networks of one cost: with fewer there is nothing to compare
+_WASTE = 0.25  # of a resolution, where fewer than these waste less
 _FARTHEST = 256  # times the baseline's cost, either way
 _MOST = 64  # block counts, or resolutions, that a space is searched over
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A network with how it came about. `alpha`, `beta`, `gamma` rebuild it at phi = 1; `resolution` in px;
-    `ratio` of exact MACs to the baseline's; `directions` are the names it stands for."""
-
-    arch: Arch
-    role: Literal["baseline", "reference", "candidate"]
-    budget: str
-    alpha: float
-    beta: float
-    gamma: float
-    shares: Shares | None
-    cost: Cost
-    ratio: float
-    waste: float
-    directions: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return self.arch.key
-
-    @property
-    def label(self) -> str:
-        return f"{self.arch.blocks} blocks, width {self.beta:g}, {self.arch.resolution} px"
-
-    def as_dict(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {**fields, "arch": self.arch.as_dict(), "cost": asdict(self.cost)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Candidate:
-        return cls(
-            **{
-                **data,
-                "arch": Arch.from_dict(data["arch"]),
-                "cost": Cost(**data["cost"]),
-                "shares": tuple(data["shares"]) if data["shares"] else None,
-                "directions": tuple(data["directions"]),
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +36,7 @@ class Plan:
     candidates: tuple[Candidate, ...]
     found: dict[str, int]
     notes: tuple[str, ...]
+    pool: tuple[Candidate, ...] = ()  # what TPE may propose beyond `candidates`
 
     @property
     def everything(self) -> tuple[Candidate, ...]:
@@ -119,6 +70,7 @@ def plan(study: Study, classes: int, native: int) -> Plan:
     )
     chosen: list[Candidate] = []
     found: dict[str, int] = {}
+    pool: list[Candidate] = []
     for budget in study.parsed_budgets():
         ratio = budget.target(base_macs) / base_macs
         if not 1 / _FARTHEST <= ratio <= _FARTHEST:
@@ -129,10 +81,25 @@ def plan(study: Study, classes: int, native: int) -> Plan:
         if space.mode == "nominal":
             cells = nominal(base, budget, study, classes, ratio, top)
         else:
-            cells = measured(base, budget, study, classes, ratio, top)
+            cells = measured(base, budget, study, classes, ratio, top, space.max_waste)
+            if len(cells) < LEAST and space.max_waste < _WASTE:
+                cells = measured(base, budget, study, classes, ratio, top, _WASTE)
+                worst = max(c.waste for c in cells)
+                notes.append(
+                    f"{budget}: too few networks of low waste, so resolutions that waste up to {worst:.0%} too"
+                )
+        if len(cells) < LEAST:
+            raise UserError(
+                f"budget {budget}: only {len(cells)} distinct networks within {budget.tolerance:.0%}; a search takes "
+                f"at least {LEAST}. Take another budget, a larger baseline, or a wider tolerance"
+            )
         found[str(budget)] = len(cells)
         at = _nominal_at if space.mode == "nominal" else _real_at
-        picked, missing = choose(cells, space.candidates, at, space.sampler, study.seed)
+        adaptive = space.sampler == "tpe"
+        # TPE starts from the named directions and a first look around; it proposes the rest itself
+        count = math.ceil((space.candidates or len(cells)) / 2) if adaptive else space.candidates
+        picked, missing = choose(cells, count, at, space.sampler, study.seed)
+        pool += [replace(c, directions=()) for c in cells if adaptive and c.key != baseline.key]
         chosen += [c for c in picked if c.key != baseline.key]
         notes += [f"{budget}: {line}" for line in missing]
     references = []
@@ -143,7 +110,15 @@ def plan(study: Study, classes: int, native: int) -> Plan:
             if member.key not in taken:
                 taken.add(member.key)
                 references.append(member)
-    return Plan(baseline, tuple(references), _distinct(chosen), found, tuple(notes))
+    taken = {c.key for c in chosen}
+    return Plan(
+        baseline,
+        tuple(references),
+        _distinct(chosen),
+        found,
+        tuple(notes),
+        tuple(c for c in _distinct(pool) if c.key not in taken),
+    )
 
 
 def _distinct(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -180,7 +155,9 @@ def _candidate(
 # ---- measured: exact budgets
 
 
-def measured(base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float) -> list[Candidate]:
+def measured(
+    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float, max_waste: float
+) -> list[Candidate]:
     """One network per (blocks, resolution): the width that comes nearest to the budget, kept when it meets it
     and its resolution wastes little. Below 1x every dial shrinks instead of growing.
 
@@ -201,11 +178,11 @@ def measured(base: Baseline, budget: Budget, study: Study, classes: int, ratio: 
         if nearest is None or abs(off) < nearest[0]:
             label = f"{blocks} blocks, width {width:g}, {side} px at {human(exact)} ({exact / base_macs:.2f}x)"
             nearest = abs(off), f"{label}, waste {wasted[side]:.0%}"
-        if budget.met(exact, base_macs) and wasted[side] <= space.max_waste:
+        if budget.met(exact, base_macs) and wasted[side] <= max_waste:
             s = Scaling(depth, shortest_width(base, arch, depth, width), side / base.resolution)
             kept.append(_candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side]))
     kept = [c for c in _distinct(kept) if c.arch != scale(base, num_classes=classes)]
-    if not kept:
+    if not kept and max_waste >= _WASTE:
         assert nearest is not None
         raise UserError(
             f"budget {budget}: no network within {budget.tolerance:.0%} of {human(target)} and of waste at most "
@@ -332,28 +309,6 @@ def _nominal_at(c: Candidate) -> Shares | None:
     return nominal_shares(Scaling(c.alpha, c.beta, c.gamma))
 
 
-def simplex(m: int) -> list[Shares]:
-    """The simplex lattice of a mixture design (Scheffé 1958): the shares in steps of 1/m."""
-    return [(i / m, j / m, (m - i - j) / m) for i in range(m + 1) for j in range(m + 1 - i)]
-
-
-def on_triangle(u: float, v: float) -> Shares:
-    """A point of the unit square as shares; uniform points stay uniform."""
-    root = math.sqrt(u)
-    return (1 - root, root * (1 - v), root * v)
-
-
-def sobol(count: int, seed: int) -> list[Shares]:
-    """`count` points of a scrambled Sobol sequence on the triangle."""
-    power = max(1, math.ceil(math.log2(max(count, 2))))
-    return [on_triangle(u, v) for u, v in qmc.Sobol(2, seed=seed).random_base2(power)[:count]]
-
-
-def apart(here: Shares | None, aim: Shares | None) -> float:
-    """The distance between two points of the triangle; without end where one is not on it."""
-    return math.dist(here, aim) if here and aim else math.inf
-
-
 def choose(
     cells: list[Candidate],
     count: int | None,
@@ -398,7 +353,8 @@ def choose(
             for c in by_distance[1:3]:
                 if away(c, aim) <= _BRACKET:
                     add(c, "beside the paper")
-    points = sobol(most, seed) if sampler == "sobol" else simplex(next(m for m in itertools.count(1) if _nodes(m) >= most))
+    steps = next(m for m in itertools.count(1) if (m + 1) * (m + 2) // 2 >= most)
+    points = sobol(most, seed) if sampler == "sobol" else simplex(steps)
     while points and len(chosen) < most:
         point = points[0] if sampler == "sobol" else max(points, key=lambda p: (lonely(p), p))
         points.remove(point)
@@ -410,7 +366,3 @@ def choose(
         chosen[farthest.key] = farthest
         rest.remove(farthest)
     return list(chosen.values()), missing
-
-
-def _nodes(m: int) -> int:
-    return (m + 1) * (m + 2) // 2

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import optuna
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from scaling_search import UserError
-from scaling_search.space import Candidate
+from scaling_search.candidate import Candidate
 from scaling_search.trial import Epoch, Outcome
 
 _NAME = "scaling-search"
@@ -87,9 +87,9 @@ class Store:
         if recorded is not None:
             _check_same(folder, recorded, identity)
         else:
-            for name, value in facts.items():
-                study.set_user_attr(name, value)
-            study.set_user_attr("identity", identity)  # last: with it the facts are complete
+            study.set_user_attr("identity", identity)
+        for name in facts.keys() - study.user_attrs.keys():  # also those that an earlier release did not write
+            study.set_user_attr(name, facts[name])
         store._settle()
         return store
 
@@ -106,6 +106,10 @@ class Store:
 
     def fact(self, name: str) -> Any:
         return self._study.user_attrs.get(name)
+
+    def facts(self) -> dict[str, Any]:
+        """All that describes the study, but for what is told of single runs."""
+        return {k: v for k, v in self._study.user_attrs.items() if not k.startswith(("test ", "identity"))}
 
     # ---- writing
 
@@ -162,6 +166,10 @@ class Store:
         trial.set_user_attr("outcome", outcome.as_dict())
         self._tell(number, outcome)
 
+    def set_state(self, state: str) -> None:
+        """running, finished or out of time."""
+        self._study.set_user_attr("state", state)
+
     def set_test(self, number: int, accuracy: float) -> None:
         """A finalist's test accuracy; a finished Optuna trial takes no more attributes, the study does."""
         self._study.set_user_attr(f"test {number}", accuracy)
@@ -198,6 +206,19 @@ class Store:
                 )
             )
         return found
+
+
+def suggest(seen: list[tuple[tuple[float, float], float]], count: int, seed: int) -> list[tuple[float, float]]:
+    """`count` points of the unit square by Optuna's TPE, from ((u, v), accuracy) of what has finished."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    square: dict[str, BaseDistribution] = {"u": FloatDistribution(0.0, 1.0), "v": FloatDistribution(0.0, 1.0)}
+    for (u, v), accuracy in seen:
+        params = {"u": min(max(u, 0.0), 1.0), "v": min(max(v, 0.0), 1.0)}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=square, value=accuracy))
+    asked = [study.ask(square) for _ in range(count)]
+    return [(t.params["u"], t.params["v"]) for t in asked]
 
 
 def versions() -> dict[str, str]:

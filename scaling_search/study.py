@@ -81,7 +81,7 @@ class Study(_Part):
     seed: int = Field(0, ge=0, lt=2**31)  # the first
     seeds: int = Field(1, ge=1, le=500)  # of every network that reaches the last rung
     extra: int = Field(0, ge=0, le=100_000)  # runs more per budget, where the posterior says
-    confirm: int = Field(0, ge=0, le=500)  # fresh seeds, test split: the pick, the paper's, the best single, the baseline
+    confirm: int = Field(0, ge=0, le=500)  # fresh seeds on the test split, for what the answer names
     references: tuple[float, ...] = (0.5, 1.5)  # trained beside the baseline when there is one budget
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
@@ -118,6 +118,8 @@ class Study(_Part):
             raise ValueError("budgets: the same budget twice")
         if any(e < 1 for e in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError("rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]")
+        if self.space.sampler == "tpe" and self.allocation == "rungs":
+            raise ValueError("space.sampler: tpe proposes from full-length results; take allocation flat with it")
         if any(not 0 < r <= 100 for r in self.references):
             raise ValueError("references: ratios above 0 and at most 100")
         r = self.recipe
@@ -162,11 +164,15 @@ class Study(_Part):
         """Everything, as plain data; None (the default) left out, since TOML has no null."""
         return _without_none(self.model_dump(mode="json"))
 
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not the defaults, flat: {"recipe.lr": 0.01, ...}."""
+        return dict(_differences(self.settings(), Study().settings()))
+
     def identity(self, data_digest: str) -> dict[str, Any]:
         """What determines results, flat and without defaults: new fields do not orphan old studies.
 
         The data's digest stands for where they came from."""
-        flat = dict(_differences(self.settings(), Study().settings()))
+        flat = self.changed()
         flat.pop("data.source", None)
         if self.baseline.definition is not None:  # as it is understood, not as it is spelled
             flat = {key: value for key, value in flat.items() if not key.startswith("baseline.definition")}

@@ -1,37 +1,65 @@
-"""What the runs say: for now the plain statistics, in plain words.
+"""What the runs say: the pick, what it may lose, what cannot be told apart from it. One joint model (posterior.py).
 
-Accuracies at the last rung follow y(network, seed) = network + seed + noise: the seed's part (its
-initialisation and its validation fold) is common to all networks, the noise is pooled over those that
-were repeated. Two networks cannot be told apart when they lie within two standard errors of their difference.
+*Best* is the highest expected validation accuracy at the last rung under this recipe, over seeds and held-out images.
+All networks and all rungs are in the model, those left behind at a lower rung included.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from scaling_search.space import NAMED, Candidate
+from scaling_search.candidate import Candidate
+from scaling_search.posterior import Array, Posterior, Runs, posterior
 from scaling_search.store import Record
+from scaling_search.study import Study
+from scaling_search.triangle import SINGLE, simplex
+
+MARGIN = 0.005  # equivalence: half a point, fixed beforehand
+FRESH = 500  # seeds from study.seed + this on confirm: they are no part of the verdict
+_SURE = 0.95
+_GRID = np.array(simplex(12))
+_REACH = 0.25  # in shares: the surface says nothing farther than this from every network
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network at the last rung. `mean` is adjusted to the average over all seeds used; accuracies are
-    fractions. `behind` is the pick minus this network, `behind_error` its standard error."""
+    """One network. `mean` is its expected accuracy (a fraction) at the last rung, `error` its standard deviation;
+    `behind` is the pick minus this network, from `low` to `high` in 95% of cases."""
 
     candidate: Candidate
     mean: float
     error: float
-    seeds: int
     behind: float
-    behind_error: float
+    low: float
+    high: float
+    best: float  # P(best); 0 outside the budget
+    tied: bool
+    seeds: int  # runs at the last rung
+    speed: float | None  # training images/s, median of its runs
     test: float | None  # mean over its tested runs
 
     @property
-    def tied(self) -> bool:
-        return self.behind <= 2 * self.behind_error
+    def standing(self) -> str:
+        """Against the pick, with the equivalence margin: 'as good', 'worse', 'better' or 'cannot tell'."""
+        if self.low >= -MARGIN and self.high <= MARGIN:
+            return "as good"
+        return "worse" if self.low > 0 else "better" if self.high < 0 else "cannot tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """The smooth part over the shares. `optimum` per rung (shares), the last one final; `region`: the points that hold
+    95% of the probability of being the final optimum; `moved`: how far the optimum went from the first rung to the
+    last, in shares, from `moved_low` to `moved_high`."""
+
+    optimum: tuple[tuple[float, float, float], ...]
+    region: tuple[tuple[float, float, float], ...]
+    points: tuple[tuple[float, float, float], ...]  # within reach of the networks
+    height: tuple[float, ...]  # of the final surface at `points`, relative to its highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +68,15 @@ class Verdict:
 
     budget: str
     pick: Row
-    rows: tuple[Row, ...]  # the candidates of this budget, the pick among them
+    rows: tuple[Row, ...]  # the candidates of this budget with a finished run at any rung, the pick among them
     baseline: Row | None
     references: tuple[Row, ...]
-    dropped: tuple[Candidate, ...]  # finished a lower rung, and were not promoted
-    noise: float  # standard deviation of one run around its network
-    repeats: int  # degrees of freedom behind `noise`; 0: from the count of validation images alone
+    bound: float  # the most that the pick may lie below the best, 95%
+    settle: int | None  # runs more that would bring the bound to the margin; None: more than anyone would make
+    noise: float  # standard deviation of one run at the last rung around its network
+    surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]
+    left_out: int  # failed runs of networks that finished others
 
     @property
     def equal_cost(self) -> bool:
@@ -56,7 +86,14 @@ class Verdict:
 
     @property
     def tied(self) -> tuple[Row, ...]:
+        """The smallest set whose P(best) sums to 0.95."""
         return tuple(row for row in self.rows if row.tied)
+
+    @property
+    def fastest(self) -> Row | None:
+        """The one of the tied set that trains most images a second."""
+        timed = [row for row in self.tied if row.speed]
+        return max(timed, key=lambda row: row.speed or 0.0) if timed else None
 
     def named(self, name: str) -> Row | None:
         """The network that stands for a direction, exactly or nearest."""
@@ -65,176 +102,186 @@ class Verdict:
                 return row
         return None
 
-    def beside(self, row: Row) -> str:
-        """A network against the pick, in words."""
-        return "it is the pick" if row.candidate.key == self.pick.candidate.key else against(row)
-
     @property
     def best_single(self) -> tuple[str, Row] | None:
         """The best of depth only, width only, resolution only."""
-        found = [(name, self.named(name)) for name in NAMED if name != "paper"]
-        reached = [(name, row) for name, row in found if row is not None]
+        reached = [(name, row) for name in SINGLE if (row := self.named(name)) is not None]
         return max(reached, key=lambda pair: pair[1].mean) if reached else None
 
+    @property
+    def finalists(self) -> tuple[Row, ...]:
+        """What is confirmed on the test split: the pick, the paper's direction, the best single one, the baseline."""
+        single = self.best_single
+        rows = [self.pick, self.named("paper"), single[1] if single else None, self.baseline]
+        return tuple({row.candidate.key: row for row in rows if row is not None}.values())
 
-def verdicts(records: list[Record], epochs: int) -> list[Verdict]:
-    """One for each budget with a finished network, from the runs of the last rung."""
-    last = [r for r in records if r.epochs == epochs]
-    done = [r for r in last if r.done]
-    if not done:
-        return []
-    means, covariance, noise, repeats = _fit(done)
-    seeds = {key: sum(r.candidate.key == key for r in done) for key in means}
-    networks = {r.candidate.key: r.candidate for r in last}
-    keys = list(means)
 
-    def row(key: str, pick: str) -> Row:
-        i, j = keys.index(key), keys.index(pick)
-        spread = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
-        tests = [r.test_acc for r in done if r.candidate.key == key and r.test_acc is not None]
+def searched(records: Sequence[Record], study: Study) -> list[Record]:
+    """The runs that the verdict may use: those of fresh seeds only confirm it."""
+    return [r for r in records if r.seed < study.seed + FRESH]
+
+
+def verdicts(records: Sequence[Record], study: Study) -> list[Verdict]:
+    """One for each budget with a finished network. The order of the records changes nothing."""
+    runs = sorted(searched(records, study), key=lambda r: (r.epochs, r.seed, r.candidate.key))
+    candidates = {r.candidate.key: r.candidate for r in records if r.candidate.role == "candidate"}
+    budgets = dict.fromkeys(b for b in study.budgets if any(c.budget == b for c in candidates.values()))
+    found = [_verdict(b, runs, records, study) for b in budgets]
+    return [v for v in found if v is not None]
+
+
+def model(
+    runs: Sequence[Record], study: Study, budget: str, *, grid: Array | None = None, samples: int = 4096
+) -> tuple[list[str], Posterior] | None:
+    """The posterior over this budget's networks, the baseline and the references; None without a finished candidate.
+
+    A network whose longest attempt failed is left out altogether."""
+    done = [
+        r
+        for r in runs
+        if r.done and (r.candidate.role != "candidate" or r.candidate.budget == budget) and r.epochs in study.rungs
+    ]
+    lost = _lost(runs)
+    done = [r for r in done if r.candidate.key not in lost]
+    if not any(r.candidate.role == "candidate" for r in done):
+        return None
+    networks = {r.candidate.key: r.candidate for r in done}
+    keys = sorted(networks, key=lambda key: (networks[key].role != "candidate", key))
+    rungs = [e for e in study.rungs if any(r.epochs == e for r in done)]
+    if rungs[-1] != study.rungs[-1]:
+        rungs.append(study.rungs[-1])
+    seeds = sorted({r.seed for r in done})
+    nowhere = (math.nan,) * 3
+    accuracy = np.array([r.val_acc for r in done])
+    images = max(4 * max(len(r.outcome.right) if r.outcome else 0 for r in done), 100)  # bits, as hex digits
+    p = float(np.clip(accuracy.mean(), 0.01, 0.99))
+    data = Runs(
+        np.array([c.shares if (c := networks[k]).role == "candidate" and c.shares else nowhere for k in keys]),
+        np.array([keys.index(r.candidate.key) for r in done]),
+        np.array([rungs.index(r.epochs) for r in done]),
+        np.array([seeds.index(r.seed) for r in done]),
+        accuracy,
+        len(rungs),
+        math.sqrt(p * (1 - p) / images),
+    )
+    return keys, posterior(data, grid=grid, samples=samples)
+
+
+def _lost(runs: Sequence[Record]) -> set[str]:
+    """Networks with a failed run and none that finished at as many epochs."""
+    longest: dict[str, int] = {}
+    for r in runs:
+        if r.done:
+            longest[r.candidate.key] = max(longest.get(r.candidate.key, 0), r.epochs)
+    failed = [r for r in runs if r.outcome is not None and not r.done]
+    return {r.candidate.key for r in failed if longest.get(r.candidate.key, 0) < r.epochs}
+
+
+def tied_set(best: Array) -> list[int]:
+    """The smallest set whose P(best) sums to 0.95, likeliest first."""
+    order = np.argsort(-best, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(best[order]), _SURE - 1e-9)) + 1
+    return [int(k) for k in order[:enough]]
+
+
+def chances(accuracy: Array) -> tuple[int, Array, float]:
+    """From samples [samples, networks]: the pick (largest mean), P(best) of each, the loss bound (95%)."""
+    pick = int(accuracy.mean(0).argmax())
+    best = np.bincount(accuracy.argmax(1), minlength=accuracy.shape[1]) / len(accuracy)
+    return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], _SURE))
+
+
+def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
+    """How many runs more, shared equally among the tied networks, would bring the loss bound to `margin` on average:
+    futures are drawn from the posterior, each of them answered by runs with this noise. None: over 4,096 each."""
+    rng = np.random.default_rng(0)
+    mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
+    tied = tied_set(chances(accuracy)[1])
+    truths = accuracy[:: max(1, len(accuracy) // 24), tied][:24]
+    if chances(accuracy)[2] <= margin:
+        return 0
+    for runs in (2**n for n in range(13)):
+        gain = covariance[:, tied] @ np.linalg.inv(covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied)))
+        left = covariance - gain @ covariance[tied]
+        root = np.linalg.cholesky(left + (1e-9 + 1e-9 * np.trace(left)) * np.eye(len(left)))
+        spread = rng.standard_normal((512, len(left))) @ root.T
+        seen = truths + rng.standard_normal(truths.shape) * noise / math.sqrt(runs)
+        bounds = [chances(mean + gain @ (y - mean[tied]) + spread)[2] for y in seen]
+        if np.mean(bounds) <= margin:
+            return runs * len(tied)
+    return None
+
+
+def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: Study) -> Verdict | None:
+    answer = model(runs, study, budget)
+    if answer is None:
+        return None
+    keys, post = answer
+    networks = {r.candidate.key: r.candidate for r in runs}
+    inside = [i for i, key in enumerate(keys) if networks[key].role == "candidate"]
+    accuracy = post.accuracy[:, inside]
+    pick, best, bound = chances(accuracy)
+    tied = {inside[i] for i in (*tied_set(best), pick)}
+    chance = dict(zip(inside, best.tolist(), strict=True))
+    first = post.accuracy[:, inside[pick]]
+
+    def row(i: int) -> Row:
+        mine = [r for r in runs if r.candidate.key == keys[i] and r.done]
+        tests = [r.test_acc for r in records if r.candidate.key == keys[i] and r.test_acc is not None]
+        speeds = [r.outcome.images_per_s for r in mine if r.outcome and r.outcome.images_per_s]
+        behind = first - post.accuracy[:, i]
+        low, high = np.quantile(behind, [(1 - _SURE) / 2, (1 + _SURE) / 2])
         return Row(
-            candidate=networks[key],
-            mean=means[key],
-            error=math.sqrt(covariance[i, i]),
-            seeds=seeds[key],
-            behind=means[pick] - means[key],
-            behind_error=math.sqrt(max(0.0, spread)),
+            candidate=networks[keys[i]],
+            mean=float(post.accuracy[:, i].mean()),
+            error=float(post.accuracy[:, i].std()),
+            behind=float(behind.mean()),
+            low=float(low),
+            high=float(high),
+            best=chance.get(i, 0.0),
+            tied=i in tied,
+            seeds=sum(r.epochs == study.rungs[-1] for r in mine),
+            speed=float(np.median(speeds)) if speeds else None,
             test=float(np.mean(tests)) if tests else None,
         )
 
-    found = []
-    candidates = [c for c in networks.values() if c.role == "candidate"]
-    for budget in dict.fromkeys(c.budget for c in candidates):
-        group = [c for c in candidates if c.budget == budget]
-        finished = [c.key for c in group if c.key in means]
-        if not finished:
-            continue
-        # the pick is one of those measured most often: a single lucky run is no finalist
-        most = max(seeds[key] for key in finished)
-        pick = max((key for key in finished if seeds[key] == most), key=lambda key: means[key])
-        base = next((c.key for c in networks.values() if c.role == "baseline" and c.key in means), None)
-        references = [c.key for c in networks.values() if c.role == "reference" and c.key in means]
-        lower = {r.candidate.key: r.candidate for r in records if r.epochs < epochs and r.done}
-        found.append(
-            Verdict(
-                budget=budget,
-                pick=row(pick, pick),
-                rows=tuple(sorted((row(k, pick) for k in finished), key=lambda r: (-r.mean, r.candidate.key))),
-                baseline=row(base, pick) if base else None,
-                references=tuple(row(key, pick) for key in references),
-                dropped=tuple(
-                    c for k, c in lower.items() if c.role == "candidate" and c.budget == budget and k not in networks
-                ),
-                noise=noise,
-                repeats=repeats,
-                failed=tuple(c for c in group if c.key not in means),
-            )
-        )
-    return found
+    rows = [row(i) for i in range(len(keys))]
+    group = {r.candidate.key: r.candidate for r in runs if r.outcome is not None and r.candidate.budget == budget}
+    gone = {key for key, c in group.items() if c.role == "candidate" and key not in keys}
+    return Verdict(
+        budget=budget,
+        pick=rows[inside[pick]],
+        rows=tuple(sorted((rows[i] for i in inside), key=lambda r: (-r.mean, r.candidate.key))),
+        baseline=next((r for r in rows if r.candidate.role == "baseline"), None),
+        references=tuple(r for r in rows if r.candidate.role == "reference"),
+        bound=bound,
+        settle=settle(accuracy, post.noise),
+        noise=post.noise,
+        surface=_surface([networks[keys[i]] for i in inside], runs, study, budget),
+        failed=tuple(c for key, c in group.items() if key in gone),
+        left_out=sum(r.outcome is not None and not r.done and r.candidate.key in keys for r in runs),
+    )
 
 
-def _fit(done: list[Record]) -> tuple[dict[str, float], np.ndarray, float, int]:
-    """Least squares for network + seed: (means per network at the average seed, their covariance, noise, degrees
-    of freedom)."""
-    keys = list(dict.fromkeys(r.candidate.key for r in done))
-    seeds = sorted({r.seed for r in done})
-    y = np.array([r.val_acc for r in done])
-    x = np.zeros((len(done), len(keys) + len(seeds) - 1))
-    for i, r in enumerate(done):
-        x[i, keys.index(r.candidate.key)] = 1
-        # sum-to-zero coding: the last seed is minus the sum of the others, so a network's coefficient
-        # is its mean over all seeds
-        s = seeds.index(r.seed)
-        if s < len(seeds) - 1:
-            x[i, len(keys) + s] = 1
-        else:
-            x[i, len(keys) :] = -1
-    solution, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
-    repeats = len(done) - int(rank)
-    residual = float(((y - x @ solution) ** 2).sum())
-    noise = math.sqrt(residual / repeats) if repeats else 0.0
-    if repeats < 3:  # too few to trust a small value: never below what the count of validation images alone gives
-        images = 4 * max(len(r.outcome.right) for r in done if r.outcome)  # bits, in hex digits
-        p = float(np.clip(y.mean(), 0.01, 0.99))
-        noise = max(noise, math.sqrt(p * (1 - p) / max(1, images)))
-    covariance = np.linalg.pinv(x.T @ x)[: len(keys), : len(keys)] * noise**2
-    return dict(zip(keys, solution[: len(keys)].tolist(), strict=True)), covariance, noise, repeats
-
-
-# ---- in words
-
-
-def points(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def percent(share: float) -> str:
-    return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero
-
-
-def against(row: Row) -> str:
-    """'1.1 ± 0.9 below', 'not to be told apart (0.2 ± 0.8)'."""
-    size = f"{points(abs(row.behind))} ± {points(2 * row.behind_error)}"
-    if abs(row.behind) <= 2 * row.behind_error:
-        return f"cannot be told apart ({points(-row.behind)} ± {points(2 * row.behind_error)} points)"
-    return f"{size} points {'below' if row.behind > 0 else 'above'}"
-
-
-def coefficients(c: Candidate) -> str:
-    return f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
-
-
-def share_words(c: Candidate) -> str:
-    if c.shares is None:
-        return "shares: none, it is the baseline's cost"
-    depth, width, resolution = (percent(share) for share in c.shares)
-    return f"shares: depth {depth} width {width} resolution {resolution}"
-
-
-def noise_words(v: Verdict) -> str:
-    if v.repeats:
-        rough = ", so every ± here is itself rough and two standard errors miss more than 5%" if v.repeats < 10 else ""
-        repeats = "1 repeat" if v.repeats == 1 else f"{v.repeats} repeats"
-        return f"one run varies by ± {points(v.noise)} points (from {repeats}{rough})"
-    return f"no run was repeated; ± {points(v.noise)} points a run is what the number of validation images alone gives"
-
-
-def tied_words(v: Verdict) -> str:
-    """A whole sentence."""
-    total, tied = len(v.rows), len(v.tied)
-    ratios = [row.candidate.ratio for row in v.rows]
-    cost = "of this cost" if v.equal_cost else f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
-    if total == 1:
-        sentence = "It is the only network of this cost that finished"
-    elif tied == total:
-        sentence = f"All {total} networks {cost} are tied: within two standard errors none can be told apart from it"
-    elif tied == 1:
-        sentence = f"Each of the other {total - 1} networks {cost} lies more than two standard errors below it"
-    else:
-        sentence = f"{tied} of {total} networks {cost}, itself among them, cannot be told apart (two standard errors)"
-    if v.dropped:
-        named = [f"{c.label} ({', '.join(c.directions)})" for c in v.dropped if c.directions]
-        sentence += f"; {len(v.dropped)} more were left behind at fewer epochs" + (
-            f", among them {'; '.join(named)}" if named else ""
-        )
-    return sentence
-
-
-def single_words(v: Verdict) -> str | None:
-    """The best single dimension against the pick; None where none was reached."""
-    if v.best_single is None:
+def _surface(inside: list[Candidate], runs: list[Record], study: Study, budget: str) -> Surface | None:
+    places = np.array([c.shares for c in inside if c.shares])
+    if len(places) < 4:
         return None
-    name, row = v.best_single
-    exact = name in row.candidate.directions
-    return f"{name if exact else f'nearest to {name}'}, {row.candidate.label}: {v.beside(row)}"
+    near = np.linalg.norm(_GRID[:, None] - places[None], axis=2).min(1) <= _REACH
+    grid = _GRID[near]
+    answer = model(runs, study, budget, grid=grid, samples=1024)
+    assert answer is not None
+    fields = answer[1].fields
+    means = fields.mean(0)
+    top = np.bincount(fields[:, -1].argmax(1), minlength=len(grid)) / len(fields)
 
+    def at(i: int) -> tuple[float, float, float]:
+        depth, width, resolution = grid[i].tolist()
+        return depth, width, resolution
 
-def baseline_words(v: Verdict) -> str | None:
-    """What the larger cost has brought."""
-    if v.baseline is None:
-        return None
-    cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's cost"
-    words = f"val {points(v.baseline.mean)}, {cost}: {against(v.baseline)}"
-    if v.pick.candidate.ratio > 1 and v.baseline.tied:
-        words += ". The extra cost does not show at this length of training: train longer before trusting a direction"
-    return words
+    return Surface(
+        optimum=tuple(at(int(m.argmax())) for m in means),
+        region=tuple(at(i) for i in tied_set(top)),
+        points=tuple(at(i) for i in range(len(grid))),
+        height=tuple((means[-1] - means[-1].max()).tolist()),
+    )

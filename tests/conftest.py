@@ -45,7 +45,7 @@ SMALL = {
     "data": {"source": "shapes", "train_images": 96, "val_images": 60, "test_images": 50},
     "recipe": {"batch": 16, "warmup_steps": 2, "bn_images": 32},
     "rungs": [1],
-    "finalists": 2,
+    "extra": 2,
     "device": "cpu",
 }
 

@@ -37,7 +37,7 @@ SMALL = [
     "12",
     "--candidates",
     "4",
-    "--finalists",
+    "--extra",
     "1",
     "--train-images",
     "64",

@@ -14,7 +14,9 @@ from scaling_search.space import plan
 from scaling_search.store import Record
 from scaling_search.study import preset_path, read
 from scaling_search.trial import Outcome
-from tests.test_verdict import TODO, record
+from tests.test_verdict import STUDY, TODO, record
+
+EVIL = "</pre><script>alert(3)</script>"
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -29,9 +31,7 @@ def page() -> Page:
         title='Scaling <b0> on "x" & y',
         data="data <img src=x onerror=alert(1)>",
         command="python run_search.py --data '</script><script>alert(2)</script>'",
-        study_toml='x = "</pre><script>alert(3)</script>"',
-        epochs=1,
-        tolerance=0.02,
+        study=STUDY.model_copy(update={"baseline": STUDY.baseline.model_copy(update={"name": EVIL})}),
         targets={"2x": 2.0 * base},
         unfinished="",
         notes=["note <script>alert(4)</script>"],
@@ -85,7 +85,8 @@ def test_answer_says_what_the_numbers_say(page: Page) -> None:
 def test_one_map_for_each_budget(page: Page) -> None:
     todo = plan(read(preset_path("quick"), {"budgets": ["0.5x", "2x"]}), 10, 28)
     records = [record(c, 0, 0.7) for c in todo.everything]
-    text = build(replace(page, records=records, targets={"0.5x": 1e6, "2x": 4e6}))
+    study = page.study.model_copy(update={"budgets": ("0.5x", "2x")})
+    text = build(replace(page, records=records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
     assert 'id="map-0"' in text and 'id="map-1"' in text and "Where the budget 0.5x went" in text
 
 
@@ -137,6 +138,6 @@ def test_in_a_real_browser(page: Page, tmp_path: Path) -> None:
         result = json.loads(html.unescape(found[1]))
         assert result["errors"] == [] and result["requests"] == []
         assert result["up"] == sorted(result["up"]) and result["down"] == sorted(result["up"], reverse=True)
-        assert result["front"] == len(TODO.everything) and result["ternary"] == len(TODO.candidates) + 4
+        assert result["front"] == len(TODO.everything) and result["ternary"] == len(TODO.candidates) + 5
         assert result["curves"] >= len(TODO.everything)
         assert result["overflow"] <= 0, f"the page is wider than {width} px"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +13,17 @@ import pandas as pd
 import pytest
 
 from scaling_search import analysis
+from scaling_search.allocation import half, promoted
+from scaling_search.candidate import Candidate
 from scaling_search.data import Dataset
 from scaling_search.executors import Executor, Job, open_executor
 from scaling_search.executors.local import LocalExecutor
-from scaling_search.search import Search, finalists, promoted, runs_needed
-from scaling_search.space import Candidate, Plan, plan
+from scaling_search.search import Search, runs_needed
+from scaling_search.space import Plan, plan
 from scaling_search.store import Store
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome
+from scaling_search.verdict import FRESH
 
 
 class Quiet:
@@ -45,7 +50,7 @@ def search(
         job = Search(
             study,
             todo,
-            data,
+            data.facts(),
             store,
             executor,
             watcher or Quiet(),
@@ -73,16 +78,16 @@ def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.D
 
 def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     todo = plan(study, 10, 64)
-    assert (undisturbed["status"] == "done").all() and len(undisturbed) == runs_needed(study, todo)
-    first = undisturbed[undisturbed["seed"] == 0]
-    assert list(first["network"]) == [c.key for c in todo.everything]
-    second = undisturbed[undisturbed["seed"] == 1]
+    assert (undisturbed["status"] == "done").all()
+    assert list(undisturbed["network"][: len(todo.everything)]) == [c.key for c in todo.everything]
+    more = undisturbed.iloc[len(todo.everything) :]
     candidates = {c.key for c in todo.candidates}
-    best = first[first["network"].isin(candidates)].sort_values(["val_acc", "network"], ascending=[False, True])
-    assert set(second["network"]) == {todo.baseline.key, *best["network"][: study.finalists]}
-    # the test split is touched for the finalists and the baseline only
+    assert more["network"].isin(candidates).sum() == study.extra
+    assert set(more["network"]) <= candidates | {todo.baseline.key} and (more["seed"] > 0).all()
+    assert not undisturbed.duplicated(["network", "seed", "epochs"]).any()
+    # the test split is touched for what the answer names, at most four networks
     tested = undisturbed[undisturbed["test_acc"].notna()]
-    assert set(tested["network"]) == set(second["network"]) and len(tested) == 2 * len(second)
+    assert todo.baseline.key in set(tested["network"]) and 2 <= tested["network"].nunique() <= 4
 
 
 @pytest.mark.parametrize("kind", ["local", "ray"])
@@ -158,7 +163,7 @@ def test_worker_killed_while_idle_is_replaced(study: Study, data: Dataset, tmp_p
     search(study, data, tmp_path, _Open(executor))
     os.kill(executor._workers[0].process.pid or 0, signal.SIGKILL)
     executor._workers[0].process.join()
-    more = study.model_copy(update={"finalist_seeds": 3})
+    more = study.model_copy(update={"extra": 4})
     _, table = search(more, data, tmp_path / "more", executor)
     assert (table["status"] == "done").all()
 
@@ -187,16 +192,67 @@ def test_vanished_data_stop_the_study_and_condemn_no_network(study: Study, tmp_p
 
 
 def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: Path) -> None:
-    rungs = study.model_copy(update={"rungs": (1, 2)})
+    rungs = study.model_copy(update={"rungs": (1, 2), "allocation": "rungs", "extra": 0})
     _, table = search(rungs, data, tmp_path, LocalExecutor(2))
     todo = plan(rungs, 10, 64)
     candidates = {c.key for c in todo.candidates}
     low = table[(table["epochs"] == 1) & table["network"].isin(candidates)]
     high = table[(table["epochs"] == 2) & (table["seed"] == 0) & table["network"].isin(candidates)]
-    assert len(low) == 6 and len(high) == 3 and len(table) == runs_needed(rungs, todo)
-    assert set(high["network"]) == set(low.sort_values(["val_acc", "network"], ascending=[False, True])["network"][:3])
+    assert len(low) == 6 and len(high) == half(6) == 3 and len(table) == runs_needed(rungs, todo)
+    assert set(high["network"]) <= set(low["network"])
     always = {todo.baseline.key, *(r.key for r in todo.references)}
     assert always <= set(table[table["epochs"] == 2]["network"])
+
+
+def test_flat_takes_every_network_through_every_rung(study: Study, data: Dataset, tmp_path: Path) -> None:
+    flat = study.model_copy(update={"rungs": (1, 2), "seeds": 2, "extra": 0, "confirm": 1})
+    _, table = search(flat, data, tmp_path, LocalExecutor(2))
+    todo = plan(flat, 10, 64)
+    grid = table[table["seed"] < FRESH]
+    assert len(grid) == 2 * 2 * len(todo.everything) and not grid["test_acc"].notna().any()
+    fresh = table[table["seed"] >= FRESH]
+    assert (
+        fresh["test_acc"].notna().all() and (fresh["epochs"] == 2).all() and todo.baseline.key in set(fresh["network"])
+    )
+
+
+def test_tpe_trains_no_network_twice(study: Study, data: Dataset, tmp_path: Path) -> None:
+    space = study.space.model_copy(update={"sampler": "tpe", "candidates": 9})
+    tpe = study.model_copy(update={"space": space, "extra": 0})
+    todo = plan(tpe, 10, 64)
+    assert len(todo.candidates) < 9 and todo.pool
+    _, table = search(tpe, data, tmp_path / "a", LocalExecutor(2))
+    cells = {c.key for c in (*todo.candidates, *todo.pool)}
+    mine = table[table["network"].isin(cells)]
+    assert len(mine) == mine["network"].nunique() == min(9, len(cells)) and len(table) == runs_needed(tpe, todo)
+    _, other = search(tpe, data, tmp_path / "b", LocalExecutor(1))
+    assert list(other["network"]) == list(table["network"])  # whatever the number of workers
+
+
+def test_time_stops_the_study_and_the_next_sitting_goes_on(
+    undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    todo = plan(study, 10, 64)
+
+    def sitting(until: float) -> tuple[Search, int]:
+        store = Store.create(tmp_path, study.identity(data.digest), {})
+        executor = LocalExecutor(1)
+        job = Search(
+            study, todo, data.facts(), store, executor, Quiet(), device="cpu",
+            checkpoints=str(tmp_path / "c"), until=until,
+        )  # fmt: skip
+        trained = job.run()
+        executor.close()
+        store.close()
+        return job, trained
+
+    job, trained = sitting(time.monotonic() + 4)
+    assert job.out_of_time and 0 <= trained < len(undisturbed)
+    job, rest = sitting(math.inf)
+    assert not job.out_of_time and trained + rest == len(undisturbed)
+    table = analysis.table(Store.read(tmp_path).records())
+    drop = [*TIMINGS, "test_acc"]
+    pd.testing.assert_frame_equal(table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True)
 
 
 def test_ranking_ignores_what_failed(study: Study) -> None:
@@ -206,6 +262,6 @@ def test_ranking_ignores_what_failed(study: Study) -> None:
     todo = plan(study, 10, 64).candidates
     records = [Record(i, c, 0, 1, done(0.1 * i)) for i, c in enumerate(todo)]
     records[-1] = Record(99, todo[-1], 0, 1, Outcome("diverged"))
-    assert finalists(records, list(todo), 2, 0) == [todo[-2], todo[-3]]
-    assert todo[-1] not in promoted(records, list(todo))
-    assert finalists([], list(todo), 2, 0) == []
+    chosen = promoted(records, list(todo), study)
+    assert len(chosen) == half(len(todo)) and todo[-1] not in chosen and todo[-2] in chosen and todo[0] not in chosen
+    assert promoted([], list(todo), study) == []

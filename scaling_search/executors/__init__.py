@@ -23,9 +23,11 @@ class Executor(Protocol):
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
+        until: float,
     ) -> None:
         """Run every job that `ask` gives, as many at a time as there are workers; return when it gives None
-        and all have ended. A worker that dies is an outcome, `crashed`."""
+        and all have ended, or at `until` (time.monotonic()): what runs then is stopped and has no outcome. A worker
+        that dies is an outcome, `crashed`."""
 
     def close(self) -> None:
         """Stop everything at once. Runs in progress go on from their last checkpoint another time."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -77,6 +79,7 @@ class LocalExecutor:
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
+        until: float,
     ) -> None:
         asked_out = False
         while True:
@@ -89,7 +92,13 @@ class LocalExecutor:
             busy = {w.connection: w for w in self._workers if w.job}
             if not busy:
                 return
-            for connection in wait(list(busy)):
+            left = None if until == math.inf else max(0.0, until - time.monotonic())
+            ready = wait(list(busy), left)
+            if not ready:
+                for worker in list(busy.values()):
+                    self._drop(worker)
+                return
+            for connection in ready:
                 worker = busy[connection]  # type: ignore[index]
                 job = worker.job
                 assert job is not None

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -66,10 +68,12 @@ class _Delegate(Searcher):
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
+        until: float,
     ) -> None:
         super().__init__(metric="done", mode="max")
         self._ask, self._on_epoch, self._on_outcome = ask, on_epoch, on_outcome
         self._jobs: dict[str, Job] = {}
+        self._until = until
         self.failure: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -89,7 +93,7 @@ class _Delegate(Searcher):
             self.failure = result["failure"]
         elif result and "outcome" in result:
             self._on_outcome(job, Outcome.from_dict(json.loads(result["outcome"])))
-        else:
+        elif time.monotonic() < self._until:  # else Tune has stopped it: it goes on another time
             self._on_outcome(job, Outcome("crashed", note="the Ray actor ended without an outcome"))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,12 +128,13 @@ class RayExecutor:
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
+        until: float,
     ) -> None:
         first = ask()
         if first is None:  # Tune calls an experiment without trials an error
             return
         waiting = [first]
-        delegate = _Delegate(lambda: waiting.pop() if waiting else ask(), on_epoch, on_outcome)
+        delegate = _Delegate(lambda: waiting.pop() if waiting else ask(), on_epoch, on_outcome, until)
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, self._share),
             tune_config=tune.TuneConfig(
@@ -137,6 +142,7 @@ class RayExecutor:
                 num_samples=-1,
                 max_concurrent_trials=self._workers,
                 reuse_actors=True,
+                time_budget_s=None if until == math.inf else max(0.1, until - time.monotonic()),
             ),
             run_config=tune.RunConfig(
                 storage_path=self._folder.name,

@@ -1,0 +1,124 @@
+"""What is written and said at the end of a study, from its store or from a recorded table alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from effnet import atomic
+from scaling_search import UserError, analysis, curves, report
+from scaling_search.confirm import confirmed
+from scaling_search.curves import Curves
+from scaling_search.page import Page
+from scaling_search.progress import say
+from scaling_search.store import Store
+from scaling_search.study import Study
+from scaling_search.verdict import Verdict, verdicts
+from scaling_search.words import (
+    baseline_words,
+    beside,
+    bound_words,
+    coefficients,
+    fastest_words,
+    noise_words,
+    points,
+    settle_words,
+    share_words,
+    single_words,
+    surface_words,
+    tied_words,
+)
+
+TABLE = "curves.parquet"
+
+
+def open_results(folder: Path) -> Store | Curves:
+    """What a folder holds: a study's own store, or the table of a recorded one. Raises UserError for neither."""
+    if (folder / "study.db").is_file() or not (folder / TABLE).is_file():
+        source: Store | Curves = Store.read(folder)
+    else:
+        source = curves.read(folder / TABLE)
+    if source.fact("settings") is None or not source.records():
+        raise UserError(f"{folder}: the study has no runs yet")
+    return source
+
+
+def write_report(folder: Path) -> Path:
+    """results.csv and report.html of a run folder or a recorded study; the report's path. Raises UserError."""
+    return write_results(open_results(folder), folder)
+
+
+def write_results(source: Store | Curves, folder: Path) -> Path:
+    records = source.records()
+    study = Study.model_validate(source.fact("settings"))
+    page = Page(
+        title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {', '.join(study.budgets)}",
+        data=source.fact("data"),
+        command=source.fact("command"),
+        study=study,
+        targets=source.fact("targets"),
+        unfinished=_unfinished(source),
+        notes=source.fact("notes"),
+        provenance=source.fact("provenance"),
+        records=records,
+    )
+    atomic.write(folder / "results.csv", analysis.write_csv(records).encode())
+    atomic.write(folder / "report.html", report.build(page).encode())
+    return folder / "report.html"
+
+
+def export(folder: Path, to: Path) -> int:
+    """Every curve of a run folder as a table; its number of rows. Raises UserError."""
+    source = open_results(folder)
+    return curves.write(to, source.records(), source.facts())
+
+
+def _unfinished(source: Store | Curves) -> str:
+    """'4 of 19 runs', or nothing for a finished study."""
+    recorded = sum(r.outcome is not None for r in source.records())
+    if source.fact("state") == "finished":
+        return ""
+    late = ", the time was up" if source.fact("state") == "out of time" else ""
+    return f"{recorded} of {max(recorded, source.fact('planned'))} runs{late}"
+
+
+def say_verdict(console: Console, source: Store | Curves) -> bool:
+    """The answer in a few lines; whether there is one."""
+    study = Study.model_validate(source.fact("settings"))
+    records = source.records()
+    found = verdicts(records, study)
+    if not found:
+        say(console, "answer", "none yet: no network of the budget has finished")
+    if found and (part := _unfinished(source)):
+        say(console, "so far", f"unfinished: {part}")
+    for verdict in found:
+        for label, text in _verdict_lines(verdict, study):
+            say(console, label, text)
+        for c in confirmed(records, study, verdict):
+            say(console, "confirm", f"{c.row.candidate.label}: {c.words}")
+    return bool(found)
+
+
+def _verdict_lines(v: Verdict, study: Study) -> list[tuple[str, str]]:
+    c = v.pick.candidate
+    val = f"val {points(v.pick.mean)} ± {points(v.pick.error)}"
+    test = f" · test {points(v.pick.test)}" if v.pick.test is not None else ""
+    lines = [
+        ("choose", f"{c.label}   {coefficients(c)}   {share_words(c)}   {val}{test}"),
+        ("", f"{bound_words(v)} · {tied_words(v)}"),
+        ("", "; ".join(filter(None, [noise_words(v), settle_words(v)]))),
+    ]
+    if fast := fastest_words(v):
+        lines.append(("fastest", f"of the tied, {fast}"))
+    if paper := v.named("paper"):
+        names = ", ".join(paper.candidate.directions)
+        lines.append(("paper", f"{names}, {paper.candidate.label}: {beside(v, paper)}"))
+    if single := single_words(v):
+        lines.append(("single", f"best single dimension, {single}"))
+    if base := baseline_words(v):
+        lines.append(("baseline", base))
+    if surface := surface_words(v, study.rungs):
+        lines.append(("surface", surface))
+    lines += [("failed", f"{f.label} did not finish; it is left out") for f in v.failed]
+    return lines

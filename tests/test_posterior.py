@@ -1,0 +1,140 @@
+"""The model against the same Gaussian written out densely, and against truths that it did not see."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from scaling_search.posterior import _VAGUE, Array, Runs, _Data, posterior
+
+RNG = np.random.default_rng(4)
+SHARES = RNG.dirichlet((1, 1, 1), 7)
+
+
+def runs(rungs: int = 2, seeds: int = 2, off: int = 1) -> Runs:
+    """Every network at every rung with every seed, but for a few; the last networks have no shares."""
+    x = np.vstack([SHARES, np.full((off, 3), np.nan)])
+    every = [(k, r, s) for k in range(len(x)) for r in range(rungs) for s in range(seeds) if (k + 2 * r + s) % 5]
+    network, rung, seed = (np.array(column) for column in zip(*every, strict=True))
+    y = 0.5 + 0.1 * rung + 0.02 * RNG.standard_normal(len(x))[network] + 0.01 * RNG.standard_normal(len(network))
+    return Runs(x, network, rung, seed, y, rungs, 0.01)
+
+
+def dense(data: _Data, z: Array) -> tuple[Array, Array, Array]:
+    """For one draw: covariance of all runs, of the last rung's effects with all runs, and of these effects."""
+    d, r, last = data.draws(z), data.runs, data.runs.rungs - 1
+    k = len(r.x)
+    on = ~np.isnan(r.x).any(1)
+
+    def kernel(a: int, b: int, surface: float, own: float) -> float:
+        if not (on[a] and on[b]):
+            return float(a == b) * (20 * data.spread) ** 2
+        gap = float(((r.x[a] - r.x[b]) ** 2).sum())
+        return surface**2 * np.exp(-gap / 2 / d.length[0] ** 2) + own**2 * float(a == b)
+
+    def effect(a: int, ra: int, b: int, rb: int) -> float:
+        if not (on[a] and on[b]):
+            return kernel(a, b, 0, 0) if ra == rb else 0.0
+        value = d.slope[0, ra] * d.slope[0, rb] * kernel(a, b, d.surface[0], d.own[0])
+        if ra == rb != last:
+            value += kernel(a, b, d.low_surface[0, ra], d.low_own[0, ra])
+        return float(value)
+
+    n = len(r.y)
+    whole = np.array(
+        [
+            [
+                effect(r.network[i], r.rung[i], r.network[j], r.rung[j])
+                + (r.rung[i] == r.rung[j]) * (_VAGUE**2 + (r.seed[i] == r.seed[j]) * d.shared[0] ** 2)
+                + (i == j) * d.noise[0, r.rung[i]] ** 2
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+    )
+    # what is asked for: m_F + h_F
+    cross = np.array(
+        [
+            [effect(a, last, r.network[j], r.rung[j]) + (r.rung[j] == last) * _VAGUE**2 for j in range(n)]
+            for a in range(k)
+        ]
+    )
+    prior = np.array([[effect(a, last, b, last) + _VAGUE**2 for b in range(k)] for a in range(k)])
+    return whole, cross, prior
+
+
+@pytest.mark.parametrize("rungs", [1, 2, 3])
+def test_evidence_is_the_dense_gaussians(rungs: int) -> None:
+    data = _Data.of(runs(rungs))
+    z = np.random.default_rng(1).standard_normal((4, 5 + 4 * (rungs - 1)))
+    ours = data.evidence(data.draws(z))
+    y = data.runs.y - data.means[data.runs.rung]
+    theirs = [stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0]) for row in z]
+    assert np.diff(ours) == pytest.approx(np.diff(theirs), abs=1e-5)
+
+
+@pytest.mark.parametrize("rungs", [1, 2])
+def test_samples_have_the_dense_gaussians_mean_and_covariance(rungs: int) -> None:
+    data = _Data.of(runs(rungs))
+    z = np.random.default_rng(2).standard_normal((1, 5 + 4 * (rungs - 1)))
+    whole, cross, prior = dense(data, z)
+    y = data.runs.y - data.means[data.runs.rung]
+    mean = cross @ np.linalg.solve(whole, y) + data.means[-1]
+    covariance = prior - cross @ np.linalg.solve(whole, cross.T)
+    found = data.sample(data.draws(z), np.ones(1), 40_000, None, np.random.default_rng(0)).accuracy
+    deviation = np.sqrt(np.diag(covariance))
+    assert np.abs(found.mean(0) - mean).max() < 0.03 * deviation.min()
+    assert np.abs(np.cov(found.T) - covariance).max() < 0.05 * deviation.max() ** 2
+
+
+def test_same_input_same_output_and_another_seed_about_the_same() -> None:
+    data = runs()
+    one, again, other = posterior(data), posterior(data), posterior(data, seed=9)
+    assert np.array_equal(one.accuracy, again.accuracy) and one.effective > 20
+    deviation = one.accuracy.std(0)[:7]
+    assert (np.abs(one.accuracy.mean(0) - other.accuracy.mean(0))[:7] < 0.25 * deviation).all()
+
+
+def test_a_network_off_the_surface_moves_no_other() -> None:
+    """It shares the rung's mean and the seeds with them, nothing else: ten points less change nothing."""
+    data = runs(rungs=1)
+    low = Runs(data.x, data.network, data.rung, data.seed, data.y - 0.1 * (data.network == 7), 1, data.unit)
+    a, b = (posterior(d).accuracy for d in (data, low))
+    assert a[:, :7].mean(0) - a[:, 0].mean() == pytest.approx(b[:, :7].mean(0) - b[:, 0].mean(), abs=2e-3)
+    assert a[:, 7].mean() - b[:, 7].mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_more_runs_leave_less_doubt() -> None:
+    x = SHARES
+    rng = np.random.default_rng(0)
+    truth = 0.7 + 0.02 * rng.standard_normal(7)
+
+    def error(seeds: int) -> float:
+        network, seed = np.tile(np.arange(7), seeds), np.repeat(np.arange(seeds), 7)
+        y = truth[network] + 0.01 * np.random.default_rng(1).standard_normal(7 * seeds)
+        data = Runs(x, network, np.zeros(7 * seeds, dtype=np.int64), seed, y, 1, 0.01)
+        found = posterior(data).accuracy
+        return float((found - found.mean(1, keepdims=True)).std(0).mean())
+
+    assert error(16) < 0.6 * error(2)
+
+
+def test_surface_is_found() -> None:
+    """A smooth hill over the shares: the field's highest point lies near its top."""
+    x = np.random.default_rng(3).dirichlet((1, 1, 1), 24)
+    top = np.array([0.6, 0.2, 0.2])
+    y = 0.8 - 0.1 * ((x - top) ** 2).sum(1) + 0.002 * np.random.default_rng(4).standard_normal(24)
+    grid = np.array([(i / 10, j / 10, (10 - i - j) / 10) for i in range(11) for j in range(11 - i)])
+    n = np.arange(24)
+    found = posterior(Runs(x, n, 0 * n, 0 * n, y, 1, 0.002), grid=grid, samples=400).fields
+    assert found.shape == (400, 1, len(grid))
+    assert np.linalg.norm(grid[found[:, 0].mean(0).argmax()] - top) <= 0.25
+
+
+def test_extremes_give_numbers() -> None:
+    one = Runs(SHARES[:1], np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), np.array([0.5]), 1, 0.01)
+    assert posterior(one).accuracy.shape == (4096, 1)
+    n = np.arange(7)
+    equal = Runs(SHARES, n, 0 * n, 0 * n, np.full(7, 0.4), 1, 0.0)
+    assert np.isfinite(posterior(equal).accuracy).all()
+    with pytest.raises(ValueError, match="at least one run"):
+        posterior(Runs(SHARES, n[:0], n[:0], n[:0], np.zeros(0), 1, 0.01))
