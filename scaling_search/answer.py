@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -44,12 +45,8 @@ def open_results(folder: Path) -> Store | Curves:
     return source
 
 
-def write_report(folder: Path) -> Path:
-    """results.csv and report.html of a run folder or a recorded study; the report's path. Raises UserError."""
-    return write_results(open_results(folder), folder)
-
-
 def write_results(source: Store | Curves, folder: Path) -> Path:
+    """results.csv and report.html; the report's path. Raises UserError where they cannot be written."""
     records = source.records()
     study = Study.model_validate(source.fact("settings"))
     page = Page(
@@ -69,9 +66,14 @@ def write_results(source: Store | Curves, folder: Path) -> Path:
 
 
 def export(folder: Path, to: Path) -> int:
-    """Every curve of a run folder as a table; its number of rows. Raises UserError."""
+    """Every curve of a run folder as a table; its number of rows. It says nothing of this machine's folders.
+
+    Raises UserError."""
     source = open_results(folder)
-    return curves.write(to, source.records(), source.facts())
+    name, facts = source.fact("dataset"), source.facts()
+    facts["settings"] = {**facts["settings"], "data": {**facts["settings"]["data"], "source": name}}
+    facts["command"] = f"scaling-search search --study study.toml --data {shlex.quote(name)}"
+    return curves.write(to, source.records(), facts)
 
 
 def _unfinished(source: Store | Curves) -> str:

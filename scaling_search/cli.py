@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from scaling_search import UserError, __version__, networks, single
+from scaling_search import UserError, __version__, family, networks, single
 
 # flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by --set
 _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
@@ -87,7 +87,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=prog, description="How should depth, width and resolution be scaled?")
     parser.add_argument("--version", action="version", version=f"scaling-search {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="search | report | train | list | cost | solve | export", parser_class=_Parser
+        required=True, metavar="search | report | family | train | list | cost | solve | export", parser_class=_Parser
     )
 
     search = commands.add_parser("search", help="train networks of one cost and say which way to scale")
@@ -110,6 +110,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     report.add_argument("run", type=Path)
     report.set_defaults(command=_report)
 
+    family.add_command(commands)
     single.add_command(commands)
     networks.add_commands(commands)
     return parser
@@ -204,6 +205,10 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search import answer
+    from scaling_search.progress import say
 
-    print(answer.write_report(args.run))
+    console, source = Console(), answer.open_results(args.run)
+    path = answer.write_results(source, args.run)
+    answer.say_verdict(console, source)
+    say(console, "report", str(path))
     return 0

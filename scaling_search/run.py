@@ -30,7 +30,7 @@ from scaling_search.progress import Live, say
 from scaling_search.search import Search, runs_needed
 from scaling_search.sources import load_or_explain, own_path
 from scaling_search.space import Plan, plan
-from scaling_search.store import Store
+from scaling_search.store import Record, Store
 from scaling_search.store import versions as store_versions
 from scaling_search.study import Study, check, identity_hash
 from scaling_search.train import versions
@@ -56,7 +56,7 @@ def search(
 
     Everything the user gave is checked before anything is written. Raises UserError."""
     curves = read_curves(replay) if replay else None
-    study, data = _recorded(study, curves) if curves else _found(study, console)
+    study, data = _recorded(study, curves) if curves else found(study, console)
     say(console, "data", data.line)
     with console.status("planning"):
         todo = plan(study, data.classes, data.native)
@@ -69,7 +69,7 @@ def search(
     identity = study.identity(data.digest) | ({"replay": True} if curves else {})  # never among trained runs
     store = Store.create(folder, identity, _facts(study, todo, data, command, identity))
     try:
-        workers = workers or (1 if study.device == "cuda" else max(1, _cores() // study.threads))
+        workers = workers or _workers(study)
         until = math.inf
         if time_limit:
             earlier = [] if curves else store.records()
@@ -139,6 +139,24 @@ def _train(
     return 0
 
 
+def train_family(
+    study: Study, todo: Plan, data: Facts, folder: Path, workers: int | None, console: Console
+) -> tuple[int, list[Record]]:
+    """Train a plan that no space was searched for; exit status and the runs. Raises UserError."""
+    identity = study.identity(data.digest) | {"family": [c.key for c in todo.candidates]}
+    store = Store.create(folder, identity, _facts(study, todo, data, f"scaling-search family, in {folder}", identity))
+    try:
+        workers = workers or _workers(study)
+        status = _train(study, todo, data, store, folder, workers, "local", math.inf, None, console)
+        return status, store.records()
+    finally:
+        store.close()
+
+
+def _workers(study: Study) -> int:
+    return 1 if study.device == "cuda" else max(1, _cores() // study.threads)
+
+
 def _on_term(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(143)
 
@@ -159,7 +177,7 @@ def device_of(study: Study) -> str:
     return study.device
 
 
-def _found(study: Study, console: Console) -> tuple[Study, Facts]:
+def found(study: Study, console: Console) -> tuple[Study, Facts]:
     """The study with its device and its data found, and what they are. Raises UserError."""
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)

@@ -65,6 +65,7 @@ class Store:
     def __init__(self, study: optuna.Study, lock: TextIO | None) -> None:
         self._study, self._lock = study, lock
         self._numbers: dict[tuple[str, int, int], int] = {}
+        self._open: dict[int, tuple[optuna.Trial, set[int]]] = {}  # what runs, and the epochs it has reported
 
     # ---- opening
 
@@ -118,8 +119,10 @@ class Store:
         for trial in self._study.get_trials(deepcopy=False):
             attrs = trial.user_attrs
             self._numbers[attrs["network"]["key"], attrs["seed"], attrs["epochs"]] = trial.number
-            if trial.state == TrialState.RUNNING and "outcome" in attrs:
-                self._tell(trial.number, Outcome.from_dict(attrs["outcome"]))
+            if trial.state == TrialState.RUNNING:
+                self._open[trial.number] = optuna.Trial(self._study, trial._trial_id), set(trial.intermediate_values)
+                if "outcome" in attrs:
+                    self._tell(trial.number, Outcome.from_dict(attrs["outcome"]))
 
     def add(self, candidate: Candidate, seed: int, epochs: int) -> int:
         """Enqueue a run unless it is already there; its number."""
@@ -151,19 +154,20 @@ class Store:
 
     def start(self, number: int) -> None:
         """Take an enqueued run out of Optuna's queue (in order), unless it is already running."""
-        while self._state(number) == TrialState.WAITING:
-            self._study.ask(_DISTRIBUTIONS)
+        while number not in self._open:
+            trial = self._study.ask(_DISTRIBUTIONS)
+            self._open[trial.number] = trial, set()
 
     def epoch(self, number: int, epoch: Epoch) -> None:
         """Record an epoch's validation accuracy; one recorded before an interruption stays."""
-        trial = optuna.Trial(self._study, self._id(number))
-        if epoch.epoch not in self._study.get_trials(deepcopy=False)[number].intermediate_values:
+        trial, reported = self._open[number]
+        if epoch.epoch not in reported:
             trial.report(epoch.val_acc, epoch.epoch)
+            reported.add(epoch.epoch)
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Record the outcome; a second one for the same run is refused by Optuna."""
-        trial = optuna.Trial(self._study, self._id(number))
-        trial.set_user_attr("outcome", outcome.as_dict())
+        self._open[number][0].set_user_attr("outcome", outcome.as_dict())
         self._tell(number, outcome)
 
     def set_state(self, state: str) -> None:
@@ -177,13 +181,7 @@ class Store:
     def _tell(self, number: int, outcome: Outcome) -> None:
         state = _STATES.get(outcome.status, TrialState.FAIL)
         value = outcome.epochs[-1].val_acc if state == TrialState.COMPLETE else None
-        self._study.tell(number, value, state)
-
-    def _id(self, number: int) -> int:
-        return self._study.get_trials(deepcopy=False)[number]._trial_id
-
-    def _state(self, number: int) -> TrialState:
-        return self._study.get_trials(deepcopy=False)[number].state
+        self._study.tell(self._open[number][0], value, state)
 
     # ---- reading
 

@@ -49,7 +49,7 @@ def test_outcome_recorded_but_not_told_is_finished_on_opening(store: Store, stud
     """A driver killed between recording an outcome and telling Optuna."""
     number = store.add(plan(study, 10, 64).baseline, 0, 1)
     store.start(number)
-    trial = optuna.Trial(store._study, store._id(number))
+    trial = store._open[number][0]
     trial.set_user_attr("outcome", done(0.25).as_dict())
     store.close()
     again = Store.create(tmp_path / "run", {"a": 1}, {})
