@@ -10,10 +10,10 @@ from rich.console import Console
 from effnet import atomic
 from scaling_search import UserError, analysis, curves, report
 from scaling_search.confirm import confirmed
-from scaling_search.curves import Curves
+from scaling_search.curves import TABLE, Curves
 from scaling_search.page import Page
 from scaling_search.progress import say
-from scaling_search.store import Store
+from scaling_search.store import Record, Store
 from scaling_search.study import Study
 from scaling_search.verdict import Verdict, verdicts
 from scaling_search.words import (
@@ -31,8 +31,6 @@ from scaling_search.words import (
     tied_words,
 )
 
-TABLE = "curves.parquet"
-
 
 def open_results(folder: Path) -> Store | Curves:
     """What a folder holds: a study's own store, or the table of a recorded one. Raises UserError for neither."""
@@ -45,10 +43,11 @@ def open_results(folder: Path) -> Store | Curves:
     return source
 
 
-def write_results(source: Store | Curves, folder: Path) -> Path:
-    """results.csv and report.html; the report's path. Raises UserError where they cannot be written."""
+def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
+    """Write results.csv and report.html, and say the answer in a few lines; whether there is one."""
     records = source.records()
     study = Study.model_validate(source.fact("settings"))
+    found = verdicts(records, study)
     page = Page(
         title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {', '.join(study.budgets)}",
         data=source.fact("data"),
@@ -59,17 +58,24 @@ def write_results(source: Store | Curves, folder: Path) -> Path:
         notes=source.fact("notes"),
         provenance=source.fact("provenance"),
         records=records,
+        found=tuple(found),
     )
     atomic.write(folder / "results.csv", analysis.write_csv(records).encode())
     atomic.write(folder / "report.html", report.build(page).encode())
-    return folder / "report.html"
+    _say(console, source, records, study, found)
+    say(console, "report", str(folder / "report.html"))
+    return bool(found)
 
 
 def export(folder: Path, to: Path) -> int:
     """Every curve of a run folder as a table; its number of rows. It says nothing of this machine's folders.
 
     Raises UserError."""
-    source = open_results(folder)
+    return write_table(open_results(folder), to)
+
+
+def write_table(source: Store | Curves, to: Path) -> int:
+    """The same from a store that is open."""
     name, facts = source.fact("dataset"), source.facts()
     facts["settings"] = {**facts["settings"], "data": {**facts["settings"]["data"], "source": name}}
     facts["command"] = f"scaling-search search --study study.toml --data {shlex.quote(name)}"
@@ -85,11 +91,7 @@ def _unfinished(source: Store | Curves) -> str:
     return f"{recorded} of {max(recorded, source.fact('planned'))} runs{late}"
 
 
-def say_verdict(console: Console, source: Store | Curves) -> bool:
-    """The answer in a few lines; whether there is one."""
-    study = Study.model_validate(source.fact("settings"))
-    records = source.records()
-    found = verdicts(records, study)
+def _say(console: Console, source: Store | Curves, records: list[Record], study: Study, found: list[Verdict]) -> None:
     if not found:
         say(console, "answer", "none yet: no network of the budget has finished")
     if found and (part := _unfinished(source)):
@@ -99,7 +101,6 @@ def say_verdict(console: Console, source: Store | Curves) -> bool:
             say(console, label, text)
         for c in confirmed(records, study, verdict):
             say(console, "confirm", f"{c.row.candidate.label}: {c.words}")
-    return bool(found)
 
 
 def _verdict_lines(v: Verdict, study: Study) -> list[tuple[str, str]]:

@@ -205,10 +205,6 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search import answer
-    from scaling_search.progress import say
 
-    console, source = Console(), answer.open_results(args.run)
-    path = answer.write_results(source, args.run)
-    answer.say_verdict(console, source)
-    say(console, "report", str(path))
+    answer.finish(answer.open_results(args.run), args.run, Console())
     return 0

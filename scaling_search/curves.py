@@ -25,6 +25,7 @@ from scaling_search.store import Record
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome
 
+TABLE = "curves.parquet"  # in the folder of a recorded study
 _META = b"scaling-search"
 _EPOCH = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
 # What else makes two trainings of one network comparable: fields of a study, as in its identity.

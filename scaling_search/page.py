@@ -44,6 +44,7 @@ class Page:
     notes: list[str]
     provenance: dict[str, str]
     records: list[Record]
+    found: tuple[Verdict, ...]
 
 
 def escape(text: object) -> str:

@@ -17,7 +17,7 @@ from scaling_search.analysis import front
 from scaling_search.page import Page, answer, escape, reproduce, table
 from scaling_search.store import Record
 from scaling_search.triangle import NAMED
-from scaling_search.verdict import Row, Verdict, verdicts
+from scaling_search.verdict import Row, Verdict
 from scaling_search.words import coefficients, points, share_words
 
 # Okabe and Ito's colours: told apart by the colour-blind.
@@ -33,7 +33,7 @@ _CONFIG = {
 
 def build(page: Page) -> str:
     """The whole page as HTML text."""
-    found = verdicts(page.records, page.study)
+    found = list(page.found)
     summary = _summary(found)
     parts = [answer(found, page)]
     if summary is not None:

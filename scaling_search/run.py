@@ -19,8 +19,8 @@ from rich.console import Console
 from effnet import atomic
 from effnet.budget import human
 from scaling_search import UserError, __version__
-from scaling_search.answer import say_verdict, write_results
-from scaling_search.curves import Curves
+from scaling_search.answer import finish, write_table
+from scaling_search.curves import TABLE, Curves
 from scaling_search.curves import check as check_curves
 from scaling_search.curves import read as read_curves
 from scaling_search.data import Facts
@@ -66,8 +66,11 @@ def search(
 
     names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
     folder = out or Path("runs") / "-".join(filter(None, names))
-    identity = study.identity(data.digest) | ({"replay": True} if curves else {})  # never among trained runs
-    store = Store.create(folder, identity, _facts(study, todo, data, command, identity))
+    identity = study.identity(data.digest)
+    facts = _facts(study, todo, data, command, identity)
+    if curves and (folder / "study.db").exists():
+        raise UserError(f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose another")
+    store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts)
     try:
         workers = workers or _workers(study)
         until = math.inf
@@ -77,9 +80,9 @@ def search(
             until = began + time_limit - spent - min(max(0.05 * time_limit, 8.0), 60.0)  # the rest: test, report
         status = _train(study, todo, data, store, folder, workers, executor, until, curves, console)
         if any(r.outcome for r in store.records()):
-            write_results(store, folder)
-            answered = say_verdict(console, store)
-            say(console, "report", str(folder / "report.html"))
+            if curves:  # in place of study.db
+                write_table(store, folder / TABLE)
+            answered = finish(store, folder, console)
             if status == 0 and not answered:
                 status = 1
     finally:
@@ -99,6 +102,7 @@ def _train(
     curves: Curves | None,
     console: Console,
 ) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / "study.toml", study.to_toml().encode())
     finished = sum(r.outcome is not None for r in store.records())
     if finished:

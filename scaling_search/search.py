@@ -22,7 +22,7 @@ from scaling_search.store import Record, Store, suggest
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome, Trial
 from scaling_search.triangle import apart, on_square, on_triangle
-from scaling_search.verdict import FRESH, verdicts
+from scaling_search.verdict import FRESH, searched, verdicts
 
 
 class Watcher(Protocol):
@@ -60,6 +60,7 @@ class Search:
         self._device, self._checkpoints = device, checkpoints
         self._until, self._exists = until, exists
         self.out_of_time = False
+        self._named: tuple[frozenset[int], list[Candidate]] | None = None  # by which runs, what they name
         self._decided: set[int] = set()  # runs asked for so far, in this sitting or an earlier one
 
     def run(self) -> int:
@@ -148,9 +149,19 @@ class Search:
     def _confirm(self) -> None:
         study, last = self._study, self._study.rungs[-1]
         seeds = [study.seed + FRESH + i for i in range(study.confirm)]
-        rows = {r.candidate.key: r.candidate for v in verdicts(self._known(), study) for r in v.finalists}
-        wanted = [(c, s) for s in seeds for c in rows.values() if self._exists(c.key, s, last)]
+        if not seeds:
+            return
+        rows = self._finalists(self._known())
+        wanted = [(c, s) for s in seeds for c in rows if self._exists(c.key, s, last)]
         self._train("fresh seeds to confirm", wanted, last)
+
+    def _finalists(self, records: list[Record]) -> list[Candidate]:
+        """What the answer names, over all budgets."""
+        runs = frozenset(r.number for r in searched(records, self._study) if r.outcome)
+        if self._named is None or self._named[0] != runs:
+            rows = [r for v in verdicts(records, self._study) for r in v.finalists]
+            self._named = runs, list({r.candidate.key: r.candidate for r in rows}.values())
+        return self._named[1]
 
     def _known(self) -> list[Record]:
         """What has been asked for and has an outcome. Runs of an earlier sitting count from when they are asked for
@@ -196,7 +207,7 @@ class Search:
         only place that touches it; the checkpoints stand at the end of training, so nothing is trained again."""
         study, last = self._study, self._study.rungs[-1]
         known = [r for r in self._store.records() if r.epochs == last and r.done]
-        keys = {r.candidate.key for v in verdicts(known, study) for r in v.finalists}
+        keys = {c.key for c in self._finalists(self._store.records())}
         fresh = any(r.seed >= study.seed + FRESH for r in known)
         missing = [
             r

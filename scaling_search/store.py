@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,12 +26,10 @@ from scaling_search.candidate import Candidate
 from scaling_search.trial import Epoch, Outcome
 
 _NAME = "scaling-search"
-_DISTRIBUTIONS = {
+_DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "alpha": FloatDistribution(0.001, 1000.0),
     "beta": FloatDistribution(0.001, 1000.0),
     "gamma": FloatDistribution(0.001, 1000.0),
-    "seed": IntDistribution(0, 2**31 + 1000),
-    "epochs": IntDistribution(1, 10**6),
 }
 _STATES = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}  # everything else failed
 
@@ -95,6 +93,15 @@ class Store:
         return store
 
     @classmethod
+    def in_memory(cls, facts: dict[str, Any]) -> Store:
+        """For a study that is replayed from a table: nothing that took time is lost with it."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        for name, value in facts.items():
+            study.set_user_attr(name, json.loads(json.dumps(value)))
+        return cls(study, None)
+
+    @classmethod
     def read(cls, folder: Path) -> Store:
         """Open for reading. Raises UserError where there is no study."""
         if not (folder / "study.db").is_file():
@@ -133,8 +140,6 @@ class Store:
                     "alpha": candidate.alpha,
                     "beta": candidate.beta,
                     "gamma": candidate.gamma,
-                    "seed": seed,
-                    "epochs": epochs,
                 },
                 user_attrs={
                     "network": {"key": candidate.key, **candidate.as_dict()},

@@ -14,6 +14,7 @@ from scaling_search.space import plan
 from scaling_search.store import Record
 from scaling_search.study import preset_path, read
 from scaling_search.trial import Outcome
+from scaling_search.verdict import verdicts
 from tests.test_verdict import STUDY, TODO, record
 
 EVIL = "</pre><script>alert(3)</script>"
@@ -37,7 +38,14 @@ def page() -> Page:
         notes=["note <script>alert(4)</script>"],
         provenance={"data digest": "abc", "<b>": "<i>"},
         records=records,
+        found=tuple(verdicts(records, STUDY)),
     )
+
+
+def told(page: Page, records: list[Record], **changes: object) -> Page:
+    """The page of other runs."""
+    page = replace(page, records=records, **changes)
+    return replace(page, found=tuple(verdicts(records, page.study)))
 
 
 class Outside(html.parser.HTMLParser):
@@ -86,18 +94,18 @@ def test_one_map_for_each_budget(page: Page) -> None:
     todo = plan(read(preset_path("quick"), {"budgets": ["0.5x", "2x"]}), 10, 28)
     records = [record(c, 0, 0.7) for c in todo.everything]
     study = page.study.model_copy(update={"budgets": ("0.5x", "2x")})
-    text = build(replace(page, records=records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
+    text = build(told(page, records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
     assert 'id="map-0"' in text and 'id="map-1"' in text and "Where the budget 0.5x went" in text
 
 
 def test_page_without_any_finished_network(page: Page) -> None:
     records = [Record(0, c, 0, 1, Outcome("diverged", note="loss not finite")) for c in TODO.everything]
-    text = build(replace(page, records=records))
+    text = build(told(page, records))
     assert "No answer yet" in text and "diverged" in text and 'id="front"' not in text
 
 
 def test_baseline_alone(page: Page) -> None:
-    assert "No answer yet" in build(replace(page, records=[record(TODO.baseline, 0, 0.5)]))
+    assert "No answer yet" in build(told(page, [record(TODO.baseline, 0, 0.5)]))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
