@@ -91,6 +91,8 @@ def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
 
 def read(path: Path) -> Curves:
     """A table that `write` made. Raises UserError for anything else."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; scaling-search export RUN --to curves.parquet makes one")
     try:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[_META])
@@ -111,9 +113,9 @@ def read(path: Path) -> Curves:
             records.append(Record(number, candidate, int(head["seed"]), int(head["epochs"]), outcome, known))
         return Curves(path, facts, tuple(records))
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{path}: not a table of curves ({reason}); make one with scaling-search export RUN --to curves.parquet"
+            f"{path}: not a table of curves ({type(error).__name__}: {error}); scaling-search export RUN --to "
+            "curves.parquet makes one"
         ) from None
 
 

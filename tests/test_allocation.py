@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from scaling_search.allocation import BATCH, half, next_runs, promoted, top_two
+from scaling_search.confirm import confirmed
+from scaling_search.verdict import FRESH, verdicts
+from tests.test_verdict import STUDY, TODO, TWO, record
+
+
+def test_never_fewer_than_half_go_on() -> None:
+    assert [half(n) for n in (1, 2, 3, 11, 12)] == [1, 1, 2, 6, 6]
+
+
+def test_top_two_draws_the_leader_and_its_rivals() -> None:
+    """Leader and rival are the bests of two samples that differ, either with probability a half (Russo 2020)."""
+    p = np.array([0.6, 0.3, 0.1])
+    accuracy = np.eye(3)[np.repeat([0, 1, 2], (p * 1000).astype(int))]
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([top_two(accuracy, rng) for _ in range(4000)], minlength=3) / 4000
+    rival = np.array([[0 if i == j else p[j] / (1 - p[i]) for j in range(3)] for i in range(3)])
+    assert drawn == pytest.approx(0.5 * p + 0.5 * p @ rival, abs=0.03)
+    assert top_two(np.ones((50, 1)), rng) == 0  # one network: no rival
+
+
+def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
+    rng = np.random.default_rng(1)
+    good = {c.key for c in TODO.candidates[:3]}
+    records = [
+        record(c, s, (0.75 if c.key in good else 0.5) + rng.normal(0, 0.005)) for c in TODO.candidates for s in range(2)
+    ]
+    free = {c.key: list(range(2, 10)) for c in TODO.candidates}
+    runs = next_runs(records, STUDY, "2x", free)
+    assert len(runs) == BATCH == len(set(runs)) and {key for key, _ in runs} <= good
+    assert all(seed not in free[key] for key, seed in runs)
+    again = next_runs(records[::-1], STUDY, "2x", {c.key: list(range(2, 10)) for c in TODO.candidates})
+    assert again == runs  # whatever the order in which they ended
+
+
+def test_next_runs_ends_where_no_seed_is_left() -> None:
+    records = [record(c, 0, 0.7) for c in TODO.candidates[:3]]
+    free = {TODO.candidates[0].key: [1], TODO.candidates[1].key: [], TODO.candidates[5].key: [1]}
+    assert next_runs(records, STUDY, "2x", free) == [(TODO.candidates[0].key, 1)]
+    assert next_runs([], STUDY, "2x", free) == []
+
+
+def test_promotion_leaves_out_what_failed() -> None:
+    records = [record(c, 0, 0.5 + 0.02 * k, epochs=1) for k, c in enumerate(TODO.candidates[:-1])]
+    records.append(record(TODO.candidates[-1], 0, None, epochs=1))
+    chosen = promoted(records, list(TODO.candidates), TWO)
+    assert len(chosen) == half(len(TODO.candidates)) and TODO.candidates[-1] not in chosen
+    assert TODO.candidates[-2] in chosen and TODO.candidates[0] not in chosen
+
+
+def test_confirmation_is_the_paired_t_interval() -> None:
+    rng = np.random.default_rng(2)
+    records = [record(c, 0, 0.6 + 0.01 * k) for k, c in enumerate(TODO.everything)]
+    (v,) = verdicts(records, STUDY)
+    tests = {row.candidate.key: 0.7 + 0.02 * i + rng.normal(0, 0.01, 5) for i, row in enumerate(v.finalists)}
+    records += [
+        record(row.candidate, FRESH + s, 0.6, test=tests[row.candidate.key][s]) for row in v.finalists for s in range(5)
+    ]
+    found = confirmed(records, STUDY, v)
+    assert [c.row.candidate.key for c in found] == [row.candidate.key for row in v.finalists]
+    mine = tests[v.pick.candidate.key]
+    for c in found:
+        theirs = tests[c.row.candidate.key]
+        assert c.mean == pytest.approx(theirs.mean()) and c.runs == 5
+        if c.row.candidate.key == v.pick.candidate.key:
+            assert math.isnan(c.behind) and "over 5 fresh seeds" in c.words
+            continue
+        paired = stats.ttest_rel(mine, theirs).confidence_interval(0.95)
+        assert (c.behind - c.half, c.behind + c.half) == pytest.approx((paired.low, paired.high))
+        if paired.high < 0:
+            assert "the pick is worse" in c.words
+    assert confirmed(records[: len(TODO.everything)], STUDY, v) == []

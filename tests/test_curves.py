@@ -1,0 +1,184 @@
+"""Tables of curves: a study replayed from one gives what training gave; a truth of one's own is found."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from scaling_search import UserError, answer, curves, run
+from scaling_search.cli import main
+from scaling_search.data import Facts
+from scaling_search.space import plan
+from scaling_search.store import Record
+from scaling_search.study import Study, check
+from scaling_search.trial import Epoch, Outcome
+from scaling_search.verdict import FRESH, verdicts
+from tests.conftest import SMALL
+
+RECORDED = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
+OWN = {**SMALL, "rungs": [1, 2], "seeds": 2, "extra": 4, "confirm": 2}
+
+
+def synthetic(path: Path, settings: dict, seeds: range, noise: float = 0.005, seed: int = 0) -> dict[str, float]:
+    """A table of a world whose truth is known: {network: expected accuracy after the last epoch}."""
+    study = check({**settings, "device": "cpu"}, "test")
+    data = Facts("shapes", "digest", "", 10, 64, "shapes, made up")
+    todo = plan(study, 10, 64)
+    rng = np.random.default_rng(seed)
+    truth = {c.key: 0.6 + 0.1 * rng.random() for c in (*todo.everything, *todo.pool)}
+    records = []
+    for c in (*todo.everything, *todo.pool):
+        for s in (*seeds, *range(FRESH, FRESH + 3)):
+            for epochs in study.rungs:
+                values = [truth[c.key] - 0.05 * (epochs - e) for e in range(1, epochs + 1)] + noise * rng.normal(
+                    size=epochs
+                )
+                done = tuple(Epoch(e + 1, 1.0, 1.0, float(v), 0.1) for e, v in enumerate(values))
+                outcome = Outcome("done", done, "f" * 100, None, 1.0, 100.0, 1, {"torch": "2"})
+                test = truth[c.key] if s >= FRESH and epochs == study.rungs[-1] else None
+                records.append(Record(len(records), c, s, epochs, outcome, test))
+    facts = run._facts(study, todo, data, "made up", study.identity("digest"))
+    curves.write(path, records, {**facts, "state": "finished"})
+    return truth
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "curves.parquet"
+    synthetic(path, OWN, range(8))
+    return path
+
+
+def replay(study: Study, table: Path, out: Path) -> int:
+    console = Console(quiet=True)
+    return run.search(
+        study, label="", out=out, workers=None, executor="local", command="test", console=console, replay=table
+    )
+
+
+def test_round_trip(tmp_path: Path, table: Path) -> None:
+    """Every record and fact comes back as it went, failed runs too."""
+    source = curves.read(table)
+    failed = Record(0, source.records()[0].candidate, 99, 1, Outcome("diverged", note="loss not finite"))
+    records = [*source.records(), failed]
+    rows = curves.write(tmp_path / "again.parquet", records, source.facts())
+    back = curves.read(tmp_path / "again.parquet")
+    assert rows == sum(len(r.outcome.epochs) or 1 for r in records if r.outcome)
+    assert [replace(r, number=0) for r in back.records()] == [replace(r, number=0) for r in records]
+    assert back.facts() == source.facts()
+    frame = pd.read_parquet(tmp_path / "again.parquet")  # for anyone's pandas
+    assert {"network", "seed", "epochs", "epoch", "epoch_val_acc", "share_width", "macs", "status"} <= set(frame)
+    assert frame["epoch"].isna().sum() == 1
+
+
+def test_the_truth_of_a_synthetic_table_is_found(tmp_path: Path) -> None:
+    truth = synthetic(tmp_path / "t.parquet", OWN, range(8), noise=0.002, seed=3)
+    assert replay(check(OWN, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
+    source = answer.open_results(tmp_path / "run")
+    (v,) = verdicts(source.records(), Study.model_validate(source.fact("settings")))
+    best = max((r.candidate.key for r in v.rows), key=lambda key: truth[key])
+    assert best in {r.candidate.key for r in v.tied}
+    assert truth[best] - truth[v.pick.candidate.key] <= v.bound
+    results = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert not results.duplicated(["network", "seed", "epochs"]).any()
+    assert (results["seed"] >= FRESH).sum() == 2 * len({r.candidate.key for r in v.finalists})
+
+
+def test_a_replay_ends_where_its_table_does(tmp_path: Path) -> None:
+    """Extra runs are asked for only where the table has them."""
+    synthetic(tmp_path / "t.parquet", OWN, range(3))
+    more = check({**OWN, "extra": 100}, "test")
+    assert replay(more, tmp_path / "t.parquet", tmp_path / "run") == 0
+    results = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert results.loc[results["seed"] < FRESH, "seed"].max() == 2
+    assert len(results[(results["seed"] == 2) & (results["epochs"] == 2)]) >= len(plan(more, 10, 64).candidates)
+
+
+@pytest.mark.parametrize("change", [{"allocation": "rungs"}, {"space": {"candidates": 9, "sampler": "tpe"}}])
+def test_other_ways_of_spending(change: dict, tmp_path: Path) -> None:
+    settings = {**OWN, **change}
+    synthetic(tmp_path / "t.parquet", {**settings, "space": {"candidates": 99}}, range(8))
+    assert replay(check(settings, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
+    results = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert not results.duplicated(["network", "seed", "epochs"]).any() and (results["status"] == "done").all()
+    low = results[(results["epochs"] == 1) & (results["seed"] == 0)]
+    high = results[(results["epochs"] == 2) & (results["seed"] == 0)]
+    assert len(high) < len(low) if "allocation" in change else len(high) >= len(low)
+
+
+def test_recorded_study_gives_its_verdict_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """studies/imagenette-24px-2x: the record alone, and replayed, name the network of the README."""
+    for name in ("curves.parquet", "study.toml"):
+        (tmp_path / name).write_bytes((RECORDED / name).read_bytes())
+    assert main(["report", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert (tmp_path / "results.csv").read_bytes() == (RECORDED / "results.csv").read_bytes()
+    assert "choose    11 blocks, width 1.03, 32 px" in said and "test 57.3 over 5 fresh seeds" in said
+    assert (tmp_path / "report.html").stat().st_size > 1_000_000
+    words = ["search", "--study", str(RECORDED / "study.toml"), "--replay", str(tmp_path / "curves.parquet")]
+    assert main([*words, "--out", str(tmp_path / "again")]) == 0
+    again = capsys.readouterr().out
+    answers = [text[text.index("choose ") : text.index("report ")] for text in (said, again)]
+    assert answers[0] == answers[1]
+
+
+def refused(table: Path, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> str:
+    toml = tmp_path / "study.toml"
+    toml.write_text(check(OWN, "test").to_toml())
+    assert main(["search", "--study", str(toml), "--replay", str(table), "--out", str(tmp_path / "run"), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Traceback" not in error and not (tmp_path / "run").exists()
+    return error
+
+
+def test_wrong_tables(table: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    frame = pq.read_table(table)
+    meta = frame.schema.metadata
+    first = plan(check(OWN, "test"), 10, 64).candidates[0]
+    lacking = frame.filter(pa.compute.not_equal(frame["network"], first.key)).replace_schema_metadata(meta)
+    pq.write_table(lacking, tmp_path / "lacking.parquet")
+    error = refused(tmp_path / "lacking.parquet", [], capsys, tmp_path)
+    assert "lacks 1 of the study's 9 networks" in error and first.label in error
+    assert "lacks 9 of the study's 9 networks" in refused(table, ["--seeds", "20"], capsys, tmp_path)
+    error = refused(table, ["--lr", "0.5"], capsys, tmp_path)
+    assert "trained otherwise: recipe.lr is" in error and "0.5 here" in error
+    assert "its runs are of shapes, the study's data are cifar10" in refused(
+        table, ["--data", "cifar10"], capsys, tmp_path
+    )
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
+    assert "not a table of curves" in refused(tmp_path / "other.parquet", [], capsys, tmp_path)
+    assert "no such file" in refused(tmp_path / "absent.parquet", [], capsys, tmp_path)
+    (tmp_path / "text.parquet").write_text("nothing of the kind")
+    assert "not a table of curves" in refused(tmp_path / "text.parquet", [], capsys, tmp_path)
+
+
+def test_export_says_nothing_of_this_machine(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = curves.read(table)
+    facts = source.facts()
+    facts["settings"]["data"]["source"] = "/home/me/shapes"
+    facts["command"] = "python run_search.py --data /home/me/shapes"
+    (tmp_path / "run").mkdir()
+    curves.write(tmp_path / "run" / "curves.parquet", source.records(), facts)
+    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "out.parquet")]) == 0
+    assert "epochs" in capsys.readouterr().out
+    meta = pq.read_schema(tmp_path / "out.parquet").metadata
+    assert "/home/me" not in json.dumps({k.decode(): v.decode() for k, v in meta.items()})
+    assert main(["export", str(tmp_path / "nowhere"), "--to", str(tmp_path / "out.parquet")]) == 2
+    assert "no such run folder" in capsys.readouterr().err
+
+
+def test_a_folder_of_trained_runs_takes_no_replay(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.db").write_bytes(b"")
+    with pytest.raises(UserError, match="holds trained runs, not to be mixed with replayed ones"):
+        replay(check(OWN, "test"), table, tmp_path / "run")
+
+
+def test_facts_are_plain() -> None:
+    assert Facts(**json.loads(json.dumps(asdict(Facts("a", "b", "", 10, 28, "line"))))).native == 28
