@@ -12,6 +12,7 @@ from scipy.stats import kendalltau
 from scaling_search.store import Record
 from scaling_search.study import Study
 from scaling_search.triangle import apart
+from scaling_search.verdict import searched
 
 COLUMNS = [
     "network", "alpha", "beta", "gamma", "blocks", "width", "resolution",
@@ -65,6 +66,8 @@ class Rank:
 
     @property
     def words(self) -> str:
+        if self.n < 5:
+            return f"Kendall's tau {self.tau:.2f} over {self.n} networks: too few to say"
         says = "agree" if self.low > 0 else "disagree" if self.high < 0 else "may agree or not"
         return f"Kendall's tau {self.tau:.2f} (95%: {self.low:.2f} to {self.high:.2f}, {self.n} networks): they {says}"
 
@@ -80,12 +83,12 @@ def rank(first: Sequence[float], second: Sequence[float]) -> Rank:
     if n < 5:
         return Rank(tau, -1.0, 1.0, n)
     middle, half = math.atanh(max(-0.999, min(0.999, tau))), 1.96 * math.sqrt(0.437 / (n - 4))
-    return Rank(tau, math.tanh(middle - half), math.tanh(middle + half), n)
+    return Rank(tau, min(tau, math.tanh(middle - half)), max(tau, math.tanh(middle + half)), n)
 
 
 def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
     """Does a shorter, smaller or validated answer hold? Each a sentence, from the study's own runs."""
-    done = [r for r in records if r.done and r.candidate.role == "candidate"]
+    done = [r for r in searched(records, study) if r.done and r.candidate.role == "candidate"]
     mine = [r for r in done if r.candidate.budget == budget]
     found = []
     last = study.rungs[-1]
@@ -93,11 +96,12 @@ def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
         pair = _short_long(mine, short, last)
         if pair:
             found.append(f"{short} against {last} epochs, {pair[1]}: {pair[0].words}")
-    tested = _means([r for r in mine if r.test_acc is not None], lambda r: r.test_acc or 0.0)
-    validated = _means([r for r in mine if r.epochs == last], lambda r: r.val_acc)
-    both = [k for k in tested if k in validated]
-    if len(both) > 1:
-        order = rank([validated[k] for k in both], [tested[k] for k in both])
+    # both of the same runs: fresh seeds, where there are some
+    both = [r for r in records if r.done and r.epochs == last and r.test_acc is not None]
+    tested = _means(both, lambda r: r.test_acc or 0.0)
+    validated = _means(both, lambda r: r.val_acc)
+    if len(tested) > 1:
+        order = rank([validated[k] for k in tested], list(tested.values()))
         found.append(f"validation against test: {order.words}")
     for other in study.budgets[study.budgets.index(budget) + 1 :] if budget in study.budgets else ():
         if r := _across(mine, [r for r in done if r.candidate.budget == other], last):

@@ -17,7 +17,7 @@ from scaling_search.analysis import front
 from scaling_search.page import Page, answer, escape, reproduce, table
 from scaling_search.store import Record
 from scaling_search.triangle import NAMED
-from scaling_search.verdict import Row, Verdict
+from scaling_search.verdict import Row, Surface, Verdict
 from scaling_search.words import coefficients, points, share_words
 
 # Okabe and Ito's colours: told apart by the colour-blind.
@@ -91,8 +91,8 @@ def _hover(row: Row) -> str:
     shares = f"<br>{escape(share_words(c))}" if c.shares else ""
     return (
         f"{names}{escape(c.label)}{shares}<br>{escape(coefficients(c))}<br>{human(c.cost.macs)} MACs ({c.ratio:.2f}x), "
-        f"{human(c.cost.params)} params<br>validation {points(row.mean)} ± {points(row.error)} % "
-        f"({row.seeds} seed{'s' if row.seeds != 1 else ''})"
+        f"{human(c.cost.params)} params<br>validation {points(row.mean)} ± {points(row.error)} %, "
+        f"P(best) {row.best:.2f} ({row.seeds} seed{'s' if row.seeds != 1 else ''})"
     )
 
 
@@ -115,7 +115,7 @@ def _front_words(page: Page) -> str:
         if page.targets
         else "The budget is nominal, so these networks differ in real cost: compare along the front."
     )
-    return f"Each point is a network at its exact cost; bars are one standard error. {band}"
+    return f"Each point is a network at its exact cost; bars are one standard deviation. {band}"
 
 
 def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
@@ -166,8 +166,10 @@ def _front(summary: pd.DataFrame, page: Page) -> go.Figure:
 
 _MAP_WORDS = (
     "Each network of the budget by the real shares of its extra cost: a corner spends everything on one dimension, the "
-    "middle on all three alike. Colour is validation accuracy. Hollow marks are the paper's coefficients as printed "
-    "(nominal shares, never trained as such) and the pure directions."
+    "middle on all three alike. Colour is expected validation accuracy, squares the smooth surface fitted through "
+    "all runs; ringed squares hold 95% of the probability of its highest point, the black line goes from where it was "
+    "after the shortest runs to where it is after the longest. Hollow marks are the paper's coefficients as printed "
+    "(nominal shares, never trained as such), EfficientNet-X's and the pure directions."
 )
 
 
@@ -176,6 +178,8 @@ def _ternary(v: Verdict) -> go.Figure:
     placed = [(row, shares) for row, shares in rows if shares is not None]
     chosen = [row.candidate.key == v.pick.candidate.key for row, _ in placed]
     figure = go.Figure()
+    if v.surface is not None:
+        _add_surface(figure, v, v.surface)
     figure.add_scatterternary(
         a=[s[0] for _, s in placed],
         b=[s[1] for _, s in placed],
@@ -185,11 +189,10 @@ def _ternary(v: Verdict) -> go.Figure:
         name="trained networks (star: chosen)",
         marker={
             "color": [100 * row.mean for row, _ in placed],
-            "colorscale": "Viridis",
+            "coloraxis": "coloraxis",
             "size": [20 if pick else 13 for pick in chosen],
             "symbol": ["star" if pick else "circle" for pick in chosen],
             "line": {"color": "black", "width": 1},
-            "colorbar": {"title": {"text": "val %"}, "thickness": 14, "len": 0.8},
         },
         text=[_hover(row) for row, _ in placed],
         hovertemplate="%{text}<extra></extra>",
@@ -216,12 +219,48 @@ def _ternary(v: Verdict) -> go.Figure:
     _layout(figure, 560)
     return figure.update_layout(
         margin={"l": 50, "r": 30, "t": 60, "b": 80},
+        coloraxis={"colorscale": "Viridis", "colorbar": {"title": {"text": "val %"}, "thickness": 14, "len": 0.8}},
         ternary={
             "aaxis": {"title": {"text": "depth"}, **axis},
             "baxis": {"title": {"text": "width"}, **axis},
             "caxis": {"title": {"text": "resolution"}, **axis},
             "bgcolor": "rgba(0,0,0,0)",
         },
+    )
+
+
+def _add_surface(figure: go.Figure, v: Verdict, surface: Surface) -> None:
+    """The fitted surface under the networks: its height is relative, so it is hung at the best network's mean."""
+    top = max(row.mean for row in v.rows)
+    inside = set(surface.region)
+    depth, width, resolution = zip(*surface.points, strict=True)
+    figure.add_scatterternary(
+        a=depth,
+        b=width,
+        c=resolution,
+        mode="markers",
+        name="fitted surface (ringed: 95% region of its optimum)",
+        marker={
+            "color": [100 * (top + h) for h in surface.height],
+            "coloraxis": "coloraxis",
+            "symbol": "square",
+            "size": 7,
+            "opacity": 0.75,
+            "line": {"color": RED, "width": [1.5 if p in inside else 0 for p in surface.points]},
+        },
+        hoverinfo="skip",
+    )
+    path = tuple(dict.fromkeys(surface.optimum))
+    figure.add_scatterternary(
+        a=[p[0] for p in path],
+        b=[p[1] for p in path],
+        c=[p[2] for p in path],
+        mode="lines+markers",
+        cliponaxis=False,
+        name="optimum, from the first rung to the last" if len(path) > 1 else "the surface's optimum",
+        line={"color": "black", "width": 2},
+        marker={"color": "black", "symbol": "x", "size": [6] * (len(path) - 1) + [12]},
+        hoverinfo="skip",
     )
 
 

@@ -118,5 +118,7 @@ def surface_words(v: Verdict, rungs: tuple[int, ...]) -> str | None:
     if len(s.region) > len(s.points) / 2:
         words += f" ({percent(len(s.region) / len(s.points))} of the map: the direction is not settled)"
     if len(s.optimum) > 1:
-        words += f". From {rungs[0]} to {rungs[-1]} epochs the optimum moved from {spent(s.optimum[0])}"
+        first, last = s.optimum[0], s.optimum[-1]
+        moved = f"moved there from {spent(first)}" if first != last else "did not move"
+        words += f". From {rungs[0]} to {rungs[-1]} epochs the optimum {moved}"
     return words

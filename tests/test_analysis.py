@@ -1,13 +1,18 @@
 import io
+import itertools
+import math
 
+import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling_search.analysis import COLUMNS, front, table, write_csv
+from scaling_search.analysis import COLUMNS, front, holds, rank, table, write_csv
 from scaling_search.store import Record
 from scaling_search.trial import Outcome
-from tests.test_verdict import TODO, record
+from scaling_search.verdict import FRESH
+from tests.test_verdict import STUDY, TODO, TWO, record
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), max_size=30))
@@ -46,3 +51,56 @@ def test_table_has_the_columns_of_the_design() -> None:
 def test_failed_run_keeps_its_note() -> None:
     failed = Record(0, TODO.baseline, 0, 1, Outcome("out-of-memory", note="3 GiB, and then some"))
     assert table([failed])["note"].tolist() == ["3 GiB, and then some"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=9))
+def test_rank_is_kendalls_tau_b(pairs: list[tuple[int, int]]) -> None:
+    """Counted pair by pair."""
+    signs = [(np.sign(a[0] - b[0]), np.sign(a[1] - b[1])) for a, b in itertools.combinations(pairs, 2)]
+    moved = [sum(s[i] != 0 for s in signs) for i in (0, 1)]
+    expected = sum(x * y for x, y in signs) / math.sqrt(moved[0] * moved[1]) if all(moved) else 0.0
+    found = rank(*zip(*pairs, strict=True))
+    assert found.tau == pytest.approx(expected) and found.low <= found.tau <= found.high
+
+
+def test_rank_interval_holds() -> None:
+    """Tau of normal pairs is 2/pi arcsin(rho)."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        x = rng.standard_normal(24)
+        y = 0.6 * x + 0.8 * rng.standard_normal(24)
+        found = rank(x.tolist(), y.tolist())
+        inside += found.low <= 2 / math.pi * math.asin(0.6) <= found.high
+    assert 0.91 <= inside / 300 <= 0.99
+    with pytest.raises(ValueError, match="at least two"):
+        rank([1.0], [1.0])
+
+
+def test_does_it_hold_in_words() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(0, 0.05, len(TODO.candidates))
+    records = []
+    for k, c in enumerate(TODO.candidates):
+        for s in range(2):
+            records.append(record(c, s, 0.5 + truth[k] + rng.normal(0, 0.002), epochs=1))
+            records.append(record(c, s, 0.6 + truth[k] + rng.normal(0, 0.002), epochs=2))
+        if k < 6:
+            records.append(record(c, FRESH, 0.6 + truth[k], test=0.55 + truth[k], epochs=2))
+    short, test = holds(records, TWO, "2x")
+    assert short.startswith("1 against 2 epochs, different seeds: Kendall's tau 0.") and short.endswith("they agree")
+    assert test.startswith("validation against test: Kendall's tau 1.00") and "6 networks" in test
+    (same,) = holds([r for r in records if r.seed == 0], TWO, "2x")
+    assert "the same seed, so they share its luck" in same
+    assert holds([record(c, 0, 0.5) for c in TODO.candidates], STUDY, "2x") == []
+
+
+def test_small_against_large_budgets() -> None:
+    from scaling_search.space import plan
+    from scaling_search.study import preset_path, read
+
+    study = read(preset_path("quick"), {"budgets": ["2x", "4x"], "rungs": [1]})
+    todo = plan(study, 10, 64)
+    records = [record(c, 0, 0.5 + 0.1 * (c.shares or (0, 0, 0))[2]) for c in todo.candidates]
+    (line,) = holds(records, study, "2x")
+    assert line.startswith("2x against 4x, nearest shares: Kendall's tau 0.") and "networks): they" in line

@@ -14,6 +14,7 @@ from scaling_search.space import plan
 from scaling_search.store import Record
 from scaling_search.study import preset_path, read
 from scaling_search.trial import Outcome
+from scaling_search.triangle import NAMED
 from scaling_search.verdict import verdicts
 from tests.test_verdict import STUDY, TODO, record
 
@@ -131,6 +132,9 @@ def test_in_a_real_browser(page: Page, tmp_path: Path) -> None:
       });
     }, 1500));
     </script>"""
+    (verdict,) = page.found
+    assert verdict.surface is not None
+    drawn = len(TODO.candidates) + len(NAMED) + len(verdict.surface.points) + len(set(verdict.surface.optimum))
     file = tmp_path / "report.html"
     file.write_text(build(page).replace("<head>", "<head>" + probe, 1))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -146,6 +150,6 @@ def test_in_a_real_browser(page: Page, tmp_path: Path) -> None:
         result = json.loads(html.unescape(found[1]))
         assert result["errors"] == [] and result["requests"] == []
         assert result["up"] == sorted(result["up"]) and result["down"] == sorted(result["up"], reverse=True)
-        assert result["front"] == len(TODO.everything) and result["ternary"] == len(TODO.candidates) + 5
+        assert result["front"] == len(TODO.everything) and result["ternary"] == drawn
         assert result["curves"] >= len(TODO.everything)
         assert result["overflow"] <= 0, f"the page is wider than {width} px"

@@ -232,7 +232,7 @@ def test_surface_and_its_drift_in_words() -> None:
     first, last = v.surface.optimum
     assert last[0] > first[0] + 0.3 and first[2] > last[2] + 0.3
     assert max(v.surface.height) == 0 and set(v.surface.region) <= set(v.surface.points)
-    assert "From 1 to 2 epochs the optimum moved" in (surface_words(v, TWO.rungs) or "")
+    assert "From 1 to 2 epochs the optimum moved there from" in (surface_words(v, TWO.rungs) or "")
 
 
 def test_unequal_cost_is_said() -> None:
