@@ -73,12 +73,14 @@ def search(
     store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts)
     try:
         workers = workers or _workers(study)
-        until = math.inf
+        until = test_until = math.inf
         if time_limit:
             earlier = [] if curves else store.records()
             spent = sum(r.outcome.seconds for r in earlier if r.outcome) / workers
-            until = began + time_limit - spent - min(max(0.05 * time_limit, 8.0), 60.0)  # the rest: test, report
-        status = _train(study, todo, data, store, folder, workers, executor, until, curves, console)
+            test_until = began + time_limit - spent - 3  # s, for the report
+            until = test_until + 3 - min(max(0.05 * time_limit, 8.0), 60.0)
+        clock = (until, test_until)
+        status = _train(study, todo, data, store, folder, workers, executor, clock, curves, console)
         if any(r.outcome for r in store.records()):
             if curves:  # in place of study.db
                 write_table(store, folder / TABLE)
@@ -98,7 +100,7 @@ def _train(
     folder: Path,
     workers: int,
     executor: str,
-    until: float,
+    clock: tuple[float, float],
     curves: Curves | None,
     console: Console,
 ) -> int:
@@ -123,7 +125,8 @@ def _train(
                 live,
                 device=study.device,
                 checkpoints=str(folder.resolve() / "checkpoints"),
-                until=until,
+                until=clock[0],
+                test_until=clock[1],
                 exists=lambda network, seed, epochs: not curves or (network, seed, epochs) in known,
             )
             store.set_state("running")
@@ -151,7 +154,7 @@ def train_family(
     store = Store.create(folder, identity, _facts(study, todo, data, f"scaling-search family, in {folder}", identity))
     try:
         workers = workers or _workers(study)
-        status = _train(study, todo, data, store, folder, workers, "local", math.inf, None, console)
+        status = _train(study, todo, data, store, folder, workers, "local", (math.inf, math.inf), None, console)
         return status, store.records()
     finally:
         store.close()

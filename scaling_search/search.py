@@ -51,14 +51,15 @@ class Search:
         device: str,
         checkpoints: str,
         until: float = math.inf,
+        test_until: float = math.inf,
         exists: Callable[[str, int, int], bool] = lambda network, seed, epochs: True,
     ) -> None:
-        """`until`: time.monotonic() at which training stops; with it, runs are added for as long as there is time.
-        `exists`: whether a run can be had at all; a replayed table may end."""
+        """`until`, `test_until`: time.monotonic() at which training stops, and testing; given them, runs are added for
+        as long as there is time. `exists`: whether a run can be had at all; a replayed table may end."""
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
         self._device, self._checkpoints = device, checkpoints
-        self._until, self._exists = until, exists
+        self._until, self._test_until, self._exists = until, test_until, exists
         self.out_of_time = False
         self._named: tuple[frozenset[int], list[Candidate]] | None = None  # by which runs, what they name
         self._decided: set[int] = set()  # runs asked for so far, in this sitting or an earlier one
@@ -233,7 +234,7 @@ class Search:
                 self._store.set_test(job.number, outcome.test_acc)
             self._watcher.finished(job, by_number[job.number], outcome)
 
-        self._executor.run(ask, lambda job, epoch: None, on_outcome, math.inf)
+        self._executor.run(ask, lambda job, epoch: None, on_outcome, self._test_until)
 
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
         study = self._study

@@ -160,12 +160,17 @@ def test_killed_worker_is_a_row_and_the_study_goes_on(
 
 def test_worker_killed_while_idle_is_replaced(study: Study, data: Dataset, tmp_path: Path) -> None:
     executor = LocalExecutor(1)
-    search(study, data, tmp_path, _Open(executor))
+    search(few(study, 3, extra=0), data, tmp_path, _Open(executor))
     os.kill(executor._workers[0].process.pid or 0, signal.SIGKILL)
     executor._workers[0].process.join()
-    more = study.model_copy(update={"extra": 4})
-    _, table = search(more, data, tmp_path / "more", executor)
+    _, table = search(few(study, 3, extra=1), data, tmp_path / "more", executor)
     assert (table["status"] == "done").all()
+
+
+def few(study: Study, candidates: int, **changes: object) -> Study:
+    """The same study of fewer networks: for what does not depend on how many."""
+    space = study.space.model_copy(update={"candidates": candidates})
+    return study.model_copy(update={"space": space, "references": (), **changes})
 
 
 class _Open:
@@ -185,9 +190,9 @@ def test_vanished_data_stop_the_study_and_condemn_no_network(study: Study, tmp_p
         own = writer.commit("s", "g", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1))
     (tmp_path / "data").rename(tmp_path / "gone")
     with pytest.raises(UserError, match="the same command goes on"):
-        search(study, own, tmp_path / "run", LocalExecutor(1))
+        search(few(study, 3), own, tmp_path / "run", LocalExecutor(1))
     (tmp_path / "gone").rename(tmp_path / "data")
-    _, table = search(study, own, tmp_path / "run", LocalExecutor(2))
+    _, table = search(few(study, 3), own, tmp_path / "run", LocalExecutor(2))
     assert (table["status"] == "done").all()
 
 
@@ -205,7 +210,7 @@ def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: 
 
 
 def test_flat_takes_every_network_through_every_rung(study: Study, data: Dataset, tmp_path: Path) -> None:
-    flat = study.model_copy(update={"rungs": (1, 2), "seeds": 2, "extra": 0, "confirm": 1})
+    flat = few(study, 3, rungs=(1, 2), seeds=2, extra=0, confirm=1)
     _, table = search(flat, data, tmp_path, LocalExecutor(2))
     todo = plan(flat, 10, 64)
     grid = table[table["seed"] < FRESH]
@@ -218,7 +223,7 @@ def test_flat_takes_every_network_through_every_rung(study: Study, data: Dataset
 
 def test_tpe_trains_no_network_twice(study: Study, data: Dataset, tmp_path: Path) -> None:
     space = study.space.model_copy(update={"sampler": "tpe", "candidates": 9})
-    tpe = study.model_copy(update={"space": space, "extra": 0})
+    tpe = study.model_copy(update={"space": space, "extra": 0, "references": ()})
     todo = plan(tpe, 10, 64)
     assert len(todo.candidates) < 9 and todo.pool
     _, table = search(tpe, data, tmp_path / "a", LocalExecutor(2))

@@ -77,10 +77,10 @@ def test_noise_alone_is_tied_and_more_runs_are_asked_for() -> None:
 
 
 def test_interval_and_bound_hold_where_the_truth_is_known() -> None:
-    """The model's own statements over 40 studies it was not fitted to; benchmarks/calibration.py has the thousands."""
+    """The model's own statements over 20 studies it was not fitted to; benchmarks/calibration.py has the thousands."""
     rng = np.random.default_rng(7)
     inside = bounds = tied = total = 0
-    for _ in range(40):
+    for _ in range(20):
         truth, records = world(0.01, 0.012, 2, rng)
         v = only(records)
         value = dict(zip([c.key for c in TODO.candidates], truth, strict=True))
@@ -91,7 +91,7 @@ def test_interval_and_bound_hold_where_the_truth_is_known() -> None:
             if r is not v.pick:
                 inside += r.low <= pick - value[r.candidate.key] <= r.high
                 total += 1
-    assert inside / total >= 0.9 and bounds >= 33 and tied >= 34
+    assert inside / total >= 0.9 and bounds >= 16 and tied >= 17
 
 
 def test_order_of_records_changes_nothing() -> None:

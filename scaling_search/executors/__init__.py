@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +24,7 @@ class Executor(Protocol):
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
-        until: float,
+        until: float = math.inf,
     ) -> None:
         """Run every job that `ask` gives, as many at a time as there are workers; return when it gives None
         and all have ended, or at `until` (time.monotonic()): what runs then is stopped and has no outcome. A worker

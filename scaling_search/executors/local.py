@@ -79,7 +79,7 @@ class LocalExecutor:
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
-        until: float,
+        until: float = math.inf,
     ) -> None:
         asked_out = False
         while True:

@@ -68,7 +68,7 @@ class _Delegate(Searcher):
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
-        until: float,
+        until: float = math.inf,
     ) -> None:
         super().__init__(metric="done", mode="max")
         self._ask, self._on_epoch, self._on_outcome = ask, on_epoch, on_outcome
@@ -128,7 +128,7 @@ class RayExecutor:
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
-        until: float,
+        until: float = math.inf,
     ) -> None:
         first = ask()
         if first is None:  # Tune calls an experiment without trials an error

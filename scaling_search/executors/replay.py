@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ class ReplayExecutor:
         ask: Callable[[], Job | None],
         on_epoch: Callable[[Job, Epoch], None],
         on_outcome: Callable[[Job, Outcome], None],
-        until: float,
+        until: float = math.inf,
     ) -> None:
         """A job that is not in the table is a KeyError: the driver asks for what the table has."""
         while time.monotonic() < until and (job := ask()) is not None:
