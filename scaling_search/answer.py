@@ -14,7 +14,7 @@ from scaling_search.curves import TABLE, Curves
 from scaling_search.page import Page
 from scaling_search.progress import say
 from scaling_search.store import Record, Store
-from scaling_search.study import Study
+from scaling_search.study import Study, check
 from scaling_search.verdict import Verdict, verdicts
 from scaling_search.words import (
     baseline_words,
@@ -46,7 +46,7 @@ def open_results(folder: Path) -> Store | Curves:
 def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
     """Write results.csv and report.html, and say the answer in a few lines; whether there is one."""
     records = source.records()
-    study = Study.model_validate(source.fact("settings"))
+    study = check(source.fact("settings"), str(folder))
     found = verdicts(records, study)
     page = Page(
         title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {', '.join(study.budgets)}",
@@ -85,9 +85,10 @@ def write_table(source: Store | Curves, to: Path) -> int:
 def _unfinished(source: Store | Curves) -> str:
     """'4 of 19 runs', or nothing for a finished study."""
     recorded = sum(r.outcome is not None for r in source.records())
-    if source.fact("state") == "finished":
+    state = source.fact("state")
+    if state == "finished" or (state is None and recorded >= source.fact("planned")):  # None: an earlier release
         return ""
-    late = ", the time was up" if source.fact("state") == "out of time" else ""
+    late = ", the time was up" if state == "out of time" else ""
     return f"{recorded} of {max(recorded, source.fact('planned'))} runs{late}"
 
 

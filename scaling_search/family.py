@@ -214,12 +214,12 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
 
     from scaling_search.answer import open_results
     from scaling_search.progress import say
-    from scaling_search.study import Study
+    from scaling_search.study import check
     from scaling_search.verdict import verdicts
     from scaling_search.words import spent
 
     source, console = open_results(args.run), Console()
-    study, records = Study.model_validate(source.fact("settings")), source.records()
+    study, records = check(source.fact("settings"), str(args.run)), source.records()
     baseline = next((r.candidate for r in records if r.candidate.role == "baseline"), None)
     found = verdicts(records, study)
     if not found or baseline is None:

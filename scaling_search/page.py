@@ -13,7 +13,7 @@ from scaling_search.analysis import holds
 from scaling_search.confirm import confirmed
 from scaling_search.store import Record
 from scaling_search.study import Study
-from scaling_search.verdict import Row, Verdict
+from scaling_search.verdict import MARGIN, Row, Verdict
 from scaling_search.words import (
     baseline_words,
     beside,
@@ -109,7 +109,33 @@ def _named(row: Row) -> str:
     return escape(f"{', '.join(row.candidate.directions)}; {row.candidate.label}")
 
 
-# ---- the table and the provenance
+# ---- the tables and the provenance
+
+
+def networks(v: Verdict) -> str:
+    """Every network of the budget against the pick, best first."""
+    heads = ("network", "stands for", "val % expected", "below the pick, points (95%)", "", "P(best)", "tied", "runs")
+    body = []
+    for row in v.rows:
+        pick = row.candidate.key == v.pick.candidate.key
+        cells = [
+            row.candidate.label,
+            ", ".join(row.candidate.directions),
+            f"{points(row.mean)} ± {points(row.error)}",
+            "" if pick else f"{points(row.behind)} ({points(row.low)} to {points(row.high)})",
+            "the pick" if pick else row.standing,
+            f"{row.best:.2f}",
+            "yes" if row.tied else "",
+            str(row.seeds),
+        ]
+        body.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    return (
+        f"<section><h2>The networks of {escape(v.budget)}</h2><p>From one model of all runs. Tied: the smallest set "
+        f"whose P(best) sums to 0.95. As good: within {points(MARGIN)} points of the pick, either way.</p>"
+        f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
+    )
+
 
 _HEAD = (
     ("network", "blocks, width multiplier, resolution"),

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from effnet.budget import human
 from scaling_search.analysis import front
-from scaling_search.page import Page, answer, escape, reproduce, table
+from scaling_search.page import Page, answer, escape, networks, reproduce, table
 from scaling_search.store import Record
 from scaling_search.triangle import NAMED
 from scaling_search.verdict import Row, Surface, Verdict
@@ -48,6 +48,7 @@ def build(page: Page) -> str:
         for anchor, heading, words, figure in figures:
             body = pio.to_html(figure, full_html=False, include_plotlyjs=False, div_id=anchor, config=_CONFIG)
             parts.append(f"<section><h2>{escape(heading)}</h2><p>{words}</p>{body}</section>")
+    parts += [networks(v) for v in found]
     parts.append(table(page.records))
     parts.append(reproduce(page))
     assets = resources.files("scaling_search") / "assets"

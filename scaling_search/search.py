@@ -34,7 +34,7 @@ class Watcher(Protocol):
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None: ...
 
 
-class _TimeError(Exception):
+class _OutOfTimeError(Exception):
     """The time given is spent; runs in progress go on from their last checkpoint another time."""
 
 
@@ -75,7 +75,7 @@ class Search:
             self._confirm()
             if self._until < math.inf:
                 self._extra(math.inf)
-        except _TimeError:
+        except _OutOfTimeError:
             self.out_of_time = True
         self._test()
         return self._recorded() - before
@@ -129,7 +129,7 @@ class Search:
         done = 0.0
         while done < most and len(exhausted) < len(study.budgets):
             count = int(min(BATCH, most - done))
-            for budget in study.budgets:
+            for budget in (b for b in study.budgets if b not in exhausted):
                 known = self._known()
                 taken = {(r.candidate.key, r.seed) for r in known if r.epochs == last}
                 open_seeds = {
@@ -201,7 +201,7 @@ class Search:
 
         self._executor.run(ask, on_epoch, on_outcome, self._until)
         if time.monotonic() >= self._until:
-            raise _TimeError
+            raise _OutOfTimeError
 
     def _test(self) -> None:
         """Measure the test split for what the answer names: its fresh seeds where there are some, else its runs. The

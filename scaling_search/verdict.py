@@ -135,7 +135,8 @@ def model(
 ) -> tuple[list[str], Posterior] | None:
     """The posterior over this budget's networks, the baseline and the references; None without a finished candidate.
 
-    A network whose longest attempt failed is left out altogether."""
+    Runs of fresh seeds are no part of it, and a network whose longest attempt failed is left out altogether."""
+    runs = searched(runs, study)
     done = [
         r
         for r in runs
