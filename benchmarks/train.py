@@ -266,6 +266,7 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
 
     train.evaluate = clocked
     *_, outcome = train.run(trial, data)
+    torch.set_flush_denormal(True)  # as training does
     ready = train.prepare(trial, data)
     images, labels, step = ready.images[torch.arange(32)], ready.labels[:32], ready.step
     step.model.train()

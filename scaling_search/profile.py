@@ -12,7 +12,7 @@ import torch
 
 from effnet.cost import cost
 from scaling_search.data import Dataset, epoch_order
-from scaling_search.train import evaluate, prepare
+from scaling_search.train import evaluate, flushed_denormals, prepare
 from scaling_search.trial import Trial
 
 _WARM = 5  # steps before the clock runs; on CUDA enough for the capture
@@ -31,6 +31,7 @@ class Profile:
     peak: float
 
 
+@flushed_denormals()
 def profile(trial: Trial, data: Dataset) -> Profile:
     """Measure an epoch of `trial`. Raises what a training raises."""
     device, recipe = torch.device(trial.device), trial.recipe

@@ -12,6 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -62,7 +63,8 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
     account = _Account(torch.device(trial.device))
     memory.reset_peak(account.device)
     try:
-        yield from _run(trial, data, account)
+        with flushed_denormals():
+            yield from _run(trial, data, account)
     except (torch.OutOfMemoryError, MemoryError) as error:
         yield account.outcome("out-of-memory", _needed(trial, error))
     except OSError:
@@ -74,6 +76,18 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
             yield account.outcome("crashed", f"{type(error).__name__}: {_first_line(error)}")
     finally:
         memory.release()
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormals count as zero, and the caller's setting comes back: they slow a CPU many times over and change
+    nothing in a training, but other code in the process may need them."""
+    flushed = (torch.tensor(1e-39) * 1).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
 
 
 def _first_line(error: BaseException) -> str:
@@ -135,7 +149,6 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
         raise ValueError(f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}")
     recipe, device, side = trial.recipe, torch.device(trial.device), trial.arch.resolution
     torch.set_num_threads(trial.threads)
-    torch.set_flush_denormal(True)  # denormals slow a CPU many times over and change nothing
     memory.keep_freed_pages()
     train_at, val_at = split(data.train_hashes, trial.seed, trial.train_images, trial.val_images)
     images, labels = _part(data.train_images, data.train_labels, train_at, side, device)

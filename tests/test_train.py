@@ -190,6 +190,17 @@ def test_it_learns(data: Dataset, trial: Trial) -> None:
     assert outcome.epochs[-1].val_acc > 0.2
 
 
+def test_the_processs_floats_stay_as_they_were(data: Dataset, trial: Trial) -> None:
+    tiny = torch.tensor(1e-39)
+    for before in (False, True):
+        torch.set_flush_denormal(before)
+        try:
+            finish(trial, data)
+            assert (tiny * 1 == 0).item() is before
+        finally:
+            torch.set_flush_denormal(False)
+
+
 def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     """After evaluation the running statistics are the training images' own."""
     ready = prepare(dataclasses.replace(trial, recipe=dataclasses.replace(trial.recipe, bn_images=90)), data)
