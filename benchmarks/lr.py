@@ -17,11 +17,12 @@ import tempfile
 
 import torch
 
-from scaling_search.executors import Job, open_executor
+from jobs import Jobs
+from scaling_search.executors.local import open_local
 from scaling_search.sources import load
 from scaling_search.space import plan
 from scaling_search.study import preset_path, read
-from scaling_search.trial import Outcome, Trial
+from scaling_search.trial import Trial
 
 
 def main() -> int:
@@ -37,7 +38,7 @@ def main() -> int:
     corners = [c for c in todo.candidates if any("only" in name for name in c.directions)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     workers = 1 if device == "cuda" else max(1, (os.cpu_count() or 1) // study.threads)
-    names, jobs, folder = {}, [], tempfile.mkdtemp()
+    names, trials, folder = {}, [], tempfile.mkdtemp()
     for lr in args.lr:
         recipe = dataclasses.replace(study.recipe, lr=lr)
         for candidate in (todo.baseline, *corners):
@@ -46,17 +47,15 @@ def main() -> int:
                     candidate.arch, data.digest, str(data.folder), recipe, seed, study.rungs[-1],
                     study.data.train_images, study.data.val_images, device, study.threads, folder,
                 )  # fmt: skip
-                names[len(jobs)] = (", ".join(candidate.directions) or "baseline", lr)
-                jobs.append(Job(len(jobs), trial))
-    found: dict[tuple[str, float], list[float]] = {}
-
-    def on_outcome(job: Job, outcome: Outcome) -> None:
-        accuracy = outcome.epochs[-1].val_acc if outcome.status == "done" else 0.0
-        found.setdefault(names[job.number], []).append(100 * accuracy)
-
-    executor, waiting = open_executor("local", workers, device, study.threads), iter(jobs)
-    executor.run(lambda: next(waiting, None), lambda *_: None, on_outcome)
+                names[len(trials)] = (", ".join(candidate.directions) or "baseline", lr)
+                trials.append(trial)
+    executor, driver = open_local(workers, device, study.threads), Jobs(trials)
+    executor.run(driver)
     executor.close()
+    found: dict[tuple[str, float], list[float]] = {}
+    for number, outcome in driver.outcomes.items():
+        accuracy = outcome.epochs[-1].val_acc if outcome.status == "done" else 0.0
+        found.setdefault(names[number], []).append(100 * accuracy)
     networks = list(dict.fromkeys(name for name, _ in names.values()))
     print(
         f"{args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, {args.seeds} seeds each"

@@ -291,21 +291,19 @@ def measure_start(spec: dict[str, Any]) -> dict[str, float]:
     """Seconds from asking a worker to its first step's end, its process new and then warm."""
     from dataclasses import replace
 
-    from scaling_search.executors import Job, open_executor
+    from jobs import Jobs
+    from scaling_search.executors.local import LocalExecutor
 
     # a run of one step: its outcome comes after the step and a validation of one image
     trial = _job_trial(spec, batch=32, train=32, val=1)
     trial = replace(trial, recipe=replace(trial.recipe, bn_images=2))
-    waiting = [Job(i, replace(trial, seed=i)) for i in range(4)]
-    ends: list[float] = []
+    jobs = Jobs([replace(trial, seed=i) for i in range(4)])
     began = time.perf_counter()
-    executor = open_executor("local", 1, "cpu", 1)
-    executor.run(
-        lambda: waiting.pop(0) if waiting else None, lambda *_: None, lambda *_: ends.append(time.perf_counter())
-    )
+    executor = LocalExecutor(1)
+    executor.run(jobs)
     executor.close()
-    warm = statistics.median(b - a for a, b in itertools.pairwise(ends))
-    return {"fresh worker to its first step": ends[0] - began, "next run on a warm worker to its first step": warm}
+    warm = statistics.median(b - a for a, b in itertools.pairwise(jobs.ends))
+    return {"fresh worker to its first step": jobs.ends[0] - began, "next run on a warm worker to its first step": warm}
 
 
 def job(checks: Checks, rounds: int) -> None:
@@ -321,15 +319,15 @@ def _ten() -> list[dict[str, Any]]:
 
 
 def measure_job(spec: dict[str, Any]) -> dict[str, float]:
-    from scaling_search.executors import Job, open_executor
+    from jobs import Jobs
+    from scaling_search.executors.local import LocalExecutor
 
-    jobs = [Job(i, _job_trial(s)) for i, s in enumerate(_ten())]  # reading CIFAR-10 into the cache is counted out
+    jobs = Jobs([_job_trial(s) for s in _ten()])  # reading CIFAR-10 into the cache is counted out
     began = time.perf_counter()
-    executor = open_executor("local", 2, "cpu", 1)
-    done: list[str] = []
-    executor.run(lambda: jobs.pop(0) if jobs else None, lambda *_: None, lambda _, o: done.append(o.status))
+    executor = LocalExecutor(2)
+    executor.run(jobs)
     executor.close()
-    assert done == ["done"] * 10, done
+    assert [o.status for o in jobs.outcomes.values()] == ["done"] * 10, jobs.outcomes
     return {"seconds": time.perf_counter() - began}
 
 

@@ -32,10 +32,11 @@ from scaling_search.words import (
 )
 
 
-def open_results(folder: Path) -> Store | Curves:
-    """What a folder holds: a study's own store, or the table of a recorded one. Raises UserError for neither."""
-    if (folder / "study.db").is_file() or not (folder / TABLE).is_file():
-        source: Store | Curves = Store.read(folder)
+def open_results(folder: Path, store: str | None = None) -> Store | Curves:
+    """What a folder holds: a study's own store (or what it has on the server at `store`), or the table of a recorded
+    one. Raises UserError for neither."""
+    if store or (folder / "study.db").is_file() or not (folder / TABLE).is_file():
+        source: Store | Curves = Store.read(folder, store)
     else:
         source = curves.read(folder / TABLE)
     if source.fact("settings") is None or not source.records():

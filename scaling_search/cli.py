@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -102,12 +103,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument("--out", type=Path, help="run folder (default: runs/DATA-BUDGET)")
     search.add_argument("--time", metavar="30m", help="bounds the whole study: it spends what it has (3m, 90s, 1h30m)")
     search.add_argument("--replay", type=Path, metavar="TABLE", help="curves.parquet in place of training")
-    search.add_argument("--workers", type=int, help="runs at a time (default: cores / threads; 1 on a GPU)")
-    search.add_argument("--executor", choices=("local", "ray"), default="local")
+    search.add_argument("--workers", type=int, help="runs at a time (default: cores / threads; on GPUs, what pays)")
+    search.add_argument("--executor", choices=("local", "ray"), default="local", help="worker processes, or Ray Tune")
+    search.add_argument("--ray-address", metavar="ADDRESS", help="auto or HOST:PORT: a running cluster (with ray)")
+    search.add_argument(
+        "--storage", metavar="PLACE", help="checkpoints: a shared folder or s3://... (default: run folder)"
+    )
+    search.add_argument(
+        "--store", metavar="URL", help="postgresql://user@host/database (default: SQLite in the run folder)"
+    )
     search.set_defaults(command=_search)
 
     report = commands.add_parser("report", help="write report.html and results.csv of a run folder again")
     report.add_argument("run", type=Path)
+    report.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
     report.set_defaults(command=_report)
 
     family.add_command(commands)
@@ -126,7 +135,9 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
 
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1")
-    limit = _seconds(args.time) if args.time is not None else None
+    if args.ray_address is not None and args.executor != "ray":
+        raise UserError(f"--ray-address {args.ray_address}: takes --executor ray with it")
+    limit = _seconds(args.time) if args.time is not None else math.inf
     if args.study and args.preset:
         raise UserError("--study and --preset: give one of them")
     overrides = _overrides(args)
@@ -139,14 +150,17 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
         study,
         label=name if args.preset or args.study else "",
         out=args.out,
-        workers=args.workers,
-        executor=args.executor,
-        command=shlex.join(["python", "run_search.py", *(w for w in argv if w != "search")]),
+        place=run.Place(args.executor, args.workers, args.ray_address, args.storage, args.store),
+        command=_without_passwords(shlex.join(["python", "run_search.py", *(w for w in argv if w != "search")])),
         console=Console(),
-        time_limit=limit,
-        began=began,
+        clock=run.Clock(limit, began),
         replay=args.replay,
     )
+
+
+def _without_passwords(command: str) -> str:
+    """What is written into results must not open a database or a bucket."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", command)
 
 
 def _seconds(text: str) -> float:
@@ -206,5 +220,5 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search import answer
 
-    answer.finish(answer.open_results(args.run), args.run, Console())
+    answer.finish(answer.open_results(args.run, args.store), args.run, Console())
     return 0

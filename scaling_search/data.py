@@ -84,6 +84,22 @@ class Dataset:
             **arrays,
         )
 
+    def verified(self) -> Dataset:
+        """Itself. Raises UserError when the cached images or labels are no longer what was read; of more than 4 GiB
+        the training images are sampled."""
+        train, test = self.train_images, self.test_images
+        every = -(-(train.nbytes + test.nbytes) // 2**32)
+        whole = every == 1
+        same = np.array_equal(content_hashes(train[::every]), self.train_hashes[::every])
+        if whole:
+            found = _digest(self.train_hashes, self.train_labels, content_hashes(test), self.test_labels)
+            same = same and found == self.digest
+        if not same:
+            raise UserError(
+                f"data cache {self.folder}: altered since it was made; delete the folder to have it rebuilt"
+            )
+        return self
+
     def facts(self, train_limit: int | None = None, val_limit: int | None = None) -> Facts:
         line = self.describe(train_limit, val_limit)
         return Facts(self.name, self.digest, str(self.folder), len(self.classes), self.native, line)
@@ -112,6 +128,14 @@ def content_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """A 64-bit hash of each image's pixels: equal images land in the same fold."""
     digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+
+
+def _digest(*parts: NDArray[Any]) -> str:
+    """Of training hashes and labels, test hashes and labels."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
 
 
 class CacheWriter:
@@ -156,9 +180,7 @@ class CacheWriter:
             test = images[held_out], labels[held_out]
             images, labels, hashes = images[~held_out], labels[~held_out], hashes[~held_out]
             origin += ", a tenth held out as test"
-        digest = hashlib.sha256()
-        for part in (hashes, labels, content_hashes(test[0]), test[1]):
-            digest.update(np.ascontiguousarray(part).data)
+        digest = _digest(hashes, labels, content_hashes(test[0]), test[1])
         sample = np.asarray(images[:: max(1, len(images) // 2000)], dtype=np.float64) / 255
         arrays: dict[str, NDArray[Any]] = {
             "train_images": images,
@@ -178,7 +200,7 @@ class CacheWriter:
         meta = {
             "name": name,
             "origin": origin,
-            "digest": digest.hexdigest()[:16],
+            "digest": digest,
             "classes": classes,
             "native": images.shape[1],
             "mean": sample.mean((0, 1, 2)).tolist(),

@@ -62,6 +62,11 @@ class Live:
         self._running[job.number] = candidate, epoch.epoch, epochs
         self._show()
 
+    def again(self, job: Job, candidate: Candidate, why: str) -> None:
+        self._running.pop(job.number, None)
+        say(self._console, "again", f"{candidate.label}  seed {job.trial.seed}  {why}")
+        self._show()
+
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
         self._running.pop(job.number, None)
         if self._testing:

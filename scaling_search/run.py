@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import os
 import platform
-import signal
+import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import torch
 from rich.console import Console
@@ -24,10 +22,12 @@ from scaling_search.curves import TABLE, Curves
 from scaling_search.curves import check as check_curves
 from scaling_search.curves import read as read_curves
 from scaling_search.data import Facts
-from scaling_search.executors import open_executor
+from scaling_search.executors import Executor, open_executor
 from scaling_search.executors.replay import ReplayExecutor
+from scaling_search.packing import MOST, Packing
 from scaling_search.progress import Live, say
-from scaling_search.search import Search, runs_needed
+from scaling_search.search import Search, StoppedError, runs_needed
+from scaling_search.signals import Stopping
 from scaling_search.sources import load_or_explain, own_path
 from scaling_search.space import Plan, plan
 from scaling_search.store import Record, Store
@@ -37,26 +37,50 @@ from scaling_search.train import versions
 from scaling_search.words import percent
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a study runs and what it writes to: no part of its identity. None: this machine, the run folder."""
+
+    executor: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    storage: str | None = None  # of checkpoints: a folder that all nodes share, or an address such as s3://bucket/path
+    store: str | None = None  # postgresql://...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`limit` seconds from `began` (time.monotonic()) bound the whole study, earlier sittings included."""
+
+    limit: float = math.inf
+    began: float = 0.0
+
+    def ends(self, records: list[Record], workers: int) -> tuple[float, float]:
+        """time.monotonic() at which training stops, and testing; some is left for the report."""
+        if self.limit == math.inf:
+            return math.inf, math.inf
+        spent = sum(r.outcome.seconds for r in records if r.outcome) / workers
+        end = self.began + self.limit - spent
+        return end - min(max(0.05 * self.limit, 8.0), 60.0), end - 3
+
+
 def search(
     study: Study,
     *,
     label: str,
     out: Path | None,
-    workers: int | None,
-    executor: str,
+    place: Place,
     command: str,
     console: Console,
-    time_limit: float | None = None,
-    began: float = 0.0,
+    clock: Clock,
     replay: Path | None = None,
 ) -> int:
-    """The main job. `time_limit` bounds it [s] from `began` (time.monotonic()); `replay`: a table of curves in place
-    of training. Exit status 0; 1 when no network of the budget finished; 130 after Ctrl-C (what was recorded
-    stays, and the same command goes on).
+    """The main job. `replay`: a table of curves in place of training. Exit status 0; 1 when no network of the budget
+    finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
     curves = read_curves(replay) if replay else None
-    study, data = _recorded(study, curves) if curves else found(study, console)
+    study, data = _recorded(study, curves) if curves else found(study, console, remote=place.ray_address is not None)
     say(console, "data", data.line)
     with console.status("planning"):
         todo = plan(study, data.classes, data.native)
@@ -65,22 +89,14 @@ def search(
         check_curves(curves, study, todo.everything + todo.pool)
 
     names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
-    folder = out or Path("runs") / "-".join(filter(None, names))
+    folder = out or Path("runs") / re.sub(r"[^\w.,+-]", "_", "-".join(filter(None, names))).lstrip(".")
     identity = study.identity(data.digest)
     facts = _facts(study, todo, data, command, identity)
     if curves and (folder / "study.db").exists():
         raise UserError(f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose another")
-    store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts)
+    store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts, place.store)
     try:
-        workers = workers or _workers(study)
-        until = test_until = math.inf
-        if time_limit:
-            earlier = [] if curves else store.records()
-            spent = sum(r.outcome.seconds for r in earlier if r.outcome) / workers
-            test_until = began + time_limit - spent - 3  # s, for the report
-            until = test_until + 3 - min(max(0.05 * time_limit, 8.0), 60.0)
-        clock = (until, test_until)
-        status = _train(study, todo, data, store, folder, workers, executor, clock, curves, console)
+        status = _train(study, todo, data, store, folder, place, clock, curves, console)
         if any(r.outcome for r in store.records()):
             if curves:  # in place of study.db
                 write_table(store, folder / TABLE)
@@ -98,52 +114,86 @@ def _train(
     data: Facts,
     store: Store,
     folder: Path,
-    workers: int,
-    executor: str,
-    clock: tuple[float, float],
+    place: Place,
+    clock: Clock,
     curves: Curves | None,
     console: Console,
 ) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    finished = sum(r.outcome is not None for r in store.records())
+    records = store.records()
+    finished = sum(r.outcome is not None for r in records)
     if finished:
         say(console, "resume", f"{finished} runs are recorded in {folder}")
-    planned = runs_needed(study, todo) - finished
-    signal.signal(signal.SIGTERM, _on_term)
-    where = None
-    try:
-        with Live(console, max(planned, 0), workers) as live:
-            known = curves.by_key() if curves else {}
-            where = ReplayExecutor(curves) if curves else open_executor(executor, workers, study.device, study.threads)
-            job = Search(
-                study,
-                todo,
-                data,
-                store,
-                where,
-                live,
-                device=study.device,
-                checkpoints=str(folder.resolve() / "checkpoints"),
-                until=clock[0],
-                test_until=clock[1],
-                exists=lambda network, seed, epochs: not curves or (network, seed, epochs) in known,
+    planned = max(runs_needed(study, todo) - finished, 0)
+    known = curves.by_key() if curves else {}
+    checkpoints = _checkpoints(folder, place.storage)
+    where: Executor | None = None
+    with Stopping(
+        lambda: say(console, "stopping", "each run writes its checkpoint; again, and it stops at once")
+    ) as asked:
+        try:
+            where = (
+                ReplayExecutor(curves)
+                if curves
+                else open_executor(
+                    place.executor, place.workers, study.device, study.threads, data, checkpoints, place.ray_address
+                )
             )
-            store.set_state("running")
-            trained = job.run()
-            store.set_state("out of time" if job.out_of_time else "finished")
-    except KeyboardInterrupt:
-        recorded = sum(r.outcome is not None for r in store.records())
-        say(console, "stopped", f"{recorded} runs are recorded; the same command goes on from here")
-        return 130
-    finally:
-        if where:
-            where.close()
+            until, test_until = clock.ends([] if curves else records, where.workers)
+            with Live(console, planned, where.workers) as live:
+                job = Search(
+                    study,
+                    todo,
+                    data,
+                    store,
+                    where,
+                    live,
+                    device=study.device,
+                    checkpoints=checkpoints,
+                    until=until,
+                    test_until=test_until,
+                    exists=lambda network, seed, epochs: not curves or (network, seed, epochs) in known,
+                    stopping=asked,
+                    packing=None if curves else _packing(study, place),
+                )
+                store.set_state("running")
+                trained = job.run()
+                store.set_state("out of time" if job.out_of_time else "finished")
+        except StoppedError:
+            store.set_state("stopped")
+            recorded = sum(r.outcome is not None for r in store.records())
+            say(console, "stopped", f"{recorded} runs are recorded; the same command goes on from here")
+            return asked.status
+        finally:
+            if where:
+                where.close()
     if job.out_of_time:
         say(console, "time", "is up; the same command goes on from here, with more --time")
     elif not trained:
         say(console, "nothing", "left to train: every run of this study is recorded")
     return 0
+
+
+def _checkpoints(folder: Path, storage: str | None) -> str:
+    """Where the runs of a run folder keep theirs. Raises UserError for an address that leads nowhere."""
+    if storage is None:
+        return str(folder.resolve() / "checkpoints")
+    if "://" not in storage:
+        return str(Path(storage).resolve() / folder.resolve().name)
+    from scaling_search import remote
+
+    remote.check(storage)
+    return f"{storage.rstrip('/')}/{folder.resolve().name}"
+
+
+def _packing(study: Study, place: Place) -> Packing | None:
+    """On GPUs of this machine. Ray keeps count of its own, by fractions."""
+    if study.device != "cuda" or not torch.cuda.is_available():
+        return None
+    count = torch.cuda.device_count()
+    most = math.ceil(place.workers / count) if place.workers else MOST
+    return Packing(min(torch.cuda.get_device_properties(i).total_memory for i in range(count)), count, most)
 
 
 def train_family(
@@ -153,44 +203,32 @@ def train_family(
     identity = study.identity(data.digest) | {"family": [c.key for c in todo.candidates]}
     store = Store.create(folder, identity, _facts(study, todo, data, f"scaling-search family, in {folder}", identity))
     try:
-        workers = workers or _workers(study)
-        status = _train(study, todo, data, store, folder, workers, "local", (math.inf, math.inf), None, console)
+        status = _train(study, todo, data, store, folder, Place(workers=workers), Clock(), None, console)
         return status, store.records()
     finally:
         store.close()
 
 
-def _workers(study: Study) -> int:
-    return 1 if study.device == "cuda" else max(1, _cores() // study.threads)
-
-
-def _on_term(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
-
-
-def _cores() -> int:
-    """Those that this process may use; macOS does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def device_of(study: Study) -> str:
-    """cpu or cuda. Raises UserError for a device, or a library of the recipe, that is not here."""
+def device_of(study: Study, remote: bool = False) -> str:
+    """cpu or cuda. Raises UserError for a device, or a library of the recipe, that is not here; `remote`: nor need be,
+    since a cluster has it."""
     if study.recipe.randaugment and find_spec("torchvision") is None:
         raise UserError("recipe.randaugment: needs torchvision (pip install torchvision), or set it to false")
-    if study.device == "cuda" and not torch.cuda.is_available():
+    if study.device == "cuda" and not remote and not torch.cuda.is_available():
         raise UserError("device cuda: torch finds no CUDA device here; use --device cpu")
     if study.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return study.device
 
 
-def found(study: Study, console: Console) -> tuple[Study, Facts]:
-    """The study with its device and its data found, and what they are. Raises UserError."""
+def found(study: Study, console: Console, remote: bool = False) -> tuple[Study, Facts]:
+    """The study with its device and its data found, and what they are; `remote`: the device is a cluster's. Raises
+    UserError."""
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)
     # a device and a data set found for `auto` are part of the study from here on
     settings = study.settings()
-    settings["device"] = device_of(study)
+    settings["device"] = device_of(study, remote)
     if study.data.source == "auto":
         settings["data"]["source"] = data.name
     elif (path := own_path(study.data.source)).exists():
@@ -212,7 +250,7 @@ def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
 def _facts(study: Study, todo: Plan, data: Facts, command: str, identity: dict[str, object]) -> dict[str, object]:
     base = todo.baseline.cost.macs
     hardware = f"{platform.machine()}, {os.cpu_count()} cores"
-    if study.device == "cuda":
+    if study.device == "cuda" and torch.cuda.is_available():
         hardware = f"{torch.cuda.get_device_name()}; {hardware}"
     found = ", ".join(f"{n} networks at {b}" for b, n in todo.found.items())
     return {

@@ -11,27 +11,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from scaling_search.allocation import BATCH, half, next_runs, promoted
 from scaling_search.candidate import Candidate
 from scaling_search.data import Facts
-from scaling_search.executors import Executor, Job
+from scaling_search.dispatch import Testing, Training, Watcher
+from scaling_search.executors import Executor
+from scaling_search.packing import Packing
 from scaling_search.space import Plan
 from scaling_search.store import Record, Store, suggest
 from scaling_search.study import Study
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.trial import Trial
 from scaling_search.triangle import apart, on_square, on_triangle
 from scaling_search.verdict import FRESH, searched, verdicts
 
 
-class Watcher(Protocol):
-    """Who is told as a study goes on. `jobs` counts the runs still known to be needed."""
-
-    def phase(self, name: str, jobs: int) -> None: ...
-    def started(self, job: Job, candidate: Candidate) -> None: ...
-    def epoch(self, job: Job, epoch: Epoch) -> None: ...
-    def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None: ...
+class StoppedError(Exception):
+    """The user has asked to stop; what was running has written its checkpoint."""
 
 
 class _OutOfTimeError(Exception):
@@ -53,21 +49,25 @@ class Search:
         until: float = math.inf,
         test_until: float = math.inf,
         exists: Callable[[str, int, int], bool] = lambda network, seed, epochs: True,
+        stopping: Callable[[], bool] = lambda: False,
+        packing: Packing | None = None,
     ) -> None:
         """`until`, `test_until`: time.monotonic() at which training stops, and testing; given them, runs are added for
-        as long as there is time. `exists`: whether a run can be had at all; a replayed table may end."""
+        as long as there is time. `exists`: whether a run can be had at all; a replayed table may end. `stopping`:
+        whether the user has asked to stop. `packing`: where several trainings may share a GPU."""
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
         self._device, self._checkpoints = device, checkpoints
         self._until, self._test_until, self._exists = until, test_until, exists
+        self._stopping, self._packing = stopping, packing
         self.out_of_time = False
         self._named: tuple[frozenset[int], list[Candidate]] | None = None  # by which runs, what they name
-        self._decided: set[int] = set()  # runs asked for so far, in this sitting or an earlier one
+        self._decided: set[tuple[str, int, int]] = set()  # runs asked for so far, in this sitting or an earlier one
 
     def run(self) -> int:
         """Train whatever has no outcome yet; the number of runs trained now.
 
-        KeyboardInterrupt passes through: what was told is kept, what was running goes on next time."""
+        Raises StoppedError: what was told is kept, what was running goes on next time."""
         before = self._recorded()
         try:
             self._grid()
@@ -167,41 +167,37 @@ class Search:
     def _known(self) -> list[Record]:
         """What has been asked for and has an outcome. Runs of an earlier sitting count from when they are asked for
         again, so that every decision sees what it saw then."""
-        return [r for r in self._store.records() if r.number in self._decided and r.outcome is not None]
+        return [r for r in self._store.records() if r.key in self._decided and r.outcome is not None]
 
     def _recorded(self) -> int:
         return sum(r.outcome is not None for r in self._store.records())
 
     def _train(self, name: str, runs: list[tuple[Candidate, int]], epochs: int) -> None:
-        by_number = {self._store.add(c, seed, epochs): (c, seed) for c, seed in runs}
-        self._decided |= set(by_number)
-        queue = self._store.pending(list(by_number))
-        if not queue:
-            return
-        self._watcher.phase(name, len(queue))
-        waiting = iter(queue)
-
-        def ask() -> Job | None:
-            number = next(waiting, None)
-            if number is None or time.monotonic() >= self._until:
-                return None
-            candidate, seed = by_number[number]
-            self._store.start(number)
-            job = Job(number, self._trial(candidate, seed, epochs))
-            self._watcher.started(job, candidate)
-            return job
-
-        def on_epoch(job: Job, epoch: Epoch) -> None:
-            self._store.epoch(job.number, epoch)
-            self._watcher.epoch(job, epoch)
-
-        def on_outcome(job: Job, outcome: Outcome) -> None:
-            self._store.finish(job.number, outcome)
-            self._watcher.finished(job, by_number[job.number][0], outcome)
-
-        self._executor.run(ask, on_epoch, on_outcome, self._until)
-        if time.monotonic() >= self._until:
+        self._decided |= {(c.key, seed, epochs) for c, seed in runs}
+        queue = [
+            run
+            for run in dict.fromkeys(runs)
+            if (known := self._store.recorded((run[0].key, run[1], epochs))) is None or known.outcome is None
+        ]
+        if queue and not self._over():
+            self._watcher.phase(name, len(queue))
+            phase = Training(
+                self._store,
+                self._watcher,
+                queue,
+                epochs,
+                lambda candidate, seed: self._trial(candidate, seed, epochs),
+                self._over,
+                self._packing,
+            )
+            self._executor.run(phase)
+        if self._stopping():
+            raise StoppedError
+        if queue and self._over():
             raise _OutOfTimeError
+
+    def _over(self) -> bool:
+        return self._stopping() or time.monotonic() >= self._until
 
     def _test(self) -> None:
         """Measure the test split for what the answer names: its fresh seeds where there are some, else its runs. The
@@ -218,23 +214,16 @@ class Search:
         if not missing:
             return
         self._watcher.phase("test accuracy of what the answer names", len(missing))
-        waiting = iter(missing)
-        by_number = {r.number: r.candidate for r in missing}
-
-        def ask() -> Job | None:
-            record = next(waiting, None)
-            if record is None:
-                return None
-            job = Job(record.number, self._trial(record.candidate, record.seed, last, test=True))
-            self._watcher.started(job, record.candidate)
-            return job
-
-        def on_outcome(job: Job, outcome: Outcome) -> None:
-            if outcome.test_acc is not None:
-                self._store.set_test(job.number, outcome.test_acc)
-            self._watcher.finished(job, by_number[job.number], outcome)
-
-        self._executor.run(ask, lambda job, epoch: None, on_outcome, self._test_until)
+        phase = Testing(
+            self._store,
+            self._watcher,
+            missing,
+            lambda r: self._trial(r.candidate, r.seed, last, test=True),
+            lambda: self._stopping() or time.monotonic() >= self._test_until,
+        )
+        self._executor.run(phase)
+        if self._stopping():
+            raise StoppedError
 
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
         study = self._study

@@ -48,7 +48,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search.sources import load_or_explain
     from scaling_search.study import check
     from scaling_search.train import run as train
-    from scaling_search.trial import Epoch, Trial
+    from scaling_search.trial import Epoch, Outcome, Trial
     from scaling_search.words import points
 
     settings: dict[str, Any] = {"compile": args.compile}
@@ -76,7 +76,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
             if isinstance(event, Epoch):
                 loss = f"loss {event.train_loss:.3f} train, {event.val_loss:.3f} val"
                 say(console, f"epoch {event.epoch}", f"{loss} · val {points(event.val_acc)} · {event.seconds:.1f} s")
-            else:
+            elif isinstance(event, Outcome):
                 outcome = event
     except KeyboardInterrupt:
         say(console, "stopped", f"the same command goes on from its last epoch in {trial.folder}")

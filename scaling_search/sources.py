@@ -97,9 +97,9 @@ def load(spec: str) -> Dataset:
 
 
 def load_or_explain(spec: str) -> Dataset:
-    """`load`, with a missing network said in one line."""
+    """`load`, verified, with a missing network said in one line."""
     try:
-        return load(spec)
+        return load(spec).verified()
     except _NoNetworkError as error:
         raise UserError(
             f"data {spec}: not in the cache {cache_root()} and not to be had from the network ({error}); "

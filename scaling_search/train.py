@@ -28,9 +28,11 @@ from scaling_search import checkpoint, memory
 from scaling_search.data import Dataset, Images, Normalise, augmented, epoch_order, mirrored, split
 from scaling_search.recipe import Recipe
 from scaling_search.step import Step, kernels
-from scaling_search.trial import Epoch, Outcome, Status, Trial
+from scaling_search.trial import Epoch, Outcome, Pulse, Status, Trial
+from scaling_search.watchdog import alive
 
 _EVAL_BATCH = {"cpu": 256, "cuda": 1024}  # images
+_PULSE = 0.5  # s between two moments at which a run can be stopped
 
 
 @dataclass
@@ -54,8 +56,11 @@ class _Account:
         )
 
 
-def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
+def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
     """Train, yielding each Epoch as it ends and the Outcome last; goes on from the newest checkpoint that fits.
+
+    In between it yields Pulses, twice a second: closed at one of them, it writes a checkpoint of the step
+    that it has come to.
 
     Divergence, lack of memory, a deadline and crashes are outcomes, not exceptions; nothing of the run stays in
     memory. Raises OSError when a checkpoint cannot be written or the data cannot be read: that is the machine's
@@ -163,7 +168,7 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
     return Ready(images, labels, val_images, val_labels, images[drawn], batch, step, augment)
 
 
-def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome]:
+def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome | Pulse]:
     ready, recipe, device = prepare(trial, data), trial.recipe, account.device
     step, labels, batch = ready.step, ready.labels, ready.batch
     per_epoch = len(labels) // batch
@@ -172,6 +177,7 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
     order: list[Tensor] = []
     evaluation: tuple[float, float, str] | None = None
     clock = time.perf_counter()
+    pulse = time.perf_counter()
 
     def state(at: int) -> dict[str, Any]:
         return {
@@ -190,10 +196,18 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             order = list(epoch_order(len(labels), batch, trial.seed, epoch))
             clock = time.perf_counter()
         if at == recipe.decay_start(total):
-            checkpoint.save(trial.folder / "before-decay.ckpt", state(at))
+            checkpoint.save(f"{trial.folder}/before-decay.ckpt", state(at))
         if trial.deadline is not None and account.total() > trial.deadline:
             yield account.outcome("timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}")
             return
+        alive()
+        if time.perf_counter() - pulse > _PULSE:
+            try:
+                yield Pulse()
+            except GeneratorExit:
+                checkpoint.save(f"{trial.folder}/e{trial.epochs}.ckpt", state(at))
+                raise
+            pulse = time.perf_counter()
         torch.manual_seed((trial.seed << 32) + at + 1)
         x = ready.augment(ready.images[order[i]], order[i], epoch)
         step(x, labels[order[i].to(device)], recipe.rate(at, total, per_epoch), at)
@@ -211,9 +225,9 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             val_loss, val_acc, _ = evaluation
             done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - clock)
             account.epochs.append(done)
-            checkpoint.save(trial.folder / f"e{trial.epochs}.ckpt", state(at + 1))
+            checkpoint.save(f"{trial.folder}/e{trial.epochs}.ckpt", state(at + 1))
             if at + 1 == recipe.decay_start(total):  # no decay: a longer run goes on from here
-                checkpoint.save(trial.folder / "before-decay.ckpt", state(at + 1))
+                checkpoint.save(f"{trial.folder}/before-decay.ckpt", state(at + 1))
             yield done
 
     account.trained_images = total * batch
@@ -249,7 +263,7 @@ def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
     best: dict[str, Any] | None = None
     for name in (f"e{trial.epochs}.ckpt", "before-decay.ckpt"):
         try:
-            state = checkpoint.load(trial.folder / name)
+            state = checkpoint.load(f"{trial.folder}/{name}")
         except checkpoint.DamagedError:
             continue
         if state is None or (name == "before-decay.ckpt" and state["step"] > trial.recipe.decay_start(total)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from effnet import Arch
@@ -29,7 +28,7 @@ class Trial:
     val_images: int | None
     device: str  # cpu, cuda or cuda:N
     threads: int
-    checkpoints: str  # folder; the run's own lies inside
+    checkpoints: str  # folder or address; the run's own folder lies inside
     test: bool = False  # also measure the test split: for finalists alone
     test_images: int | None = None
     compile: bool = False  # torch.compile: on CUDA, for runs long enough to pay for it
@@ -51,8 +50,9 @@ class Trial:
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @property
-    def folder(self) -> Path:
-        return Path(self.checkpoints) / self.key
+    def folder(self) -> str:
+        """Of its checkpoints: a path, or an address such as s3://bucket/path."""
+        return f"{self.checkpoints}/{self.key}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""
@@ -73,6 +73,10 @@ class Epoch:
     val_loss: float
     val_acc: float
     seconds: float
+
+
+class Pulse:
+    """A run is alive, between two steps: the moment at which it can be stopped, with its checkpoint written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,18 @@ from scaling_search import checkpoint
 
 def test_round_trip(tmp_path: Path) -> None:
     state = {"model": {"w": torch.randn(3, 4)}, "step": 7, "epochs": [{"epoch": 1, "val_acc": 0.5}]}
-    checkpoint.save(tmp_path / "a" / "x.ckpt", state)
-    loaded = checkpoint.load(tmp_path / "a" / "x.ckpt")
+    checkpoint.save(str(tmp_path / "a" / "x.ckpt"), state)
+    loaded = checkpoint.load(str(tmp_path / "a" / "x.ckpt"))
     assert loaded is not None and torch.equal(loaded["model"]["w"], state["model"]["w"])
     assert loaded["step"] == 7 and loaded["epochs"] == state["epochs"]
-    assert checkpoint.load(tmp_path / "absent.ckpt") is None
+    assert checkpoint.load(str(tmp_path / "absent.ckpt")) is None
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("c") / "x.ckpt"
-    checkpoint.save(path, {"w": torch.arange(5)})
+    checkpoint.save(str(path), {"w": torch.arange(5)})
     raw = bytearray(path.read_bytes())
     if data.draw(st.booleans()):
         raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
@@ -31,7 +31,7 @@ def test_any_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.D
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(raw)
     with pytest.raises(checkpoint.DamagedError):
-        checkpoint.load(path)
+        checkpoint.load(str(path))
 
 
 def test_no_code_is_loaded(tmp_path: Path) -> None:
@@ -41,9 +41,9 @@ def test_no_code_is_loaded(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, ...]:
             return (print, ("loaded",))
 
-    checkpoint.save(tmp_path / "x.ckpt", {"evil": Evil()})
+    checkpoint.save(str(tmp_path / "x.ckpt"), {"evil": Evil()})
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
-        checkpoint.load(tmp_path / "x.ckpt")
+        checkpoint.load(str(tmp_path / "x.ckpt"))
 
 
 def test_failed_write_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

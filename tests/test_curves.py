@@ -58,7 +58,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def replay(study: Study, table: Path, out: Path) -> int:
     console = Console(quiet=True)
     return run.search(
-        study, label="", out=out, workers=None, executor="local", command="test", console=console, replay=table
+        study, label="", out=out, place=run.Place(), clock=run.Clock(), command="test", console=console, replay=table
     )
 
 

@@ -1,123 +1,224 @@
+"""One suite for every database: SQLite in the run folder, PostgreSQL where a server is installed."""
+
+import json
 import multiprocessing
 import os
+import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 
 from scaling_search import UserError
+from scaling_search.database import described
 from scaling_search.space import plan
 from scaling_search.store import Store
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome
 
 FACTS = {"settings": {"rungs": [1]}, "data": "x"}
+Open = Callable[..., Store]
 
 
 def done(accuracy: float) -> Outcome:
     return Outcome("done", (Epoch(1, 1.0, 1.0, accuracy, 0.1),), "ff", seconds=1.0)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    return None if request.param == "sqlite" else request.getfixturevalue("postgres")
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.create(tmp_path / "run", {"a": 1}, FACTS)
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / f"run-{tmp_path.name}"  # a study's name on a server that all tests share
 
 
-def test_results_survive_and_runs_are_unique(store: Store, study: Study, tmp_path: Path) -> None:
+@pytest.fixture
+def store(folder: Path, url: str | None) -> Store:
+    return Store.create(folder, {"a": 1}, FACTS, url)
+
+
+def raw(folder: Path, url: str | None) -> optuna.Study:
+    """As any other program of Optuna's sees it."""
+    if url is None:
+        return optuna.load_study(study_name="scaling-search", storage=f"sqlite:///{folder}/study.db")
+    return optuna.load_study(study_name=folder.name, storage=url)
+
+
+def test_results_survive_and_runs_are_unique(store: Store, study: Study, folder: Path, url: str | None) -> None:
     todo = plan(study, 10, 64).everything
-    numbers = [store.add(c, 0, 1) for c in todo]
-    assert numbers == list(range(len(todo))) and numbers == [store.add(c, 0, 1) for c in todo]
-    assert store.pending(numbers) == numbers
-    store.start(numbers[0])
-    store.epoch(numbers[0], Epoch(1, 1.0, 1.0, 0.5, 0.1))
-    store.finish(numbers[0], done(0.5))
-    store.start(numbers[1])  # the driver dies here
-    store.close()
-    again = Store.create(tmp_path / "run", {"a": 1}, {})
-    assert [again.add(c, 0, 1) for c in todo] == numbers
-    assert again.pending(numbers) == numbers[1:], "what was running comes first and nothing twice"
+    first, second = (store.start(c, 0, 1) for c in todo[:2])
+    assert (first, second) == (0, 1)
+    store.epoch(first, Epoch(1, 1.0, 1.0, 0.5, 0.1))
+    store.finish(first, done(0.5))
+    store.close()  # the driver dies here, the second run in progress
+    again = Store.create(folder, {"a": 1}, {}, url)
+    assert again.recorded((todo[0].key, 0, 1)).outcome == done(0.5)
+    assert again.recorded((todo[1].key, 0, 1)).outcome is None and again.recorded((todo[2].key, 0, 1)) is None
+    assert again.start(todo[1], 0, 1) == second
     records = again.records()
-    assert [r.candidate for r in records] == list(todo)
-    assert records[0].val_acc == 0.5 and records[0].outcome == done(0.5)
-    assert records[1].outcome is None and not records[1].done
+    assert [r.candidate for r in records] == list(todo[:2])
+    assert records[0].val_acc == 0.5 and records[0].again == ()
+    assert records[1].outcome is None and records[1].again == ("after epoch 0: its driver ended",)
     with pytest.raises(ValueError, match="no final accuracy"):
         _ = records[1].val_acc
-    assert again.fact("data") == "x"
+    assert again.fact("data") == "x" and Store.read(folder, url).records() == records
+    best = raw(folder, url).best_trial
+    assert best.value == 0.5 and best.params["alpha"] == 1.0 and best.intermediate_values == {1: 0.5}
+    again.close()
 
 
-def test_outcome_recorded_but_not_told_is_finished_on_opening(store: Store, study: Study, tmp_path: Path) -> None:
+def test_outcome_recorded_but_not_told_is_finished_on_opening(
+    store: Store, study: Study, folder: Path, url: str | None
+) -> None:
     """A driver killed between recording an outcome and telling Optuna."""
-    number = store.add(plan(study, 10, 64).baseline, 0, 1)
-    store.start(number)
-    trial = store._open[number][0]
-    trial.set_user_attr("outcome", done(0.25).as_dict())
+    baseline = plan(study, 10, 64).baseline
+    number = store.start(baseline, 0, 1)
+    store._storage.set_trial_user_attr(store._ids[number], "outcome", done(0.25).as_dict())
     store.close()
-    again = Store.create(tmp_path / "run", {"a": 1}, {})
-    assert again.pending([number]) == []
-    raw = optuna.load_study(study_name="scaling-search", storage=f"sqlite:///{tmp_path}/run/study.db")
-    assert raw.trials[0].state == optuna.trial.TrialState.COMPLETE and raw.best_value == 0.25
-    assert raw.best_params["alpha"] == 1.0
+    again = Store.create(folder, {"a": 1}, {}, url)
+    assert again.recorded((baseline.key, 0, 1)).outcome == done(0.25)
+    assert raw(folder, url).trials[0].state == optuna.trial.TrialState.COMPLETE and raw(folder, url).best_value == 0.25
+    again.close()
 
 
-def test_failures_are_rows_not_retried(store: Store, study: Study) -> None:
+def test_failures_are_rows(store: Store, study: Study) -> None:
     todo = plan(study, 10, 64).everything
     for candidate, status in zip(todo, ("diverged", "out-of-memory", "crashed", "timeout"), strict=False):
-        number = store.add(candidate, 0, 1)
-        store.start(number)
+        number = store.start(candidate, 0, 1)
         store.finish(number, Outcome(status, note="why"))
-        assert store.pending([number]) == []
         assert store.records()[number].outcome.status == status
     store.set_test(0, 0.75)
     assert store.records()[0].test_acc == 0.75
+    store.close()
+
+
+def test_why_a_run_starts_again_is_kept(store: Store, study: Study, folder: Path, url: str | None) -> None:
+    number = store.start(plan(study, 10, 64).baseline, 0, 2)
+    store.again(number, "worker killed by SIGKILL")
+    store.epoch(number, Epoch(1, 1.0, 1.0, 0.5, 0.1))
+    store.again(number, "worker killed by SIGSEGV")
+    assert store.epochs_of(number) == 1
+    found = ("after epoch 0: worker killed by SIGKILL", "after epoch 1: worker killed by SIGSEGV")
+    assert store.records()[0].again == Store.read(folder, url).records()[0].again == found
+    store.close()
 
 
 def test_a_result_is_told_once(store: Store, study: Study) -> None:
-    number = store.add(plan(study, 10, 64).baseline, 0, 1)
-    store.start(number)
+    number = store.start(plan(study, 10, 64).baseline, 0, 1)
     store.finish(number, done(0.5))
     with pytest.raises(Exception, match="finished|already"):
         store.finish(number, done(0.9))
     assert store.records()[number].val_acc == 0.5
-
-
-def test_another_study_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:
     store.close()
-    before = (tmp_path / "run" / "study.db").read_bytes()
+
+
+def test_another_study_is_refused_and_left_alone(store: Store, folder: Path, url: str | None) -> None:
+    store.close()
+    before = raw(folder, url).user_attrs
     with pytest.raises(
         UserError, match="belongs to a different study: a is 1 there, 2 here; b is the default there, 3 here"
     ):
-        Store.create(tmp_path / "run", {"a": 2, "b": 3}, {})
-    assert (tmp_path / "run" / "study.db").read_bytes() == before
+        Store.create(folder, {"a": 2, "b": 3}, {"more": 1}, url)
+    assert raw(folder, url).user_attrs == before
+    Store.create(folder, {"a": 1}, {}, url).close()
 
 
-def _hold(folder: str, ready: "multiprocessing.Queue[int]") -> None:
-    store = Store.create(Path(folder), {"a": 1}, {})
+def test_runs_that_an_earlier_release_enqueued_are_started(study: Study, tmp_path: Path) -> None:
+    baseline = plan(study, 10, 64).baseline
+    Store.create(tmp_path, {"a": 1}, FACTS).close()
+    attrs = {"network": {"key": baseline.key, **baseline.as_dict()}, "seed": 0, "epochs": 1}
+    raw(tmp_path, None).enqueue_trial({"alpha": 1.0, "beta": 1.0, "gamma": 1.0}, user_attrs=attrs)
+    store = Store.create(tmp_path, {"a": 1}, {})
+    number = store.start(baseline, 0, 1)
+    store.finish(number, done(0.5))
+    assert number == 0 and store.records()[0].again == () and raw(tmp_path, None).best_value == 0.5
+
+
+def _hold(folder: str, url: str | None, ready: "multiprocessing.Queue[int]") -> None:
+    store = Store.create(Path(folder), {"a": 1}, {}, url)
     ready.put(os.getpid())
-    import time
-
     time.sleep(60)
     store.close()
 
 
-def test_second_writer_is_told_who_holds_it_and_readers_are_not_blocked(tmp_path: Path) -> None:
+def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(folder: Path, url: str | None) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Queue()
-    process = context.Process(target=_hold, args=(str(tmp_path / "run"), ready))
+    process = context.Process(target=_hold, args=(str(folder), url, ready))
     process.start()
     pid = ready.get(timeout=60)
-    with pytest.raises(UserError, match=f"in use by process {pid} on "):
-        Store.create(tmp_path / "run", {"a": 1}, {})
-    assert Store.read(tmp_path / "run").records() == []
+    with pytest.raises(UserError, match=rf"in use by process {pid} on \S+ since .* \(for 0 min\)"):
+        Store.create(folder, {"a": 1}, {}, url)
+    if url is not None:  # the same study from another folder, as from another machine
+        elsewhere = folder.parent / "elsewhere" / folder.name
+        with pytest.raises(UserError, match=rf"study {folder.name} on .* is in use by process {pid} on "):
+            Store.create(elsewhere, {"a": 1}, {}, url)
+    assert Store.read(folder, url).records() == []
     process.kill()
     process.join()
-    Store.create(tmp_path / "run", {"a": 1}, {}).close()  # a dead owner holds nothing
+    Store.create(folder, {"a": 1}, {}, url).close()
+
+
+def test_a_holder_in_words() -> None:
+    begun = time.time() - 125
+    text = described(json.dumps({"pid": 7, "host": "far", "since": begun}))
+    assert text.startswith("process 7 on far since ") and text.endswith(" (for 2 min)")
+    assert described("") == described("{}") == "another process"
+
+
+def test_readers_and_the_writer_never_wait_for_each_other(study: Study, tmp_path: Path) -> None:
+    """A reader in the middle of a transaction, a writer in the middle of one: both go on at once."""
+    store = Store.create(tmp_path, {"a": 1}, FACTS)
+    todo = plan(study, 10, 64).everything
+    reader = sqlite3.connect(tmp_path / "study.db", timeout=0)
+    reader.execute("begin")
+    assert reader.execute("select count(*) from trials").fetchone() == (0,)
+    store.finish(store.start(todo[0], 0, 1), done(0.5))  # would be "database is locked" after 60 s
+    assert reader.execute("select count(*) from trials").fetchone() == (0,), "a reader sees one moment"
+    reader.close()
+    writer = sqlite3.connect(tmp_path / "study.db", timeout=0, isolation_level=None)
+    writer.execute("begin immediate")
+    writer.execute("delete from trial_values")
+    assert Store.read(tmp_path).records()[0].val_acc == 0.5
+    writer.execute("rollback")
+    writer.close()
+    store.close()
+    assert not list(tmp_path.glob("study.db-*")), "closed, the study is one file"
+
+
+def test_a_server_is_remembered_without_its_password(postgres: str, tmp_path: Path, study: Study) -> None:
+    folder = tmp_path / f"remembered-{os.getpid()}"
+    store = Store.create(folder, {"a": 1}, FACTS, postgres.replace("tests@", "tests:secret@"))
+    store.finish(store.start(plan(study, 10, 64).baseline, 0, 1), done(0.5))
+    store.close()
+    assert "secret" not in "".join(p.read_text() for p in folder.iterdir())
+    assert not (folder / "study.db").exists()
+    assert Store.read(folder).records()[0].val_acc == 0.5
+    again = Store.create(folder, {"a": 1}, {})
+    assert len(again.records()) == 1
+    again.close()
+
+
+def test_wrong_servers(postgres: str, tmp_path: Path) -> None:
+    for url in ("mysql://u:secret@h/d", "nonsense", "postgresql://host"):
+        with pytest.raises(UserError, match="--store .*: wanted is postgresql://user@host/database") as caught:
+            Store.create(tmp_path / "run", {}, {}, url)
+        assert "secret" not in str(caught.value)
+    absent = postgres.rpartition("/")[0] + "/absent"
+    with pytest.raises(UserError, match='--store postgresql.*://.*database "absent" does not exist'):
+        Store.create(tmp_path / "run", {}, {}, absent)
+    with pytest.raises(UserError, match="--store .*refused"):
+        Store.create(tmp_path / "run", {}, {}, "postgresql://tests@127.0.0.1:1/postgres")
+    Store.create(tmp_path / "run", {}, {}).close()  # nothing was left held
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no study.db there"):
         Store.read(tmp_path)
-    import sqlite3
-
     other = sqlite3.connect(tmp_path / "study.db")
     other.execute("create table mine (x)")
     other.commit()

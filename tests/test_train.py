@@ -3,6 +3,7 @@ import multiprocessing
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ import torch
 from scaling_search import checkpoint
 from scaling_search.data import Dataset, Normalise
 from scaling_search.train import Ready, _evenly, evaluate, prepare, run
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+
+
+def told(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
+    """What a run yields, but for the pulses."""
+    return (event for event in run(trial, data) if not isinstance(event, Pulse))
 
 
 def finish(trial: Trial, data: Dataset) -> Outcome:
@@ -22,7 +28,7 @@ def finish(trial: Trial, data: Dataset) -> Outcome:
 
 
 def weights(trial: Trial) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(trial.folder / f"e{trial.epochs}.ckpt")
+    state = checkpoint.load(f"{trial.folder}/e{trial.epochs}.ckpt")
     assert state is not None
     return state["model"]
 
@@ -39,7 +45,7 @@ def assert_same(a: Outcome, b: Outcome) -> None:
 
 
 def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> None:
-    events = list(run(trial, data))
+    events = list(told(trial, data))
     assert [type(e) for e in events] == [Epoch, Epoch, Outcome]
     outcome = events[-1]
     assert outcome.status == "done" and outcome.epochs == tuple(events[:-1])
@@ -62,11 +68,34 @@ def test_resumed_after_an_epoch_is_bit_identical(trial: Trial, data: Dataset, tm
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    events = run(stopped, data)
+    events = told(stopped, data)
     next(events)
     next(events)
     events.close()
     torch.manual_seed(12345)  # whatever else ran in the meantime
+    assert_same(whole, finish(stopped, data))
+    for name, tensor in weights(trial).items():
+        assert torch.equal(tensor, weights(stopped)[name]), name
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 6, 11, 12, 17])
+def test_stopped_between_any_two_steps_is_bit_identical(
+    trial: Trial, data: Dataset, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed at a pulse, a run writes where it is; 6 steps an epoch, the decay begins at step 15."""
+    recipe = dataclasses.replace(trial.recipe, dropout=True, drop_path=0.2, cutout=0.3, ema=0.9)
+    trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
+    whole = finish(trial, data)
+    stopped = elsewhere(trial, tmp_path)
+    monkeypatch.setattr("scaling_search.train._PULSE", -1.0)  # at every step
+    events = run(stopped, data)
+    pulses = (event for event in events if isinstance(event, Pulse))
+    for _ in range(step + 1):
+        next(pulses)
+    events.close()
+    state = checkpoint.load(f"{stopped.folder}/e3.ckpt")
+    assert state is not None and state["step"] == step
+    torch.manual_seed(12345)
     assert_same(whole, finish(stopped, data))
     for name, tensor in weights(trial).items():
         assert torch.equal(tensor, weights(stopped)[name]), name
@@ -78,9 +107,9 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(trial: Trial, 
     short = elsewhere(trial, tmp_path, epochs=2)
     finish(short, data)
     promoted = dataclasses.replace(short, epochs=5)
-    state = checkpoint.load(promoted.folder / "before-decay.ckpt")
+    state = checkpoint.load(f"{promoted.folder}/before-decay.ckpt")
     assert state is not None and state["step"] == trial.recipe.decay_start(2 * 6)
-    events = list(run(promoted, data))
+    events = list(told(promoted, data))
     assert_same(whole, events[-1])
     assert len(events) == 1 + 4, "the first epoch was not trained again"
     for name, tensor in weights(scratch).items():
@@ -95,7 +124,7 @@ def test_without_a_decay_every_run_can_be_continued(trial: Trial, data: Dataset,
     whole = finish(scratch, data)
     short = elsewhere(scratch, tmp_path, epochs=2)
     finish(short, data)
-    events = list(run(dataclasses.replace(short, epochs=4), data))
+    events = list(told(dataclasses.replace(short, epochs=4), data))
     assert len(events) == 1 + 2
     assert_same(whole, events[-1])
 
@@ -112,7 +141,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(trial: Trial, data:
         worker.join(moments.uniform(0.1, 0.25) * whole.seconds)
         worker.kill()
         worker.join()
-        state = checkpoint.load(stopped.folder / "e12.ckpt")
+        state = checkpoint.load(f"{stopped.folder}/e12.ckpt")
         reached.append(state["step"] if state else 0)
     assert 0 < reached[-1] < 12 * 30, "the kills came in the middle"
     assert_same(finish(stopped, data), whole)
@@ -138,7 +167,7 @@ def test_randaugment_is_torchvisions(trial: Trial, data: Dataset, tmp_path: Path
 
 def test_finished_run_is_only_measured(trial: Trial, data: Dataset) -> None:
     first = finish(trial, data)
-    events = list(run(dataclasses.replace(trial, test=True), data))
+    events = list(told(dataclasses.replace(trial, test=True), data))
     assert len(events) == 1
     assert_same(first, events[0])
     assert 0 <= events[0].test_acc <= 1
@@ -154,11 +183,11 @@ def test_test_indices_are_spread() -> None:
 
 def test_damaged_checkpoint_counts_as_absent(trial: Trial, data: Dataset) -> None:
     first = finish(trial, data)
-    for file in trial.folder.iterdir():
+    for file in Path(trial.folder).iterdir():
         raw = bytearray(file.read_bytes())
         raw[len(raw) // 2] ^= 1
         file.write_bytes(raw)
-    events = list(run(trial, data))
+    events = list(told(trial, data))
     assert len(events) == 3
     assert_same(first, events[-1])
 

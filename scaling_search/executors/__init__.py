@@ -1,12 +1,12 @@
-"""Where runs happen. An executor pulls jobs and pushes what they report, until none is left."""
+"""Where runs happen. An executor pulls jobs from a driver and pushes what they report, until there is none left."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from scaling_search.data import Facts
 from scaling_search.trial import Epoch, Outcome, Trial
 
 
@@ -18,28 +18,47 @@ class Job:
     trial: Trial
 
 
+class Driver(Protocol):
+    """Whoever decides: what runs next, what is recorded, what is tried again (dispatch.py)."""
+
+    def ask(self, device: str = "") -> Job | None:
+        """The next job, for this device where there are several; None: nothing now, and nothing more once no job is in
+        progress."""
+
+    def epoch(self, job: Job, epoch: Epoch) -> None: ...
+
+    def outcome(self, job: Job, outcome: Outcome) -> None: ...
+
+    def lost(self, job: Job, why: str) -> None:
+        """The worker ended without an outcome."""
+
+    def over(self) -> bool:
+        """Whether to stop: what is in progress then writes its checkpoint and has no outcome."""
+
+
 class Executor(Protocol):
-    def run(
-        self,
-        ask: Callable[[], Job | None],
-        on_epoch: Callable[[Job, Epoch], None],
-        on_outcome: Callable[[Job, Outcome], None],
-        until: float = math.inf,
-    ) -> None:
-        """Run every job that `ask` gives, as many at a time as there are workers; return when it gives None
-        and all have ended, or at `until` (time.monotonic()): what runs then is stopped and has no outcome. A worker
-        that dies is an outcome, `crashed`."""
+    @property
+    def workers(self) -> int:
+        """How many jobs are in progress at most."""
+
+    def run(self, driver: Driver) -> None:
+        """Run every job that `driver` gives, as many at a time as there are workers; return when it gives none and all
+        have ended, or are stopped since it is over. Raises UserError for what would fail every run alike: a full disk,
+        vanished data, a lost cluster."""
 
     def close(self) -> None:
         """Stop everything at once. Runs in progress go on from their last checkpoint another time."""
 
 
-def open_executor(kind: str, workers: int, device: str, threads: int) -> Executor:
-    """`local` or `ray`; only the chosen one is imported."""
+def open_executor(
+    kind: str, workers: int | None, device: str, threads: int, data: Facts, checkpoints: str, address: str | None = None
+) -> Executor:
+    """`local` or `ray`; only the chosen one is imported. `workers`: None for as many as the machine or the cluster has
+    cores (or devices) for; `address`: of a running Ray. Raises UserError."""
     if kind == "ray":
         from scaling_search.executors.ray import RayExecutor
 
-        return RayExecutor(workers, device, threads)
-    from scaling_search.executors.local import LocalExecutor
+        return RayExecutor(workers, device, threads, Path(data.folder), data.digest, checkpoints, address)
+    from scaling_search.executors.local import open_local
 
-    return LocalExecutor(workers)
+    return open_local(workers, device, threads)

@@ -1,24 +1,27 @@
-"""The same jobs through Ray Tune with reused actors. The only file that imports ray.
+"""The same jobs through Ray Tune with reused actors, on this machine or a cluster. The only file that imports ray.
 
-Tune's searcher here only hands over what the driver's own store gives and takes back what actors report,
-so Optuna stays the one record.
+One Tune experiment lasts as long as the executor, in a thread: its searcher hands over what the driver gives and its
+results come back through a queue, so that the driver stays in the main thread, Optuna the one record, and actors warm.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import queue
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-# Tune would otherwise catch Ctrl-C, change into a folder per trial and phone home.
+# Tune would otherwise catch Ctrl-C, change into a folder per trial, log each result thrice and phone home.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the machine's own.
@@ -26,79 +29,116 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import numpy as np
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from scaling_search import UserError
+from scaling_search import UserError, checkpoint
 from scaling_search.data import Dataset
-from scaling_search.executors import Job
+from scaling_search.executors import Driver, Job
+from scaling_search.executors.local import Train, cores
+from scaling_search.packing import MOST
 from scaling_search.train import run
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.watchdog import watched
+
+_POLL = 0.2  # s: how late a signal or the end of the time given is noticed
+_PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
+_ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
 class _Trainable(tune.Trainable):
-    """One step is one epoch, the last one the outcome; the actor stays for the next trial.
+    """A step ends with an epoch, the outcome or a pulse; the actor stays for the next trial.
 
     Results travel as JSON text, since Tune flattens dictionaries."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        trial = Trial.from_dict(config["trial"])
-        self._events: Iterator[Epoch | Outcome] = run(trial, Dataset.open(Path(trial.data_folder)))
-
-    def step(self) -> dict[str, Any]:
-        try:
-            event = next(self._events)
-        except OSError as error:  # a full disk, vanished data: every run would fail alike
-            return {"failure": str(error), "done": True}
-        if isinstance(event, Outcome):
-            return {"outcome": json.dumps(event.as_dict()), "done": True}
-        return {"epoch": json.dumps(asdict(event))}
+    def setup(self, config: dict[str, Any], data: Dataset | None = None, train: Train = run) -> None:
+        self._data, self._train = data, train
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.setup(new_config)
+        trial = Trial.from_dict(new_config["trial"])
+        self._failure = ""
+        try:
+            if self._data is None or self._data.digest != trial.data_digest:
+                self._data = Dataset.open(Path(trial.data_folder))
+            self._events: Iterator[Epoch | Outcome | Pulse] = self._train(trial, self._data)
+        except (UserError, OSError) as error:
+            self._failure = str(error)
         return True
 
+    def step(self) -> dict[str, Any]:
+        if self._failure:
+            return {"failure": self._failure, "done": True}
+        begun = time.monotonic()
+        try:
+            with watched():
+                for event in self._events:
+                    if isinstance(event, Outcome):
+                        return {"outcome": json.dumps(event.as_dict()), "done": True}
+                    if isinstance(event, Epoch):
+                        return {"epoch": json.dumps(asdict(event))}
+                    if time.monotonic() - begun > _PULSES:
+                        break
+        except (UserError, OSError) as error:  # a full disk, vanished data: every run would fail alike
+            return {"failure": str(error), "done": True}
+        return {"pulse": True}
 
-class _Delegate(Searcher):
-    """Tune's way of asking and reporting, passed on to the driver."""
+    def cleanup(self) -> None:
+        """Told to stop, between two steps: the run writes its checkpoint."""
+        if not self._failure:
+            with suppress(OSError):
+                self._events.close()  # type: ignore[attr-defined]  # a generator
 
-    def __init__(
-        self,
-        ask: Callable[[], Job | None],
-        on_epoch: Callable[[Job, Epoch], None],
-        on_outcome: Callable[[Job, Outcome], None],
-        until: float = math.inf,
-    ) -> None:
-        super().__init__(metric="done", mode="max")
-        self._ask, self._on_epoch, self._on_outcome = ask, on_epoch, on_outcome
-        self._jobs: dict[str, Job] = {}
-        self._until = until
+
+class _Exchange(Searcher, tune.Stopper):
+    """Between Tune's thread and the driver's: jobs one way, what became of them the other."""
+
+    def __init__(self) -> None:
+        Searcher.__init__(self, metric="done", mode="max")
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[tuple[Job, Epoch | Outcome | str]] = queue.SimpleQueue()
         self.failure: str | None = None
+        self.stopping = False
+        self._live: dict[str, Job] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        job = None if self.failure else self._ask()
-        if job is None:
+        if self.stopping or self.failure:
             return Searcher.FINISHED
-        self._jobs[trial_id] = job
+        try:  # with nothing else to attend to, Tune would sleep for a second
+            job = self.jobs.get(timeout=None if self._live else _POLL, block=not self._live)
+        except queue.Empty:
+            return None
+        self._live[trial_id] = job
         return {"trial": job.trial.as_dict()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "epoch" in result:
-            self._on_epoch(self._jobs[trial_id], Epoch(**json.loads(result["epoch"])))
+            self.events.put((self._live[trial_id], Epoch(**json.loads(result["epoch"]))))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        job = self._jobs.pop(trial_id)
+        job = self._live.pop(trial_id)
         if result and "failure" in result:
             self.failure = result["failure"]
         elif result and "outcome" in result:
-            self._on_outcome(job, Outcome.from_dict(json.loads(result["outcome"])))
-        elif time.monotonic() < self._until:  # else Tune has stopped it: it goes on another time
-            self._on_outcome(job, Outcome("crashed", note="the Ray actor ended without an outcome"))
+            self.events.put((job, Outcome.from_dict(json.loads(result["outcome"]))))
+        elif not self.stopping:  # else Tune has stopped it: it goes on another time
+            self.events.put((job, "worker lost: its Ray actor or its node ended"))
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.stopping or self.failure is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles the experiment, to restore it one day; the driver's callbacks stay with the driver."""
+        """Tune pickles the experiment, to restore it one day; the driver's side stays with the driver."""
         return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Exchange:
+        return self
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store is the record."""
@@ -108,53 +148,155 @@ class _Delegate(Searcher):
 
 
 class RayExecutor:
-    def __init__(self, workers: int, device: str, threads: int) -> None:
-        self._workers = workers
-        cpus = threads * workers
-        self._share = {"cpu": float(threads), "gpu": 1.0 / workers if device == "cuda" else 0.0}
-        self._folder = tempfile.TemporaryDirectory(prefix="scaling-search-tune-")
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        ray.init(
-            num_cpus=max(cpus, 1),
-            num_gpus=1 if device == "cuda" else 0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+    """`address`: of a running cluster, `auto` for the one that this machine belongs to; None starts a Ray of this
+    machine's own, which listens on 127.0.0.1. Raises UserError where there is none, or its nodes do not see
+    `checkpoints`."""
 
-    def run(
+    def __init__(
         self,
-        ask: Callable[[], Job | None],
-        on_epoch: Callable[[Job, Epoch], None],
-        on_outcome: Callable[[Job, Outcome], None],
-        until: float = math.inf,
+        workers: int | None,
+        device: str,
+        threads: int,
+        folder: Path,
+        digest: str,
+        checkpoints: str,
+        address: str | None = None,
+        *,
+        train: Train = run,
     ) -> None:
-        first = ask()
-        if first is None:  # Tune calls an experiment without trials an error
-            return
-        waiting = [first]
-        delegate = _Delegate(lambda: waiting.pop() if waiting else ask(), on_epoch, on_outcome, until)
+        self._threads, self._cuda = threads, device == "cuda"
+        self._folder = tempfile.TemporaryDirectory(prefix="scaling-search-tune-")
+        self._exchange = _Exchange()
+        self._thread: threading.Thread | None = None
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        try:
+            if address is None:
+                room = workers or max(1, cores() // threads)
+                ray.init("local", num_cpus=max(threads * room, 1), **quiet)
+            else:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            self._folder.cleanup()
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"--ray-address {address}: {reason}; start a cluster with ray start --head, or leave the option out"
+            ) from None
+        self.workers = workers or self._room()
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        self._share = {"cpu": float(threads), "gpu": min(1.0, gpus / self.workers) if self._cuda else 0.0}
+        try:
+            data = self._data(folder, digest, checkpoints) if address else None
+        except BaseException:
+            self.close()
+            raise
+        self._trainable = tune.with_resources(tune.with_parameters(_Trainable, data=data, train=train), self._share)
+
+    def _room(self) -> int:
+        there = ray.cluster_resources()
+        if self._cuda:
+            return max(1, MOST * int(there.get("GPU", 1)))
+        return max(1, int(there.get("CPU", 1)) // self._threads)
+
+    def _data(self, folder: Path, digest: str, checkpoints: str) -> Dataset | None:
+        """None where every node sees the data's own folder, and maps it; else the data, for Ray's object store."""
+        nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        token = checkpoint.leave_token(checkpoints)
+        asked = {
+            node: _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                str(folder), digest, checkpoints, token
+            )
+            for node in nodes
+        }
+        seen = {node: ray.get(answer) for node, answer in asked.items()}
+        blind = sorted(nodes[node] for node, (_, storage) in seen.items() if not storage)
+        if blind:
+            raise UserError(
+                f"--storage {checkpoints}: not seen by {len(blind)} of {len(nodes)} nodes ({', '.join(blind[:3])}), and "
+                "a run that moves between nodes needs its checkpoints: a folder that all share, or s3://bucket/path"
+            )
+        if all(mapped for mapped, _ in seen.values()):
+            return None
+        here = Dataset.open(folder)
+        arrays: dict[str, Any] = {name: np.asarray(getattr(here, name)) for name in _ARRAYS}
+        return replace(here, **arrays)
+
+    def run(self, driver: Driver) -> None:
+        live: dict[int, Job] = {}
+        while True:
+            if driver.over():
+                self._stop()
+            while not self._exchange.stopping and len(live) < self.workers and (job := driver.ask()) is not None:
+                live[job.number] = job
+                self._exchange.jobs.put(job)
+            if not live or (self._exchange.stopping and self._exchange.events.empty()):
+                break
+            self._start()
+            try:
+                job, event = self._exchange.events.get(timeout=_POLL)
+            except queue.Empty:
+                if self._exchange.failure:
+                    self._stop()
+                    raise UserError(
+                        f"training stopped: {self._exchange.failure}; mend it, and the same command goes on"
+                    ) from None
+                continue
+            if isinstance(event, Epoch):
+                driver.epoch(job, event)
+                continue
+            del live[job.number]
+            if isinstance(event, Outcome):
+                driver.outcome(job, event)
+            else:
+                driver.lost(job, event)
+        if self._exchange.stopping:
+            self._exchange = _Exchange()  # the next step of the study, if there is one, starts Tune anew
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._tune, daemon=True)
+            self._thread.start()
+
+    def _stop(self) -> None:
+        self._exchange.stopping = True
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _tune(self) -> None:
+        exchange = self._exchange
         tuner = tune.Tuner(
-            tune.with_resources(_Trainable, self._share),
+            self._trainable,
             tune_config=tune.TuneConfig(
-                search_alg=delegate,
+                search_alg=exchange,
                 num_samples=-1,
-                max_concurrent_trials=self._workers,
+                max_concurrent_trials=self.workers,
                 reuse_actors=True,
-                time_budget_s=None if until == math.inf else max(0.1, until - time.monotonic()),
             ),
             run_config=tune.RunConfig(
                 storage_path=self._folder.name,
                 verbose=0,
+                stop=exchange,
                 # the runs keep their own checkpoints
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
-        if delegate.failure:
-            raise UserError(f"training stopped: {delegate.failure}; mend it, and the same command goes on")
+        try:
+            tuner.fit()
+        except Exception as error:  # of Tune's own, or a cluster that is gone
+            exchange.failure = f"Ray Tune: {type(error).__name__}: {error}"
 
     def close(self) -> None:
+        self._exchange.stopping = True
         ray.shutdown()
         self._folder.cleanup()
+
+
+@ray.remote(num_cpus=0)
+def _sees(folder: str, digest: str, checkpoints: str, token: str) -> tuple[bool, bool]:
+    """Whether a node has this data set in the same place, and sees what the driver left in `checkpoints`."""
+    try:
+        mapped = Dataset.open(Path(folder)).digest == digest
+    except UserError:
+        mapped = False
+    return mapped, checkpoint.has_token(checkpoints, token)
