@@ -46,10 +46,10 @@ def cluster() -> Iterator[object]:
     """Two nodes of one core each, the head with none: processes of their own, as on two machines."""
     from ray.cluster_utils import Cluster
 
-    quiet = {"include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet})
-    made.add_node(num_cpus=1)
-    made.add_node(num_cpus=1)
+    quiet, here = {"include_dashboard": False}, {"node_ip_address": "127.0.0.1"}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet, **here})
+    made.add_node(num_cpus=1, **here)
+    made.add_node(num_cpus=1, **here)
     yield made
     made.shutdown()
 

@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import queue
+import signal
+import socket
 import tempfile
 import threading
 import time
@@ -24,6 +26,7 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread must not start a Ray anew behind the driver's back
 # A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the machine's own.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -46,6 +49,7 @@ from scaling_search.watchdog import watched
 
 _POLL = 0.2  # s: how late a signal or the end of the time given is noticed
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
+_CLOSES = 5.0  # s that Tune has to end by itself
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
@@ -169,14 +173,18 @@ class RayExecutor:
         self._exchange = _Exchange()
         self._thread: threading.Thread | None = None
         logging.getLogger("ray").setLevel(logging.ERROR)
-        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        on_term = signal.getsignal(signal.SIGTERM)
         try:
             if address is None:
                 room = workers or max(1, cores() // threads)
-                ray.init("local", num_cpus=max(threads * room, 1), **quiet)
+                ray.init("local", num_cpus=max(threads * room, 1), include_dashboard=False, **quiet)
             else:
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+                _knock(address)
+                ray.init(address, **quiet)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_term)  # Ray has put its own there, which leaves at once
+        except (OSError, ValueError, RuntimeError) as error:
             self._folder.cleanup()
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -257,10 +265,10 @@ class RayExecutor:
             self._thread = threading.Thread(target=self._tune, daemon=True)
             self._thread.start()
 
-    def _stop(self) -> None:
+    def _stop(self, timeout: float | None = None) -> None:
         self._exchange.stopping = True
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
             self._thread = None
 
     def _tune(self) -> None:
@@ -287,9 +295,19 @@ class RayExecutor:
             exchange.failure = f"Ray Tune: {type(error).__name__}: {error}"
 
     def close(self) -> None:
-        self._exchange.stopping = True
+        self._stop(_CLOSES)
         ray.shutdown()
         self._folder.cleanup()
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes. Raises OSError, ValueError."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("wanted is auto or HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=5).close()
 
 
 @ray.remote(num_cpus=0)
