@@ -3,8 +3,9 @@
     python benchmarks/calibration.py [--studies 500] [--check] [--workers 2]
 
 Each study: 24 networks on the map; one short run each, half of them promoted to a long one, the five best with three
-seeds (rungs); or every network long with one seed, then twelve more runs where the posterior says (flat). The noise is
-what studies/imagenette-24px-2x shows: one long run varies by 1.45 points, a short one by 1.6, a seed moves all by 0.75.
+seeds (rungs); or every network long with one seed, then twelve more runs where the posterior says (flat); or every
+network three times, short and long (grid, as studies/imagenette-24px-2x). The noise is what that study shows: one long
+run varies by 1.45 points, a short one by 1.6, the two of one seed correlate by 0.5, a seed moves all by 0.75.
 The model knows none of this; it is given what every study has, the noise of 1,930 validation images. Beside it, on
 the same runs, the usual verdict: the finalists' means and their standard errors.
 """
@@ -25,7 +26,7 @@ from scaling_search.verdict import chances, tied_set
 
 NETWORKS, FINALISTS, SEEDS, EXTRA = 24, 5, 3, 12
 UNIT = 0.0113  # 1,930 images at 53%
-NOISE, LOW_NOISE, SHARED = 0.0145, 0.016, 0.0075
+NOISE, LOW_NOISE, SHARED, ALIKE = 0.0145, 0.016, 0.0075, 0.5
 WORLDS = ("matched", "rough surface", "unequal noise", "strong bias", "large effects")
 
 
@@ -69,12 +70,17 @@ class Study:
     def __init__(self, known: Truth, rng: np.random.Generator) -> None:
         self._known, self._rng = known, rng
         self.rows: list[tuple[int, int, int, float]] = []
+        self._luck: dict[tuple[int, int], float] = {}  # of a network and seed, at the rung that came first
 
     def run(self, network: int, rung: int) -> None:
         seed = sum(r[0] == network and r[1] == rung for r in self.rows)
         t = self._known
         mean = (t.short, t.final)[rung][network] + t.seeds[rung, seed]
-        self.rows.append((network, rung, seed, mean + t.noise[rung] * t.noisy[network] * self._rng.standard_normal()))
+        z = self._rng.standard_normal()
+        if (network, seed) in self._luck:
+            z = ALIKE * self._luck[network, seed] + np.sqrt(1 - ALIKE**2) * z
+        self._luck.setdefault((network, seed), z)
+        self.rows.append((network, rung, seed, mean + t.noise[rung] * t.noisy[network] * z))
 
     def means(self, rung: int) -> dict[int, float]:
         networks = {r[0] for r in self.rows if r[1] == rung}
@@ -110,6 +116,14 @@ def flat(study: Study, rng: np.random.Generator) -> Array:
     return study.accuracy(1)
 
 
+def grid(study: Study, rng: np.random.Generator) -> Array:
+    for _ in range(SEEDS):
+        for rung in (0, 1):
+            for k in range(NETWORKS):
+                study.run(k, rung)
+    return study.accuracy(2)
+
+
 def usual(study: Study, rng: np.random.Generator) -> tuple[int, set[int], float]:
     """The finalists' means and standard errors: the best, those within two errors of the difference, its P(best)."""
     by = {k: [r[3] for r in study.rows if r[:2] == (k, 1)] for k in study.means(1)}
@@ -120,6 +134,9 @@ def usual(study: Study, rng: np.random.Generator) -> tuple[int, set[int], float]
     tied = {k for k in mean if mean[best] - mean[k] <= 2 * np.hypot(error[best], error[k])}
     draws = np.array([mean[k] + error[k] * rng.standard_normal(2000) for k in mean])
     return best, tied, float((draws.argmax(0) == list(mean).index(best)).mean())
+
+
+KINDS: dict[str, Callable[[Study, np.random.Generator], Array]] = {"rungs": rungs, "flat": flat, "grid": grid}
 
 
 @dataclass(frozen=True)
@@ -136,11 +153,10 @@ class Result:
 
 def one(job: tuple[str, str, int]) -> Result:
     world, kind, number = job
-    rng = np.random.default_rng([WORLDS.index(world), kind == "flat", number])
+    rng = np.random.default_rng([WORLDS.index(world), list(KINDS).index(kind), number])
     known = truth(world, rng)
     study = Study(known, rng)
-    how: Callable[[Study, np.random.Generator], Array] = rungs if kind == "rungs" else flat
-    accuracy = how(study, rng)
+    accuracy = KINDS[kind](study, rng)
     pick, best, bound = chances(accuracy)
     top = int(known.final.argmax())
     other = None
@@ -160,14 +176,14 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    jobs = [(w, kind, n) for w in WORLDS for kind in ("rungs", "flat") for n in range(args.studies)]
+    jobs = [(w, kind, n) for w in WORLDS for kind in KINDS for n in range(args.studies)]
     with ProcessPoolExecutor(args.workers) as pool:
         results = dict(zip(jobs, pool.map(one, jobs, chunksize=10), strict=True))
     misses = []
     print(f"{args.studies} studies per world and allocation, {NETWORKS} networks")
     print("world          runs   tied set  bound  size  stated  true   usual: tied stated true")
     for world in WORLDS:
-        for kind in ("rungs", "flat"):
+        for kind in KINDS:
             mine = [r for (w, k, _), r in results.items() if (w, k) == (world, kind)]
             covered, bounded, size, stated, right = (
                 float(np.mean([getattr(r, name) for r in mine]))

@@ -16,8 +16,8 @@ import sys
 import tempfile
 
 import torch
-
 from jobs import Jobs
+
 from scaling_search.executors.local import open_local
 from scaling_search.sources import load
 from scaling_search.space import plan

@@ -292,6 +292,7 @@ def measure_start(spec: dict[str, Any]) -> dict[str, float]:
     from dataclasses import replace
 
     from jobs import Jobs
+
     from scaling_search.executors.local import LocalExecutor
 
     # a run of one step: its outcome comes after the step and a validation of one image
@@ -320,6 +321,7 @@ def _ten() -> list[dict[str, Any]]:
 
 def measure_job(spec: dict[str, Any]) -> dict[str, float]:
     from jobs import Jobs
+
     from scaling_search.executors.local import LocalExecutor
 
     jobs = Jobs([_job_trial(s) for s in _ten()])  # reading CIFAR-10 into the cache is counted out

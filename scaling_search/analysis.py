@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
@@ -97,7 +98,8 @@ def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
         if pair:
             found.append(f"{short} against {last} epochs, {pair[1]}: {pair[0].words}")
     # both of the same runs: fresh seeds, where there are some
-    both = [r for r in records if r.done and r.epochs == last and r.test_acc is not None]
+    mine_too = [r for r in records if r.candidate.role == "candidate" and r.candidate.budget == budget]
+    both = [r for r in mine_too if r.done and r.epochs == last and r.test_acc is not None]
     tested = _means(both, lambda r: r.test_acc or 0.0)
     validated = _means(both, lambda r: r.val_acc)
     if len(tested) > 1:
@@ -110,14 +112,13 @@ def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
 
 
 def _means(records: Sequence[Record], value: Callable[[Record], float]) -> dict[str, float]:
-    """Per network; seeds that only some have would tilt it, so each seed's own mean is taken off first."""
-    by_seed: dict[int, list[float]] = {}
-    for r in records:
-        by_seed.setdefault(r.seed, []).append(value(r))
-    found: dict[str, list[float]] = {}
-    for r in records:
-        found.setdefault(r.candidate.key, []).append(value(r) - sum(by_seed[r.seed]) / len(by_seed[r.seed]))
-    return {key: sum(v) / len(v) for key, v in found.items()}
+    """Per network, by least squares of network + seed: seeds that only some have would tilt a plain mean."""
+    keys, seeds = list(dict.fromkeys(r.candidate.key for r in records)), sorted({r.seed for r in records})
+    design = np.zeros((len(records), len(keys) + len(seeds)))
+    for row, r in zip(design, records, strict=True):
+        row[keys.index(r.candidate.key)] = row[len(keys) + seeds.index(r.seed)] = 1
+    effects = np.linalg.lstsq(design, np.array([value(r) for r in records]), rcond=None)[0]
+    return dict(zip(keys, effects[: len(keys)].tolist(), strict=True))
 
 
 def _short_long(records: Sequence[Record], short: int, last: int) -> tuple[Rank, str] | None:

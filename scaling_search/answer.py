@@ -87,7 +87,7 @@ def _unfinished(source: Store | Curves) -> str:
     """'4 of 19 runs', or nothing for a finished study."""
     recorded = sum(r.outcome is not None for r in source.records())
     state = source.fact("state")
-    if state == "finished" or (state is None and recorded >= source.fact("planned")):  # None: an earlier release
+    if state == "finished" or recorded >= source.fact("planned"):
         return ""
     late = ", the time was up" if state == "out of time" else ""
     return f"{recorded} of {max(recorded, source.fact('planned'))} runs{late}"

@@ -21,7 +21,6 @@ from sqlalchemy.exc import ArgumentError
 
 from scaling_search import UserError
 
-
 REMEMBERED = "store"  # the file in a run folder that says on which server its study is
 
 

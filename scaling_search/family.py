@@ -255,7 +255,8 @@ def _lines(m: Member) -> list[tuple[str, str]]:
 
     c = m.network
     cost = f"{human(c.cost.macs)} MACs ({c.ratio:.2f}x), {human(c.cost.params)} params"
-    shares = f" · {spent(c.shares)}" if c.shares else ""
+    # next to the baseline's own cost, shares of next to nothing say nothing
+    shares = f" · {spent(c.shares)}" if c.shares and abs(c.ratio - 1) > _BESIDE / 5 else ""
     notes = "".join(f" · {note}" for note in m.notes)
     lines = [(m.name, f"{c.label} · {cost}{shares} · dropout {c.arch.dropout_percent / 100:g}{notes}")]
     beside = f"the paper's direction: {m.paper.label}, {human(m.paper.cost.macs)} MACs"

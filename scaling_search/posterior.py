@@ -4,13 +4,15 @@
     h_F(k)     = f(x_k) + N(0, t_i²)                        f ~ GP(0, t_s² exp(-|x - x'|² / 2 l²)), x the shares
     h_r(k)     = rho_r h_F(k) + g_r(x_k) + N(0, b_i²)       g_r ~ GP(0, b_s², the same l)
 
-F is the last rung. A network without shares (the baseline, a reference of another cost) shares m and e with the others
-and nothing else. Plain numpy and scipy; arrays in, arrays out; the same input gives the same output.
+F is the last rung. n of one network and seed correlates between rungs, by q: a long run is the short one continued, on
+the same fold. A network without shares (the baseline, a reference of another cost) shares m and e with the others and
+nothing else. Plain numpy and scipy; arrays in, arrays out; the same input gives the same output.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ _VAGUE = 0.5  # standard deviation of a rung's mean, accuracies being fractions
 # Of the hyper-parameters: the first round from their prior, each further one from a Gaussian around the weighted draws.
 _ROUNDS, _DRAWS = 4, 128
 _CHUNK = 6_000_000  # doubles held at once
+_MOST_ALIKE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class _Draws:
     own: Array  # t_i
     shared: Array  # c
     noise: Array  # s_r
+    alike: Array  # q: correlation of one run's noise at two rungs
     slope: Array  # rho_r; 1 at the last rung
     low_surface: Array  # b_s; 0 at the last rung
     low_own: Array  # b_i
@@ -69,7 +73,7 @@ def posterior(runs: Runs, *, samples: int = 4096, grid: Array | None = None, see
     if not len(runs.y):
         raise ValueError("a posterior needs at least one run")
     data = _Data.of(runs)
-    dims = 5 + 4 * (runs.rungs - 1)
+    dims = 5 + 4 * (runs.rungs - 1) + (runs.rungs > 1)
     mean: Array = np.zeros(dims)
     root: Array = np.eye(dims)
     proposals: list[tuple[Array, Array]] = []
@@ -110,6 +114,29 @@ def _weights(log: Array) -> Array:
     return np.asarray(w / w.sum())
 
 
+def _terms(runs: Runs, seeds: int) -> tuple[list[tuple[int, int, int]], list[tuple[NDArray[Any], NDArray[Any]]]]:
+    """The terms of the noise's inverse covariance, and the rows that each multiplies: every run with itself, and every
+    two rungs of one (network, seed), by how many rungs that has. At most one run of a (network, rung, seed)."""
+    pair = runs.network * seeds + runs.seed
+    row = np.full((int(pair.max()) + 1, runs.rungs), -1)
+    row[pair, runs.rung] = np.arange(len(pair))
+    have = (row >= 0).sum(1)
+    terms, parts = [], []
+    for a in range(runs.rungs):
+        own = row[row[:, a] >= 0, a]
+        if len(own):
+            terms.append((a, a, 0))
+            parts.append((own, own))
+        for b in range(a, runs.rungs):
+            for n in range(1, runs.rungs + 1):
+                both = (row[:, a] >= 0) & (row[:, b] >= 0) & (have == n)
+                if runs.rungs > 1 and both.any():
+                    left, right = row[both, a], row[both, b]
+                    terms.append((a, b, n))
+                    parts.append((left, right))
+    return terms, parts
+
+
 @dataclass(frozen=True, slots=True)
 class _Data:
     """The runs as counts: what a draw of hyper-parameters needs, whatever the number of runs.
@@ -121,10 +148,12 @@ class _Data:
     off: NDArray[np.bool_]
     seeds: int
     means: Array  # [rungs], taken off y
-    counts: Array  # [rungs, latents, latents]: Z'Z
-    sums: Array  # [rungs, latents]: Z'y
-    squares: Array  # [rungs]: y'y
-    number: Array  # [rungs]
+    terms: list[tuple[int, int, int]]  # of the noise's inverse covariance: rung, rung, rungs of that pair (0: its own)
+    counts: Array  # [terms, latents, latents]: Z'Z
+    sums: Array  # [terms, latents]: Z'y
+    squares: Array  # [terms]: y'y
+    number: Array  # [rungs]: runs
+    pairs: Array  # [rungs + 1]: (network, seed) with so many rungs
     spread: float  # of the networks at the last rung that has them
 
     @classmethod
@@ -144,7 +173,7 @@ class _Data:
         z[rows, place] = 1
         z[rows, k * rungs + runs.rung * seeds + runs.seed] = 1
         z[rows, k * rungs + rungs * seeds + runs.rung] = 1
-        at = [runs.rung == r for r in range(rungs)]
+        terms, parts = _terms(runs, seeds)
         highest = int(runs.rung[~off[runs.network]].max(initial=0))
         here = (runs.rung == highest) & ~off[runs.network]
         seen = np.bincount(runs.network[here], minlength=k)
@@ -155,10 +184,12 @@ class _Data:
             off,
             seeds,
             means,
-            np.stack([z[a].T @ z[a] for a in at]),
-            np.stack([z[a].T @ y[a] for a in at]),
-            np.array([y[a] @ y[a] for a in at]),
+            terms,
+            np.stack([(z[a].T @ z[b] + z[b].T @ z[a]) / 2 for a, b in parts]),
+            np.stack([(z[a].T @ y[b] + z[b].T @ y[a]) / 2 for a, b in parts]),
+            np.array([y[a] @ y[b] for a, b in parts]),
             number,
+            np.bincount(np.bincount(runs.network * seeds + runs.seed), minlength=rungs + 1).astype(float),
             # never so small that the networks would be equal by assumption
             max(float(each.std(ddof=1)) if len(each) > 1 else 0.0, 0.5 * runs.unit, 1e-4),
         )
@@ -167,7 +198,7 @@ class _Data:
         """Standard normals [draws, dims] as hyper-parameters. Effects scale with the networks' own spread, noise with
         what the number of validation images alone gives; both are wide."""
         effect, noise, rungs = self.spread, max(self.runs.unit, 1e-4), self.runs.rungs
-        low = z[:, 5:].reshape(len(z), 4, rungs - 1)
+        low = z[:, 5 : 5 + 4 * (rungs - 1)].reshape(len(z), 4, rungs - 1)
         last = np.ones((len(z), 1))
         return _Draws(
             length=0.4 * np.exp(0.4 * z[:, 0]),
@@ -175,6 +206,7 @@ class _Data:
             own=0.35 * effect * np.exp(0.7 * z[:, 2]),
             shared=0.7 * noise * np.exp(1.5 * z[:, 3]),
             noise=np.concatenate([1.2 * noise * np.exp(0.45 * low[:, 3]), noise * np.exp(0.45 * z[:, 4:5])], axis=1),
+            alike=_MOST_ALIKE * norm.cdf(z[:, -1]) if rungs > 1 else np.zeros(len(z)),
             slope=np.concatenate([0.7 + 0.6 * low[:, 0], last], axis=1),
             low_surface=np.concatenate([0.65 * effect * np.exp(0.7 * low[:, 1]), 0 * last], axis=1),
             low_own=np.concatenate([0.25 * effect * np.exp(0.6 * low[:, 2]), 0 * last], axis=1),
@@ -206,12 +238,22 @@ class _Data:
         found[:, m, m] = _VAGUE
         return found
 
+    def weights(self, d: _Draws, i: slice) -> Array:
+        """[draws, terms]: of a (network, seed) with n rungs, the inverse of D ((1-q) I + q 11') D is
+        D^-1 (I - q / (1-q+qn) 11') D^-1 / (1-q), D its noise's standard deviations."""
+        q, s = d.alike[i], d.noise[i]
+        found = []
+        for a, b, n in self.terms:
+            shared = np.ones_like(q) if n == 0 else -q / (1 - q + q * n)
+            found.append((1 if a == b else 2) * shared / (1 - q) / (s[:, a] * s[:, b]))  # 11' holds a, b and b, a
+        return np.stack(found, axis=1)
+
     def solve(self, d: _Draws, i: slice) -> tuple[Array, Array, Array]:
         """For each draw: root, the Cholesky factor of the posterior's precision, and its right-hand side."""
-        root = self.root(d, i)
-        precision = np.einsum("dr,rpq->dpq", d.noise[i] ** -2.0, self.counts)
+        root, w = self.root(d, i), self.weights(d, i)
+        precision = np.einsum("dj,jpq->dpq", w, self.counts)
         inner = root.transpose(0, 2, 1) @ precision @ root + np.eye(root.shape[1])
-        right = (root.transpose(0, 2, 1) @ (d.noise[i] ** -2.0 @ self.sums)[:, :, None])[:, :, 0]
+        right = (root.transpose(0, 2, 1) @ (w @ self.sums)[:, :, None])[:, :, 0]
         return root, np.linalg.cholesky(inner), right
 
     def slices(self, number: int) -> list[slice]:
@@ -224,9 +266,11 @@ class _Data:
         for i in self.slices(len(d.length)):
             _, factor, right = self.solve(d, i)
             half = np.linalg.solve(factor, right[:, :, None])[:, :, 0]
-            quadratic = d.noise[i] ** -2.0 @ self.squares - (half**2).sum(1)
+            quadratic = self.weights(d, i) @ self.squares - (half**2).sum(1)
             determinant = 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
-            found.append(-0.5 * (quadratic + determinant + 2 * np.log(d.noise[i]) @ self.number))
+            n, q = np.arange(len(self.pairs)), d.alike[i, None]
+            spread = (np.maximum(n - 1, 0) * np.log(1 - q) + np.log(1 - q + q * np.maximum(n, 1))) @ self.pairs
+            found.append(-0.5 * (quadratic + determinant + spread + 2 * np.log(d.noise[i]) @ self.number))
         return np.concatenate(found)
 
     def sample(self, d: _Draws, w: Array, samples: int, grid: Array | None, rng: np.random.Generator) -> Posterior:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,13 +53,13 @@ class Clock:
     """`limit` seconds from `began` (time.monotonic()) bound the whole study, earlier sittings included."""
 
     limit: float = math.inf
-    began: float = 0.0
+    began: float = field(default_factory=time.monotonic)
 
-    def ends(self, records: list[Record], workers: int) -> tuple[float, float]:
-        """time.monotonic() at which training stops, and testing; some is left for the report."""
+    def ends(self, spent: float) -> tuple[float, float]:
+        """time.monotonic() at which training stops, and testing, `spent` seconds having gone before; some is left for
+        the report."""
         if self.limit == math.inf:
             return math.inf, math.inf
-        spent = sum(r.outcome.seconds for r in records if r.outcome) / workers
         end = self.began + self.limit - spent
         return end - min(max(0.05 * self.limit, 8.0), 60.0), end - 3
 
@@ -86,7 +86,7 @@ def search(
         todo = plan(study, data.classes, data.native)
     _say_plan(console, study, todo)
     if curves:
-        check_curves(curves, study, todo.everything + todo.pool)
+        check_curves(curves, study, todo.everything)
 
     names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
     folder = out or Path("runs") / re.sub(r"[^\w.,+-]", "_", "-".join(filter(None, names))).lstrip(".")
@@ -121,8 +121,7 @@ def _train(
 ) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    records = store.records()
-    finished = sum(r.outcome is not None for r in records)
+    finished, spent = sum(r.outcome is not None for r in store.records()), store.fact("spent") or 0.0
     if finished:
         say(console, "resume", f"{finished} runs are recorded in {folder}")
     planned = max(runs_needed(study, todo) - finished, 0)
@@ -140,7 +139,7 @@ def _train(
                     place.executor, place.workers, study.device, study.threads, data, checkpoints, place.ray_address
                 )
             )
-            until, test_until = clock.ends([] if curves else records, where.workers)
+            until, test_until = clock.ends(spent)
             with Live(console, planned, where.workers) as live:
                 job = Search(
                     study,
@@ -157,17 +156,18 @@ def _train(
                     stopping=asked,
                     packing=None if curves else _packing(study, place),
                 )
-                store.set_state("running")
+                store.set_fact("state", "running")
                 trained = job.run()
-                store.set_state("out of time" if job.out_of_time else "finished")
+                store.set_fact("state", "out of time" if job.out_of_time else "finished")
         except StoppedError:
-            store.set_state("stopped")
+            store.set_fact("state", "stopped")
             recorded = sum(r.outcome is not None for r in store.records())
             say(console, "stopped", f"{recorded} runs are recorded; the same command goes on from here")
             return asked.status
         finally:
             if where:
                 where.close()
+            store.set_fact("spent", spent + time.monotonic() - clock.began)
     if job.out_of_time:
         say(console, "time", "is up; the same command goes on from here, with more --time")
     elif not trained:
@@ -239,7 +239,7 @@ def found(study: Study, console: Console, remote: bool = False) -> tuple[Study, 
 def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
     """The same from a table: its device and its data. Raises UserError for a study of other data."""
     there = Study.model_validate(curves.fact("settings"))
-    if study.data.source not in ("auto", curves.data.name, there.data.source):
+    if Path(study.data.source).stem not in ("auto", curves.data.name, Path(there.data.source).stem):
         raise UserError(f"{curves.path}: its runs are of {curves.data.name}, the study's data are {study.data.source}")
     settings = study.settings()
     settings["data"]["source"] = curves.data.name

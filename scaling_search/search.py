@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 
+from scaling_search import UserError
 from scaling_search.allocation import BATCH, half, next_runs, promoted
 from scaling_search.candidate import Candidate
 from scaling_search.data import Facts
@@ -84,11 +85,15 @@ class Search:
 
     def _grid(self) -> None:
         study, plan = self._study, self._plan
-        always = [plan.baseline, *plan.references]
+        # references are for the front alone: when the time is short, the candidates have had it
         active = list(plan.candidates)
         for seed in range(study.seed, study.seed + study.seeds):
             for i, epochs in enumerate(study.rungs):
-                self._train(f"seed {seed}, {epochs} epochs", [(c, seed) for c in (*always, *active)], epochs)
+                self._train(
+                    f"seed {seed}, {epochs} epochs",
+                    [(c, seed) for c in (plan.baseline, *active, *plan.references)],
+                    epochs,
+                )
                 if seed > study.seed:
                     continue
                 if study.allocation == "rungs" and i + 1 < len(study.rungs):
@@ -174,6 +179,12 @@ class Search:
 
     def _train(self, name: str, runs: list[tuple[Candidate, int]], epochs: int) -> None:
         self._decided |= {(c.key, seed, epochs) for c, seed in runs}
+        if lacking := [(c, seed) for c, seed in runs if not self._exists(c.key, seed, epochs)]:
+            first = f"{lacking[0][0].label}, seed {lacking[0][1]}"
+            raise UserError(
+                f"the table lacks {len(lacking)} runs of {epochs} epochs that the study asks for ({first}, ...): "
+                "replay the study that it was exported from, or fewer --seeds and --epochs"
+            )
         queue = [
             run
             for run in dict.fromkeys(runs)

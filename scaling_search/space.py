@@ -111,10 +111,17 @@ def plan(study: Study, classes: int, native: int) -> Plan:
                 taken.add(member.key)
                 references.append(member)
     taken = {c.key for c in chosen}
+    candidates = _distinct(chosen)
+    for name in map(str, study.parsed_budgets()):
+        if (own := sum(c.budget == name for c in candidates)) < LEAST:
+            raise UserError(
+                f"budget {name}: {own} networks of its own, the others are another budget's or the baseline; a search "
+                f"takes at least {LEAST}. Take budgets further apart, or more --candidates"
+            )
     return Plan(
         baseline,
         tuple(references),
-        _distinct(chosen),
+        candidates,
         found,
         tuple(notes),
         tuple(c for c in _distinct(pool) if c.key not in taken),

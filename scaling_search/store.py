@@ -2,8 +2,8 @@
 file that imports optuna.
 
 One run (network, seed, epochs) is one Optuna trial, created when it starts: feasible networks are enumerated, so
-no trial is proposed that cannot be built and none is trained twice. Optuna's storage is written to directly: a run takes
-one transaction to start, one per epoch and two to end, where `ask` and `tell` take a dozen.
+no trial is proposed that cannot be built and none is trained twice. Optuna's storage is written to directly: a run
+takes one transaction to start, one per epoch and two to end, where `ask` and `tell` take a dozen.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Store:
 
     def facts(self) -> dict[str, Any]:
         """All that describes the study, but for what is told of single runs and of its driver."""
-        return {k: v for k, v in self._attrs().items() if not k.startswith(("test ", "identity", "driver"))}
+        return {k: v for k, v in self._attrs().items() if not k.startswith(("test ", "identity", "driver", "spent"))}
 
     def _attrs(self) -> dict[str, Any]:
         with self._telling():
@@ -265,10 +265,10 @@ class Store:
             self._tell(number, outcome)
         self._records[number] = replace(self._records[number], outcome=outcome)
 
-    def set_state(self, state: str) -> None:
-        """running, finished, stopped or out of time."""
+    def set_fact(self, name: str, value: Any) -> None:
+        """`state`: running, finished, stopped or out of time; `spent`: seconds of all sittings."""
         with self._telling():
-            self._storage.set_study_user_attr(self._study, "state", state)
+            self._storage.set_study_user_attr(self._study, name, value)
 
     def set_test(self, number: int, accuracy: float) -> None:
         """A finalist's test accuracy; a finished Optuna trial takes no more attributes, the study does."""

@@ -53,10 +53,13 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Surface:
     """The smooth part over the shares. `optimum` per rung (shares), the last one final; `region`: the points that hold
-    95% of the probability of being the final optimum; `moved`: how far the optimum went from the first rung to the
-    last, in shares, from `moved_low` to `moved_high`."""
+    95% of the probability of being the final optimum; `moved`: what share of the extra cost the optimum moved between
+    dimensions from the first rung to the last, in 95% of cases from `moved_low` to `moved_high`."""
 
     optimum: tuple[tuple[float, float, float], ...]
+    moved: float
+    moved_low: float
+    moved_high: float
     region: tuple[tuple[float, float, float], ...]
     points: tuple[tuple[float, float, float], ...]  # within reach of the networks
     height: tuple[float, ...]  # of the final surface at `points`, relative to its highest
@@ -276,12 +279,20 @@ def _surface(inside: list[Candidate], runs: list[Record], study: Study, budget: 
     means = fields.mean(0)
     top = np.bincount(fields[:, -1].argmax(1), minlength=len(grid)) / len(fields)
 
+    first, last = grid[fields[:, 0].argmax(1)], grid[fields[:, -1].argmax(1)]
+    moved = np.abs(first - last).sum(1) / 2
+    low, high = np.quantile(moved, [(1 - _SURE) / 2, (1 + _SURE) / 2])
+    best = [int(m.argmax()) for m in means]
+
     def at(i: int) -> tuple[float, float, float]:
         depth, width, resolution = grid[i].tolist()
         return depth, width, resolution
 
     return Surface(
-        optimum=tuple(at(int(m.argmax())) for m in means),
+        optimum=tuple(at(i) for i in best),
+        moved=float(np.abs(grid[best[0]] - grid[best[-1]]).sum() / 2),
+        moved_low=float(low),
+        moved_high=float(high),
         region=tuple(at(i) for i in tied_set(top)),
         points=tuple(at(i) for i in range(len(grid))),
         height=tuple((means[-1] - means[-1].max()).tolist()),

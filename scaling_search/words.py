@@ -119,6 +119,7 @@ def surface_words(v: Verdict, rungs: tuple[int, ...]) -> str | None:
         words += f" ({percent(len(s.region) / len(s.points))} of the map: the direction is not settled)"
     if len(s.optimum) > 1:
         first, last = s.optimum[0], s.optimum[-1]
-        moved = f"moved there from {spent(first)}" if first != last else "did not move"
+        moved = f"moved there from {spent(first)}, {percent(s.moved)} of the cost" if first != last else "did not move"
         words += f". From {rungs[0]} to {rungs[-1]} epochs the optimum {moved}"
+        words += f" (95%: {percent(s.moved_low)} to {percent(s.moved_high)} of the extra cost elsewhere)"
     return words

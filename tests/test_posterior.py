@@ -45,7 +45,10 @@ def dense(data: _Data, z: Array) -> tuple[Array, Array, Array]:
             [
                 effect(r.network[i], r.rung[i], r.network[j], r.rung[j])
                 + (r.rung[i] == r.rung[j]) * (_VAGUE**2 + (r.seed[i] == r.seed[j]) * d.shared[0] ** 2)
-                + (i == j) * d.noise[0, r.rung[i]] ** 2
+                + (r.network[i] == r.network[j] and r.seed[i] == r.seed[j])
+                * (1.0 if i == j else d.alike[0])
+                * d.noise[0, r.rung[i]]
+                * d.noise[0, r.rung[j]]
                 for j in range(n)
             ]
             for i in range(n)
@@ -65,7 +68,7 @@ def dense(data: _Data, z: Array) -> tuple[Array, Array, Array]:
 @pytest.mark.parametrize("rungs", [1, 2, 3])
 def test_evidence_is_the_dense_gaussians(rungs: int) -> None:
     data = _Data.of(runs(rungs))
-    z = np.random.default_rng(1).standard_normal((4, 5 + 4 * (rungs - 1)))
+    z = np.random.default_rng(1).standard_normal((4, 5 + 4 * (rungs - 1) + (rungs > 1)))
     ours = data.evidence(data.draws(z))
     y = data.runs.y - data.means[data.runs.rung]
     theirs = [stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0]) for row in z]
@@ -75,7 +78,7 @@ def test_evidence_is_the_dense_gaussians(rungs: int) -> None:
 @pytest.mark.parametrize("rungs", [1, 2])
 def test_samples_have_the_dense_gaussians_mean_and_covariance(rungs: int) -> None:
     data = _Data.of(runs(rungs))
-    z = np.random.default_rng(2).standard_normal((1, 5 + 4 * (rungs - 1)))
+    z = np.random.default_rng(2).standard_normal((1, 5 + 4 * (rungs - 1) + (rungs > 1)))
     whole, cross, prior = dense(data, z)
     y = data.runs.y - data.means[data.runs.rung]
     mean = cross @ np.linalg.solve(whole, y) + data.means[-1]

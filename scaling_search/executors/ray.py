@@ -220,8 +220,8 @@ class RayExecutor:
         blind = sorted(nodes[node] for node, (_, storage) in seen.items() if not storage)
         if blind:
             raise UserError(
-                f"--storage {checkpoints}: not seen by {len(blind)} of {len(nodes)} nodes ({', '.join(blind[:3])}), and "
-                "a run that moves between nodes needs its checkpoints: a folder that all share, or s3://bucket/path"
+                f"--storage {checkpoints}: not seen by {len(blind)} of {len(nodes)} nodes ({', '.join(blind[:3])}), "
+                "and a run that moves between nodes needs its checkpoints: a folder that all share, or s3://bucket/path"
             )
         if all(mapped for mapped, _ in seen.values()):
             return None
