@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,7 +168,8 @@ def _train(
         finally:
             if where:
                 where.close()
-            store.set_fact("spent", spent + time.monotonic() - clock.began)
+            with suppress(UserError):  # whatever is wrong with the store has been said
+                store.set_fact("spent", spent + time.monotonic() - clock.began)
     if job.out_of_time:
         say(console, "time", "is up; the same command goes on from here, with more --time")
     elif not trained:

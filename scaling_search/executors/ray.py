@@ -63,7 +63,7 @@ class _Trainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        trial = Trial.from_dict(new_config["trial"])
+        trial = self._trial = Trial.from_dict(new_config["trial"])
         self._failure = ""
         try:
             if self._data is None or self._data.digest != trial.data_digest:
@@ -76,19 +76,21 @@ class _Trainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self._failure:
             return {"failure": self._failure, "done": True}
-        begun = time.monotonic()
+        begun, result = time.monotonic(), dict[str, Any]()
         try:
             with watched():
                 for event in self._events:
                     if isinstance(event, Outcome):
-                        return {"outcome": json.dumps(event.as_dict()), "done": True}
+                        return {**result, "outcome": json.dumps(event.as_dict()), "done": True}
                     if isinstance(event, Epoch):
-                        return {"epoch": json.dumps(asdict(event))}
-                    if time.monotonic() - begun > _PULSES:
+                        result["epoch"] = json.dumps(asdict(event))
+                        if event.epoch < self._trial.epochs:  # else the outcome follows at once: one result for both
+                            break
+                    elif time.monotonic() - begun > _PULSES:
                         break
         except (UserError, OSError) as error:  # a full disk, vanished data: every run would fail alike
             return {"failure": str(error), "done": True}
-        return {"pulse": True}
+        return result or {"pulse": True}
 
     def cleanup(self) -> None:
         """Told to stop, between two steps: the run writes its checkpoint."""

@@ -1,0 +1,164 @@
+"""Studies of cheap real trainings whose processes are killed at random moments, and what must be true of them after.
+
+Every start of a run is also written down by the workers themselves (`LOG`), independently of the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from scaling_search.store import Store
+
+ROOT = Path(__file__).parent.parent
+# As small as networks train: nine of them, an epoch takes about a second.
+WORDS = [
+    "--device", "cpu", "--blocks", "7", "--width", "0.1", "--divisor", "2", "--resolution", "12", "--candidates", "5",
+    "--train-images", "400", "--val-images", "60", "--set", "data.test_images=50", "--batch", "16",
+    "--set", "recipe.bn_images=32", "--epochs", "1,3", "--allocation", "rungs", "--extra", "2",
+]  # fmt: skip
+UNLIKE = ["seconds", "images_per_s", "peak_memory", "note"]
+_LOG = """
+import functools, json, os
+import scaling_search.train as train
+inner = train.run
+@functools.wraps(inner)
+def run(trial, data):
+    if not trial.test:
+        line = json.dumps([trial.arch.key, trial.seed, trial.epochs, os.getpid()]) + "\\n"
+        handle = os.open(os.environ["CHAOS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, line.encode())
+        os.close(handle)
+    return inner(trial, data)
+train.run = run
+"""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Python processes with this environment write down each run that they start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_LOG)
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "CHAOS_LOG": str(folder / "log")}
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, all generations, that train: spawned Python workers and Ray's actors."""
+    parents, names = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, _, rest = stat.read_text().rpartition(")")
+            parents[int(stat.parent.name)] = int(rest.split()[1])
+            names[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return [p for p in found if "spawn_main" in names.get(p, "") or names.get(p, "").startswith("ray::")]
+
+
+@dataclass
+class Chaos:
+    """`command` run again and again in `folder` until it ends well, `kills` of its processes on the way; `victims`
+    are the kinds to choose from, each a function of the driver's pid that kills one and says whether it did."""
+
+    folder: Path
+    words: list[str]
+    victims: dict[str, Callable[[int], bool]]
+    rng: random.Random
+    every: tuple[float, float] = (0.3, 6.0)  # s between two kills
+    log: Path | None = None  # where workers that are not the driver's children write their starts
+    killed: Counter[str] = field(default_factory=Counter)
+    output: str = ""
+    acknowledged: list[tuple[str, str]] = field(default_factory=list)  # network and seed, accuracy
+
+    def run(self, kills: int) -> None:
+        environ = environment(self.folder / "log")
+        self.log = self.log or self.folder / "log" / "log"
+        self.log.unlink(missing_ok=True)
+        command = [sys.executable, str(ROOT / "run_search.py"), *self.words, "--out", str(self.folder / "run")]
+        while True:
+            driver = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environ,
+                start_new_session=True,
+            )
+            reader = threading.Thread(target=self._read, args=(driver,), daemon=True)
+            reader.start()
+            while driver.poll() is None:
+                if self.killed.total() >= kills:
+                    driver.wait()
+                    break
+                time.sleep(self.rng.uniform(*self.every))
+                kind = self.rng.choice(list(self.victims))
+                if driver.poll() is None and self.victims[kind](driver.pid):
+                    self.killed[kind] += 1
+            reader.join()
+            if driver.returncode == 0:
+                return
+            assert driver.returncode == -signal.SIGKILL, self.output[-3000:]
+
+    def _read(self, driver: subprocess.Popen[str]) -> None:
+        assert driver.stdout is not None
+        self.output = ""
+        for line in driver.stdout:
+            self.output += line
+            if found := re.match(r"run +\d+/\d+ +(.*?)  (val \S+|\S+: .*?)  \d+ s · ", line):
+                self.acknowledged.append((found[1], found[2]))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "run" / "results.csv")
+
+    @property
+    def verdict(self) -> list[str]:
+        """But for the fastest network, which depends on the machine's mood."""
+        lines = self.output.splitlines()
+        return [line for line in lines if line.startswith(("choose", "paper", "single", "baseline  val", "surface"))]
+
+    def check(self, whole: Chaos) -> None:
+        """Everything acknowledged is there once, nothing was trained again without a recorded reason, and the table
+        and the verdict are those of the undisturbed study."""
+        a, b = self.table.drop(columns=UNLIKE), whole.table.drop(columns=UNLIKE)
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+        assert not a.duplicated(["network", "seed", "epochs"]).any() and self.verdict == whole.verdict
+        assert Counter(self.acknowledged) <= Counter(whole.acknowledged), "an acknowledged result was told again"
+        assert self.log is not None
+        starts = Counter(tuple(json.loads(line)[:3]) for line in self.log.read_text().splitlines())
+        for record in Store.read(self.folder / "run").records():
+            again = starts.pop(record.key, 1) - 1
+            assert again <= len(record.again), f"{record.key}: started again {again} times for {record.again}"
+        assert not starts, "trained and not recorded"
+
+
+def kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_worker(rng: random.Random) -> Callable[[int], bool]:
+    def one(driver: int) -> bool:
+        workers = children(driver)
+        return bool(workers) and kill(rng.choice(workers))
+
+    return one
