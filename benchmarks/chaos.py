@@ -4,8 +4,8 @@
 
 An undisturbed study first, then as many disturbed ones as it takes: the same command is given again whenever its driver
 was killed, lost Ray nodes come back. After each study: every acknowledged result present once, no run started again
-without a recorded reason (the workers keep a log of their own), the final table and the verdict those of the undisturbed
-study. `--ray` of the kills are on a cluster of two nodes. The last line is the number of violations.
+without a recorded reason (the workers keep a log of their own), the final table and the verdict the undisturbed one's.
+`--ray` of the kills are on a cluster of two nodes. The last line is the number of violations.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from typing import Any
 # Tune would otherwise catch Ctrl-C, change into a folder per trial, log each result thrice and phone home.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"  # the store is the record, not Tune's own copy of it
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread must not start a Ray anew behind the driver's back
@@ -48,6 +49,7 @@ from scaling_search.trial import Epoch, Outcome, Pulse, Trial
 from scaling_search.watchdog import watched
 
 _POLL = 0.2  # s: how late a signal or the end of the time given is noticed
+_ANSWER = 0.1  # s that Tune waits for the driver's next job
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
 _CLOSES = 5.0  # s that Tune has to end by itself
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
@@ -56,14 +58,14 @@ _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_
 class _Trainable(tune.Trainable):
     """A step ends with an epoch, the outcome or a pulse; the actor stays for the next trial.
 
-    Results travel as JSON text, since Tune flattens dictionaries."""
+    Trials and results travel as JSON text, since Tune flattens and copies dictionaries."""
 
     def setup(self, config: dict[str, Any], data: Dataset | None = None, train: Train = run) -> None:
         self._data, self._train = data, train
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        trial = self._trial = Trial.from_dict(new_config["trial"])
+        trial = self._trial = Trial.from_dict(json.loads(new_config["trial"]))
         self._failure = ""
         try:
             if self._data is None or self._data.digest != trial.data_digest:
@@ -109,16 +111,21 @@ class _Exchange(Searcher, tune.Stopper):
         self.failure: str | None = None
         self.stopping = False
         self._live: dict[str, Job] = {}
+        self._owed = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.stopping or self.failure:
             return Searcher.FINISHED
-        try:  # with nothing else to attend to, Tune would sleep for a second
-            job = self.jobs.get(timeout=None if self._live else _POLL, block=not self._live)
+        # The driver answers an outcome with the next job, milliseconds later: without waiting for it, Tune would look
+        # again only after its next event, a tenth of a second away; with nothing else to attend to, after a second.
+        wait = _POLL if not self._live else _ANSWER if self._owed else 0.0
+        self._owed = False
+        try:
+            job = self.jobs.get(timeout=wait)
         except queue.Empty:
             return None
         self._live[trial_id] = job
-        return {"trial": job.trial.as_dict()}
+        return {"trial": json.dumps(job.trial.as_dict())}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "epoch" in result:
@@ -130,6 +137,7 @@ class _Exchange(Searcher, tune.Stopper):
             self.failure = result["failure"]
         elif result and "outcome" in result:
             self.events.put((job, Outcome.from_dict(json.loads(result["outcome"]))))
+            self._owed = True
         elif not self.stopping:  # else Tune has stopped it: it goes on another time
             self.events.put((job, "worker lost: its Ray actor or its node ended"))
 
@@ -236,7 +244,8 @@ class RayExecutor:
         while True:
             if driver.over():
                 self._stop()
-            while not self._exchange.stopping and len(live) < self.workers and (job := driver.ask()) is not None:
+            # one more than there are workers: it waits in line, so that none waits for the driver's disk
+            while not self._exchange.stopping and len(live) <= self.workers and (job := driver.ask()) is not None:
                 live[job.number] = job
                 self._exchange.jobs.put(job)
             if not live or (self._exchange.stopping and self._exchange.events.empty()):
