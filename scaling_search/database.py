@@ -89,6 +89,7 @@ def hold_folder(folder: Path) -> TextIO:
 def hold_study(engine: Engine, name: str) -> Connection | None:
     """Lock a study by name on a PostgreSQL server until the connection is closed; None while another holds it."""
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection.detach()  # closed, it is gone, and the lock with it; the pool would keep it
     for setting in ("idle = 30", "interval = 10", "count = 3"):  # a driver whose machine is lost is gone in a minute
         connection.execute(text(f"SET tcp_keepalives_{setting}"))
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)

@@ -139,7 +139,7 @@ class Training:
         return record.again if record else ()
 
 
-class Testing:
+class Measuring:
     """Finished `runs` measured on the test split; one whose worker ends without an outcome is measured once more."""
 
     def __init__(

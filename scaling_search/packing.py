@@ -55,7 +55,7 @@ class Packing:
             return
         rate = self._rates[self.level] = self._work / self._time
         self._work, self._time, self._epochs, self._last = 0.0, 0.0, 0, None
-        if self.level > 1 and rate < _PAYS * self._rates[self.level - 1]:
+        if self.level > 1 and rate < _PAYS * self._rates.get(self.level - 1, 0.0):
             self._most = self.level = self.level - 1
         elif self.level < self._most:
             self.level += 1

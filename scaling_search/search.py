@@ -16,7 +16,7 @@ from scaling_search import UserError
 from scaling_search.allocation import BATCH, half, next_runs, promoted
 from scaling_search.candidate import Candidate
 from scaling_search.data import Facts
-from scaling_search.dispatch import Testing, Training, Watcher
+from scaling_search.dispatch import Measuring, Training, Watcher
 from scaling_search.executors import Executor
 from scaling_search.packing import Packing
 from scaling_search.space import Plan
@@ -225,7 +225,7 @@ class Search:
         if not missing:
             return
         self._watcher.phase("test accuracy of what the answer names", len(missing))
-        phase = Testing(
+        phase = Measuring(
             self._store,
             self._watcher,
             missing,

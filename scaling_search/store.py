@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 from scaling_search import UserError
 from scaling_search.candidate import Candidate
 from scaling_search.database import REMEMBERED, address_of, described, hold_folder, hold_study, owner
+from scaling_search.study import check_same
 from scaling_search.trial import Epoch, Outcome
 
 _NAME = "scaling-search"  # of the study in a run folder's study.db
@@ -82,6 +83,7 @@ class Store:
         self._storage, self._study, self._where, self._locks = storage, study, where, list(locks)
         self._records: dict[int, Record] = {}  # of the writer; a reader asks the database each time
         self._numbers: dict[tuple[str, int, int], int] = {}
+        self._networks: set[str] = set()  # those that the study knows
         self._ids: dict[int, int] = {}  # Optuna's, of each run
         self._reported: dict[int, set[int]] = {}  # epochs, of what runs
         self._running: set[int] = set()
@@ -151,7 +153,11 @@ class Store:
 
     def facts(self) -> dict[str, Any]:
         """All that describes the study, but for what is told of single runs and of its driver."""
-        return {k: v for k, v in self._attrs().items() if not k.startswith(("test ", "identity", "driver", "spent"))}
+        return {
+            k: v
+            for k, v in self._attrs().items()
+            if not k.startswith(("test ", "network ", "identity", "driver", "spent"))
+        }
 
     def _attrs(self) -> dict[str, Any]:
         with self._telling():
@@ -173,7 +179,7 @@ class Store:
     def _begin(self, folder: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
         known = self._attrs()
         if "identity" in known:
-            _check_same(folder, known["identity"], identity)
+            check_same(folder, known["identity"], identity)
         else:
             self._storage.set_study_user_attr(self._study, "identity", identity)
         for name in facts.keys() - known.keys():  # also those that an earlier release did not write
@@ -184,9 +190,10 @@ class Store:
 
     def _settle(self) -> None:
         """Index the runs, and finish what a killed driver had recorded but not yet told."""
-        for trial, record in self._read():
+        for trial, network, record in self._read():
             self._records[record.number] = record
-            self._numbers[record.key] = record.number
+            self._numbers[network, record.seed, record.epochs] = record.number
+            self._networks.add(network)
             self._ids[record.number] = trial._trial_id
             if trial.state == TrialState.RUNNING:
                 self._running.add(record.number)
@@ -227,18 +234,18 @@ class Store:
             datetime_complete=None,
             params={"alpha": candidate.alpha, "beta": candidate.beta, "gamma": candidate.gamma},
             distributions=_DISTRIBUTIONS,
-            user_attrs={
-                "network": {"key": candidate.key, **candidate.as_dict()},
-                "seed": seed,
-                "epochs": epochs,
-            },
+            # one attribute, and the network by name: each costs two statements, and its text is read at every opening
+            user_attrs={"run": {"network": candidate.key, "seed": seed, "epochs": epochs}},
             system_attrs={},
             intermediate_values={},
         )
         with self._telling():
+            if candidate.key not in self._networks:
+                self._storage.set_study_user_attr(self._study, f"network {candidate.key}", candidate.as_dict())
             self._ids[number := len(self._ids)] = self._storage.create_new_trial(self._study, template)
         self._records[number] = record = Record(number, candidate, seed, epochs, None)
         self._numbers[record.key] = number
+        self._networks.add(candidate.key)
         self._running.add(number)
         self._reported[number] = set()
         return number
@@ -290,21 +297,25 @@ class Store:
         if self._locks or isinstance(self._storage, InMemoryStorage):
             return [self._records[n] for n in sorted(self._records)]
         with self._telling():
-            return [record for _, record in self._read()]
+            return [record for _, _, record in self._read()]
 
-    def _read(self) -> list[tuple[FrozenTrial, Record]]:
-        tests, candidates = self._storage.get_study_user_attrs(self._study), dict[str, Candidate]()
+    def _read(self) -> list[tuple[FrozenTrial, str, Record]]:
+        """Each run with its network's key, which is a hash of all of it."""
+        tests = self._storage.get_study_user_attrs(self._study)
+        names = {name: name.removeprefix("network ") for name in tests if name.startswith("network ")}
+        candidates = {key: Candidate.from_dict(tests[name]) for name, key in names.items()}
         found = []
         with _no_collection():
             for trial in self._storage.get_all_trials(self._study, deepcopy=False):
                 attrs = trial.user_attrs
-                network = attrs["network"]
-                if (key := network.pop("key")) not in candidates:
-                    candidates[key] = Candidate.from_dict(network)
+                told = attrs.get("run", attrs)  # an earlier release had its parts as attributes, the network whole
+                if not isinstance(key := told["network"], str):
+                    key = told["network"].pop("key")
+                    candidates[key] = candidates.get(key) or Candidate.from_dict(told["network"])
                 outcome = Outcome.from_dict(attrs["outcome"]) if "outcome" in attrs else None
                 again, test = tuple(attrs.get("again", ())), tests.get(f"test {trial.number}")
-                run = Record(trial.number, candidates[key], attrs["seed"], attrs["epochs"], outcome, test, again)
-                found.append((trial, run))
+                run = Record(trial.number, candidates[key], told["seed"], told["epochs"], outcome, test, again)
+                found.append((trial, key, run))
         return found
 
 
@@ -350,6 +361,8 @@ def _open(folder: Path, address: URL | None, create: bool) -> tuple[RDBStorage, 
     kept = {} if create else {"poolclass": NullPool}  # a reader leaves no connection behind, nor SQLite's -wal file
     try:
         storage = RDBStorage(url.render_as_string(hide_password=False), {"connect_args": options, **kept})
+        storage.remove_session()
+        storage.scoped_session.configure(expire_on_commit=False)  # sessions end with their transaction here
         if address is None and create:
             with storage.engine.connect() as connection:  # readers and the driver never wait for one another
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -384,17 +397,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-
-
-def _check_same(folder: Path, recorded: dict[str, Any], identity: dict[str, Any]) -> None:
-    wanted = json.loads(json.dumps(identity))  # tuples become lists, as in what was recorded
-    if recorded == wanted:
-        return
-    differing = [
-        f"{name} is {recorded.get(name, 'the default')} there, {wanted.get(name, 'the default')} here"
-        for name in sorted({*recorded, *wanted})
-        if recorded.get(name) != wanted.get(name)
-    ]
-    raise UserError(
-        f"run folder {folder} belongs to a different study: {'; '.join(differing)}. Choose another folder with --out"
-    )

@@ -188,6 +188,21 @@ def identity_hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def check_same(folder: Path, recorded: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raises UserError, with the settings that differ, where a run folder holds another study."""
+    wanted = json.loads(json.dumps(identity))  # tuples become lists, as in what was recorded
+    if recorded == wanted:
+        return
+    differing = [
+        f"{name} is {recorded.get(name, 'the default')} there, {wanted.get(name, 'the default')} here"
+        for name in sorted({*recorded, *wanted})
+        if recorded.get(name) != wanted.get(name)
+    ]
+    raise UserError(
+        f"run folder {folder} belongs to a different study: {'; '.join(differing)}. Choose another folder with --out"
+    )
+
+
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}

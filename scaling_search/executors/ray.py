@@ -226,7 +226,13 @@ class RayExecutor:
             )
             for node in nodes
         }
-        seen = {node: ray.get(answer) for node, answer in asked.items()}
+        try:
+            seen = {node: ray.get(answer) for node, answer in asked.items()}
+        except ray.exceptions.RayError as error:  # not installed there, or another release
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(
+                f"--ray-address: a node cannot train: {reason}; install this release on every node"
+            ) from None
         blind = sorted(nodes[node] for node, (_, storage) in seen.items() if not storage)
         if blind:
             raise UserError(

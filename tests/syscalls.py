@@ -1,0 +1,136 @@
+"""Run with syscalls.c preloaded: the n-th write, fsync or rename fails, for n = 1, 2, 3, ... until none is hit.
+
+python -m tests.syscalls FOLDER WHAT: checkpoint, report, store (two more runs in one that holds a run) or new (a store
+made and filled; minutes). Prints how many calls failed in turn."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from effnet import atomic
+from scaling_search import UserError, checkpoint
+from scaling_search.space import plan
+from scaling_search.store import Store
+from scaling_search.study import check
+from scaling_search.trial import Epoch, Outcome
+from tests.conftest import SMALL
+
+BEFORE, *NETWORKS = plan(check(SMALL, "test"), 10, 64).everything[:2]
+
+
+def outcome(accuracy: float) -> Outcome:
+    return Outcome("done", (Epoch(1, 1.0, 1.0, accuracy, 0.1),), "ff" * 500)
+
+
+def store(folder: Path, acknowledged: dict[int, float]) -> None:
+    opened = Store.create(folder, {"a": 1}, {"data": "x"})
+    try:
+        for i, candidate in enumerate(NETWORKS):
+            if (known := opened.recorded((candidate.key, 0, 1))) and known.outcome is not None:
+                continue
+            number = opened.start(candidate, 0, 1)
+            opened.epoch(number, Epoch(1, 1.0, 1.0, 0.1 * i, 0.1))
+            opened.finish(number, outcome(0.1 * i))
+            acknowledged[number] = 0.1 * i
+        opened.set_test(opened.recorded((NETWORKS[0].key, 0, 1)).number, 0.5)
+    finally:
+        opened.close()
+
+
+def store_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
+    """Every acknowledged result is there; the same work goes on to the end."""
+    if (folder / "study.db").exists() and acknowledged:
+        told = {r.number: r.val_acc for r in Store.read(folder).records() if r.outcome}
+        assert acknowledged.items() <= told.items(), (acknowledged, told)
+    store(folder, {})
+    records = [r for r in Store.read(folder).records() if r.seed == 0]
+    assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))] and records[0].test_acc == 0.5
+    assert len({r.key for r in records}) == len(NETWORKS)
+
+
+OLD, NEW = {"w": torch.zeros(2000), "step": 1}, {"w": torch.ones(2000), "step": 2}
+
+
+def save(folder: Path, acknowledged: dict[int, float]) -> None:
+    checkpoint.save(f"{folder}/e2.ckpt", NEW)
+
+
+def checkpoint_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
+    state = checkpoint.load(f"{folder}/e2.ckpt")
+    assert state is not None and state["step"] == (2 if finished else 1) and float(state["w"][0]) == state["step"] - 1
+    assert [p.name for p in folder.iterdir()] == ["e2.ckpt"], "nothing is left behind"
+
+
+def report(folder: Path, acknowledged: dict[int, float]) -> None:
+    atomic.write(folder / "report.html", b"new" * 100_000)
+
+
+def report_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
+    assert (folder / "report.html").read_bytes() == (b"new" * 100_000 if finished else b"old")
+    assert [p.name for p in folder.iterdir()] == ["report.html"]
+
+
+def prepared(what: str, folder: Path) -> None:
+    if what == "store":
+        template = folder.parent / "template"
+        if not template.exists():
+            opened = Store.create(template, {"a": 1}, {"data": "x"})
+            opened.finish(opened.start(BEFORE, 7, 1), outcome(0.9))
+            opened.close()
+        shutil.copytree(template, folder)
+        return
+    folder.mkdir()
+    if what == "checkpoint":
+        checkpoint.save(f"{folder}/e2.ckpt", OLD)
+    elif what == "report":
+        (folder / "report.html").write_bytes(b"old")
+
+
+Work = Callable[[Path, dict[int, float]], None]
+Whole = Callable[[Path, dict[int, float], bool], None]
+WHAT: dict[str, tuple[Work, Whole]] = {
+    "store": (store, store_is_whole),
+    "new": (store, store_is_whole),
+    "checkpoint": (save, checkpoint_is_whole),
+    "report": (report, report_is_whole),
+}
+
+
+def main(root: Path, what: str) -> int:
+    shim = ctypes.CDLL(None)
+    time.sleep = lambda seconds: None  # Optuna waits between its tries
+    work, whole = WHAT[what]
+    total = 0
+    for every in (0, 1):
+        n = struck = 0
+        while True:
+            folder = root / f"{what}-{every}-{n}"
+            prepared(what, folder)
+            acknowledged: dict[int, float] = {}
+            finished = False
+            shim.faults_arm(ctypes.c_long(n), every, str(folder).encode())
+            try:
+                work(folder, acknowledged)
+                finished = True
+            except (UserError, OSError) as error:  # anything else is no clear error
+                assert len(str(error).splitlines()) == 1, error
+            struck = shim.faults_disarm()
+            whole(folder, acknowledged, finished)
+            shutil.rmtree(folder)
+            if not struck:
+                break
+            n += 1
+        total += n
+    print(total)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

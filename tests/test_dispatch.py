@@ -1,0 +1,137 @@
+"""What is tried again, how often, and where: on a real store, with an executor that plays a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scaling_search.candidate import Candidate
+from scaling_search.dispatch import DEATHS, Measuring, Training
+from scaling_search.packing import Packing
+from scaling_search.space import plan
+from scaling_search.store import Record, Store
+from scaling_search.study import Study
+from scaling_search.trial import Epoch, Outcome, Trial
+from tests.test_search import Quiet
+from tests.test_store import done
+
+EPOCH = Epoch(1, 1.0, 1.0, 0.5, 0.1)
+
+
+@pytest.fixture
+def runs(study: Study) -> list[tuple[Candidate, int]]:
+    return [(c, 0) for c in plan(study, 10, 64).candidates[:4]]
+
+
+@pytest.fixture
+def phase(runs: list[tuple[Candidate, int]], trial: Trial, tmp_path: Path) -> Callable[..., tuple[Training, Store]]:
+    import dataclasses
+
+    def make(**more: object) -> tuple[Training, Store]:
+        store = Store.create(tmp_path / "run", {}, {})
+        training = Training(
+            store, Quiet(), runs, 2, lambda c, s: dataclasses.replace(trial, arch=c.arch, seed=s),
+            **{"over": lambda: False, **more},
+        )  # type: ignore[arg-type]  # fmt: skip
+        return training, store
+
+    return make
+
+
+Make = Callable[..., tuple[Training, Store]]
+
+
+def test_every_run_once_in_order(phase: Make, runs: list[tuple[Candidate, int]]) -> None:
+    training, store = phase()
+    jobs = [training.ask() for _ in runs]
+    assert [j.trial.arch.key for j in jobs] == [c.key for c, _ in runs] and training.ask() is None
+    for job in reversed(jobs):
+        training.epoch(job, EPOCH)
+        training.outcome(job, done(0.5))
+    assert all(r.done and r.again == () and r.outcome.note == "" for r in store.records())
+
+
+def test_a_lost_worker_s_run_goes_on_until_it_has_cost_three_within_an_epoch(phase: Make) -> None:
+    training, store = phase()
+    job = training.ask()
+    for why in ("worker killed by SIGKILL", "Ray actor gone"):
+        training.lost(job, why)
+        assert training.ask() == job, "before anything new"
+    training.epoch(job, EPOCH)  # progress: the count begins again
+    for i in range(DEATHS):
+        training.lost(job, "worker killed by SIGBUS")
+        assert (training.ask() == job) == (i < DEATHS - 1)
+    record = store.records()[job.number]
+    assert record.outcome.status == "crashed"
+    assert record.outcome.note.startswith(
+        "worker killed by SIGBUS, 3 times after epoch 1; started again after epoch 0: "
+    )
+    assert len(record.again) == 4
+
+
+def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> None:
+    packing = Packing(2**40, 1)
+    packing.level = 2
+    training, store = phase(packing=packing)
+    a, b = training.ask(), training.ask()
+    assert training.ask() is None, "packing says two"
+    training.outcome(a, Outcome("out-of-memory", note="needs 9 GiB"))
+    assert packing.level == 1 and store.records()[a.number].outcome is None
+    training.outcome(b, done(0.5))
+    rest = []
+    while (job := training.ask()) is not None and job.number != a.number:
+        rest.append(job)
+        training.outcome(job, done(0.5))
+    assert len(rest) == 2 and job == a, "when nothing else is left"
+    assert training.ask() is None
+    training.outcome(a, Outcome("out-of-memory", note="needs 9 GiB"))
+    record = store.records()[a.number]
+    assert record.outcome.status == "out-of-memory" and len(record.again) == 1 and training.ask() is None
+    assert "out of memory beside other runs, now alone" in record.outcome.note
+
+
+def test_out_of_memory_alone_is_final(phase: Make) -> None:
+    training, store = phase()
+    job = training.ask()
+    training.outcome(job, Outcome("out-of-memory"))
+    assert store.records()[job.number].outcome.status == "out-of-memory"
+
+
+def test_each_device_is_packed_by_itself(phase: Make) -> None:
+    training, _ = phase(packing=Packing(2**40, 2))
+    assert training.ask("cuda:0") is not None and training.ask("cuda:1") is not None
+    assert training.ask("cuda:0") is None and training.ask("cuda:1") is None
+
+
+def test_over_asks_for_nothing(phase: Make) -> None:
+    training, store = phase(over=lambda: True)
+    assert training.ask() is None and store.records() == []
+
+
+def test_what_was_running_goes_on_first_and_says_why(phase: Make, runs: list[tuple[Candidate, int]]) -> None:
+    training, store = phase()
+    training.outcome(training.ask(), done(0.5))
+    second = training.ask()
+    store.set_fact("state", "stopped")
+    store.close()
+    training, store = phase()
+    training._waiting.remove(runs[0])  # the search asks only for what has no outcome
+    assert training.ask().trial == second.trial
+    assert store.records()[1].again == ("after epoch 0: it was stopped",)
+
+
+def test_testing_tries_a_lost_run_once_more(phase: Make, trial: Trial) -> None:
+    training, store = phase()
+    for _ in range(2):
+        training.outcome(training.ask(), done(0.5))
+    testing = Measuring(store, Quiet(), store.records(), lambda r: trial, lambda: False)
+    first, second = testing.ask(), testing.ask()
+    testing.outcome(first, Outcome("done", (EPOCH,), test_acc=0.75))
+    testing.lost(second, "worker killed by SIGKILL")
+    assert testing.ask().number == second.number
+    testing.lost(second, "worker killed by SIGKILL")
+    assert testing.ask() is None
+    tested: list[Record] = store.records()
+    assert [r.test_acc for r in tested] == [0.75, None]

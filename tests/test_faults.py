@@ -1,0 +1,242 @@
+"""What design.md promises when machines fail: processes killed or hung, disks full, files damaged or gone."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scaling_search import UserError, analysis
+from scaling_search.candidate import Candidate
+from scaling_search.data import Dataset
+from scaling_search.executors import Job
+from scaling_search.executors.local import LocalExecutor
+from scaling_search.space import plan
+from scaling_search.store import Store
+from scaling_search.study import Study
+from scaling_search.train import run
+from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.watchdog import watched
+from tests.chaos import ROOT, WORDS, Chaos, kill, kill_worker
+from tests.test_search import TIMINGS, Quiet, few, search
+from tests.test_store import done
+
+DISTURBED = [*TIMINGS, "note"]
+
+
+# ---- processes
+
+
+def test_killed_at_random_nothing_is_lost_told_twice_or_trained_again_in_secret(tmp_path: Path) -> None:
+    """The short form of benchmarks/chaos.py: drivers and workers of a study in rungs, with runs where they help."""
+    rng = random.Random(3)
+    words = [*WORDS, "--data", "shapes", "--workers", "2", "--candidates", "3", "--extra", "1"]
+    whole = Chaos(tmp_path / "whole", words, {}, rng)
+    whole.run(0)
+    assert whole.verdict and len(whole.table) > 8
+    chaos = Chaos(tmp_path / "chaos", words, {"driver": kill, "worker": kill_worker(rng)}, rng, (1.0, 7.0))
+    chaos.run(5)
+    assert chaos.killed.total() > 0
+    chaos.check(whole)
+
+
+def test_a_killed_worker_s_run_goes_on(study: Study, data: Dataset, tmp_path: Path) -> None:
+    small, executor, killed = few(study, 3, extra=0), LocalExecutor(1), []
+
+    class Killer(Quiet):
+        def started(self, job: Job, candidate: Candidate) -> None:
+            if job.number == 2 and not killed:
+                killed.append(job)
+                os.kill(executor._workers[0].process.pid or 0, signal.SIGKILL)
+
+        def again(self, job: Job, candidate: Candidate, why: str) -> None:
+            assert job in killed and why == "worker killed by SIGKILL"
+
+    _, table = search(small, data, tmp_path / "a", executor, Killer())
+    _, whole = search(small, data, tmp_path / "b", LocalExecutor(1))
+    pd.testing.assert_frame_equal(table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True)
+    assert table["note"][2] == "started again after epoch 0: worker killed by SIGKILL"
+
+
+def _kills_its_worker(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
+    if trial.seed == 0 and trial.arch.resolution != 12:  # the baseline is at 12 px
+        os.kill(os.getpid(), signal.SIGSEGV)
+    yield from run(trial, data)
+
+
+def test_a_run_that_kills_its_worker_each_time_is_a_row(study: Study, data: Dataset, tmp_path: Path) -> None:
+    _, table = search(few(study, 3, extra=0), data, tmp_path, LocalExecutor(2, train=_kills_its_worker))
+    crashed = table[table["status"] == "crashed"]
+    assert len(crashed) and crashed["note"].str.startswith("worker killed by SIGSEGV, 3 times after epoch 0").all()
+    assert (table[table["resolution"] == 12]["status"] == "done").all()
+
+
+def _hangs(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
+    """The first time, in a system call: as on a file system that has gone."""
+    mark = Path(trial.checkpoints) / "hung"
+    if not mark.exists():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(mark)
+        mark.read_bytes()
+    yield from run(trial, data)
+
+
+def test_a_hung_worker_is_ended_and_its_run_goes_on(study: Study, data: Dataset, tmp_path: Path) -> None:
+    began = time.monotonic()
+    _, table = search(few(study, 3, extra=0), data, tmp_path, LocalExecutor(1, train=_hangs, stall=4.0))
+    assert (table["status"] == "done").all() and time.monotonic() - began < 60
+    assert table["note"][0] == "started again after epoch 0: worker hung, no step in 4 s"
+
+
+def test_watching_ends_with_its_block() -> None:
+    code = (
+        "import time; from scaling_search.watchdog import alive, watched\n"
+        "with watched(0.8):\n    for _ in range(8): time.sleep(0.2); alive()\n"
+        "time.sleep(1.5); print('alive', flush=True)\nwith watched(0.5): time.sleep(60)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=ROOT)
+    assert found.returncode == 1 and found.stdout == "alive\n" and "Timeout" in found.stderr
+    with watched(1000.0), watched(1000.0):
+        pass
+
+
+# ---- disks
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """syscalls.c, compiled."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no C compiler, or no Linux to preload a library on")
+    found = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = Path(__file__).parent / "syscalls.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(found), str(source), "-ldl"], check=True)
+    return found
+
+
+@pytest.mark.parametrize(("what", "least"), [("store", 30), ("checkpoint", 4), ("report", 4)])
+def test_any_write_may_fail(shim: Path, tmp_path: Path, what: str, least: int) -> None:
+    """Every n-th write, fsync or rename, one alone and all from there on: old or new, never mixed, one clear error."""
+    command = [sys.executable, "-m", "tests.syscalls", str(tmp_path), what]
+    environ = {**os.environ, "LD_PRELOAD": str(shim)}
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environ)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert int(found.stdout) >= least
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a small disk takes root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    words = [*WORDS, "--data", "shapes", "--out", str(small_disk / "run"), "--candidates", "3", "--extra", "0"]
+    command = [sys.executable, str(ROOT / "run_search.py"), *words]
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1_400_000))  # room for the study's start, not for all of its checkpoints
+    full = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert full.returncode == 2, full.stdout
+    assert full.stderr.count("\n") == 1 and "Traceback" not in full.stderr
+    assert "No space left" in full.stderr or "full" in full.stderr
+    told = full.stdout.count("\nrun  ")
+    before = [r.val_acc for r in Store.read(small_disk / "run").records() if r.done]
+    assert len(before) >= told, "what was acknowledged is there"
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    table = pd.read_csv(small_disk / "run" / "results.csv")
+    assert (table["status"] == "done").all() and not table.duplicated(["network", "seed", "epochs"]).any()
+    assert list(table["val_acc"][: len(before)]) == before
+
+
+def test_a_locked_database_is_waited_for_and_then_one_error(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(tmp_path, {}, {})
+    baseline, *_ = plan(study, 10, 64).everything
+    number = store.start(baseline, 0, 1)
+    other = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
+    other.execute("begin immediate")
+    with store._storage.engine.connect() as connection:  # as if a minute had passed
+        connection.exec_driver_sql("PRAGMA busy_timeout = 200")
+    with pytest.raises(UserError, match="study.db: database is locked; every result recorded before is intact"):
+        store.finish(number, done(0.5))
+    other.execute("rollback")
+    other.close()
+    store.finish(number, done(0.5))
+    assert store.records()[0].val_acc == 0.5
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "emptied"])
+def test_a_damaged_database_is_one_error(study: Study, tmp_path: Path, damage: str) -> None:
+    store = Store.create(tmp_path, {}, {})
+    for candidate in plan(study, 10, 64).everything:
+        store.finish(store.start(candidate, 0, 1), done(0.5))
+    store.close()
+    path = tmp_path / "study.db"
+    raw = bytearray(path.read_bytes())
+    if damage == "truncated":
+        raw = raw[: len(raw) // 3]
+    elif damage == "overwritten":
+        raw[4096:] = os.urandom(len(raw) - 4096)
+    else:
+        raw = bytearray(b"\0" * len(raw))
+    path.write_bytes(raw)
+    for attempt in (Store.read, lambda folder: Store.create(folder, {}, {})):
+        with pytest.raises(UserError, match=r"study\.db: .*(restore it|intact)"):
+            attempt(tmp_path).records()
+
+
+def test_altered_images_are_refused_before_any_training(data: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(data.folder, tmp_path / "data")
+    Dataset.open(tmp_path / "data").verified()
+    for name in ("train_images", "test_images", "train_labels"):
+        path = tmp_path / "data" / f"{name}.npy"
+        raw = bytearray(path.read_bytes())
+        raw[-5] ^= 1
+        path.write_bytes(raw)
+        with pytest.raises(UserError, match="altered since it was made; delete the folder"):
+            Dataset.open(tmp_path / "data").verified()
+        raw[-5] ^= 1
+        path.write_bytes(raw)
+
+
+def test_images_that_shrink_under_a_worker_stop_the_study(study: Study, data: Dataset, tmp_path: Path) -> None:
+    """A mapped file cut short is SIGBUS in whoever reads it: the worker dies, the next one finds the file too short."""
+    shutil.copytree(data.folder, tmp_path / "data")
+    own = Dataset.open(tmp_path / "data")
+
+    class Cut(Quiet):
+        def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
+            os.truncate(tmp_path / "data" / "train_images.npy", 4096)
+
+    with pytest.raises(UserError, match="training stopped: data cache .*; mend it, and the same command goes on"):
+        search(few(study, 3), own, tmp_path / "run", LocalExecutor(1), Cut())
+    shutil.copy(data.folder / "train_images.npy", tmp_path / "data" / "train_images.npy")
+    _, table = search(few(study, 3), own, tmp_path / "run", LocalExecutor(2))
+    assert (table["status"] == "done").all()
+    assert len(analysis.table(Store.read(tmp_path / "run").records())) == len(table)
