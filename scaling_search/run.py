@@ -95,9 +95,10 @@ def search(
     facts = _facts(study, todo, data, command, identity)
     if curves and (folder / "study.db").exists():
         raise UserError(f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose another")
+    checkpoints = _checkpoints(folder, place.storage)
     store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts, place.store)
     try:
-        status = _train(study, todo, data, store, folder, place, clock, curves, console)
+        status = _train(study, todo, data, store, folder, checkpoints, place, clock, curves, console)
         if any(r.outcome for r in store.records()):
             if curves:  # in place of study.db
                 write_table(store, folder / TABLE)
@@ -115,6 +116,7 @@ def _train(
     data: Facts,
     store: Store,
     folder: Path,
+    checkpoints: str,
     place: Place,
     clock: Clock,
     curves: Curves | None,
@@ -127,7 +129,6 @@ def _train(
         say(console, "resume", f"{finished} runs are recorded in {folder}")
     planned = max(runs_needed(study, todo) - finished, 0)
     known = curves.by_key() if curves else {}
-    checkpoints = _checkpoints(folder, place.storage)
     where: Executor | None = None
     with Stopping(
         lambda: say(console, "stopping", "each run writes its checkpoint; again, and it stops at once")
@@ -205,7 +206,8 @@ def train_family(
     identity = study.identity(data.digest) | {"family": [c.key for c in todo.candidates]}
     store = Store.create(folder, identity, _facts(study, todo, data, f"scaling-search family, in {folder}", identity))
     try:
-        status = _train(study, todo, data, store, folder, Place(workers=workers), Clock(), None, console)
+        place, checkpoints = Place(workers=workers), _checkpoints(folder, None)
+        status = _train(study, todo, data, store, folder, checkpoints, place, Clock(), None, console)
         return status, store.records()
     finally:
         store.close()

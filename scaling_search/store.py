@@ -38,6 +38,7 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "beta": FloatDistribution(0.001, 1000.0),
     "gamma": FloatDistribution(0.001, 1000.0),
 }
+_PATIENCE = 60.0  # s for whoever else holds a lock on the file
 _STATES = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}  # everything else failed
 _LEFT = {"stopped": "it was stopped", "out of time": "the time was up"}
 _BROKEN = (SQLAlchemyError, OSError, KeyError, RuntimeError, optuna.exceptions.OptunaError)
@@ -354,7 +355,7 @@ def _open(folder: Path, address: URL | None, create: bool) -> tuple[RDBStorage, 
     path = folder / "study.db"
     if address is None:
         url, where, name = URL.create("sqlite", database=str(path)), str(path), _NAME
-        options: dict[str, Any] = {"timeout": 60}
+        options: dict[str, Any] = {"timeout": _PATIENCE}
     else:
         url, where, name = address, address.render_as_string(hide_password=True), folder.resolve().name
         options = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}

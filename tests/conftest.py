@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -58,6 +59,16 @@ SMALL = {
 @pytest.fixture
 def study() -> Study:
     return check(SMALL, "test")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The table of SMALL, trained by one worker."""
+    from scaling_search.executors.local import LocalExecutor
+    from tests.test_search import search
+
+    _, table = search(check(SMALL, "test"), data, tmp_path_factory.mktemp("one"), LocalExecutor(1))
+    return table
 
 
 @pytest.fixture

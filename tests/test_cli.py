@@ -274,9 +274,49 @@ def test_readmes_own_baseline(tmp_path: Path) -> None:
 
 
 def test_readme_and_ci_say_the_same() -> None:
-    """.ci/run calls the README's test command, and nothing else is hidden in it."""
+    """.ci/run calls the README's test command; before it, it installs the server that some tests would skip without."""
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     commands = re.findall(r"^python3 -m venv .*$", readme, re.MULTILINE)
     assert len(commands) == 2 and "run_search.py --budget 2x" in commands[0] and "pytest" in commands[1]
     steps = [line for line in ci.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
-    assert steps == [commands[1]]
+    assert steps[-1] == commands[1] and all("apt-get install" in step and "postgresql" in step for step in steps[:-1])
+
+
+def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
+    words = ["--data", pets, "--out", str(tmp_path / "run"), *SMALL, "--epochs", "400"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("checkpoints/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) == 130
+    deadline = time.monotonic() + 10
+    while living(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert living(process.pid) == []
+
+
+def test_passwords_are_not_written_into_results() -> None:
+    from scaling_search.cli import _without_passwords
+
+    command = "run_search.py --store postgresql://me:pass@host/db --storage s3://key:se%20cret@bucket/x --data a:b@c"
+    shown = "run_search.py --store postgresql://me:***@host/db --storage s3://key:***@bucket/x --data a:b@c"
+    assert _without_passwords(command) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--ray-address", "auto"], "--ray-address auto: takes --executor ray with it"),
+        (["--store", "mysql://u:secret@h/d"], "--store mysql://u:***@h/d: wanted is postgresql://user@host/database"),
+        (["--storage", "s9://x/y"], "--storage s9://x/y: "),
+        (["--executor", "slurm"], "invalid choice: 'slurm'"),
+    ],
+)
+def test_wrong_places(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(["--data", "shapes", "--out", str(tmp_path / "run"), *words], capsys)
+    assert says in error and "secret" not in error

@@ -74,15 +74,6 @@ def search(
 TIMINGS = ["seconds", "images_per_s", "peak_memory"]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    from scaling_search.study import check
-    from tests.conftest import SMALL
-
-    _, table = search(check(SMALL, "test"), data, tmp_path_factory.mktemp("one"), LocalExecutor(1))
-    return table
-
-
 def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     todo = plan(study, 10, 64)
     assert (undisturbed["status"] == "done").all()

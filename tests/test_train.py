@@ -78,7 +78,7 @@ def test_resumed_after_an_epoch_is_bit_identical(trial: Trial, data: Dataset, tm
         assert torch.equal(tensor, weights(stopped)[name]), name
 
 
-@pytest.mark.parametrize("step", [0, 3, 5, 6, 11, 12, 17])
+@pytest.mark.parametrize("step", [0, 5, 6, 16])
 def test_stopped_between_any_two_steps_is_bit_identical(
     trial: Trial, data: Dataset, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
