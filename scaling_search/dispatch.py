@@ -15,7 +15,7 @@ from scaling_search.packing import Packing
 from scaling_search.store import Record, Store
 from scaling_search.trial import Epoch, Outcome, Trial
 
-DEATHS = 3  # of a worker within one epoch of a run: then the run is at fault
+DEATHS = 5  # of workers that had taken up a run, within one epoch of it: then the run is at fault
 
 
 class Watcher(Protocol):
@@ -114,9 +114,9 @@ class Training:
         before = self._store.recorded(key)
         assert before is not None
         at = self._store.epochs_of(job.number)
-        deaths = 1 + sum(a.startswith(f"after epoch {at}: worker") for a in before.again)
+        deaths = why.startswith("worker") + sum(a.startswith(f"after epoch {at}: worker") for a in before.again)
         if deaths < DEATHS:
-            self._start_again(job, why if why.startswith("worker") else f"worker lost: {why}", self._once_more)
+            self._start_again(job, why, self._once_more)
         else:
             self._finish(job, Outcome("crashed", note=f"{why}, {deaths} times after epoch {at}"))
 

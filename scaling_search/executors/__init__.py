@@ -30,7 +30,7 @@ class Driver(Protocol):
     def outcome(self, job: Job, outcome: Outcome) -> None: ...
 
     def lost(self, job: Job, why: str) -> None:
-        """The worker ended without an outcome."""
+        """The worker ended without an outcome. `why` begins with "worker" where the run itself may be the cause."""
 
     def over(self) -> bool:
         """Whether to stop: what is in progress then writes its checkpoint and has no outcome."""

@@ -28,7 +28,8 @@ Train = Callable[[Trial, Dataset], Iterator[Epoch | Outcome | Pulse]]
 _POLL = 0.2  # s: how late a signal or the end of the time given is noticed
 _GRACE = 20.0  # s that a run has to write its checkpoint
 _BROKEN = 70  # exit status of a worker whose own code failed
-_STOPPED = "stopped"  # a worker's answer to being told to stop
+_BEGUN, _STOPPED = "begun", "stopped"  # a worker's words: its imports are done, it has been told to stop
+_BOOTS = 10  # workers in a row that end before they begin: then it is the machine
 
 
 class _Worker:
@@ -47,9 +48,10 @@ class _Worker:
             signal.signal(s, handler)
         theirs.close()
         self.job: Job | None = None
+        self.begun = False  # whether it has taken up its job
 
     def send(self, job: Job) -> None:
-        self.job = job
+        self.job, self.begun = job, False
         self.connection.send(replace(job.trial, device=self.device) if self.device else job.trial)
 
     def stop(self) -> None:
@@ -83,6 +85,7 @@ def _work(connection: Connection, train: Train, stall: float) -> None:
 
 
 def _train(connection: Connection, trial: Trial, open_data: dict[str, Dataset], train: Train) -> None:
+    connection.send(_BEGUN)
     try:
         if trial.data_folder not in open_data:
             open_data[trial.data_folder] = Dataset.open(Path(trial.data_folder))
@@ -112,6 +115,7 @@ class LocalExecutor:
         self._slots = [devices[i % len(devices)] for i in range(workers)]
         self._workers: list[_Worker] = []
         self._train, self._stall = train, stall
+        self._boots = 0
 
     def run(self, driver: Driver) -> None:
         stopped: float | None = None
@@ -152,10 +156,13 @@ class LocalExecutor:
             worker.process.join()
             self._workers.remove(worker)
             if not stopped:
-                driver.lost(job, _how(worker.process.exitcode, self._stall))
+                self._lost(worker, driver, job)
             return
         if isinstance(event, UserError):
             raise event
+        if event == _BEGUN:
+            worker.begun, self._boots = True, 0
+            return
         if isinstance(event, Epoch):
             driver.epoch(job, event)
             return
@@ -164,6 +171,16 @@ class LocalExecutor:
             if event.status == "crashed":
                 self._drop(worker)  # what broke a run may have broken the process, a CUDA context above all
             driver.outcome(job, event)
+
+    def _lost(self, worker: _Worker, driver: Driver, job: Job) -> None:
+        how = _how(worker.process.exitcode, self._stall)
+        if worker.begun:
+            driver.lost(job, f"worker {how}")
+            return
+        self._boots += 1
+        if self._boots >= _BOOTS:
+            raise UserError(f"training stopped: {_BOOTS} workers in a row ended before they began, the last {how}")
+        driver.lost(job, f"new worker {how}")  # not the run's doing, which it had not seen
 
     def _tell_to_stop(self) -> None:
         for worker in [w for w in self._workers if w.job]:
@@ -195,10 +212,10 @@ class LocalExecutor:
 
 def _how(status: int | None, stall: float) -> str:
     if status == HUNG:
-        return f"worker hung, no step in {stall:g} s"
+        return f"hung, no step in {stall:g} s"
     if status is not None and status < 0:
-        return f"worker killed by {signal.Signals(-status).name}"
-    return f"worker ended with status {status}"
+        return f"killed by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
 
 
 def open_local(workers: int | None, device: str, threads: int) -> LocalExecutor:
