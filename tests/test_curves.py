@@ -112,6 +112,28 @@ def test_other_ways_of_spending(change: dict, tmp_path: Path) -> None:
     assert len(high) < len(low) if "allocation" in change else len(high) >= len(low)
 
 
+def test_a_study_replays_from_its_own_export(tmp_path: Path) -> None:
+    """TPE proposed only some of the pool; what it never trained is not asked for. Data were given as a path."""
+    settings = {**OWN, "space": {"candidates": 5, "sampler": "tpe"}}
+    synthetic(tmp_path / "t.parquet", {**settings, "space": {"candidates": 99}}, range(8))
+    assert replay(check(settings, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
+    answer.export(tmp_path / "run", tmp_path / "own.parquet")
+    moved = check({**settings, "data": {**settings["data"], "source": "/somewhere/else/shapes"}}, "test")
+    assert replay(moved, tmp_path / "own.parquet", tmp_path / "again") == 0
+    tables = [pd.read_csv(tmp_path / name / "results.csv") for name in ("run", "again")]
+    # extra runs come from what the table has, which is fewer seeds now
+    first, second = (t[t["seed"] < 2].reset_index(drop=True) for t in tables)
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_rungs_that_the_table_lacks_are_one_line(tmp_path: Path) -> None:
+    settings = {**OWN, "allocation": "rungs", "seeds": 1}
+    synthetic(tmp_path / "t.parquet", settings, range(2))
+    for more, lacks in (({"seeds": 4}, r"lacks \d+ runs of 1 epochs"), ({"rungs": [1, 2, 4]}, r"lacks \d+ runs of 4")):
+        with pytest.raises(UserError, match=lacks):
+            replay(check({**settings, **more}, "test"), tmp_path / "t.parquet", tmp_path / f"run{len(more)}")
+
+
 def test_recorded_study_gives_its_verdict_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """studies/imagenette-24px-2x: the record alone, and replayed, name the network of the README."""
     for name in ("curves.parquet", "study.toml"):
