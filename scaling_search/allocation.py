@@ -9,7 +9,7 @@ import numpy as np
 
 from scaling_search.candidate import Candidate
 from scaling_search.posterior import Array
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.study import Study
 from scaling_search.verdict import model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.study import Study
 from scaling_search.triangle import apart
 from scaling_search.verdict import searched

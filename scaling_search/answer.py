@@ -13,7 +13,8 @@ from scaling_search.confirm import confirmed
 from scaling_search.curves import TABLE, Curves
 from scaling_search.page import Page
 from scaling_search.progress import say
-from scaling_search.store import Record, Store
+from scaling_search.record import Record
+from scaling_search.store import Store
 from scaling_search.study import Study, check
 from scaling_search.verdict import Verdict, verdicts
 from scaling_search.words import (

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from effnet import atomic
+from scaling_search.trial import inside
 
 _MAGIC = b"scaling-search checkpoint 1\n"
 _TOKEN = ".driver"
@@ -50,13 +51,13 @@ def load(path: str) -> dict[str, Any] | None:
 def leave_token(folder: str) -> str:
     """Leave something in the folder by which other machines can tell that they see it. Raises OSError."""
     token = os.urandom(8).hex()
-    _write(f"{folder}/{_TOKEN}", token.encode())
+    _write(inside(folder, _TOKEN), token.encode())
     return token
 
 
 def has_token(folder: str, token: str) -> bool:
     try:
-        return _read(f"{folder}/{_TOKEN}") == token.encode()
+        return _read(inside(folder, _TOKEN)) == token.encode()
     except OSError:
         return False
 

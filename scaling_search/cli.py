@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from scaling_search import UserError, __version__, family, networks, single
+from scaling_search import UserError, __version__, family, networks, single, without_secrets
 
 # flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by --set
 _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
@@ -151,16 +151,11 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
         label=name if args.preset or args.study else "",
         out=args.out,
         place=run.Place(args.executor, args.workers, args.ray_address, args.storage, args.store),
-        command=_without_passwords(shlex.join(["python", "run_search.py", *(w for w in argv if w != "search")])),
+        command=shlex.join(["python", "run_search.py", *(without_secrets(w) for w in argv if w != "search")]),
         console=Console(),
         clock=run.Clock(limit, began),
         replay=args.replay,
     )
-
-
-def _without_passwords(command: str) -> str:
-    """What is written into results must not open a database or a bucket."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", command)
 
 
 def _seconds(text: str) -> float:

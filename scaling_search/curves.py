@@ -21,7 +21,7 @@ from effnet import atomic
 from scaling_search import UserError, analysis
 from scaling_search.candidate import Candidate
 from scaling_search.data import Facts
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome
 

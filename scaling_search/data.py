@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scaling_search import UserError, memory
+from scaling_search.watchdog import alive
 
 FOLDS = 5
 
@@ -282,6 +283,7 @@ class Images:
             yield self[torch.arange(i, min(i + size, len(self)))]
 
     def _read(self, rows: NDArray[np.int64]) -> Tensor:
+        alive()
         chunk = torch.from_numpy(self._source[rows])
         if self._device.type == "cuda":
             chunk = chunk.pin_memory().to(self._device, non_blocking=True)

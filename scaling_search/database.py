@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TextIO
 
 from sqlalchemy import URL, Connection, Engine, make_url, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from scaling_search import UserError
+from scaling_search import UserError, without_secrets
 
 REMEMBERED = "store"  # the file in a run folder that says on which server its study is
 
@@ -33,10 +33,12 @@ def address_of(folder: Path, url: str | None) -> URL | None:
         return None
     try:
         address = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         address = None
+    shown = without_secrets(url)
+    if address is not None and any("password" in key for key in address.query):
+        raise UserError(f"--store {shown}: a password in the query would be written down; take ~/.pgpass or PGPASSWORD")
     if address is None or address.get_backend_name() != "postgresql" or not address.database:
-        shown = address.render_as_string(hide_password=True) if address else url.rpartition("@")[2]
         raise UserError(
             f"--store {shown}: wanted is postgresql://user@host/database; without it, SQLite in the run folder"
         )
@@ -92,6 +94,8 @@ def hold_study(engine: Engine, name: str) -> Connection | None:
     connection.detach()  # closed, it is gone, and the lock with it; the pool would keep it
     for setting in ("idle = 30", "interval = 10", "count = 3"):  # a driver whose machine is lost is gone in a minute
         connection.execute(text(f"SET tcp_keepalives_{setting}"))
+    with suppress(SQLAlchemyError):  # before 14 there is no such setting
+        connection.execute(text("SET idle_session_timeout = 0"))
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
     if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
         return connection

@@ -12,7 +12,8 @@ from effnet.cost import macs
 from scaling_search.candidate import Candidate
 from scaling_search.executors import Job
 from scaling_search.packing import Packing
-from scaling_search.store import Record, Store
+from scaling_search.record import Record
+from scaling_search.store import Store
 from scaling_search.trial import Epoch, Outcome, Trial
 
 DEATHS = 5  # of workers that had taken up a run, within one epoch of it: then the run is at fault
@@ -54,14 +55,15 @@ class Training:
         self._alone: deque[Job] = deque()
         self._was_alone: set[int] = set()
         self._candidates: dict[int, Candidate] = {}
-        self._running: dict[int, tuple[Job, str, bool]] = {}  # where, and whether others ran at any time beside it
+        # where, whether others ran at any time beside it, and packing's level when it started
+        self._running: dict[int, tuple[Job, str, bool, int]] = {}
 
     # ---- asked by an executor
 
     def ask(self, device: str = "") -> Job | None:
         if self.over() or any(number in self._was_alone for number in self._running):
             return None
-        there = [job.trial for job, at, _ in self._running.values() if at == device]
+        there = [job.trial for job, at, _, _ in self._running.values() if at == device]
         if self._once_more:
             job = self._once_more[0]
         elif self._waiting:
@@ -84,8 +86,8 @@ class Training:
 
     def _begin(self, job: Job, device: str) -> Job:
         beside = bool(self._running)
-        self._running = {n: (j, at, True) for n, (j, at, _) in self._running.items()}
-        self._running[job.number] = job, device, beside
+        self._running = {n: (j, at, True, level) for n, (j, at, _, level) in self._running.items()}
+        self._running[job.number] = job, device, beside, self._packing.level if self._packing else 1
         self._watcher.started(job, self._candidates[job.number])
         return job
 
@@ -97,10 +99,10 @@ class Training:
             self._packing.worked(images * macs(job.trial.arch), len(self._running), time.monotonic())
 
     def outcome(self, job: Job, outcome: Outcome) -> None:
-        _, _, beside = self._running.pop(job.number)
+        _, _, beside, level = self._running.pop(job.number)
         if outcome.status == "out-of-memory":
             if self._packing:
-                self._packing.out_of_memory()
+                self._packing.out_of_memory(level)
             if beside and job.number not in self._was_alone:
                 self._start_again(job, f"out of memory beside other runs, now alone; {outcome.note}", self._alone)
                 return
@@ -149,8 +151,11 @@ class Measuring:
         runs: Sequence[Record],
         trial: Callable[[Record], Trial],
         over: Callable[[], bool],
+        packing: Packing | None = None,
     ) -> None:
         self._store, self._watcher, self._trial, self.over = store, watcher, trial, over
+        self._packing = packing
+        self._running: dict[int, tuple[Trial, str]] = {}
         self._waiting = deque(runs)
         self._records = {r.number: r for r in runs}
         self._lost: set[int] = set()
@@ -158,8 +163,13 @@ class Measuring:
     def ask(self, device: str = "") -> Job | None:
         if self.over() or not self._waiting:
             return None
-        record = self._waiting.popleft()
+        record = self._waiting[0]
         job = Job(record.number, self._trial(record))
+        there = [trial for trial, at in self._running.values() if at == device]
+        if self._packing and not self._packing.allows(there, job.trial):
+            return None
+        self._waiting.popleft()
+        self._running[job.number] = job.trial, device
         self._watcher.started(job, record.candidate)
         return job
 
@@ -167,12 +177,14 @@ class Measuring:
         """Training is over: a checkpoint that was lost is made again, and its epochs are known."""
 
     def outcome(self, job: Job, outcome: Outcome) -> None:
+        self._running.pop(job.number, None)
         if outcome.test_acc is not None:
             self._store.set_test(job.number, outcome.test_acc)
         self._watcher.finished(job, self._records[job.number].candidate, outcome)
 
     def lost(self, job: Job, why: str) -> None:
         record = self._records[job.number]
+        self._running.pop(job.number, None)
         if job.number in self._lost:
             self._watcher.finished(job, record.candidate, Outcome("crashed", note=why))
             return

@@ -64,5 +64,8 @@ class Packing:
         """A run's peak memory, in bytes."""
         self._wrong = max(self._wrong, peak / predicted(trial))
 
-    def out_of_memory(self) -> None:
-        self._most = self.level = max(1, self.level - 1)
+    def out_of_memory(self, level: int) -> None:
+        """A run that started at this level had too little; several of one level count once."""
+        if level <= self.level:
+            self._most = self.level = max(1, level - 1)
+            self._work, self._time, self._epochs, self._last = 0.0, 0.0, 0, None

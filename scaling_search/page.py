@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from effnet.budget import human
 from scaling_search.analysis import holds
 from scaling_search.confirm import confirmed
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.study import Study
 from scaling_search.verdict import MARGIN, Row, Verdict
 from scaling_search.words import (

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from effnet.budget import human
 from scaling_search.analysis import front
 from scaling_search.page import Page, answer, escape, networks, reproduce, table
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.triangle import NAMED
 from scaling_search.verdict import Row, Surface, Verdict
 from scaling_search.words import coefficients, points, share_words

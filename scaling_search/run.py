@@ -27,14 +27,16 @@ from scaling_search.executors import Executor, open_executor
 from scaling_search.executors.replay import ReplayExecutor
 from scaling_search.packing import MOST, Packing
 from scaling_search.progress import Live, say
+from scaling_search.record import Record
 from scaling_search.search import Search, StoppedError, runs_needed
 from scaling_search.signals import Stopping
 from scaling_search.sources import load_or_explain, own_path
 from scaling_search.space import Plan, plan
-from scaling_search.store import Record, Store
+from scaling_search.store import Store
 from scaling_search.store import versions as store_versions
 from scaling_search.study import Study, check, identity_hash
 from scaling_search.train import versions
+from scaling_search.trial import inside
 from scaling_search.words import percent
 
 
@@ -187,7 +189,7 @@ def _checkpoints(folder: Path, storage: str | None) -> str:
     from scaling_search import remote
 
     remote.check(storage)
-    return f"{storage.rstrip('/')}/{folder.resolve().name}"
+    return inside(storage, folder.resolve().name)
 
 
 def _packing(study: Study, place: Place) -> Packing | None:

@@ -19,8 +19,9 @@ from scaling_search.data import Facts
 from scaling_search.dispatch import Measuring, Training, Watcher
 from scaling_search.executors import Executor
 from scaling_search.packing import Packing
+from scaling_search.record import Record
 from scaling_search.space import Plan
-from scaling_search.store import Record, Store, suggest
+from scaling_search.store import Store, suggest
 from scaling_search.study import Study
 from scaling_search.trial import Trial
 from scaling_search.triangle import apart, on_square, on_triangle
@@ -231,6 +232,7 @@ class Search:
             missing,
             lambda r: self._trial(r.candidate, r.seed, last, test=True),
             lambda: self._stopping() or time.monotonic() >= self._test_until,
+            self._packing,
         )
         self._executor.run(phase)
         if self._stopping():

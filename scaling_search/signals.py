@@ -28,6 +28,8 @@ class Stopping:
 
     def _on(self, signum: int, frame: FrameType | None) -> None:
         if self.status:
+            for s in (signal.SIGINT, signal.SIGTERM):  # nothing is quicker than what happens now
+                signal.signal(s, signal.SIG_IGN)
             raise SystemExit(128 + signum)
         self.status = 128 + signum
         self._tell()

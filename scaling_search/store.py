@@ -12,7 +12,7 @@ import gc
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 from scaling_search import UserError
 from scaling_search.candidate import Candidate
 from scaling_search.database import REMEMBERED, address_of, described, hold_folder, hold_study, owner
+from scaling_search.record import Record
 from scaling_search.study import check_same
 from scaling_search.trial import Epoch, Outcome
 
@@ -42,35 +43,6 @@ _PATIENCE = 60.0  # s for whoever else holds a lock on the file
 _STATES = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}  # everything else failed
 _LEFT = {"stopped": "it was stopped", "out of time": "the time was up"}
 _BROKEN = (SQLAlchemyError, OSError, KeyError, RuntimeError, optuna.exceptions.OptunaError)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One run as recorded; `outcome` is None while it waits or runs. `again`: why it was started more than once."""
-
-    number: int
-    candidate: Candidate
-    seed: int
-    epochs: int
-    outcome: Outcome | None
-    test_acc: float | None = None
-    again: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        """(network, seed, epochs)."""
-        return self.candidate.key, self.seed, self.epochs
-
-    @property
-    def done(self) -> bool:
-        return self.outcome is not None and self.outcome.status == "done"
-
-    @property
-    def val_acc(self) -> float:
-        """Of the last epoch. Raises ValueError for a run that is not done."""
-        if self.outcome is None or self.outcome.status != "done":
-            raise ValueError(f"run {self.number} has no final accuracy")
-        return self.outcome.epochs[-1].val_acc
 
 
 class _Lock(Protocol):
@@ -100,6 +72,8 @@ class Store:
         Raises UserError when another process holds the study, it cannot be written, or it belongs to a
         study whose identity differs (naming the fields that do)."""
         address = address_of(folder, url)
+        if address is not None and (folder / "study.db").exists():
+            raise UserError(f"run folder {folder} holds results of its own; --store takes a new one, with --out")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             locks: list[_Lock] = [hold_folder(folder)]
@@ -109,10 +83,11 @@ class Store:
             ) from None
         try:
             storage, study, where = _open(folder, address, create=True)
-            if address is not None:
-                locks.append(_held(storage, study, folder.resolve().name, where))
             store = cls(storage, study, where, locks)
             with store._telling():
+                if address is not None:
+                    locks.append(_held(storage, study, folder.resolve().name, where))
+                    store._locks = locks
                 store._begin(folder, identity, facts)
             if url is not None and address is not None:
                 (folder / REMEMBERED).write_text(address.render_as_string(hide_password=True) + "\n")
@@ -173,6 +148,16 @@ class Store:
             raise UserError(
                 f"{self._where}: {_reason(error)}; every result recorded before is intact: mend it, and the same "
                 "command goes on"
+            ) from None
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """A bit that has flipped inside what was told."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self._where}: not a readable study ({error}); restore it, or use another folder"
             ) from None
 
     # ---- writing
@@ -306,7 +291,7 @@ class Store:
         names = {name: name.removeprefix("network ") for name in tests if name.startswith("network ")}
         candidates = {key: Candidate.from_dict(tests[name]) for name, key in names.items()}
         found = []
-        with _no_collection():
+        with _no_collection(), self._readable():
             for trial in self._storage.get_all_trials(self._study, deepcopy=False):
                 attrs = trial.user_attrs
                 told = attrs.get("run", attrs)  # an earlier release had its parts as attributes, the network whole

@@ -12,7 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from scaling_search import checkpoint, memory
 from scaling_search.data import Dataset, Images, Normalise, augmented, epoch_order, mirrored, split
 from scaling_search.recipe import Recipe
 from scaling_search.step import Step, kernels
-from scaling_search.trial import Epoch, Outcome, Pulse, Status, Trial
+from scaling_search.trial import Epoch, Outcome, Pulse, Status, Trial, inside
 from scaling_search.watchdog import alive
 
 _EVAL_BATCH = {"cpu": 256, "cuda": 1024}  # images
@@ -66,8 +66,8 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
     memory. Raises OSError when a checkpoint cannot be written or the data cannot be read: that is the machine's
     failure, and no network's."""
     account = _Account(torch.device(trial.device))
-    memory.reset_peak(account.device)
     try:
+        memory.reset_peak(account.device)
         with flushed_denormals():
             yield from _run(trial, data, account)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -196,7 +196,7 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             order = list(epoch_order(len(labels), batch, trial.seed, epoch))
             clock = time.perf_counter()
         if at == recipe.decay_start(total):
-            checkpoint.save(f"{trial.folder}/before-decay.ckpt", state(at))
+            checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at))
         if trial.deadline is not None and account.total() > trial.deadline:
             yield account.outcome("timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}")
             return
@@ -205,7 +205,8 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             try:
                 yield Pulse()
             except GeneratorExit:
-                checkpoint.save(f"{trial.folder}/e{trial.epochs}.ckpt", state(at))
+                with suppress(RuntimeError, MemoryError):  # no memory for it: the run goes on from its last epoch
+                    checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at))
                 raise
             pulse = time.perf_counter()
         torch.manual_seed((trial.seed << 32) + at + 1)
@@ -225,9 +226,9 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
             val_loss, val_acc, _ = evaluation
             done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - clock)
             account.epochs.append(done)
-            checkpoint.save(f"{trial.folder}/e{trial.epochs}.ckpt", state(at + 1))
+            checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at + 1))
             if at + 1 == recipe.decay_start(total):  # no decay: a longer run goes on from here
-                checkpoint.save(f"{trial.folder}/before-decay.ckpt", state(at + 1))
+                checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at + 1))
             yield done
 
     account.trained_images = total * batch
@@ -263,7 +264,7 @@ def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
     best: dict[str, Any] | None = None
     for name in (f"e{trial.epochs}.ckpt", "before-decay.ckpt"):
         try:
-            state = checkpoint.load(f"{trial.folder}/{name}")
+            state = checkpoint.load(inside(trial.folder, name))
         except checkpoint.DamagedError:
             continue
         if state is None or (name == "before-decay.ckpt" and state["step"] > trial.recipe.decay_start(total)):
@@ -295,6 +296,7 @@ def evaluate(ready: Ready) -> tuple[float, float, str]:
             norm.train()
         first, *rest = ready.bn_images.split(_EVAL_BATCH[step.device.type])
         for chunk in (first, *rest):
+            alive()
             if len(chunk) == len(first):  # the average counts every batch alike: a short last one would weigh too much
                 step.logits(chunk)
         for norm in norms:
@@ -305,7 +307,11 @@ def evaluate(ready: Ready) -> tuple[float, float, str]:
 def _measure(step: Step, images: Images, labels: Tensor) -> tuple[float, float, str]:
     """(mean cross-entropy, accuracy, right bits as hex)."""
     step.model.eval()
-    scores = torch.cat([step.logits(chunk) for chunk in images.batches(_EVAL_BATCH[step.device.type])])
+    found = []
+    for chunk in images.batches(_EVAL_BATCH[step.device.type]):
+        alive()
+        found.append(step.logits(chunk))
+    scores = torch.cat(found)
     right = scores.argmax(1) == labels
     bits = np.packbits(right.cpu().numpy()).tobytes().hex()
     return F.cross_entropy(scores, labels).item(), right.float().mean().item(), bits

@@ -13,6 +13,12 @@ from scaling_search.recipe import Recipe
 Status = Literal["done", "pruned", "diverged", "out-of-memory", "crashed", "timeout"]
 
 
+def inside(folder: str, name: str) -> str:
+    """A file or folder `name` in a folder or at an address, whose query (?region=...) stays at the end."""
+    path, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """Everything but the folders, the test, the deadline and `epochs` makes the run's key; runs that differ in
@@ -52,7 +58,7 @@ class Trial:
     @property
     def folder(self) -> str:
         """Of its checkpoints: a path, or an address such as s3://bucket/path."""
-        return f"{self.checkpoints}/{self.key}"
+        return inside(self.checkpoints, self.key)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from scaling_search.candidate import Candidate
 from scaling_search.posterior import Array, Posterior, Runs, posterior
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.study import Study
 from scaling_search.triangle import SINGLE, simplex
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling_search.analysis import COLUMNS, front, holds, rank, table, write_csv
-from scaling_search.store import Record
+from scaling_search.record import Record
 from scaling_search.trial import Outcome
 from scaling_search.verdict import FRESH
 from tests.test_verdict import STUDY, TODO, TWO, record

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from scaling_search import without_secrets
 from scaling_search.cli import main
 from tests.conftest import write_images
 
@@ -301,11 +302,14 @@ def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
 
 
 def test_passwords_are_not_written_into_results() -> None:
-    from scaling_search.cli import _without_passwords
-
-    command = "run_search.py --store postgresql://me:pass@host/db --storage s3://key:se%20cret@bucket/x --data a:b@c"
-    shown = "run_search.py --store postgresql://me:***@host/db --storage s3://key:***@bucket/x --data a:b@c"
-    assert _without_passwords(command) == shown
+    for text, shown in (
+        ("--store=postgresql://me:p/a@ss@host/db", "--store=postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?***"),
+        ("s3://key:se%20cret@bucket/x?region=y", "s3://key:***@bucket/x?***"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("a:b@c?d", "a:b@c?d"),
+    ):
+        assert without_secrets(text) == shown
 
 
 @pytest.mark.parametrize(

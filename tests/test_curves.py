@@ -14,8 +14,8 @@ from rich.console import Console
 from scaling_search import UserError, answer, curves, run
 from scaling_search.cli import main
 from scaling_search.data import Facts
+from scaling_search.record import Record
 from scaling_search.space import plan
-from scaling_search.store import Record
 from scaling_search.study import Study, check
 from scaling_search.trial import Epoch, Outcome
 from scaling_search.verdict import FRESH, verdicts

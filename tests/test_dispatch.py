@@ -10,8 +10,9 @@ import pytest
 from scaling_search.candidate import Candidate
 from scaling_search.dispatch import DEATHS, Measuring, Training
 from scaling_search.packing import Packing
+from scaling_search.record import Record
 from scaling_search.space import plan
-from scaling_search.store import Record, Store
+from scaling_search.store import Store
 from scaling_search.study import Study
 from scaling_search.trial import Epoch, Outcome, Trial
 from tests.test_search import Quiet

@@ -49,13 +49,14 @@ def test_memory_bounds_what_may_start(trial: Trial) -> None:
 def test_a_run_out_of_memory_lowers_the_number_for_good() -> None:
     packing = Packing(80 * GIB, 1)
     packing.level = 4
-    packing.out_of_memory()
+    for _ in range(4):  # all four at once
+        packing.out_of_memory(4)
     assert packing.level == 3
     for i in range(1, 400):
         packing.worked(1.0, packing.level, i / packing.level)
     assert packing.level == 3
-    for _ in range(5):
-        packing.out_of_memory()
+    for level in (3, 2, 1, 1):
+        packing.out_of_memory(level)
     assert packing.level == 1
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from scaling_search.page import Page
+from scaling_search.record import Record
 from scaling_search.report import build
 from scaling_search.space import plan
-from scaling_search.store import Record
 from scaling_search.study import preset_path, read
 from scaling_search.trial import Outcome
 from scaling_search.triangle import NAMED

@@ -248,7 +248,7 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
 
 
 def test_ranking_ignores_what_failed(study: Study) -> None:
-    from scaling_search.store import Record
+    from scaling_search.record import Record
     from tests.test_store import done
 
     todo = plan(study, 10, 64).candidates

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scaling_search.candidate import Candidate
+from scaling_search.record import Record
 from scaling_search.space import plan
-from scaling_search.store import Record
 from scaling_search.study import Study, preset_path, read
 from scaling_search.trial import Epoch, Outcome
 from scaling_search.verdict import FRESH, MARGIN, Verdict, chances, settle, tied_set, verdicts

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -42,10 +43,13 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_work, args=(theirs, train, stall), daemon=True)
         # Ctrl-C, and a batch system's SIGTERM, reach the whole group, and the driver decides: ignored from the start
-        before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
-        self.process.start()
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        # (blocked, not ignored, so that one that comes now reaches the driver; the tracker would unblock them)
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.job: Job | None = None
         self.begun = False  # whether it has taken up its job
@@ -61,6 +65,8 @@ class _Worker:
 
 
 def _work(connection: Connection, train: Train, stall: float) -> None:
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

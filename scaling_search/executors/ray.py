@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import signal
@@ -25,6 +26,7 @@ from typing import Any
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"  # the store is the record, not Tune's own copy of it
+os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "20"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread must not start a Ray anew behind the driver's back
@@ -51,6 +53,7 @@ from scaling_search.watchdog import watched
 _POLL = 0.2  # s: how late a signal or the end of the time given is noticed
 _ANSWER = 0.1  # s that Tune waits for the driver's next job
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
+_GRACE = 20.0  # s that runs have to write their checkpoints; Ray itself may be gone
 _CLOSES = 5.0  # s that Tune has to end by itself
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
@@ -133,6 +136,8 @@ class _Exchange(Searcher, tune.Stopper):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self._live.pop(trial_id)
+        if result and "epoch" in result and "outcome" in result:  # the last result alone, which Tune tells here only
+            self.events.put((job, Epoch(**json.loads(result["epoch"]))))
         if result and "failure" in result:
             self.failure = result["failure"]
         elif result and "outcome" in result:
@@ -179,7 +184,7 @@ class RayExecutor:
         train: Train = run,
     ) -> None:
         self._threads, self._cuda = threads, device == "cuda"
-        self._folder = tempfile.TemporaryDirectory(prefix="scaling-search-tune-")
+        self._folder = tempfile.TemporaryDirectory(prefix="scaling-search-tune-", ignore_cleanup_errors=True)
         self._exchange = _Exchange()
         self._thread: threading.Thread | None = None
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -201,9 +206,13 @@ class RayExecutor:
                 f"--ray-address {address}: {reason}; start a cluster with ray start --head, or leave the option out"
             ) from None
         self.workers = workers or self._room()
-        gpus = ray.cluster_resources().get("GPU", 0.0)
-        self._share = {"cpu": float(threads), "gpu": min(1.0, gpus / self.workers) if self._cuda else 0.0}
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        self._share = {"cpu": float(threads), "gpu": 0.0}
         try:
+            if self._cuda and not gpus:
+                raise UserError("--device cuda: no node of this Ray cluster has a GPU; use --device cpu")
+            if self._cuda:
+                self._share["gpu"] = 1 / math.ceil(self.workers / gpus)
             data = self._data(folder, digest, checkpoints) if address else None
         except BaseException:
             self.close()
@@ -249,7 +258,7 @@ class RayExecutor:
         live: dict[int, Job] = {}
         while True:
             if driver.over():
-                self._stop()
+                self._stop(_GRACE)
             # one more than there are workers: it waits in line, so that none waits for the driver's disk
             while not self._exchange.stopping and len(live) <= self.workers and (job := driver.ask()) is not None:
                 live[job.number] = job
@@ -308,8 +317,11 @@ class RayExecutor:
         )
         try:
             tuner.fit()
-        except Exception as error:  # of Tune's own, or a cluster that is gone
-            exchange.failure = f"Ray Tune: {type(error).__name__}: {error}"
+            why = "it ended"
+        except BaseException as error:  # of Tune's own, or a cluster that is gone
+            why = f"{type(error).__name__}: {error}"
+        if not exchange.stopping:
+            exchange.failure = exchange.failure or f"Ray Tune: {why}"
 
     def close(self) -> None:
         self._stop(_CLOSES)
