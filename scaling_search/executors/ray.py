@@ -30,6 +30,9 @@ os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "20"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread must not start a Ray anew behind the driver's back
+# A cluster started with a token asks for it; Ray's own commands look for it in this file.
+if (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 # A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the machine's own.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
