@@ -238,13 +238,17 @@ class RayExecutor:
             )
             for node in nodes
         }
-        try:
-            seen = {node: ray.get(answer) for node, answer in asked.items()}
-        except ray.exceptions.RayError as error:  # not installed there, or another release
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f"--ray-address: a node cannot train: {reason}; install this release on every node"
-            ) from None
+        seen = {}
+        for node, answer in asked.items():
+            try:
+                seen[node] = ray.get(answer)
+            except ray.exceptions.RayTaskError as error:  # not installed there, or another release
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(
+                    f"--ray-address: node {nodes[node]} cannot train: {reason}; install this release on every node"
+                ) from None
+            except ray.exceptions.RayError:  # the node is gone since
+                continue
         blind = sorted(nodes[node] for node, (_, storage) in seen.items() if not storage)
         if blind:
             raise UserError(
