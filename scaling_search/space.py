@@ -113,7 +113,7 @@ def plan(study: Study, classes: int, native: int) -> Plan:
     taken = {c.key for c in chosen}
     candidates = _distinct(chosen)
     for name in map(str, study.parsed_budgets()):
-        if (own := sum(c.budget == name for c in candidates)) < LEAST:
+        if (own := sum(c.budget == name for c in candidates)) < min(LEAST, space.candidates or LEAST):
             raise UserError(
                 f"budget {name}: {own} networks of its own, the others are another budget's or the baseline; a search "
                 f"takes at least {LEAST}. Take budgets further apart, or more --candidates"

@@ -122,7 +122,8 @@ def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset,
     with pytest.raises(StoppedError):
         search(long, data, tmp_path, executor(data, tmp_path / "checkpoints", 1), Stop(), asked.is_set)
     assert time.monotonic() - began < 60
-    assert [r.outcome for r in Store.read(tmp_path).records()] == [None]
+    left = Store.read(tmp_path).records()
+    assert 1 <= len(left) <= 2 and all(r.outcome is None for r in left), "one in progress, one in line"
     assert list((tmp_path / "checkpoints").glob("*/e4.ckpt"))
     _, table = search(long, data, tmp_path, executor(data, tmp_path / "checkpoints", 2))
     _, whole = search(long, data, tmp_path / "b", LocalExecutor(2))

@@ -77,7 +77,8 @@ TIMINGS = ["seconds", "images_per_s", "peak_memory"]
 def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     todo = plan(study, 10, 64)
     assert (undisturbed["status"] == "done").all()
-    assert list(undisturbed["network"][: len(todo.everything)]) == [c.key for c in todo.everything]
+    order = [todo.baseline, *todo.candidates, *todo.references]
+    assert list(undisturbed["network"][: len(order)]) == [c.key for c in order]
     more = undisturbed.iloc[len(todo.everything) :]
     candidates = {c.key for c in todo.candidates}
     assert more["network"].isin(candidates).sum() == study.extra
