@@ -124,7 +124,8 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
     undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path
 ) -> None:
     """In the middle of an epoch: the step is in the checkpoint, and nothing changes."""
-    long = study.model_copy(update={"data": study.data.model_copy(update={"train_images": None}), "extra": 0})
+    whole_set = study.data.model_copy(update={"train_images": None})
+    long = few(study, 3, extra=0, rungs=(5,), data=whole_set)  # seconds a run: longer than a signal takes to be seen
     asked = False
 
     class Stop(Quiet):
