@@ -101,3 +101,10 @@ def hold_study(engine: Engine, name: str) -> Connection | None:
         return connection
     connection.close()
     return None
+
+
+def check_held(lock: object) -> None:
+    """Raises SQLAlchemyError where the server has dropped the lock's connection: another driver may hold the study by
+    now. A file's lock stays until it is closed."""
+    if isinstance(lock, Connection):
+        lock.execute(text("SELECT 1"))

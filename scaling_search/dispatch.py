@@ -112,11 +112,8 @@ class Training:
 
     def lost(self, job: Job, why: str) -> None:
         del self._running[job.number]
-        key = (job.trial.arch.key, job.trial.seed, self._epochs)
-        before = self._store.recorded(key)
-        assert before is not None
         at = self._store.epochs_of(job.number)
-        deaths = why.startswith("worker") + sum(a.startswith(f"after epoch {at}: worker") for a in before.again)
+        deaths = why.startswith("worker") + sum(a.startswith(f"after epoch {at}: worker") for a in self._again(job))
         if deaths < DEATHS:
             self._start_again(job, why, self._once_more)
         else:
@@ -159,6 +156,7 @@ class Measuring:
         self._waiting = deque(runs)
         self._records = {r.number: r for r in runs}
         self._lost: set[int] = set()
+        self._trained: set[int] = set()
 
     def ask(self, device: str = "") -> Job | None:
         if self.over() or not self._waiting:
@@ -174,7 +172,10 @@ class Measuring:
         return job
 
     def epoch(self, job: Job, epoch: Epoch) -> None:
-        """Training is over: a checkpoint that was lost is made again, and its epochs are known."""
+        """Its checkpoint is gone and is made again: its epochs are known, that it is trained again is not."""
+        if job.number not in self._trained:
+            self._trained.add(job.number)
+            self._store.again(job.number, "its checkpoint was gone")
 
     def outcome(self, job: Job, outcome: Outcome) -> None:
         self._running.pop(job.number, None)

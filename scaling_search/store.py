@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from scaling_search import UserError
 from scaling_search.candidate import Candidate
-from scaling_search.database import REMEMBERED, address_of, described, hold_folder, hold_study, owner
+from scaling_search.database import REMEMBERED, address_of, check_held, described, hold_folder, hold_study, owner
 from scaling_search.record import Record
 from scaling_search.study import check_same
 from scaling_search.trial import Epoch, Outcome
@@ -132,7 +132,7 @@ class Store:
         return {
             k: v
             for k, v in self._attrs().items()
-            if not k.startswith(("test ", "network ", "identity", "driver", "spent"))
+            if not k.startswith(("test ", "again ", "network ", "identity", "driver", "spent"))
         }
 
     def _attrs(self) -> dict[str, Any]:
@@ -143,6 +143,8 @@ class Store:
     def _telling(self) -> Iterator[None]:
         """What the database cannot do (a full disk, a lock, a lost server) is one line."""
         try:
+            for lock in self._locks:
+                check_held(lock)
             yield
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
             raise UserError(
@@ -239,9 +241,13 @@ class Store:
     def again(self, number: int, why: str) -> None:
         """Record why a run is started once more."""
         record = self._records[number]
-        record = replace(record, again=(*record.again, f"after epoch {self.epochs_of(number)}: {why}"))
+        when = f"after epoch {self.epochs_of(number)}" if number in self._running else "when tested"
+        record = replace(record, again=(*record.again, f"{when}: {why}"))
         with self._telling():
-            self._storage.set_trial_user_attr(self._ids[number], "again", list(record.again))
+            if number in self._running:
+                self._storage.set_trial_user_attr(self._ids[number], "again", list(record.again))
+            else:
+                self._storage.set_study_user_attr(self._study, f"again {number}", list(record.again))
         self._records[number] = record
 
     def epoch(self, number: int, epoch: Epoch) -> None:
@@ -287,7 +293,7 @@ class Store:
 
     def _read(self) -> list[tuple[FrozenTrial, str, Record]]:
         """Each run with its network's key, which is a hash of all of it."""
-        tests = self._storage.get_study_user_attrs(self._study)
+        tests = self._storage.get_study_user_attrs(self._study)  # and what else is told of finished runs
         names = {name: name.removeprefix("network ") for name in tests if name.startswith("network ")}
         candidates = {key: Candidate.from_dict(tests[name]) for name, key in names.items()}
         found = []
@@ -299,7 +305,8 @@ class Store:
                     key = told["network"].pop("key")
                     candidates[key] = candidates.get(key) or Candidate.from_dict(told["network"])
                 outcome = Outcome.from_dict(attrs["outcome"]) if "outcome" in attrs else None
-                again, test = tuple(attrs.get("again", ())), tests.get(f"test {trial.number}")
+                again = tuple(tests.get(f"again {trial.number}", attrs.get("again", ())))
+                test = tests.get(f"test {trial.number}")
                 run = Record(trial.number, candidates[key], told["seed"], told["epochs"], outcome, test, again)
                 found.append((trial, key, run))
         return found
@@ -348,7 +355,7 @@ def _open(folder: Path, address: URL | None, create: bool) -> tuple[RDBStorage, 
     try:
         storage = RDBStorage(url.render_as_string(hide_password=False), {"connect_args": options, **kept})
         storage.remove_session()
-        storage.scoped_session.configure(expire_on_commit=False)  # sessions end with their transaction here
+        storage.scoped_session.configure(expire_on_commit=False, autoflush=False)  # one flush, at the commit
         if address is None and create:
             with storage.engine.connect() as connection:  # readers and the driver never wait for one another
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")

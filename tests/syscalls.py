@@ -13,16 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
-from effnet import atomic
 from scaling_search import UserError, checkpoint
+from scaling_search.answer import finish
 from scaling_search.space import plan
 from scaling_search.store import Store
 from scaling_search.study import check
 from scaling_search.trial import Epoch, Outcome
 from tests.conftest import SMALL
 
-BEFORE, *NETWORKS = plan(check(SMALL, "test"), 10, 64).everything[:2]
+STUDY = check(SMALL, "test")
+BEFORE, *NETWORKS = plan(STUDY, 10, 64).everything[:2]
+FACTS = {
+    "settings": STUDY.settings(), "data": "x", "dataset": "shapes", "command": "", "notes": [], "targets": {},
+    "planned": 2, "provenance": {},
+}  # fmt: skip
 
 
 def outcome(accuracy: float) -> Outcome:
@@ -30,7 +36,7 @@ def outcome(accuracy: float) -> Outcome:
 
 
 def store(folder: Path, acknowledged: dict[int, float]) -> None:
-    opened = Store.create(folder, {"a": 1}, {"data": "x"})
+    opened = Store.create(folder, {"a": 1}, FACTS)
     try:
         for i, candidate in enumerate(NETWORKS):
             if (known := opened.recorded((candidate.key, 0, 1))) and known.outcome is not None:
@@ -69,19 +75,25 @@ def checkpoint_is_whole(folder: Path, acknowledged: dict[int, float], finished: 
 
 
 def report(folder: Path, acknowledged: dict[int, float]) -> None:
-    atomic.write(folder / "report.html", b"new" * 100_000)
+    study = folder.parent / "studied"
+    if not study.exists():
+        store(study, {})
+    finish(Store.read(study), folder, Console(quiet=True))
 
 
 def report_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
-    assert (folder / "report.html").read_bytes() == (b"new" * 100_000 if finished else b"old")
-    assert [p.name for p in folder.iterdir()] == ["report.html"]
+    """Each of the two files."""
+    for name, whole in (("results.csv", "network,alpha"), ("report.html", "<!doctype html>")):
+        text = (folder / name).read_text()
+        assert text.startswith(whole) and text.endswith("\n") if finished or text != "old" else text == "old"
+    assert {p.name for p in folder.iterdir()} == {"results.csv", "report.html"}, "nothing is left behind"
 
 
 def prepared(what: str, folder: Path) -> None:
     if what == "store":
         template = folder.parent / "template"
         if not template.exists():
-            opened = Store.create(template, {"a": 1}, {"data": "x"})
+            opened = Store.create(template, {"a": 1}, FACTS)
             opened.finish(opened.start(BEFORE, 7, 1), outcome(0.9))
             opened.close()
         shutil.copytree(template, folder)
@@ -90,7 +102,8 @@ def prepared(what: str, folder: Path) -> None:
     if what == "checkpoint":
         checkpoint.save(f"{folder}/e2.ckpt", OLD)
     elif what == "report":
-        (folder / "report.html").write_bytes(b"old")
+        for name in ("results.csv", "report.html"):
+            (folder / name).write_text("old")
 
 
 Work = Callable[[Path, dict[int, float]], None]

@@ -129,6 +129,7 @@ def test_testing_tries_a_lost_run_once_more(phase: Make, trial: Trial) -> None:
         training.outcome(training.ask(), done(0.5))
     testing = Measuring(store, Quiet(), store.records(), lambda r: trial, lambda: False)
     first, second = testing.ask(), testing.ask()
+    testing.epoch(first, EPOCH)  # trained again, as its checkpoint is gone
     testing.outcome(first, Outcome("done", (EPOCH,), test_acc=0.75))
     testing.lost(second, "worker killed by SIGKILL")
     assert testing.ask().number == second.number
@@ -136,3 +137,4 @@ def test_testing_tries_a_lost_run_once_more(phase: Make, trial: Trial) -> None:
     assert testing.ask() is None
     tested: list[Record] = store.records()
     assert [r.test_acc for r in tested] == [0.75, None]
+    assert [r.again for r in tested] == [("when tested: its checkpoint was gone",), ()]

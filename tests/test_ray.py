@@ -109,7 +109,7 @@ def test_the_images_travel_where_a_node_has_no_copy(data: Dataset, tmp_path: Pat
 
 
 def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset, tmp_path: Path) -> None:
-    long = few(study, 3, extra=0).model_copy(
+    long = few(study, 2, extra=0).model_copy(
         update={"rungs": (4,), "data": study.data.model_copy(update={"train_images": None})}
     )
     asked = threading.Event()

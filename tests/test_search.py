@@ -125,13 +125,13 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
 ) -> None:
     """In the middle of an epoch: the step is in the checkpoint, and nothing changes."""
     whole_set = study.data.model_copy(update={"train_images": None})
-    long = few(study, 3, extra=0, rungs=(5,), data=whole_set)  # seconds a run: longer than a signal takes to be seen
+    long = few(study, 2, extra=0, rungs=(4,), data=whole_set)  # seconds a run: longer than a signal takes to be seen
     asked = False
 
     class Stop(Quiet):
         def started(self, job: Job, candidate: Candidate) -> None:
             nonlocal asked
-            asked = asked or job.number == 3
+            asked = asked or job.number == 2
 
     began = time.monotonic()
     with pytest.raises(StoppedError):

@@ -163,6 +163,21 @@ def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(folde
     Store.create(folder, {"a": 1}, {}, url).close()
 
 
+def test_a_driver_whose_server_has_let_go_of_its_lock_stops(postgres: str, study: Study, tmp_path: Path) -> None:
+    """Another may hold the study by then: restarted, or its network was cut for long."""
+    psycopg = pytest.importorskip("psycopg")
+    store = Store.create(tmp_path / "dropped", {"a": 1}, FACTS, postgres)
+    number = store.start(plan(study, 10, 64).everything[0], 0, 1)
+    with psycopg.connect(postgres) as server:
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    other = Store.create(tmp_path / "elsewhere" / "dropped", {"a": 1}, FACTS, postgres)
+    with pytest.raises(UserError, match="every result recorded before is intact: mend it, and the same command goes"):
+        store.finish(number, done(0.5))
+    store.close()
+    assert other.records()[0].outcome is None
+    other.close()
+
+
 def test_a_holder_in_words() -> None:
     begun = time.time() - 125
     text = described(json.dumps({"pid": 7, "host": "far", "since": begun}))

@@ -13,6 +13,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -58,6 +59,7 @@ _ANSWER = 0.1  # s that Tune waits for the driver's next job
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
 _GRACE = 20.0  # s that runs have to write their checkpoints; Ray itself may be gone
 _CLOSES = 5.0  # s that Tune has to end by itself
+_SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
@@ -190,6 +192,7 @@ class RayExecutor:
         self._folder = tempfile.TemporaryDirectory(prefix="scaling-search-tune-", ignore_cleanup_errors=True)
         self._exchange = _Exchange()
         self._thread: threading.Thread | None = None
+        self._switch = sys.getswitchinterval()
         logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         on_term = signal.getsignal(signal.SIGTERM)
@@ -295,6 +298,7 @@ class RayExecutor:
 
     def _start(self) -> None:
         if self._thread is None:
+            sys.setswitchinterval(_SWITCH)
             self._thread = threading.Thread(target=self._tune, daemon=True)
             self._thread.start()
 
@@ -303,6 +307,7 @@ class RayExecutor:
         if self._thread is not None:
             self._thread.join(timeout)
             self._thread = None
+            sys.setswitchinterval(self._switch)
 
     def _tune(self) -> None:
         exchange = self._exchange
