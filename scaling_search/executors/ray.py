@@ -31,9 +31,6 @@ os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "20"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread must not start a Ray anew behind the driver's back
-# A cluster started with a token asks for it; Ray's own commands look for it in this file.
-if (Path.home() / ".ray" / "auth_token").exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
 # A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the machine's own.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -58,6 +55,7 @@ _POLL = 0.2  # s: how late a signal or the end of the time given is noticed
 _ANSWER = 0.1  # s that Tune waits for the driver's next job
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
 _GRACE = 20.0  # s that runs have to write their checkpoints; Ray itself may be gone
+_BOOTS = 10  # actors in a row that end before they begin: then it is the cluster
 _CLOSES = 5.0  # s that Tune has to end by itself
 _SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
@@ -120,6 +118,8 @@ class _Exchange(Searcher, tune.Stopper):
         self.stopping = False
         self._live: dict[str, Job] = {}
         self._owed = False
+        self.begun: set[str] = set()
+        self.boots = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.stopping or self.failure:
@@ -149,7 +149,10 @@ class _Exchange(Searcher, tune.Stopper):
             self.events.put((job, Outcome.from_dict(json.loads(result["outcome"]))))
             self._owed = True
         elif not self.stopping:  # else Tune has stopped it: it goes on another time
-            self.events.put((job, "worker lost: its Ray actor or its node ended"))
+            begun = trial_id in self.begun
+            self.events.put((job, f"{'worker lost' if begun else 'lost before it began'}: its Ray actor or node ended"))
+            self.boots += not begun
+        self.begun.discard(trial_id)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -169,6 +172,22 @@ class _Exchange(Searcher, tune.Stopper):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+class _Starts(tune.Callback):
+    """Tells an actor that was lost in the middle of a run from one that never took it up."""
+
+    def __init__(self, exchange: _Exchange) -> None:
+        self._exchange = exchange
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._exchange.begun.add(trial.trial_id)
+        self._exchange.boots = 0
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._exchange.boots >= _BOOTS:
+            reason = (str(trial.get_error() or "").strip().splitlines() or ["no reason given"])[-1]
+            self._exchange.failure = f"{_BOOTS} Ray actors in a row ended before they began, the last: {reason}"
 
 
 class RayExecutor:
@@ -209,7 +228,8 @@ class RayExecutor:
             self._folder.cleanup()
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"--ray-address {address}: {reason}; start a cluster with ray start --head, or leave the option out"
+                f"--ray-address {address}: {reason}; start a cluster with ray start --head (one that asks for a token: "
+                "export RAY_AUTH_MODE=token), or leave the option out"
             ) from None
         self.workers = workers or self._room()
         gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -323,6 +343,7 @@ class RayExecutor:
                 storage_path=self._folder.name,
                 verbose=0,
                 stop=exchange,
+                callbacks=[_Starts(exchange)],
                 # the runs keep their own checkpoints
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
