@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from scaling_search.front import front as non_dominated
 from scaling_search.record import Record
 from scaling_search.study import Study
 from scaling_search.triangle import apart
@@ -48,11 +49,9 @@ def table(records: list[Record]) -> pd.DataFrame:
 def front(costs: pd.DataFrame, cost: str = "macs", value: str = "mean") -> pd.DataFrame:
     """The non-dominated rows: no other costs at most as much and is at least as good (one of them strictly).
 
-    Sorted by cost; rows without a value never count."""
-    ordered = costs.dropna(subset=[cost, value]).sort_values([cost, value], ascending=[True, False])
-    best_before = ordered[value].cummax().shift(fill_value=float("-inf"))
-    kept = ordered[ordered[value] > best_before]
-    return kept
+    Sorted by cost; of rows equal in both the first alone; rows without a value never count."""
+    known = costs.dropna(subset=[cost, value])
+    return known.iloc[non_dominated(known[cost].to_numpy(), known[value].to_numpy())].drop_duplicates(subset=[cost])
 
 
 @dataclass(frozen=True, slots=True)
