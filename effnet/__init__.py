@@ -13,7 +13,7 @@ from effnet.arch import Arch, Baseline, Scaling, Stage
 from effnet.blocks import Block
 from effnet.budget import Budget, InfeasibleError, Solution, fit, solve
 from effnet.cost import Cost, cost
-from effnet.definition import read_baseline
+from effnet.definition import read_baseline, read_config
 from effnet.families import arch, baseline, implied_phi
 from effnet.families import names as list
 
@@ -38,6 +38,7 @@ __all__ = [
     "implied_phi",
     "list",
     "read_baseline",
+    "read_config",
     "solve",
 ]
 

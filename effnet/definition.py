@@ -14,13 +14,14 @@ stages = [
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from effnet.arch import STAGE_KEYS, Baseline, Stage
+from effnet.arch import STAGE_KEYS, Arch, Baseline, Stage
 
 _KEYS = tuple(field.name for field in fields(Baseline))
 _NEEDED = tuple(field.name for field in fields(Baseline) if field.default is MISSING)
@@ -72,3 +73,15 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], needed: Iterable
     for key in needed:
         if key not in table:
             raise ValueError(f"{where}: {key} is missing")
+
+
+def read_config(path: str | Path) -> Arch:
+    """The network in a config.json: what a study chose, or what `effnet.weights.save` wrote beside its weights.
+
+    Raises ValueError for any other file."""
+    try:
+        return Arch.from_dict(json.loads(Path(path).read_text())["arch"])
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a config.json with an arch: {error}") from None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -33,25 +37,25 @@ from scaling_search.words import (
 )
 
 
-def open_results(folder: Path, store: str | None = None) -> Store | Curves:
+def open_results(folder: Path, store: str | None = None, empty: bool = False) -> Store | Curves:
     """What a folder holds: a study's own store (or what it has on the server at `store`), or the table of a recorded
-    one. Raises UserError for neither."""
+    one. Raises UserError for neither, or for a study without runs unless it may be `empty`."""
     if store or (folder / "study.db").is_file() or not (folder / TABLE).is_file():
         source: Store | Curves = Store.read(folder, store)
     else:
         source = curves.read(folder / TABLE)
-    if source.fact("settings") is None or not source.records():
+    if source.fact("settings") is None or not (empty or source.records()):
         raise UserError(f"{folder}: the study has no runs yet")
     return source
 
 
-def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
-    """Write results.csv and report.html, and say the answer in a few lines; whether there is one."""
+def page_of(source: Store | Curves, folder: Path) -> Page:
+    """All that a report is made from. Raises UserError."""
     records = source.records()
     study = check(source.fact("settings"), str(folder))
-    found = verdicts(records, study)
-    page = Page(
+    return Page(
         title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {', '.join(study.budgets)}",
+        dataset=source.fact("dataset"),
         data=source.fact("data"),
         command=source.fact("command"),
         study=study,
@@ -60,13 +64,49 @@ def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
         notes=source.fact("notes"),
         provenance=source.fact("provenance"),
         records=records,
-        found=tuple(found),
+        found=tuple(verdicts(records, study)),
+        native=(source.fact("data facts") or {}).get("native", 0),
     )
-    atomic.write(folder / "results.csv", analysis.write_csv(records).encode())
+
+
+def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
+    """Write results.csv, config.json (of the pick) and report.html, and say the answer in a few lines; whether there
+    is one."""
+    page = page_of(source, folder)
+    atomic.write(folder / "results.csv", analysis.write_csv(page.records).encode())
+    for v in page.found:
+        name = "config.json" if len(page.found) == 1 else f"config-{v.budget}.json"
+        atomic.write(folder / name, json.dumps(_config(v), indent=1).encode())
     atomic.write(folder / "report.html", report.build(page).encode())
-    _say(console, source, records, study, found)
+    _say(console, source, page.records, page.study, list(page.found))
     say(console, "report", str(folder / "report.html"))
-    return bool(found)
+    return bool(page.found)
+
+
+def _config(v: Verdict) -> dict[str, Any]:
+    """The pick, for effnet.read_config."""
+    c = v.pick.candidate
+    return {
+        "arch": c.arch.as_dict(),
+        "coefficients": {"alpha": c.alpha, "beta": c.beta, "gamma": c.gamma, "phi": 1},
+        "budget": v.budget,
+        "macs": c.cost.macs,
+        "params": c.cost.params,
+        "val_acc": v.pick.mean,
+        "loss_bound": v.bound,
+    }
+
+
+def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
+    """One page of several studies. Raises UserError."""
+    pages = [page_of(open_results(folder), folder) for folder in folders]
+    twice = {p.title for p in pages if sum(q.title == p.title for q in pages) > 1}
+    named = [
+        replace(p, title=f"{p.title} ({folder})") if p.title in twice else p
+        for p, folder in zip(pages, folders, strict=True)
+    ]
+    atomic.write(to, report.build_comparison(named).encode())
+    say(console, "report", str(to))
 
 
 def export(folder: Path, to: Path) -> int:

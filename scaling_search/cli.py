@@ -88,7 +88,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=prog, description="How should depth, width and resolution be scaled?")
     parser.add_argument("--version", action="version", version=f"scaling-search {__version__}")
     commands = parser.add_subparsers(
-        required=True, metavar="search | report | family | train | list | cost | solve | export", parser_class=_Parser
+        required=True,
+        metavar="search | report | dashboard | family | train | list | cost | solve | export",
+        parser_class=_Parser,
     )
 
     search = commands.add_parser("search", help="train networks of one cost and say which way to scale")
@@ -114,10 +116,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     search.set_defaults(command=_search)
 
-    report = commands.add_parser("report", help="write report.html and results.csv of a run folder again")
-    report.add_argument("run", type=Path)
+    report = commands.add_parser("report", help="write report.html and results.csv again; of several runs, one page")
+    report.add_argument("run", type=Path, nargs="+", help="run folders; several are compared")
+    report.add_argument("--to", type=Path, metavar="FILE", help="of several runs (default: comparison.html)")
     report.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
     report.set_defaults(command=_report)
+
+    dashboard = commands.add_parser("dashboard", help="the report of a study while it runs, on 127.0.0.1")
+    dashboard.add_argument("run", type=Path)
+    dashboard.add_argument("--port", type=int, default=8642, help="0 for any that is free (default: 8642)")
+    dashboard.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
+    dashboard.set_defaults(command=_dashboard)
 
     family.add_command(commands)
     single.add_command(commands)
@@ -215,5 +224,19 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _report(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search import answer
 
-    answer.finish(answer.open_results(args.run, args.store), args.run, Console())
+    if len(args.run) > 1:
+        if args.store:
+            raise UserError("--store: of one run; each folder of several remembers its own")
+        answer.compare(args.run, args.to or Path("comparison.html"), Console())
+        return 0
+    (run,) = args.run
+    if args.to:
+        raise UserError(f"--to {args.to}: of several runs; the report of one is written into its folder")
+    answer.finish(answer.open_results(run, args.store), run, Console())
     return 0
+
+
+def _dashboard(args: argparse.Namespace, argv: list[str]) -> int:
+    from scaling_search import dashboard
+
+    return dashboard.serve(args.run, args.port, args.store, Console())

@@ -1,4 +1,4 @@
-"""The report's words: the answer, the table of runs, how to run it again. HTML, no plotly.
+"""The report's words: the answer, what to beware of, how to run it again. HTML, no plotly.
 
 Every text that comes from a study, a data set or a name passes through `escape`.
 """
@@ -6,6 +6,7 @@ Every text that comes from a study, a data set or a name passes through `escape`
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effnet.budget import human
@@ -13,7 +14,7 @@ from scaling_search.analysis import holds
 from scaling_search.confirm import confirmed
 from scaling_search.record import Record
 from scaling_search.study import Study
-from scaling_search.verdict import MARGIN, Row, Verdict
+from scaling_search.verdict import Row, Verdict
 from scaling_search.words import (
     baseline_words,
     beside,
@@ -36,6 +37,7 @@ class Page:
     """What a report is made from, all of it read from the run folder."""
 
     title: str
+    dataset: str
     data: str  # the data set in one line
     command: str
     study: Study
@@ -45,6 +47,7 @@ class Page:
     provenance: dict[str, str]
     records: list[Record]
     found: tuple[Verdict, ...]
+    native: int = 0  # px of the images; 0: not known
 
 
 def escape(text: object) -> str:
@@ -54,15 +57,27 @@ def escape(text: object) -> str:
 # ---- the answer
 
 
-def answer(found: list[Verdict], page: Page) -> str:
+def answer(page: Page) -> str:
     lines = [f"<p class='data'>{escape(page.data)}</p>"]
-    if not found:
-        lines.append("<p><strong>No answer yet:</strong> no network of the budget has finished.</p>")
-    for v in found:
+    if not page.found:
+        lines.append(f"<p><strong>No answer yet:</strong> {_why_none(page)}</p>")
+    for v in page.found:
         lines.append(_verdict(v, page))
-    if page.notes:
-        lines.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in page.notes) + "</ul>")
+    if notes := [*page.notes, *(f"Beware of {warning}." for warning in warnings(page))]:
+        lines.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
     return f"<section id='answer'>{''.join(lines)}</section>"
+
+
+def _why_none(page: Page) -> str:
+    ended = [r.outcome for r in page.records if r.outcome]
+    if not page.records:
+        return "no run has been started."
+    if not ended:
+        return f"no run has ended; {len(page.records)} {'is' if len(page.records) == 1 else 'are'} in progress."
+    failed = sum(o.status != "done" for o in ended)
+    if failed == len(ended):
+        return f"every run so far has failed ({failed} of {failed}); the table says how."
+    return f"no network of the budget has finished ({len(ended) - failed} runs have, {failed} failed)."
 
 
 def _verdict(v: Verdict, page: Page) -> str:
@@ -109,98 +124,33 @@ def _named(row: Row) -> str:
     return escape(f"{', '.join(row.candidate.directions)}; {row.candidate.label}")
 
 
-# ---- the tables and the provenance
+# ---- what to beware of, and the provenance
 
 
-def networks(v: Verdict) -> str:
-    """Every network of the budget against the pick, best first."""
-    heads = ("network", "stands for", "val % expected", "below the pick, points (95%)", "", "P(best)", "tied", "runs")
-    body = []
-    for row in v.rows:
-        pick = row.candidate.key == v.pick.candidate.key
-        cells = [
-            row.candidate.label,
-            ", ".join(row.candidate.directions),
-            f"{points(row.mean)} ± {points(row.error)}",
-            "" if pick else f"{points(row.behind)} ({points(row.low)} to {points(row.high)})",
-            "the pick" if pick else row.standing,
-            f"{row.best:.2f}",
-            "yes" if row.tied else "",
-            str(row.seeds),
-        ]
-        body.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    return (
-        f"<section><h2>The networks of {escape(v.budget)}</h2><p>From one model of all runs. Tied: the smallest set "
-        f"whose P(best) sums to 0.95. As good: within {points(MARGIN)} points of the pick, either way.</p>"
-        f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
-    )
-
-
-_HEAD = (
-    ("network", "blocks, width multiplier, resolution"),
-    ("stands for", ""),
-    ("val %", ""),
-    ("test %", "what the answer names only"),
-    ("seed", ""),
-    ("epochs", ""),
-    ("status", ""),
-    ("alpha", "depth multiplier"),
-    ("beta", "width multiplier"),
-    ("gamma", "resolution multiplier"),
-    ("depth share", "share of the extra cost"),
-    ("width share", "share of the extra cost"),
-    ("resolution share", "share of the extra cost"),
-    ("MACs", "multiply-adds per image"),
-    ("ratio", "to the baseline's MACs"),
-    ("waste", "of the resolution's rounding"),
-    ("params", ""),
-    ("seconds", ""),
-    ("note", ""),
-)
-
-
-def table(records: list[Record]) -> str:
-    head = "".join(
-        f"<th aria-sort='none'><button type='button' title='{escape(title)}'>{escape(name)}</button></th>"
-        for name, title in _HEAD
-    )
-    body = []
-    for r in records:
-        c, o = r.candidate, r.outcome
-        val = o.epochs[-1].val_acc if o and r.done else None
-        shares = c.shares or (None, None, None)
-        role = [] if c.role == "candidate" else [c.role]
-        cells = [
-            (c.label, None),
-            (", ".join([*role, *c.directions]), None),
-            (points(val) if val is not None else "", val),
-            (points(r.test_acc) if r.test_acc is not None else "", r.test_acc),
-            (r.seed, r.seed),
-            (r.epochs, r.epochs),
-            (o.status if o else "not finished", None),
-            *((f"{x:.3g}", x) for x in (c.alpha, c.beta, c.gamma)),
-            *((percent(x) if x is not None else "", x) for x in shares),
-            (human(c.cost.macs), c.cost.macs),
-            (f"{c.ratio:.2f}x", c.ratio),
-            (percent(c.waste), c.waste),
-            (human(c.cost.params), c.cost.params),
-            (f"{o.seconds:.0f}" if o else "", o.seconds if o else None),
-            (o.note if o else "", None),
-        ]
-        row = "".join(
-            f"<td>{escape(text)}</td>"
-            if value is None
-            else f"<td class='n' data-v='{float(value)!r}'>{escape(text)}</td>"
-            for text, value in cells
+def warnings(page: Page) -> list[str]:
+    """What a reader should know before trusting the answer; plain text."""
+    found = []
+    last = page.study.rungs[-1]
+    few = sum(v.pick.seeds < 3 for v in page.found)
+    if few:
+        have = ", ".join(str(v.pick.seeds) for v in page.found)
+        found.append(f"few seeds: the pick has {have} of its own, three or more tell luck from merit")
+    wasteful = {r.candidate.label: r.candidate.waste for r in page.records if r.candidate.waste > 0.02}
+    if wasteful:
+        worst = max(wasteful, key=lambda label: wasteful[label])
+        found.append(
+            f"waste: {len(wasteful)} networks lose over 2% of their cost to the rounding of feature maps, at most "
+            f"{percent(wasteful[worst])} ({worst})"
         )
-        body.append(f"<tr>{row}</tr>")
-    return (
-        "<section><h2>Every run</h2><p>Click a heading to sort. The same rows, in full precision, are in "
-        "results.csv.</p>"
-        f"<div class='wide'><table id='runs'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        "</section>"
-    )
+    mine = [r for r in page.records if r.candidate.role == "candidate"]
+    short = {r.candidate.key for r in mine} - {r.candidate.key for r in mine if r.epochs == last}
+    if short:
+        found.append(f"stopped: {len(short)} candidates never reached {last} epochs; the model carries them")
+    if page.native and any(r.candidate.arch.resolution > page.native for r in mine):
+        found.append(f"upscaling: some networks see images larger than the {page.native} px that the data set has")
+    if failed := sum(r.outcome is not None and not r.done for r in page.records):
+        found.append(f"failures: {failed} run{'s' if failed > 1 else ''} did not finish and count for nothing")
+    return found
 
 
 def reproduce(page: Page) -> str:
@@ -210,4 +160,31 @@ def reproduce(page: Page) -> str:
         f"<p>or, with everything resolved, save this as study.toml (it lies beside this report):</p>"
         f"<pre>scaling-search search --study study.toml</pre><details><summary>study.toml</summary>"
         f"<pre>{escape(page.study.to_toml())}</pre></details><dl>{facts}</dl></section>"
+    )
+
+
+# ---- several studies
+
+
+def comparison(pages: Sequence[Page]) -> str:
+    """A row for each budget of each study."""
+    heads = ("study", "data", "budget", "the pick", "its shares", "val %", "may lose (95%)", "tied", "baseline", "runs")
+    body = []
+    for page in pages:
+        for v in page.found:
+            c = v.pick.candidate
+            cells = [
+                page.title, page.data, v.budget, c.label, share_words(c).removeprefix("shares: "),
+                f"{points(v.pick.mean)} ± {points(v.pick.error)}", f"{points(v.bound)} points",
+                f"{len(v.tied)} of {len(v.rows)}", points(v.baseline.mean) if v.baseline else "",
+                page.unfinished or str(sum(r.outcome is not None for r in page.records)),
+            ]  # fmt: skip
+            body.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+        if not page.found:
+            cells = [page.title, page.data, *[""] * (len(heads) - 3), "no network of the budget has finished"]
+            body.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    return (
+        f"<section id='answer'><div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+        "</table></div></section>"
     )

@@ -52,7 +52,7 @@ def test_describing_and_costing_load_no_torch() -> None:
     ("library", "door"),
     [
         ("optuna", "scaling_search/store.py"),
-        ("plotly", "scaling_search/report.py"),
+        ("plotly", "scaling_search/figures/"),
         ("ray", "scaling_search/executors/ray.py"),
         ("fvcore", "effnet/measure.py"),
         ("llvmlite", "effnet/lanes.py"),
@@ -62,7 +62,7 @@ def test_describing_and_costing_load_no_torch() -> None:
 )
 def test_each_library_has_one_door(library: str, door: str) -> None:
     users = [str(p.relative_to(ROOT)) for p in FILES if library in tops(p)]
-    assert users == [door]
+    assert users and all(user == door or (door[-1] == "/" and user.startswith(door)) for user in users), users
 
 
 def test_only_the_kernels_know_numba() -> None:

@@ -1,0 +1,232 @@
+"""The report and the dashboard as people see them: in headless Chromium."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaling_search.page import Page
+from scaling_search.report import build, build_comparison
+from scaling_search.triangle import NAMED
+from tests.chaos import ROOT, WORDS
+from tests.test_report import page, told
+from tests.test_verdict import TODO, record
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+__all__ = ["page"]  # the fixture
+COMMAND = [sys.executable, "-c", "import sys; from scaling_search.cli import main; sys.exit(main())"]
+# A name that would be a script, an element, the end of a style, an attribute; and one that reads from the right.
+HOSTILE = "</style></script><script>window.hit=1</script><img src=x onerror='window.hit=1'>\"'\\ \u202eright\u2066"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+class Seen:
+    """A page that is open, with what it has logged and asked for."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1600, **options: Any) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 1000}, **options)
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("request", lambda r: self.asked.append(r.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("#runs tbody tr, #front .point", state="attached")
+
+    def column(self, table: str, name: str) -> list[str]:
+        heads = self.page.locator(f"#{table} th").all_inner_texts()
+        at = [h.rstrip(" ▲▼") for h in heads].index(name)
+        texts: list[str] = self.page.locator(f"#{table} tbody tr td:nth-child({at + 1})").all_inner_texts()
+        return texts
+
+    def count(self, selector: str) -> int:
+        found: int = self.page.locator(selector).count()
+        return found
+
+
+def saved(text: str, folder: Path) -> str:
+    (folder / "report.html").write_text(text)
+    return (folder / "report.html").as_uri()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (390, "dark")])
+def test_the_page_draws_all_and_asks_for_nothing(
+    browser: Any, page: Page, tmp_path: Path, width: int, scheme: str
+) -> None:
+    seen = Seen(browser, address := saved(build(page), tmp_path), width, color_scheme=scheme)
+    (v,) = page.found
+    assert v.surface is not None
+    assert seen.count("#front .point") == len(TODO.everything)
+    marks = len(TODO.candidates) + len(NAMED) + len(v.surface.points) + len(set(v.surface.optimum))
+    assert seen.count("#map .point") == marks
+    assert seen.count("#behind .point") == len(v.rows)  # the others and the baseline
+    assert seen.count("#curves .lines") > 0 and seen.count("#progress .lines") > 0 and seen.count("#time .bars") > 0
+    wide = seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"the page is wider than {width} px"
+    dark = seen.page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    ink = seen.page.evaluate("getComputedStyle(document.querySelector('#front .xtick text')).fill")
+    assert dark == (scheme == "dark") and (ink == "rgb(26, 26, 26)") == (scheme == "light")
+    assert seen.errors == [] and [a for a in seen.asked if not a.startswith(("data:", "blob:"))] == [address]
+
+
+def test_hovering_names_the_network(browser: Any, page: Page, tmp_path: Path) -> None:
+    seen = Seen(browser, saved(build(page), tmp_path))
+    seen.page.locator("#front").scroll_into_view_if_needed()
+    star = seen.page.locator("#front .scatterlayer .trace").nth(2).locator(".point").first  # the chosen
+    box = star.bounding_box()
+    seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    seen.page.wait_for_selector("#front .hovertext")
+    said = seen.page.locator("#front .hovertext").text_content()
+    assert page.found[0].pick.candidate.label in said and "shares: depth" in said and "P(best)" in said
+
+
+def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) -> None:
+    seen = Seen(browser, saved(build(page), tmp_path), accept_downloads=True)
+    head = seen.page.locator("#networks th button", has_text=re.compile("^val %$"))
+    head.click()
+    down = [float(v) for v in seen.column("networks", "val %") if v]
+    assert down == sorted(down, reverse=True) and len(down) == len(TODO.everything)
+    assert seen.column("networks", "val %")[len(down) :] == [""] * (len(TODO.everything) - len(down))
+    head.click()
+    assert [float(v) for v in seen.column("networks", "val %") if v] == sorted(down)
+
+    label = TODO.candidates[1].label
+    seen.page.fill("#of-networks input", label.upper())
+    assert seen.column("networks", "network") == [label]
+    assert seen.page.locator("#of-networks .count").inner_text() == f"1 of {len(TODO.everything)} rows"
+    seen.page.locator("#networks tbody tr").first.click()
+    assert "seed 0, 1 epochs: done, val" in seen.page.locator("#networks tr.runs").inner_text()
+
+    seen.page.fill("#of-runs input", "crashed")
+    with seen.page.expect_download() as download:
+        seen.page.click("#of-runs button.csv")
+    with Path(download.value.path()).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["status"] for r in rows] == ["crashed"] and rows[0]["note"] == "<script>alert(1)</script>"
+    assert download.value.suggested_filename == "runs.csv" and seen.errors == []
+
+
+def test_the_axis_of_cost_can_be_chosen(browser: Any, page: Page, tmp_path: Path) -> None:
+    seen = Seen(browser, saved(build(page), tmp_path))
+    assert seen.count("#front .shapelayer path") == 1, "the budget's band"
+    seen.page.select_option("#axis", "params")
+    assert seen.page.locator("#front .xtitle").text_content() == "parameters"
+    xs = "document.getElementById('front').data.filter(t => t.meta?.axis).flatMap(t => t.x).sort((a, b) => a - b)"
+    assert seen.page.evaluate(xs) == sorted(c.cost.params for c in TODO.everything)
+    assert seen.count("#front .shapelayer path") == 0 and seen.errors == []
+
+
+def test_figures_are_saved_from_their_own_buttons(browser: Any, page: Page, tmp_path: Path) -> None:
+    seen = Seen(browser, saved(build(page), tmp_path), accept_downloads=True)
+    for title, magic in (("Download plot as a PNG", b"\x89PNG"), ("Download as SVG", b"<svg")):
+        seen.page.locator("#front").hover()
+        with seen.page.expect_download() as download:
+            seen.page.locator(f"#front .modebar-btn[data-title='{title}']").click()
+        assert Path(download.value.path()).read_bytes().startswith(magic)
+
+
+def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
+    records = [*page.records]
+    crashed = records[-1].outcome
+    assert crashed is not None
+    records[-1] = replace(records[-1], outcome=replace(crashed, note=HOSTILE))
+    hostile = replace(
+        told(page, records), title=HOSTILE, data=HOSTILE, command=HOSTILE, notes=[HOSTILE], unfinished=HOSTILE,
+        provenance={HOSTILE: HOSTILE}, targets={HOSTILE: 1e7},
+    )  # fmt: skip
+    for text in (build(hostile), build_comparison([hostile, page])):
+        seen = Seen(browser, saved(text, tmp_path))
+        assert seen.page.evaluate("window.hit") is None and seen.count("img") == 0 and seen.count("main script") == 0
+        assert seen.count("body > script") == 3 and seen.count("style[nonce], head style") >= 1
+        assert HOSTILE.split("\u202e")[0] in seen.page.locator("main").inner_text()
+        assert seen.errors == [], "nothing was even tried, or the page's policy would have said so"
+    # and if something slipped through, the policy would stop it
+    seen.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.hit=1'}))")
+    assert seen.page.evaluate("window.hit") is None
+
+
+def test_pages_of_little_have_no_error(browser: Any, page: Page, tmp_path: Path) -> None:
+    for records in ([], [record(TODO.candidates[0], 0, 0.5)], [record(c, 0, None) for c in TODO.everything]):
+        (tmp_path / "report.html").write_text(build(told(page, records)))
+        opened = browser.new_page()
+        errors: list[str] = []
+        opened.on("pageerror", lambda e, errors=errors: errors.append(str(e)))
+        opened.goto((tmp_path / "report.html").as_uri())
+        opened.wait_for_selector("#of-runs", state="attached")
+        assert errors == [] and opened.locator("#runs tbody tr").count() == len(records)
+
+
+# ---- live
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A real study that runs, and the address of its dashboard."""
+    folder = tmp_path / "run"
+    words = [*WORDS, "--data", "shapes", "--workers", "1", "--out", str(folder)]
+    study = subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True)
+    assert study.stdout is not None
+    for line in study.stdout:
+        if line.startswith("run "):
+            break
+    command = [*COMMAND, "dashboard", str(folder), "--port", "0"]
+    board = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert board.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:\d+/", board.stdout.readline())
+    assert found
+    yield folder, found[0]
+    board.send_signal(signal.SIGINT)
+    assert board.wait(20) == 130
+    study.send_signal(signal.SIGTERM)
+    study.communicate(timeout=60)
+
+
+def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) -> None:
+    _, address = running
+    seen = Seen(browser, address)
+    before = seen.count("#runs tbody tr")
+    seen.page.fill("#of-runs input", "done")
+    seen.page.locator("#curves").scroll_into_view_if_needed()
+    box = seen.page.locator("#curves .nsewdrag").bounding_box()
+    seen.page.mouse.move(box["x"] + 100, box["y"] + 50)
+    seen.page.mouse.down()
+    seen.page.mouse.move(box["x"] + 300, box["y"] + 150, steps=5)
+    seen.page.mouse.up()
+    zoomed = seen.page.evaluate("document.getElementById('curves').layout.yaxis.range")
+    seen.page.wait_for_function(
+        "n => content.tables.runs.rows.status.filter(s => s === 'done').length > n + 1", arg=before, timeout=60_000
+    )
+    assert set(seen.column("runs", "status")) == {"done"}, "the filter is kept"
+    assert seen.page.evaluate("document.getElementById('curves').layout.yaxis.range") == zoomed, "and the zoom"
+    assert "live · running: " in seen.page.locator("#live").inner_text()
+    assert seen.errors == [] and all(a.startswith((address, "data:")) for a in seen.asked)
+    request = urllib.request.Request(address, headers={"Host": "evil.example:80"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+
+
+def test_a_dashboard_of_nothing_is_refused(tmp_path: Path) -> None:
+    command = [*COMMAND, "dashboard", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no study.db there" in done.stderr

@@ -1,0 +1,92 @@
+"""What the documents say is so: commands that parse, links that lead somewhere, code that runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaling_search.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+GENERATE = ROOT / "docs" / "generate.py"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_COMMAND = re.compile(r"(?:^|&&|\$)\s*(?:\w+=\S+\s+)*(?:scaling-search|\S*python3? (?P<search>run_search\.py))(?=\s|$)")
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    """Fenced code blocks of these languages."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every command line of ours in a block."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if match := _COMMAND.search(line):
+            words = shlex.split(line[match.end() :], comments=True)
+            words = words[: next((i for i, w in enumerate(words) if w in ("&&", "|", ">", ";")), len(words))]
+            found.append(["search", *words] if match["search"] else words)
+    return found
+
+
+def test_commands_are_found() -> None:
+    text = (
+        "$ scaling-search list  # all\npip install . && .venv/bin/python run_search.py --data a \\\n  --upscale\nnone\n"
+    )
+    assert commands(text) == [["list"], ["search", "--data", "a", "--upscale"]]
+    assert len([c for page in PAGES for b in blocks(page, "", "sh") for c in commands(b)]) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_command_parses(page: Path) -> None:
+    for block in blocks(page, "", "sh"):
+        for words in commands(block):
+            try:
+                _parser("scaling-search").parse_args(words)
+            except SystemExit as leaves:  # --help, --version
+                assert leaves.code == 0, words
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_runs(page: Path) -> None:
+    """Whole, where effnet alone is needed; else (a run folder, say) it compiles."""
+    for block in blocks(page, "python"):
+        code = compile(block, page.name, "exec")
+        if "scaling_search" not in block:
+            exec(code, {})
+
+
+def test_the_command_line_reference_is_up_to_date() -> None:
+    got = subprocess.run([sys.executable, str(GENERATE), "--check"], capture_output=True, text=True, timeout=120)
+    assert got.returncode == 0, got.stdout + got.stderr
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    notebook = nbformat.read(ROOT / "docs" / "study.ipynb", as_version=4)
+    kept = [cell.get("outputs", []) for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(any(kept[i:]) for i in range(len(kept) - 1)), "python docs/generate.py --notebook keeps what it printed"
+    assert str(ROOT) not in str(kept), "no paths of one machine"
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT / "docs")}}).execute()
