@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from effnet.arch import Arch
@@ -10,7 +11,7 @@ from effnet.cost import Cost
 from effnet.shares import Shares
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidate:
     """A network with how it came about. `alpha`, `beta`, `gamma` rebuild it at phi = 1; `resolution` in px;
     `ratio` of exact MACs to the baseline's; `directions` are the names it stands for."""
@@ -27,8 +28,8 @@ class Candidate:
     waste: float
     directions: tuple[str, ...] = ()
 
-    @property
-    def key(self) -> str:
+    @cached_property
+    def key(self) -> str:  # a hash over the whole network, asked for again with every run
         return self.arch.key
 
     @property
@@ -36,8 +37,8 @@ class Candidate:
         return f"{self.arch.blocks} blocks, width {self.beta:g}, {self.arch.resolution} px"
 
     def as_dict(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {**fields, "arch": self.arch.as_dict(), "cost": asdict(self.cost)}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**plain, "arch": self.arch.as_dict(), "cost": asdict(self.cost)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Candidate:

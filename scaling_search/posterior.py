@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, qmc
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 _VAGUE = 0.5  # standard deviation of a rung's mean, accuracies being fractions
@@ -72,6 +73,12 @@ def posterior(runs: Runs, *, samples: int = 4096, grid: Array | None = None, see
     """The model's answer. Raises ValueError without a run."""
     if not len(runs.y):
         raise ValueError("a posterior needs at least one run")
+    # hundreds of small matrices: threads that wait for each other made it ten times slower, and their number the result
+    with threadpool_limits(1, user_api="blas"):
+        return _posterior(runs, samples, grid, seed)
+
+
+def _posterior(runs: Runs, samples: int, grid: Array | None, seed: int) -> Posterior:
     data = _Data.of(runs)
     dims = 5 + 4 * (runs.rungs - 1) + (runs.rungs > 1)
     mean: Array = np.zeros(dims)

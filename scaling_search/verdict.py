@@ -149,21 +149,23 @@ def model(
     done = [r for r in done if r.candidate.key not in lost]
     if not any(r.candidate.role == "candidate" for r in done):
         return None
-    networks = {r.candidate.key: r.candidate for r in done}
+    network_of = [r.candidate.key for r in done]
+    networks = dict(zip(network_of, (r.candidate for r in done), strict=True))
     keys = sorted(networks, key=lambda key: (networks[key].role != "candidate", key))
     rungs = [e for e in study.rungs if any(r.epochs == e for r in done)]
     if rungs[-1] != study.rungs[-1]:
         rungs.append(study.rungs[-1])
     seeds = sorted({r.seed for r in done})
+    row_of, seed_of = {k: i for i, k in enumerate(keys)}, {s: i for i, s in enumerate(seeds)}
     nowhere = (math.nan,) * 3
     accuracy = np.array([r.val_acc for r in done])
     images = max(4 * max(len(r.outcome.right) if r.outcome else 0 for r in done), 100)  # bits, as hex digits
     p = float(np.clip(accuracy.mean(), 0.01, 0.99))
     data = Runs(
         np.array([c.shares if (c := networks[k]).role == "candidate" and c.shares else nowhere for k in keys]),
-        np.array([keys.index(r.candidate.key) for r in done]),
+        np.array([row_of[key] for key in network_of]),
         np.array([rungs.index(r.epochs) for r in done]),
-        np.array([seeds.index(r.seed) for r in done]),
+        np.array([seed_of[r.seed] for r in done]),
         accuracy,
         len(rungs),
         math.sqrt(p * (1 - p) / images),
@@ -221,7 +223,8 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
     if answer is None:
         return None
     keys, post = answer
-    networks = {r.candidate.key: r.candidate for r in runs}
+    by_network, tests = _by_network(runs), _by_network([r for r in records if r.test_acc is not None])
+    networks = {key: group[0].candidate for key, group in by_network.items()}
     inside = [i for i, key in enumerate(keys) if networks[key].role == "candidate"]
     accuracy = post.accuracy[:, inside]
     pick, best, bound = chances(accuracy)
@@ -230,8 +233,8 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
     first = post.accuracy[:, inside[pick]]
 
     def row(i: int) -> Row:
-        mine = [r for r in runs if r.candidate.key == keys[i] and r.done]
-        tests = [r.test_acc for r in records if r.candidate.key == keys[i] and r.test_acc is not None]
+        mine = [r for r in by_network[keys[i]] if r.done]
+        tested = [r.test_acc for r in tests.get(keys[i], ())]
         speeds = [r.outcome.images_per_s for r in mine if r.outcome and r.outcome.images_per_s]
         behind = first - post.accuracy[:, i]
         low, high = np.quantile(behind, [(1 - _SURE) / 2, (1 + _SURE) / 2])
@@ -246,12 +249,12 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
             tied=i in tied,
             seeds=sum(r.epochs == study.rungs[-1] for r in mine),
             speed=float(np.median(speeds)) if speeds else None,
-            test=float(np.mean(tests)) if tests else None,
+            test=float(np.mean([a for a in tested if a is not None])) if tested else None,
         )
 
     rows = [row(i) for i in range(len(keys))]
-    group = {r.candidate.key: r.candidate for r in runs if r.outcome is not None and r.candidate.budget == budget}
-    gone = {key for key, c in group.items() if c.role == "candidate" and key not in keys}
+    ended = {k: c for k, c in networks.items() if c.budget == budget and any(r.outcome for r in by_network[k])}
+    gone = {key for key, c in ended.items() if c.role == "candidate" and key not in keys}
     return Verdict(
         budget=budget,
         pick=rows[inside[pick]],
@@ -262,9 +265,17 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
         settle=settle(accuracy, post.noise),
         noise=post.noise,
         surface=_surface([networks[keys[i]] for i in inside], runs, study, budget),
-        failed=tuple(c for key, c in group.items() if key in gone),
-        left_out=sum(r.outcome is not None and not r.done and r.candidate.key in keys for r in runs),
+        failed=tuple(c for key, c in ended.items() if key in gone),
+        left_out=sum(r.outcome is not None and not r.done for key in keys for r in by_network[key]),
     )
+
+
+def _by_network(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """A key is a hash over the whole network: not to be had ten thousand times for each of a hundred networks."""
+    found: dict[str, list[Record]] = {}
+    for r in runs:
+        found.setdefault(r.candidate.key, []).append(r)
+    return found
 
 
 def _surface(inside: list[Candidate], runs: list[Record], study: Study, budget: str) -> Surface | None:

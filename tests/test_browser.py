@@ -6,11 +6,14 @@ import csv
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,3 +233,29 @@ def test_a_dashboard_of_nothing_is_refused(tmp_path: Path) -> None:
     command = [*COMMAND, "dashboard", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no study.db there" in done.stderr
+
+
+def test_optuna_dashboard_reads_the_same_study(browser: Any, running: tuple[Path, str], tmp_path: Path) -> None:
+    pytest.importorskip("optuna_dashboard")
+    folder, _ = running
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    log = (tmp_path / "log").open("w")
+    board = subprocess.Popen([program, f"sqlite:///{folder}/study.db", "--port", str(port)], stdout=log, stderr=log)
+    try:
+        for _ in range(100):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            time.sleep(0.2)
+        opened = browser.new_page()
+        opened.goto(f"http://127.0.0.1:{port}/dashboard/studies/1", wait_until="domcontentloaded")
+        opened.wait_for_selector("text=scaling-search")
+        found = opened.request.get(f"http://127.0.0.1:{port}/api/studies/1").json()
+        assert found["trials"] and {p["name"] for p in found["trials"][0]["params"]} == {"alpha", "beta", "gamma"}
+    finally:
+        board.terminate()
+        board.wait()
+        log.close()

@@ -116,7 +116,8 @@ def test_pages_of_little(page: Page) -> None:
     assert "no run has been started" in build(told(page, []))
     assert "no run has ended; 1 is in progress" in build(told(page, [Record(0, TODO.baseline, 0, 1, None)]))
     one = build(told(page, [record(TODO.candidates[0], 0, 0.5)]))
-    assert "the only network of this cost that finished" in one and "front" in [f["id"] for f in told_by(one)["figures"]]
+    assert "the only network of this cost that finished" in one
+    assert "front" in [f["id"] for f in told_by(one)["figures"]]
 
 
 def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
@@ -148,7 +149,8 @@ def test_published_networks_lie_over_imagenet(page: Page) -> None:
         figure = told_by(build(replace(page, dataset=dataset)))["figures"][0]["figure"]
         return [t["name"] for t in figure["data"]]
 
-    assert any("as published" in n for n in names("imagenet")) and not any("published" in n for n in names("imagenette"))
+    assert any("as published" in name for name in names("imagenet"))
+    assert not any("published" in name for name in names("imagenette"))
 
 
 def test_several_studies_on_one_page(page: Page) -> None:
