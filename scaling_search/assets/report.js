@@ -200,7 +200,7 @@ class Table {
     for (const i of found.slice(0, this.most)) {
       const row = make("tr");
       for (const [key, , , kind] of columns)
-        row.append(make("td", shown(kind, rows[key][i]), { className: typeof rows[key][i] === "number" ? "n" : "" }));
+        row.append(make("td", shown(kind, rows[key][i]), { className: kind !== "network" && typeof rows[key][i] === "number" ? "n" : "" }));
       if (this.id === "networks") row.addEventListener("click", () => this.unfold(row, i));
       body.append(row);
     }
