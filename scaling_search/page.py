@@ -110,10 +110,11 @@ def _verdict(v: Verdict, page: Page) -> str:
         items.append(f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}")
     items.append("; ".join(escape(w) for w in (noise_words(v), settle_words(v)) if w))
     last = study.rungs[-1]
-    epochs = f"{last} epoch{'s' if last > 1 else ''}"
+    recipe = study.recipe
+    epochs = f"{last} epoch{'s' if last > 1 else ''} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
     items.append(
-        f"these networks cost the same and trained for {epochs}: equal cost and equal epochs are equal training cost; "
-        "short training is a proxy for long"
+        f"these networks cost the same and trained for {escape(epochs)}: equal cost and equal epochs are equal "
+        "training cost; short training is a proxy for long"
         if v.equal_cost
         else "these networks are equal in nominal cost only: weigh each accuracy against its real cost in the table"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import effnet
 from scaling_search import without_secrets
 from scaling_search.cli import main
 from tests.conftest import write_images
@@ -71,8 +72,11 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
     assert lines[0].startswith("data      pets (folder pets, a tenth held out as test) · ")
     assert any(line.startswith("choose ") for line in lines) and lines[-1].startswith("report ")
     files = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"study.toml", "study.db", "results.csv", "report.html", "checkpoints"} <= files
+    assert {"study.toml", "study.db", "results.csv", "config.json", "report.html", "checkpoints"} <= files
     table = pd.read_csv(tmp_path / "run" / "results.csv")
+    chosen = effnet.read_config(tmp_path / "run" / "config.json")  # what was said is what effnet builds
+    assert f"choose    {chosen.blocks} blocks" in first.stdout and chosen.key in set(table["network"])
+    assert effnet.cost(chosen).macs == table[table["network"] == chosen.key]["macs"].iloc[0]
     assert (table["status"] == "done").all() and not list((tmp_path / "run").glob("*.partial"))
 
     again = run(*words)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,15 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not TOML"):
         read_baseline(tmp_path / "bytes.toml")
+
+
+def test_a_config_is_read_back_or_refused(tmp_path: Path) -> None:
+    net = effnet.solve("b0", budget="2x", depth=1.2, resolution=257)
+    (tmp_path / "config.json").write_text(json.dumps({"arch": net.as_dict(), "macs": 1}))
+    assert effnet.read_config(tmp_path / "config.json") == net
+    for text in ("", "[]", "{}", '{"arch": 1}', '{"arch": {"stages": []}}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config.json: not a config.json with an arch: "):
+            effnet.read_config(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="No such file"):
+        effnet.read_config(tmp_path / "absent.json")

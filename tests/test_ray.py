@@ -131,6 +131,24 @@ def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset,
     assert table["note"][0].startswith("started again after epoch ")
 
 
+def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
+    study: Study, data: Dataset, tmp_path: Path, cluster: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling_search.executors.ray._EMPTY", 3.0)
+
+    class Kill(Quiet):
+        def epoch(self, job: Job, epoch: Epoch) -> None:
+            while nodes := list(cluster.worker_nodes):  # type: ignore[attr-defined]
+                cluster.remove_node(nodes[0], allow_graceful=False)  # type: ignore[attr-defined]
+
+    there = executor(data, tmp_path / "c", 2, cluster.address)  # type: ignore[attr-defined]
+    with pytest.raises(
+        UserError, match=r"no node of the cluster has had .* for 3 s; mend it, and the same command goes"
+    ):
+        search(few(study, 3, extra=0), data, tmp_path, there, Kill())
+    assert all(r.outcome is None or r.done for r in Store.read(tmp_path).records()), "no network is blamed"
+
+
 def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
     for address in ("auto", "127.0.0.1:1", "nonsense"):
         with pytest.raises(UserError, match=rf"--ray-address {address}: .*; start a cluster with ray start --head "):

@@ -56,6 +56,8 @@ _ANSWER = 0.1  # s that Tune waits for the driver's next job
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
 _GRACE = 20.0  # s that runs have to write their checkpoints; Ray itself may be gone
 _BOOTS = 10  # actors in a row that end before they begin: then it is the cluster
+_EMPTY = 120.0  # s without a node that could train, before the study stops; a cluster may be growing one
+_LOOKS = 2.0  # s between two looks at the cluster
 _CLOSES = 5.0  # s that Tune has to end by itself
 _SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
@@ -212,6 +214,7 @@ class RayExecutor:
         self._exchange = _Exchange()
         self._thread: threading.Thread | None = None
         self._switch = sys.getswitchinterval()
+        self._peopled = self._look = 0.0  # when a node was last seen that could train; when to look again
         logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         on_term = signal.getsignal(signal.SIGTERM)
@@ -299,12 +302,17 @@ class RayExecutor:
             try:
                 job, event = self._exchange.events.get(timeout=_POLL)
             except queue.Empty:
+                if self._deserted():
+                    self._exchange.failure = (
+                        f"no node of the cluster has had {self._share} to train with for {_EMPTY:g} s"
+                    )
                 if self._exchange.failure:
-                    self._stop()
+                    self._stop(_GRACE)
                     raise UserError(
                         f"training stopped: {self._exchange.failure}; mend it, and the same command goes on"
                     ) from None
                 continue
+            self._peopled = time.monotonic()
             if isinstance(event, Epoch):
                 driver.epoch(job, event)
                 continue
@@ -316,9 +324,18 @@ class RayExecutor:
         if self._exchange.stopping:
             self._exchange = _Exchange()  # the next step of the study, if there is one, starts Tune anew
 
+    def _deserted(self) -> bool:
+        if time.monotonic() > self._look:
+            there = ray.cluster_resources()
+            if all(there.get(kind.upper(), 0.0) >= share for kind, share in self._share.items()):
+                self._peopled = time.monotonic()
+            self._look = time.monotonic() + _LOOKS
+        return time.monotonic() - self._peopled > _EMPTY + _LOOKS
+
     def _start(self) -> None:
         if self._thread is None:
             sys.setswitchinterval(_SWITCH)
+            self._peopled = time.monotonic()
             self._thread = threading.Thread(target=self._tune, daemon=True)
             self._thread.start()
 
