@@ -123,7 +123,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     dashboard = commands.add_parser("dashboard", help="the report of a study while it runs, on 127.0.0.1")
-    dashboard.add_argument("run", type=Path)
+    dashboard.add_argument("run", type=Path, help="run folder")
     dashboard.add_argument("--port", type=int, default=8642, help="0 for any that is free (default: 8642)")
     dashboard.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
     dashboard.set_defaults(command=_dashboard)

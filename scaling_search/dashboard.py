@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,8 +99,9 @@ def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
             self.send_header("X-Content-Type-Options", "nosniff")
             if tag:
                 self.send_header("ETag", tag)
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # a page that was closed meanwhile
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
             """Nothing: a line every two seconds helps nobody."""

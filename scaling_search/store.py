@@ -100,6 +100,7 @@ class Store:
     @classmethod
     def in_memory(cls, facts: dict[str, Any]) -> Store:
         """For a study that is replayed from a table: nothing that took time is lost with it."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = InMemoryStorage()
         store = cls(storage, storage.create_new_study([StudyDirection.MAXIMIZE], _NAME), "memory")
         for name, value in facts.items():

@@ -183,10 +183,10 @@ def test_pages_of_little_have_no_error(browser: Any, page: Page, tmp_path: Path)
 # ---- live
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A real study that runs, and the address of its dashboard."""
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("live") / "run"
     words = [*WORDS, "--data", "shapes", "--workers", "1", "--out", str(folder)]
     study = subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True)
     assert study.stdout is not None
