@@ -1,7 +1,7 @@
 """Run with syscalls.c preloaded: the n-th write, fsync or rename fails, for n = 1, 2, 3, ... until none is hit.
 
-python -m tests.syscalls FOLDER WHAT: checkpoint, report, store (two more runs in one that holds a run) or new (a store
-made and filled; minutes). Prints how many calls failed in turn."""
+python -m tests.syscalls FOLDER WHAT [STEP]: checkpoint, report, store (a run more in one that holds a run) or new (a store
+made and filled; minutes); of the calls every STEP-th. Prints how many failed in turn."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ WHAT: dict[str, tuple[Work, Whole]] = {
 }
 
 
-def main(root: Path, what: str) -> int:
+def main(root: Path, what: str, step: int = 1) -> int:
     shim = ctypes.CDLL(None)
     time.sleep = lambda seconds: None  # Optuna waits between its tries
     work, whole = WHAT[what]
@@ -139,11 +139,11 @@ def main(root: Path, what: str) -> int:
             shutil.rmtree(folder)
             if not struck:
                 break
-            n += 1
-        total += n
+            n += step
+            total += 1
     print(total)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])))

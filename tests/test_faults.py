@@ -44,8 +44,8 @@ def test_killed_at_random_nothing_is_lost_told_twice_or_trained_again_in_secret(
     whole = Chaos(tmp_path / "whole", words, {}, rng)
     whole.run(0)
     assert whole.verdict and len(whole.table) > 8
-    chaos = Chaos(tmp_path / "chaos", words, {"driver": kill, "worker": kill_worker(rng)}, rng, (1.0, 6.0))
-    chaos.run(3)
+    chaos = Chaos(tmp_path / "chaos", words, {"driver": kill, "worker": kill_worker(rng)}, rng, (1.0, 5.0))
+    chaos.run(2)
     assert chaos.killed.total() > 0
     chaos.check(whole)
 
@@ -128,10 +128,11 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.mark.parametrize(("what", "least"), [("store", 30), ("checkpoint", 4), ("report", 8)])
-def test_any_write_may_fail(shim: Path, tmp_path: Path, what: str, least: int) -> None:
-    """Every n-th write, fsync or rename, one alone and all from there on: old or new, never mixed, one clear error."""
-    command = [sys.executable, "-m", "tests.syscalls", str(tmp_path), what]
+@pytest.mark.parametrize(("what", "step", "least"), [("store", 3, 30), ("checkpoint", 1, 4), ("report", 1, 8)])
+def test_any_write_may_fail(shim: Path, tmp_path: Path, what: str, step: int, least: int) -> None:
+    """Every n-th write, fsync or rename (of a store every third of them, the command alone takes all), one alone and all
+    from there on: old or new, never mixed, one clear error."""
+    command = [sys.executable, "-m", "tests.syscalls", str(tmp_path), what, str(step)]
     environ = {**os.environ, "LD_PRELOAD": str(shim)}
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environ)
     assert found.returncode == 0, found.stderr[-3000:]

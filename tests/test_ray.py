@@ -110,7 +110,7 @@ def test_the_images_travel_where_a_node_has_no_copy(data: Dataset, tmp_path: Pat
 
 def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset, tmp_path: Path) -> None:
     long = few(study, 2, extra=0).model_copy(
-        update={"rungs": (4,), "data": study.data.model_copy(update={"train_images": None})}
+        update={"rungs": (3,), "data": study.data.model_copy(update={"train_images": None})}
     )
     asked = threading.Event()
 
@@ -124,7 +124,7 @@ def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset,
     assert time.monotonic() - began < 60
     left = Store.read(tmp_path).records()
     assert 1 <= len(left) <= 2 and all(r.outcome is None for r in left), "one in progress, one in line"
-    assert list((tmp_path / "checkpoints").glob("*/e4.ckpt"))
+    assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
     _, table = search(long, data, tmp_path, executor(data, tmp_path / "checkpoints", 2))
     _, whole = search(long, data, tmp_path / "b", LocalExecutor(2))
     pd.testing.assert_frame_equal(table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True)
