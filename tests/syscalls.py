@@ -1,6 +1,6 @@
 """Run with syscalls.c preloaded: the n-th write, fsync or rename fails, for n = 1, 2, 3, ... until none is hit.
 
-python -m tests.syscalls FOLDER WHAT [STEP]: checkpoint, report, store (a run more in one that holds a run) or new (a store
+python -m tests.syscalls FOLDER WHAT [STEP]: checkpoint, report, store (one that holds a run takes another) or new (one
 made and filled; minutes); of the calls every STEP-th. Prints how many failed in turn."""
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("what", "step", "least"), [("store", 3, 30), ("checkpoint", 1, 4), ("report", 1, 8)])
 def test_any_write_may_fail(shim: Path, tmp_path: Path, what: str, step: int, least: int) -> None:
-    """Every n-th write, fsync or rename (of a store every third of them, the command alone takes all), one alone and all
+    """Every n-th write, fsync or rename (of a store every third, the command alone takes all), one alone and all
     from there on: old or new, never mixed, one clear error."""
     command = [sys.executable, "-m", "tests.syscalls", str(tmp_path), what, str(step)]
     environ = {**os.environ, "LD_PRELOAD": str(shim)}
