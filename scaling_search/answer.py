@@ -75,7 +75,7 @@ def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
     page = page_of(source, folder)
     atomic.write(folder / "results.csv", analysis.write_csv(page.records).encode())
     for v in page.found:
-        name = "config.json" if len(page.found) == 1 else f"config-{v.budget}.json"
+        name = "config.json" if len(page.study.budgets) == 1 else f"config-{v.budget}.json"
         atomic.write(folder / name, json.dumps(_config(v), indent=1).encode())
     atomic.write(folder / "report.html", report.build(page).encode())
     _say(console, source, page.records, page.study, list(page.found))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -77,7 +78,7 @@ def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             # a page elsewhere could otherwise read a study through a name that leads to 127.0.0.1
-            if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+            if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
                 return self._send(HTTPStatus.FORBIDDEN, b"only as 127.0.0.1 or localhost\n", "text/plain")
             if self.path == "/":
                 return self._send(HTTPStatus.OK, page, "text/html; charset=utf-8")

@@ -109,16 +109,18 @@ def _verdict(v: Verdict, page: Page) -> str:
     if v.failed:
         items.append(f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}")
     items.append("; ".join(escape(w) for w in (noise_words(v), settle_words(v)) if w))
-    last = study.rungs[-1]
-    recipe = study.recipe
-    epochs = f"{last} epoch{'s' if last > 1 else ''} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
     items.append(
-        f"these networks cost the same and trained for {escape(epochs)}: equal cost and equal epochs are equal "
-        "training cost; short training is a proxy for long"
+        f"these networks cost the same and trained for {escape(_trained(study))}: equal cost and equal epochs are "
+        "equal training cost; short training is a proxy for long"
         if v.equal_cost
         else "these networks are equal in nominal cost only: weigh each accuracy against its real cost in the table"
     )
     return f"<p class='lead'>{lead}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def _trained(study: Study) -> str:
+    last, recipe = study.rungs[-1], study.recipe
+    return f"{last} epoch{'s' if last > 1 else ''} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
 
 
 def _named(row: Row) -> str:
@@ -146,7 +148,10 @@ def warnings(page: Page) -> list[str]:
     mine = [r for r in page.records if r.candidate.role == "candidate"]
     short = {r.candidate.key for r in mine} - {r.candidate.key for r in mine if r.epochs == last}
     if short:
-        found.append(f"stopped: {len(short)} candidates never reached {last} epochs; the model carries them")
+        found.append(
+        never = "have not reached" if page.unfinished else "never reached"
+        found.append(f"stopped: {len(short)} candidates {never} {last} epochs; the model carries them")
+        )
     if page.native and any(r.candidate.arch.resolution > page.native for r in mine):
         found.append(f"upscaling: some networks see images larger than the {page.native} px that the data set has")
     if failed := sum(r.outcome is not None and not r.done for r in page.records):
@@ -169,20 +174,31 @@ def reproduce(page: Page) -> str:
 
 def comparison(pages: Sequence[Page]) -> str:
     """A row for each budget of each study."""
-    heads = ("study", "data", "budget", "the pick", "its shares", "val %", "may lose (95%)", "tied", "baseline", "runs")
+    heads = (
+        "study",
+        "budget",
+        "the pick",
+        "its shares",
+        "val %",
+        "may lose (95%)",
+        "tied",
+        "baseline",
+        "runs",
+        "trained",
+    )
     body = []
     for page in pages:
         for v in page.found:
             c = v.pick.candidate
             cells = [
-                page.title, page.data, v.budget, c.label, share_words(c).removeprefix("shares: "),
+                page.title, v.budget, c.label, share_words(c).removeprefix("shares: "),
                 f"{points(v.pick.mean)} ± {points(v.pick.error)}", f"{points(v.bound)} points",
                 f"{len(v.tied)} of {len(v.rows)}", points(v.baseline.mean) if v.baseline else "",
-                page.unfinished or str(sum(r.outcome is not None for r in page.records)),
+                page.unfinished or str(sum(r.outcome is not None for r in page.records)), _trained(page.study),
             ]  # fmt: skip
             body.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
         if not page.found:
-            cells = [page.title, page.data, *[""] * (len(heads) - 3), "no network of the budget has finished"]
+            cells = [page.title, *[""] * (len(heads) - 2), "no network of the budget has finished"]
             body.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     return (

@@ -87,6 +87,7 @@ def _network(runs: list[Record], row: Row | None, pick: bool, last: int) -> tupl
     c = runs[0].candidate
     done = [r.outcome for r in runs if r.done and r.outcome]
     whole = [r.outcome.seconds for r in runs if r.done and r.epochs == last and r.outcome]
+    count = row.seeds if row is not None else len(whole)  # fresh seeds only confirm: no part of the verdict
     speeds = [o.images_per_s for o in done if o.images_per_s]
     statuses = Counter(r.outcome.status if r.outcome else "not finished" for r in runs)
     beside = (None,) * 7
@@ -100,7 +101,7 @@ def _network(runs: list[Record], row: Row | None, pick: bool, last: int) -> tupl
         c.budget if c.role == "candidate" else "",
         *beside,
         "yes" if row is not None and row.tied else "",
-        len(whole),
+        count,
         ", ".join(f"{n} {status}" if n > 1 else status for status, n in statuses.items()),
         c.alpha,
         c.beta,

@@ -119,7 +119,7 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
     assert seen.column("networks", "network") == [label]
     assert seen.page.locator("#of-networks .count").inner_text() == f"1 of {len(TODO.everything)} rows"
     seen.page.locator("#networks tbody tr").first.click()
-    assert "seed 0, 1 epochs: done, val" in seen.page.locator("#networks tr.runs").inner_text()
+    assert "seed 0, epochs 1: done, val" in seen.page.locator("#networks tr.runs").inner_text()
 
     seen.page.fill("#of-runs input", "crashed")
     with seen.page.expect_download() as download:

@@ -14,7 +14,7 @@ const human = v => {
   return `${Number((v / scale).toPrecision(3))}${unit}`;
 };
 const FORMATS = {
-  text: v => v, number: v => String(Number(v.toPrecision(3))), si: human, fixed2: v => v.toFixed(2),
+  text: v => v, number: v => Number.isInteger(v) ? String(v) : String(Number(v.toPrecision(3))), si: human, fixed2: v => v.toFixed(2),
   percent: v => `${Math.round(100 * v)}%`, percent1: v => (100 * v).toFixed(1), ratio: v => `${v.toFixed(2)}x`,
   network: v => content.tables.networks.rows.label[v],
 };
@@ -112,7 +112,7 @@ function drawFigures() {
   const home = byId("figures") ?? byId("rest").appendChild(make("div", "", { id: "figures" }));
   const wanted = new Set(content.figures.map(f => `of-${f.id}`));
   for (const old of [...home.children]) if (!wanted.has(old.id)) old.remove();
-  for (const figure of content.figures) {
+  for (const [k, figure] of content.figures.entries()) {
     let place = byId(`of-${figure.id}`);
     if (!place) {
       place = section(home, `of-${figure.id}`, "");
@@ -128,7 +128,7 @@ function drawFigures() {
     }
     place.querySelector("h2").innerHTML = figure.heading;
     place.querySelector("p").innerHTML = figure.words;
-    home.append(place); // in the order of the content
+    if (home.children[k] !== place) home.insertBefore(place, home.children[k] ?? null); // in the order of the content
     draw(figure);
   }
 }
@@ -141,6 +141,7 @@ class Table {
     this.sort = null;
     this.up = false;
     this.most = 100;
+    this.unfolded = new Set(); // keys of networks
     this.place = section(byId("rest"), `of-${id}`, heading);
     this.place.querySelector("p").textContent = words;
     this.filter = make("input", "", { type: "search", placeholder: "filter", ariaLabel: `filter ${heading}` });
@@ -201,8 +202,14 @@ class Table {
       const row = make("tr");
       for (const [key, , , kind] of columns)
         row.append(make("td", shown(kind, rows[key][i]), { className: kind !== "network" && typeof rows[key][i] === "number" ? "n" : "" }));
-      if (this.id === "networks") row.addEventListener("click", () => this.unfold(row, i));
       body.append(row);
+      if (this.id !== "networks") continue;
+      const key = rows.network[i];
+      row.addEventListener("click", () => {
+        if (!this.unfolded.delete(key)) this.unfolded.add(key);
+        this.draw();
+      });
+      if (this.unfolded.has(key)) row.after(this.runsOf(i));
     }
     const top = make("thead");
     top.append(head);
@@ -213,16 +220,16 @@ class Table {
     this.more.textContent = `show ${Math.min(9 * this.most, found.length - this.most)} more`;
   }
 
-  unfold(row, i) { // each run of a network, under it
-    if (row.nextSibling?.className === "runs") return row.nextSibling.remove();
-    const runs = content.tables.runs.rows, cell = make("td", "", { colSpan: row.cells.length });
+  runsOf(i) { // each run of a network, under it
+    const runs = content.tables.runs.rows, cell = make("td", "", { colSpan: content.tables.networks.columns.length });
     for (const [k, of] of runs.row.entries())
-      if (of === i) cell.append(make("div", `seed ${runs.seed[k]}, ${runs.epochs[k]} epochs: ${runs.status[k]}`
+      if (of === i) cell.append(make("div", `seed ${runs.seed[k]}, epochs ${runs.epochs[k]}: ${runs.status[k]}`
         + (runs.val_acc[k] === null ? "" : `, val ${shown("percent1", runs.val_acc[k])} %`)
+        + (runs.test_acc[k] === null ? "" : `, test ${shown("percent1", runs.test_acc[k])} %`)
         + (runs.note[k] ? ` (${runs.note[k]})` : "")));
     const under = make("tr", "", { className: "runs" });
     under.append(cell);
-    row.after(under);
+    return under;
   }
 
   download() {
@@ -234,7 +241,7 @@ class Table {
     const link = make("a", "", { href: URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" })) });
     link.download = `${this.id}.csv`;
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000); // Safari reads it later
   }
 }
 
@@ -265,10 +272,14 @@ async function refresh(state) {
       content = await answer.json();
       state.tag = answer.headers.get("ETag");
       document.title = document.querySelector("h1").textContent = content.title;
-      for (const id of ["answer", "reproduce"]) if (content[id]) byId(id).outerHTML = content[id];
+      for (const id of ["answer", "reproduce"]) {
+        if (content[id] && state[id] !== content[id]) byId(id).outerHTML = content[id];
+        state[id] = content[id];
+      }
       drawAll();
     }
-    state.words.textContent = `live · ${content.state ?? ""} · ${new Date().toLocaleTimeString()}`;
+    const said = [200, 304].includes(answer.status) ? content.state ?? "" : await answer.text();
+    state.words.textContent = `live · ${said} · ${new Date().toLocaleTimeString()}`;
   } catch (error) {
     state.words.textContent = "the dashboard does not answer; this is the last that it said";
   }

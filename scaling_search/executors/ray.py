@@ -303,9 +303,8 @@ class RayExecutor:
                 job, event = self._exchange.events.get(timeout=_POLL)
             except queue.Empty:
                 if self._deserted():
-                    self._exchange.failure = (
-                        f"no node of the cluster has had {self._share} to train with for {_EMPTY:g} s"
-                    )
+                    needs = f"{self._threads} CPUs{' and a GPU' if self._cuda else ''}"
+                    self._exchange.failure = f"no node of the cluster has had {needs} for {_EMPTY:g} s"
                 if self._exchange.failure:
                     self._stop(_GRACE)
                     raise UserError(
@@ -326,9 +325,11 @@ class RayExecutor:
 
     def _deserted(self) -> bool:
         if time.monotonic() > self._look:
-            there = ray.cluster_resources()
-            if all(there.get(kind.upper(), 0.0) >= share for kind, share in self._share.items()):
-                self._peopled = time.monotonic()
+            with suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):  # the head itself may be gone
+                for node in ray.nodes():
+                    has = node["Resources"] if node["Alive"] else {}
+                    if all(has.get(kind.upper(), 0.0) >= share for kind, share in self._share.items()):
+                        self._peopled = time.monotonic()
             self._look = time.monotonic() + _LOOKS
         return time.monotonic() - self._peopled > _EMPTY + _LOOKS
 

@@ -153,7 +153,7 @@ def fronts(table: dict[str, Any]) -> dict[str, list[int]]:
 _MAP_WORDS = (
     "Where each network's extra cost goes: a corner spends all of it on one dimension, an edge on two of them, the "
     "middle on all three alike. Colour is expected validation accuracy, squares the smooth surface fitted through "
-    "all runs; ringed squares hold 95% of the probability of its highest point, the crosses go from where it "
+    "all runs; ringed squares hold 95% of the probability of its highest point, crosses go from where it "
     "was after the shortest runs to where it is after the longest. Hollow: the paper's coefficients as printed "
     "(nominal shares, never trained as such), EfficientNet-X's and the pure directions."
 )

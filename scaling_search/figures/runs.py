@@ -11,6 +11,7 @@ from scaling_search.figures.style import BLUE, GREY, INK, ORANGE, RED, layout
 from scaling_search.front import hypervolume_so_far
 from scaling_search.page import Page, escape
 from scaling_search.record import Record
+from scaling_search.verdict import searched
 
 
 def curve_words(page: Page) -> str:
@@ -23,10 +24,11 @@ def curve_words(page: Page) -> str:
     last = page.study.rungs[-1]
     stopped = [f"{left[e]} after {e} epoch{'s' if e > 1 else ''}" for e in sorted(left) if e < last]
     if stopped:
-        words += f"Networks stopped there: {', '.join(stopped)}; {left[last]} went on to {last}. "
+        where = "there so far" if page.unfinished else "stopped there"
+        words += f"Networks {where}: {', '.join(stopped)}; {left[last]} went on to {last}. "
     failed = Counter(r.outcome.status for r in page.records if r.outcome and not r.done)
     if failed:
-        words += f"Runs that failed ({', '.join(f'{n} {escape(s)}' for s, n in failed.items())}) end in a cross."
+        words += f"Runs that failed ({', '.join(f'{n} {escape(s)}' for s, n in failed.items())}) are crossed."
     return words
 
 
@@ -72,8 +74,8 @@ PROGRESS = (
 
 
 def progress(page: Page) -> go.Figure:
-    ended = [r for r in page.records if r.outcome is not None]
-    hours = np.cumsum([r.outcome.seconds if r.outcome else 0.0 for r in ended]) / 60
+    ended = [r for r in searched(page.records, page.study) if r.outcome is not None]
+    minutes = np.cumsum([r.outcome.seconds if r.outcome else 0.0 for r in ended]) / 60
     last = page.study.rungs[-1]
     whole = np.array([r.done and r.epochs == last for r in ended])
     accuracy = np.array([100 * r.val_acc if use else np.nan for r, use in zip(ended, whole, strict=True)])
@@ -81,16 +83,16 @@ def progress(page: Page) -> go.Figure:
     macs = np.log10([float(r.candidate.cost.macs) for r in ended])
     figure = go.Figure()
     figure.add_scatter(
-        x=hours, y=np.fmax.accumulate(mine), mode="lines", name="best run so far, %",
+        x=minutes, y=np.fmax.accumulate(mine), mode="lines", name="best run so far, %",
         line={"color": BLUE, "width": 2, "shape": "hv"},
     ).add_scatter(
-        x=hours, y=hypervolume_so_far(macs, accuracy, (float(macs.max()), 0.0)), mode="lines", yaxis="y2",
+        x=minutes, y=hypervolume_so_far(macs, accuracy, (float(macs.max()), 0.0)), mode="lines", yaxis="y2",
         name="hypervolume so far", line={"color": ORANGE, "width": 2, "dash": "dash", "shape": "hv"},
     )  # fmt: skip
     figure.update_xaxes(title={"text": "training time spent, minutes of all workers"})
     figure.update_yaxes(title={"text": "validation accuracy, %"})
     figure = layout(figure, 380, yaxis2={"overlaying": "y", "side": "right", "title": {"text": "hypervolume"}})
-    return figure.update_layout(margin={"r": 70}, yaxis2={"showgrid": False})
+    return figure.update_layout(margin={"r": 70}, yaxis2={"showgrid": False, "tickmode": "auto"})
 
 
 TIME = "Training and evaluation, minutes of all workers, by rung; what failed is apart."
