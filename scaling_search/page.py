@@ -148,10 +148,8 @@ def warnings(page: Page) -> list[str]:
     mine = [r for r in page.records if r.candidate.role == "candidate"]
     short = {r.candidate.key for r in mine} - {r.candidate.key for r in mine if r.epochs == last}
     if short:
-        found.append(
         never = "have not reached" if page.unfinished else "never reached"
         found.append(f"stopped: {len(short)} candidates {never} {last} epochs; the model carries them")
-        )
     if page.native and any(r.candidate.arch.resolution > page.native for r in mine):
         found.append(f"upscaling: some networks see images larger than the {page.native} px that the data set has")
     if failed := sum(r.outcome is not None and not r.done for r in page.records):
