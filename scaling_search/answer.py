@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,21 @@ def page_of(source: Store | Curves, folder: Path) -> Page:
         records=records,
         found=tuple(verdicts(records, study)),
         native=(source.fact("data facts") or {}).get("native", 0),
+        family=_family(folder / "family"),
     )
+
+
+def _family(folder: Path) -> tuple[Record, ...]:
+    """What `scaling-search family --train` has trained in its own place; nothing where there is none to read."""
+    if not (folder / "study.db").is_file():
+        return ()
+    with suppress(UserError):
+        store = Store.read(folder)
+        try:
+            return tuple(r for r in store.records() if r.done)
+        finally:
+            store.close()
+    return ()
 
 
 def finish(source: Store | Curves, folder: Path, console: Console) -> bool:

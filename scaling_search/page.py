@@ -48,6 +48,7 @@ class Page:
     records: list[Record]
     found: tuple[Verdict, ...]
     native: int = 0  # px of the images; 0: not known
+    family: tuple[Record, ...] = ()  # runs of `scaling-search family --train`
 
 
 def escape(text: object) -> str:

@@ -153,6 +153,15 @@ def test_published_networks_lie_over_imagenet(page: Page) -> None:
     assert not any("published" in name for name in names("imagenette"))
 
 
+def test_a_trained_family_lies_over_the_front(page: Page) -> None:
+    small, large = sorted(TODO.everything, key=lambda c: c.cost.macs)[:: len(TODO.everything) - 1]
+    family = (record(large, 0, 0.8), record(small, 0, 0.7), record(large, 1, 0.9))
+    traces = told_by(build(replace(page, family=family)))["figures"][0]["figure"]["data"]
+    (trace,) = [t for t in traces if t["name"].startswith("its family")]
+    assert trace["x"] == [small.cost.macs, large.cost.macs] and trace["y"] == pytest.approx([70, 85])
+    assert trace["meta"]["costs"]["params"] == [small.cost.params, large.cost.params]
+
+
 def test_several_studies_on_one_page(page: Page) -> None:
     other = replace(page, title="other <script>")
     text = build_comparison([page, other, told(page, [])])

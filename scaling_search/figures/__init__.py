@@ -7,18 +7,20 @@ chosen cost as x), `front` (the front along each cost), `curves` (hover texts of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from effnet.cost import cost
+from effnet.cost import Cost, cost
 from effnet.families import arch
 from scaling_search.analysis import front
 from scaling_search.figures import runs
 from scaling_search.figures.style import AXES, BLUE, GREEN, GREY, INK, ORANGE, RED, hover, layout
 from scaling_search.page import Page, escape
+from scaling_search.record import Record
 from scaling_search.triangle import NAMED
 from scaling_search.verdict import Row, Surface, Verdict
 
@@ -125,21 +127,38 @@ def _front(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[
             )
     if page.dataset.replace("_", "-").lower() in ("imagenet", "imagenet-1k"):
         costs = [cost(arch(name)) for name in _PUBLISHED]
-        figure.add_scatter(
-            x=[c.macs for c in costs],
-            y=list(_PUBLISHED.values()),
-            mode="lines+markers",
-            name="EfficientNet as published, fully trained",
-            line={"color": GREEN, "width": 1},
-            marker={"symbol": "circle-open", "size": 9},
-            text=[f"EfficientNet-{name.upper()}" for name in _PUBLISHED],
-            hovertemplate="%{text}: %{y} %<extra></extra>",
-            meta={"costs": {"macs": [c.macs for c in costs], "params": [c.params for c in costs],
-                            "acts": [c.acts for c in costs]}},
-        )  # fmt: skip
+        texts = [f"EfficientNet-{name.upper()}" for name in _PUBLISHED]
+        _overlay(figure, "EfficientNet as published, fully trained", costs, list(_PUBLISHED.values()), texts, GREEN)
+    if page.family:
+        runs_of: dict[str, list[Record]] = {}
+        for r in sorted(page.family, key=lambda r: r.candidate.cost.macs):
+            runs_of.setdefault(r.candidate.key, []).append(r)
+        members = [group[0].candidate for group in runs_of.values()]
+        means = [100 * fmean(r.val_acc for r in group) for group in runs_of.values()]
+        _overlay(
+            figure, "its family, mean of own runs", [c.cost for c in members], means, [c.label for c in members], RED
+        )
     figure.update_xaxes(title={"text": AXES["macs"]}, type="log")
     figure.update_yaxes(title={"text": "validation accuracy, %"})
     return layout(figure, 480)
+
+
+def _overlay(
+    figure: go.Figure, name: str, costs: list[Cost], values: list[float], texts: list[str], colour: str
+) -> None:
+    """Networks that are no part of the study, joined by a line."""
+    along = {axis: [getattr(c, axis) for c in costs] for axis in ("macs", "params", "acts")}
+    figure.add_scatter(
+        x=along["macs"],
+        y=values,
+        mode="lines+markers",
+        name=name,
+        line={"color": colour, "width": 1},
+        marker={"symbol": "circle-open", "size": 9},
+        text=[escape(text) for text in texts],
+        hovertemplate="%{text}: %{y:.1f} %<extra></extra>",
+        meta={"costs": along},
+    )
 
 
 def fronts(table: dict[str, Any]) -> dict[str, list[int]]:
