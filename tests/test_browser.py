@@ -185,7 +185,7 @@ def test_pages_of_little_have_no_error(browser: Any, page: Page, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A real study that runs, and the address of its dashboard."""
+    """A real study, longer than the tests, and the address of its dashboard."""
     folder = tmp_path_factory.mktemp("live") / "run"
     words = [
         *WORDS,
