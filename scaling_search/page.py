@@ -50,6 +50,11 @@ class Page:
     native: int = 0  # px of the images; 0: not known
     family: tuple[Record, ...] = ()  # runs of `scaling-search family --train`
 
+    @property
+    def picks(self) -> set[str]:
+        """Keys of the networks chosen."""
+        return {v.pick.candidate.key for v in self.found}
+
 
 def escape(text: object) -> str:
     return html.escape(str(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaling_search.candidate import Candidate
@@ -35,3 +36,11 @@ class Record:
         if self.outcome is None or self.outcome.status != "done":
             raise ValueError(f"run {self.number} has no final accuracy")
         return self.outcome.epochs[-1].val_acc
+
+
+def by_network_key(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """A key is a hash over the whole network: not to be had ten thousand times for each of a hundred networks."""
+    found: dict[str, list[Record]] = {}
+    for r in runs:
+        found.setdefault(r.candidate.key, []).append(r)
+    return found

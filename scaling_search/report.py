@@ -21,19 +21,23 @@ from scaling_search.page import Page, answer, comparison, escape, reproduce
 def build(page: Page) -> str:
     """The whole page as HTML text."""
     words = f"{answer(page)}<div id='rest'></div>{reproduce(page)}"
-    return _html(page.title, words, content(page))
+    return _html(page.title, words, _content(page, {}))
 
 
 def content(page: Page) -> str:
-    """What the page shows, as JSON: words as HTML (escaped), figures as plotly's JSON, tables as columns."""
+    """What the live page shows, as JSON: words as HTML (escaped), figures as plotly's JSON, tables as columns."""
+    return _content(page, {"answer": answer(page), "reproduce": reproduce(page)})
+
+
+def _content(page: Page, words: dict[str, str]) -> str:
+    """`words`: what is not on the page already."""
     told, networks = tables.told_rows(page), tables.networks(page)
     index = {key: i for i, key in enumerate(networks["rows"]["network"])}
     drawn = figures.figures(page, told, index, networks)
     return _json(
         {
             "title": page.title,
-            "answer": answer(page),
-            "reproduce": reproduce(page),
+            **words,
             "axes": AXES,
             "tables": {"networks": networks, "runs": tables.runs(page, index)},
         },

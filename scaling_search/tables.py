@@ -12,7 +12,7 @@ from typing import Any
 
 from effnet.arch import Arch
 from scaling_search.page import Page
-from scaling_search.record import Record
+from scaling_search.record import Record, by_network_key
 from scaling_search.verdict import Row
 
 # key, heading, what it says, how the page shows it
@@ -64,14 +64,11 @@ _RUNS = (
 def networks(page: Page) -> dict[str, Any]:
     """{columns, rows: key → values}: one row a network, the verdicts' order first."""
     told = told_rows(page)
-    groups: dict[str, list[Record]] = {}
-    for r in page.records:
-        groups.setdefault(r.candidate.key, []).append(r)
+    groups = by_network_key(page.records)
     order = {key: i for i, key in enumerate(told)}
     keys = sorted(groups, key=lambda key: order.get(key, len(order)))
-    picks = {v.pick.candidate.key for v in page.found}
     last = page.study.rungs[-1]
-    return _columns(_NETWORKS, [_network(groups[key], told.get(key), key in picks, last) for key in keys])
+    return _columns(_NETWORKS, [_network(groups[key], told.get(key), key in page.picks, last) for key in keys])
 
 
 def told_rows(page: Page) -> dict[str, Row]:

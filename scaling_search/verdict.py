@@ -14,7 +14,7 @@ import numpy as np
 
 from scaling_search.candidate import Candidate
 from scaling_search.posterior import Array, Posterior, Runs, posterior
-from scaling_search.record import Record
+from scaling_search.record import Record, by_network_key
 from scaling_search.study import Study
 from scaling_search.triangle import SINGLE, simplex
 
@@ -223,7 +223,7 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
     if answer is None:
         return None
     keys, post = answer
-    by_network, tests = _by_network(runs), _by_network([r for r in records if r.test_acc is not None])
+    by_network, tests = by_network_key(runs), by_network_key([r for r in records if r.test_acc is not None])
     networks = {key: group[0].candidate for key, group in by_network.items()}
     inside = [i for i, key in enumerate(keys) if networks[key].role == "candidate"]
     accuracy = post.accuracy[:, inside]
@@ -268,14 +268,6 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
         failed=tuple(c for key, c in ended.items() if key in gone),
         left_out=sum(r.outcome is not None and not r.done for key in keys for r in by_network[key]),
     )
-
-
-def _by_network(runs: Sequence[Record]) -> dict[str, list[Record]]:
-    """A key is a hash over the whole network: not to be had ten thousand times for each of a hundred networks."""
-    found: dict[str, list[Record]] = {}
-    for r in runs:
-        found.setdefault(r.candidate.key, []).append(r)
-    return found
 
 
 def _surface(inside: list[Candidate], runs: list[Record], study: Study, budget: str) -> Surface | None:

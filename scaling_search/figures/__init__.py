@@ -20,7 +20,7 @@ from scaling_search.analysis import front
 from scaling_search.figures import runs
 from scaling_search.figures.style import AXES, BLUE, GREEN, GREY, INK, ORANGE, RED, hover, layout
 from scaling_search.page import Page, escape
-from scaling_search.record import Record
+from scaling_search.record import by_network_key
 from scaling_search.triangle import NAMED
 from scaling_search.verdict import Row, Surface, Verdict
 
@@ -105,7 +105,7 @@ def _front(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[
         hoverinfo="skip",
         meta={"front": lines},
     )
-    picks = {v.pick.candidate.key for v in page.found}
+    picks = page.picks
     kinds = [
         ("networks of the budget", "candidate", BLUE, "circle", 9),
         ("chosen", "pick", RED, "star", 16),
@@ -130,11 +130,9 @@ def _front(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[
         texts = [f"EfficientNet-{name.upper()}" for name in _PUBLISHED]
         _overlay(figure, "EfficientNet as published, fully trained", costs, list(_PUBLISHED.values()), texts, GREEN)
     if page.family:
-        runs_of: dict[str, list[Record]] = {}
-        for r in sorted(page.family, key=lambda r: r.candidate.cost.macs):
-            runs_of.setdefault(r.candidate.key, []).append(r)
-        members = [group[0].candidate for group in runs_of.values()]
-        means = [100 * fmean(r.val_acc for r in group) for group in runs_of.values()]
+        groups = by_network_key(sorted(page.family, key=lambda r: r.candidate.cost.macs)).values()
+        members = [group[0].candidate for group in groups]
+        means = [100 * fmean(r.val_acc for r in group) for group in groups]
         _overlay(
             figure, "its family, mean of own runs", [c.cost for c in members], means, [c.label for c in members], RED
         )

@@ -12,6 +12,7 @@ from scaling_search.analysis import front
 from scaling_search.figures import ternary
 from scaling_search.figures.style import AXES, BLUE, GREEN, GREY, ORANGE, RED, layout
 from scaling_search.page import Page, escape
+from scaling_search.tables import told_rows
 from scaling_search.verdict import Verdict
 
 
@@ -20,9 +21,8 @@ def compared(pages: Sequence[Page]) -> str:
     figure = go.Figure()
     colours, symbols = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", GREY), ("circle", "square", "diamond", "cross")
     for i, page in enumerate(pages):
-        rows = {r.candidate.key: r for v in page.found for r in (*v.rows, *v.references, *filter(None, [v.baseline]))}
-        picks = {v.pick.candidate.key for v in page.found}
-        ordered = sorted(rows.values(), key=lambda r: r.candidate.cost.macs)
+        picks = page.picks
+        ordered = sorted(told_rows(page).values(), key=lambda r: r.candidate.cost.macs)
         frame = pd.DataFrame({"macs": [r.candidate.cost.macs for r in ordered], "mean": [r.mean for r in ordered]})
         line, colour, name = front(frame), colours[i % len(colours)], escape(page.title)
         figure.add_scatter(
