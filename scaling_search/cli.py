@@ -44,7 +44,7 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--batch", "recipe.batch", int, "images per step"),
     ("--threads", "threads", int, "per run"),
     ("--deadline", "deadline", float, "seconds after which a run is given up"),
-    ("--device", "device", str, "cpu, cuda or auto"),
+    ("--device", "device", str, "cpu, cuda, cuda:1 (that card alone) or auto (default: auto)"),
 )
 
 
@@ -150,21 +150,41 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
     if args.study and args.preset:
         raise UserError("--study and --preset: give one of them")
     overrides = _overrides(args)
-    name, path = _definition(args)
-    study = read(path, overrides)
+    indices = None
+    if str(overrides.get("device", "")).startswith("cuda:"):
+        from scaling_search.devices import parse
 
-    from scaling_search import run
+        overrides["device"], indices = parse(overrides["device"])
+    try:
+        name, path = _definition(args, overrides.get("device", "auto"))
+        study = read(path, overrides)
 
-    return run.search(
-        study,
-        label=name if args.preset or args.study else "",
-        out=args.out,
-        place=run.Place(args.executor, args.workers, args.ray_address, args.storage, args.store),
-        command=shlex.join(["python", "run_search.py", *(without_secrets(w) for w in argv if w != "search")]),
-        console=Console(),
-        clock=run.Clock(limit, began),
-        replay=args.replay,
-    )
+        from scaling_search import run
+
+        place = run.Place(
+            args.executor,
+            args.workers,
+            args.ray_address,
+            devices=indices,
+            storage=args.storage,
+            store=args.store,
+        )
+        words = (without_secrets(word) for word in argv if word != "search")
+        return run.search(
+            study,
+            label=name if args.preset or args.study else "",
+            out=args.out,
+            place=place,
+            command=shlex.join(["python", "run_search.py", *words]),
+            console=Console(),
+            clock=run.Clock(limit, began),
+            replay=args.replay,
+        )
+    finally:
+        if args.ray_address is not None:
+            from scaling_search.executors.ray import disconnect
+
+            disconnect()
 
 
 def _seconds(text: str) -> float:
@@ -182,8 +202,9 @@ def _seconds(text: str) -> float:
     return float(total)
 
 
-def _definition(args: argparse.Namespace) -> tuple[str, Path]:
-    """The study file and its name: the one given, the preset asked for, or the device's default."""
+def _definition(args: argparse.Namespace, device: str) -> tuple[str, Path]:
+    """The study file and its name: the one given, the preset named, or the default of `device`, which
+    is the cluster's where the study runs on one. Raises UserError."""
     from scaling_search.study import PRESETS, preset_path
 
     if args.study:
@@ -192,10 +213,15 @@ def _definition(args: argparse.Namespace) -> tuple[str, Path]:
         raise UserError(f"--preset {args.preset}: known are {', '.join(PRESETS)}; --study takes a file of your own")
     if args.preset:
         return args.preset, preset_path(args.preset)
-    import torch
+    if device == "auto" and args.ray_address is not None:
+        from scaling_search.executors.ray import resolve_on_cluster
 
-    cuda = torch.cuda.is_available() and getattr(args, "device", None) != "cpu"
-    name = "standard" if cuda else "quick"
+        device = resolve_on_cluster(args.ray_address, device)
+    elif device == "auto":
+        from scaling_search.devices import probe_cuda
+
+        device = "cuda" if probe_cuda().count else "cpu"
+    name = "standard" if device == "cuda" else "quick"
     return name, preset_path(name)
 
 

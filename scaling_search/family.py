@@ -276,7 +276,7 @@ def _train(args: argparse.Namespace, study: Any, baseline: Candidate, family: li
     own = study.model_copy(update={**alone, "extra": 0, "confirm": 0, "references": ()})
     if args.data:
         own = own.model_copy(update={"data": own.data.model_copy(update={"source": args.data})})
-    own, data = run.found(own, console)
+    own, data = run.resolve_device_and_data(own, console)
     todo = Plan(baseline, (), networks, {}, ())
     status, records = run.train_family(own, todo, data, args.out or args.run / "family", args.workers, console)
     if status:

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from effnet import atomic
 from effnet.budget import human
-from scaling_search import UserError, __version__
+from scaling_search import UserError, __version__, devices
 from scaling_search.answer import finish, write_table
 from scaling_search.curves import TABLE, Curves
 from scaling_search.curves import check as check_curves
 from scaling_search.curves import read as read_curves
 from scaling_search.data import Facts
+from scaling_search.devices import Machine
 from scaling_search.executors import Executor, open_executor
 from scaling_search.executors.replay import ReplayExecutor
 from scaling_search.packing import MOST, Packing
@@ -47,6 +48,7 @@ class Place:
     executor: str = "local"
     workers: int | None = None
     ray_address: str | None = None
+    devices: tuple[int, ...] | None = None  # of this machine's GPUs, these alone; None: every one
     storage: str | None = None  # of checkpoints: a folder that all nodes share, or an address such as s3://bucket/path
     store: str | None = None  # postgresql://...
 
@@ -83,24 +85,30 @@ def search(
 
     Everything the user gave is checked before anything is written. Raises UserError."""
     curves = read_curves(replay) if replay else None
-    study, data = _recorded(study, curves) if curves else found(study, console, remote=place.ray_address is not None)
+    if curves:
+        study, data = _recorded(study, curves)
+    else:
+        study, data = resolve_device_and_data(study, console, place)
     say(console, "data", data.line)
     with console.status("planning"):
         todo = plan(study, data.classes, data.native)
     _say_plan(console, study, todo)
+    machine = None
     if curves:
         check_curves(curves, study, todo.everything)
+    else:
+        machine = _examine_machine(study, todo, place, console)
 
     names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
     folder = out or Path("runs") / re.sub(r"[^\w.,+-]", "_", "-".join(filter(None, names))).lstrip(".")
     identity = study.identity(data.digest)
-    facts = _facts(study, todo, data, command, identity)
+    facts = _facts(study, todo, data, command, identity, machine)
     if curves and (folder / "study.db").exists():
         raise UserError(f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose another")
     checkpoints = _checkpoints(folder, place.storage)
     store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts, place.store)
     try:
-        status = _train(study, todo, data, store, folder, checkpoints, place, clock, curves, console)
+        status = _train(study, todo, data, store, folder, checkpoints, place, clock, curves, machine, console)
         if any(r.outcome for r in store.records()):
             if curves:  # in place of study.db
                 write_table(store, folder / TABLE)
@@ -122,8 +130,10 @@ def _train(
     place: Place,
     clock: Clock,
     curves: Curves | None,
+    machine: Machine | None,
     console: Console,
 ) -> int:
+    kernels = _agreed_kernels(store, study, folder, machine) if machine else ""
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / "study.toml", study.to_toml().encode())
     finished, spent = sum(r.outcome is not None for r in store.records()), store.fact("spent") or 0.0
@@ -140,7 +150,15 @@ def _train(
                 ReplayExecutor(curves)
                 if curves
                 else open_executor(
-                    place.executor, place.workers, study.device, study.threads, data, checkpoints, place.ray_address
+                    place.executor,
+                    place.workers,
+                    study.device,
+                    study.threads,
+                    data,
+                    checkpoints,
+                    place.ray_address,
+                    devices=place.devices,
+                    per_gpu=_per_gpu(study, todo, machine),
                 )
             )
             until, test_until = clock.ends(spent)
@@ -153,6 +171,7 @@ def _train(
                     where,
                     live,
                     device=study.device,
+                    kernels=kernels,
                     checkpoints=checkpoints,
                     until=until,
                     test_until=test_until,
@@ -206,40 +225,111 @@ def train_family(
 ) -> tuple[int, list[Record]]:
     """Train a plan that no space was searched for; exit status and the runs. Raises UserError."""
     identity = study.identity(data.digest) | {"family": [c.key for c in todo.candidates]}
-    store = Store.create(folder, identity, _facts(study, todo, data, f"scaling-search family, in {folder}", identity))
+    place, checkpoints = Place(workers=workers), _checkpoints(folder, None)
+    machine = _examine_machine(study, todo, place, console)
+    command = f"scaling-search family, in {folder}"
+    store = Store.create(folder, identity, _facts(study, todo, data, command, identity, machine))
     try:
-        place, checkpoints = Place(workers=workers), _checkpoints(folder, None)
-        status = _train(study, todo, data, store, folder, checkpoints, place, Clock(), None, console)
+        status = _train(study, todo, data, store, folder, checkpoints, place, Clock(), None, machine, console)
         return status, store.records()
     finally:
         store.close()
 
 
-def device_of(study: Study, remote: bool = False) -> str:
-    """cpu or cuda. Raises UserError for a device, or a library of the recipe, that is not here; `remote`: nor need be,
-    since a cluster has it."""
+def resolve_device(study: Study, place: Place, console: Console) -> str:
+    """cpu or cuda: of this machine or, with a Ray address, of that cluster.
+
+    Raises UserError for a device that is not there, or a library of the recipe that is not here."""
     if study.recipe.randaugment and find_spec("torchvision") is None:
-        raise UserError("recipe.randaugment: needs torchvision (pip install torchvision), or set it to false")
-    if study.device == "cuda" and not remote and not torch.cuda.is_available():
-        raise UserError("device cuda: torch finds no CUDA device here; use --device cpu")
-    if study.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return study.device
+        raise UserError(
+            "recipe.randaugment: needs torchvision (pip install torchvision), or set it to false"
+        )
+    if place.ray_address is not None:
+        from scaling_search.executors.ray import resolve_on_cluster
+
+        return resolve_on_cluster(place.ray_address, study.device, place.devices)
+    device, note = devices.resolve(study.device, place.devices)
+    if note:
+        say(console, "note", note)
+    return device
 
 
-def found(study: Study, console: Console, remote: bool = False) -> tuple[Study, Facts]:
-    """The study with its device and its data found, and what they are; `remote`: the device is a cluster's. Raises
-    UserError."""
+def resolve_device_and_data(
+    study: Study, console: Console, place: Place | None = None
+) -> tuple[Study, Facts]:
+    """The study with `auto` replaced by its device and its data set, and what the data are.
+
+    `place`: where it runs, by default this machine. Raises UserError."""
+    device = resolve_device(study, place or Place(), console)
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)
-    # a device and a data set found for `auto` are part of the study from here on
+    # a device and a data set that were found for `auto` are part of the study from here on
     settings = study.settings()
-    settings["device"] = device_of(study, remote)
+    settings["device"] = device
     if study.data.source == "auto":
         settings["data"]["source"] = data.name
     elif (path := own_path(study.data.source)).exists():
         settings["data"]["source"] = str(path.resolve())  # study.toml can be run from anywhere
     return check(settings, "study"), data.facts(study.data.train_images, study.data.val_images)
+
+
+def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -> Machine:
+    """What trains the study: this machine, or the nodes of its cluster; what is slow or does not fit
+    is said. Raises UserError where nothing could be trained."""
+    if place.ray_address is not None:
+        from scaling_search.executors.ray import describe_cluster
+
+        machine = describe_cluster(place.ray_address, study.device, study.threads)
+    else:
+        machine = devices.describe(study.device, place.devices)
+    if study.device == "cpu" and machine.why_no_kernels:
+        say(
+            console,
+            "note",
+            f"numba cannot be imported ({machine.why_no_kernels}): plain modules train, 2 to 5 times "
+            "slower on a CPU; pip install numba, before the first run",
+        )
+    if machine.memory:
+        networks = [c.arch for c in todo.everything]
+        if note := devices.check_memory(study, networks, machine):
+            say(console, "note", note)
+    return machine
+
+
+def _per_gpu(study: Study, todo: Plan, machine: Machine | None) -> int:
+    """How many trainings share a GPU under Ray, which counts by fractions, when nobody says.
+
+    At most 2, unmeasured: without MPS, processes take turns on a card, and while two fill each
+    other's gaps, more wait for one another and each takes memory."""
+    if machine is None or not machine.memory:
+        return 1
+    return devices.trainings_per_gpu(study, [c.arch for c in todo.everything], machine.memory, 2)
+
+
+def _agreed_kernels(store: Store, study: Study, folder: Path, machine: Machine) -> str:
+    """The kernels of every run of this study, recorded when it begins.
+
+    Raises UserError where its runs so far were trained with others: their last bits differ."""
+    records = store.records()
+    recorded = store.fact("kernels")
+    if recorded is None:
+        # earlier releases kept them with each run, and had plain modules alone on CUDA
+        named = [r.outcome.versions.get("kernels", "") for r in records if r.outcome and r.done]
+        known = [name for name in named if name]
+        if known:
+            recorded = "torch" if study.device == "cuda" else known[0]
+    if recorded is None or not records:  # nothing was trained yet
+        recorded = machine.kernels
+    store.set_fact("kernels", recorded)
+    plain_on_cuda = study.device == "cuda" and recorded == "torch"  # which every machine has
+    if recorded != machine.kernels and not plain_on_cuda:
+        reason = f" ({machine.why_no_kernels})" if machine.why_no_kernels else ""
+        raise UserError(
+            f"run folder {folder} was trained with the kernels of {recorded}, here they are those of "
+            f"{machine.kernels}{reason}, whose last bits differ: go on where {recorded}'s are, or "
+            "choose another folder with --out"
+        )
+    return str(recorded)
 
 
 def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
@@ -253,11 +343,20 @@ def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
     return check(settings, "study"), curves.data
 
 
-def _facts(study: Study, todo: Plan, data: Facts, command: str, identity: dict[str, object]) -> dict[str, object]:
+def _facts(
+    study: Study,
+    todo: Plan,
+    data: Facts,
+    command: str,
+    identity: dict[str, object],
+    machine: Machine | None,
+) -> dict[str, object]:
     base = todo.baseline.cost.macs
     hardware = f"{platform.machine()}, {os.cpu_count()} cores"
-    if study.device == "cuda" and torch.cuda.is_available():
-        hardware = f"{torch.cuda.get_device_name()}; {hardware}"
+    if machine and machine.gpu:
+        hardware = f"{machine.gpu}; {hardware}"
+    training = versions(machine.kernels if machine else "")
+    installed = {"scaling-search": __version__, **training, **store_versions()}
     found = ", ".join(f"{n} networks at {b}" for b, n in todo.found.items())
     return {
         "settings": study.settings(),
@@ -273,9 +372,7 @@ def _facts(study: Study, todo: Plan, data: Facts, command: str, identity: dict[s
             "study": identity_hash(identity),
             "begun": time.strftime("%Y-%m-%d %H:%M"),
             "hardware": hardware,
-            "versions": ", ".join(
-                f"{k} {v}" for k, v in {"scaling-search": __version__, **versions(), **store_versions()}.items()
-            ),
+            "versions": ", ".join(f"{name} {version}" for name, version in installed.items() if version),
         },
     }
 

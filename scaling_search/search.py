@@ -48,6 +48,7 @@ class Search:
         *,
         device: str,
         checkpoints: str,
+        kernels: str = "",
         until: float = math.inf,
         test_until: float = math.inf,
         exists: Callable[[str, int, int], bool] = lambda network, seed, epochs: True,
@@ -56,10 +57,11 @@ class Search:
     ) -> None:
         """`until`, `test_until`: time.monotonic() at which training stops, and testing; given them, runs are added for
         as long as there is time. `exists`: whether a run can be had at all; a replayed table may end. `stopping`:
-        whether the user has asked to stop. `packing`: where several trainings may share a GPU."""
+        whether the user has asked to stop. `packing`: where several trainings may share a GPU. `kernels`: those that
+        every run must be trained with (step.kernels), "" for any."""
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
-        self._device, self._checkpoints = device, checkpoints
+        self._device, self._checkpoints, self._kernels = device, checkpoints, kernels
         self._until, self._test_until, self._exists = until, test_until, exists
         self._stopping, self._packing = stopping, packing
         self.out_of_time = False
@@ -256,6 +258,7 @@ class Search:
             test_images=study.data.test_images,
             compile=study.compile,
             deadline=study.deadline,
+            kernels=self._kernels,
         )
 
 

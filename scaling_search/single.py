@@ -24,7 +24,7 @@ _SETTINGS: tuple[tuple[str, str, type, Any, str], ...] = (
     ("--seed", "seed", int, 0, "also says which fold validates"),
     ("--threads", "threads", int, 1, "of this run"),
     ("--deadline", "deadline", float, None, "seconds after which the run is given up"),
-    ("--device", "device", str, "auto", "cpu, cuda or auto"),
+    ("--device", "device", str, "auto", "cpu, cuda, cuda:1 (that card) or auto (default: auto)"),
 )
 
 
@@ -43,7 +43,7 @@ def add_command(commands: Any) -> None:
 
 def _train(args: argparse.Namespace, argv: list[str]) -> int:
     """Exit status 0; 1 when the run failed; 130 after Ctrl-C, and the same command goes on."""
-    from scaling_search import run
+    from scaling_search import devices, run
     from scaling_search.progress import say
     from scaling_search.sources import load_or_explain
     from scaling_search.study import check
@@ -56,8 +56,12 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
         part, _, field = name.rpartition(".")
         if (value := getattr(args, name)) is not None:
             (settings.setdefault(part, {}) if part else settings)[field] = [value] if name == "rungs" else value
+    settings["device"], indices = devices.parse(settings["device"])
     study = check(settings, "command line")
-    console, device = Console(), run.device_of(study)
+    console = Console()
+    device = run.resolve_device(study, run.Place(devices=indices), console)
+    if indices is not None:
+        device = f"{device}:{indices[0]}"
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)
     args.classes = len(data.classes)
@@ -90,7 +94,6 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _profile(trial: Any, data: Any, console: Console) -> int:
     from scaling_search.profile import profile
-    from scaling_search.step import kernels
 
     images = min(len(data.train_labels), trial.train_images or 2048, 64 * trial.recipe.batch)
     try:
@@ -104,7 +107,9 @@ def _profile(trial: Any, data: Any, console: Console) -> int:
         table.add_row(part, f"{1000 * seconds / found.steps:.2f}", f"{seconds / total:.0%}")
     console.print(table)
     batch = trial.recipe.batch
-    print(f"a step of {batch} images takes {1000 * found.step:.2f} ms: {batch / found.step:,.0f} images/s, {kernels()}")
+    print(f"a step of {batch} images takes {1000 * found.step:.2f} ms: {batch / found.step:,.0f} images/s, kernels of {found.kernels}")
+    if found.eager:
+        print(f"the step was not captured: {found.eager}")
     print(
         f"{found.achieved / 1e9:,.1f} GFLOP/s, {found.achieved / found.peak:.1%} of the {found.peak / 1e9:,.1f} that a "
         f"matrix product reaches here"

@@ -38,15 +38,16 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import numpy as np
 import ray
+import torch
 from ray import tune
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_search import UserError, checkpoint
 from scaling_search.data import Dataset
+from scaling_search.devices import Machine, describe
 from scaling_search.executors import Driver, Job
 from scaling_search.executors.local import Train, cores
-from scaling_search.packing import MOST
 from scaling_search.train import run
 from scaling_search.trial import Epoch, Outcome, Pulse, Trial
 from scaling_search.watchdog import watched
@@ -60,6 +61,9 @@ _EMPTY = 120.0  # s without a node that could train, before the study stops; a c
 _LOOKS = 2.0  # s between two looks at the cluster
 _CLOSES = 5.0  # s that Tune has to end by itself
 _SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
+_FRACTIONS = 10_000  # of a GPU: Ray rounds to the nearest, and six of 0.1667 would be more than one
+_SLIVER = 0.01  # of a GPU, for a task that looks at it
+_DESCRIBES = 60.0  # s that a node has to say what it trains with; a busy GPU has no sliver to spare
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
@@ -70,9 +74,12 @@ class _Trainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], data: Dataset | None = None, train: Train = run) -> None:
         self._data, self._train = data, train
+        self._spoiled = False  # by a run that broke: a CUDA context above all
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        if self._spoiled:  # Tune ends this actor, and the run starts in a new one
+            return False
         trial = self._trial = Trial.from_dict(json.loads(new_config["trial"]))
         self._failure = ""
         try:
@@ -91,6 +98,7 @@ class _Trainable(tune.Trainable):
             with watched():
                 for event in self._events:
                     if isinstance(event, Outcome):
+                        self._spoiled = event.status == "crashed" or bool(event.eager)
                         return {**result, "outcome": json.dumps(event.as_dict()), "done": True}
                     if isinstance(event, Epoch):
                         result["epoch"] = json.dumps(asdict(event))
@@ -110,10 +118,14 @@ class _Trainable(tune.Trainable):
 
 
 class _Exchange(Searcher, tune.Stopper):
-    """Between Tune's thread and the driver's: jobs one way, what became of them the other."""
+    """Between Tune's thread and the driver's: jobs one way, what became of them the other.
 
-    def __init__(self) -> None:
+    `sharing`: how many trainings share a GPU. A deadline is of a run's own time, so it is so many
+    times longer; the rate of a run that shares would be its neighbours', and is 0.0 on record."""
+
+    def __init__(self, sharing: int = 1) -> None:
         Searcher.__init__(self, metric="done", mode="max")
+        self.sharing = sharing
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.events: queue.SimpleQueue[tuple[Job, Epoch | Outcome | str]] = queue.SimpleQueue()
         self.failure: str | None = None
@@ -135,7 +147,10 @@ class _Exchange(Searcher, tune.Stopper):
         except queue.Empty:
             return None
         self._live[trial_id] = job
-        return {"trial": json.dumps(job.trial.as_dict())}
+        trial = job.trial
+        if trial.deadline is not None:
+            trial = replace(trial, deadline=self.sharing * trial.deadline)
+        return {"trial": json.dumps(trial.as_dict())}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "epoch" in result:
@@ -148,7 +163,10 @@ class _Exchange(Searcher, tune.Stopper):
         if result and "failure" in result:
             self.failure = result["failure"]
         elif result and "outcome" in result:
-            self.events.put((job, Outcome.from_dict(json.loads(result["outcome"]))))
+            outcome = Outcome.from_dict(json.loads(result["outcome"]))
+            if self.sharing > 1:
+                outcome = replace(outcome, images_per_s=0.0)
+            self.events.put((job, outcome))
             self._owed = True
         elif not self.stopping:  # else Tune has stopped it: it goes on another time
             begun = trial_id in self.begun
@@ -194,8 +212,8 @@ class _Starts(tune.Callback):
 
 class RayExecutor:
     """`address`: of a running cluster, `auto` for the one that this machine belongs to; None starts a Ray of this
-    machine's own, which listens on 127.0.0.1. Raises UserError where there is none, or its nodes do not see
-    `checkpoints`."""
+    machine's own, which listens on 127.0.0.1, with its GPUs `devices` (None: all). `per_gpu` trainings share a GPU
+    where `workers` does not say. Raises UserError where there is none, or its nodes do not see `checkpoints`."""
 
     def __init__(
         self,
@@ -207,6 +225,8 @@ class RayExecutor:
         checkpoints: str,
         address: str | None = None,
         *,
+        devices: tuple[int, ...] | None = None,
+        per_gpu: int = 1,
         train: Train = run,
     ) -> None:
         self._threads, self._cuda = threads, device == "cuda"
@@ -215,44 +235,34 @@ class RayExecutor:
         self._thread: threading.Thread | None = None
         self._switch = sys.getswitchinterval()
         self._peopled = self._look = 0.0  # when a node was last seen that could train; when to look again
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        on_term = signal.getsignal(signal.SIGTERM)
         try:
             if address is None:
                 room = workers or max(1, cores() // threads)
-                ray.init("local", num_cpus=max(threads * room, 1), include_dashboard=False, **quiet)
+                start_local(max(threads * room, 1), devices if self._cuda else ())
             else:
-                _knock(address)
-                ray.init(address, **quiet)
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_term)  # Ray has put its own there, which leaves at once
-        except (OSError, ValueError, RuntimeError) as error:
+                connect(address)
+        except UserError:
             self._folder.cleanup()
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"--ray-address {address}: {reason}; start a cluster with ray start --head (one that asks for a token: "
-                "export RAY_AUTH_MODE=token), or leave the option out"
-            ) from None
-        self.workers = workers or self._room()
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        self._share = {"cpu": float(threads), "gpu": 0.0}
+            raise
+        gpus = cluster_gpus()
         try:
             if self._cuda and not gpus:
                 raise UserError("--device cuda: no node of this Ray cluster has a GPU; use --device cpu")
+            self.workers = workers or (per_gpu * gpus if self._cuda else self._room())
+            sharing = math.ceil(self.workers / gpus) if self._cuda else 1
+            # On CUDA the cards are the limit: a training launches one graph a step, and its CPU waits.
+            self._share = {"cpu": float(threads), "gpu": 0.0}
             if self._cuda:
-                self._share["gpu"] = 1 / math.ceil(self.workers / gpus)
+                self._share = {"cpu": 0.0, "gpu": math.floor(_FRACTIONS / sharing) / _FRACTIONS}
             data = self._data(folder, digest, checkpoints) if address else None
         except BaseException:
             self.close()
             raise
+        self._sharing = self._exchange.sharing = sharing
         self._trainable = tune.with_resources(tune.with_parameters(_Trainable, data=data, train=train), self._share)
 
     def _room(self) -> int:
-        there = ray.cluster_resources()
-        if self._cuda:
-            return max(1, MOST * int(there.get("GPU", 1)))
-        return max(1, int(there.get("CPU", 1)) // self._threads)
+        return max(1, int(ray.cluster_resources().get("CPU", 1)) // self._threads)
 
     def _data(self, folder: Path, digest: str, checkpoints: str) -> Dataset | None:
         """None where every node sees the data's own folder, and maps it; else the data, for Ray's object store."""
@@ -268,11 +278,8 @@ class RayExecutor:
         for node, answer in asked.items():
             try:
                 seen[node] = ray.get(answer)
-            except ray.exceptions.RayTaskError as error:  # not installed there, or another release
-                reason = str(error).strip().splitlines()[-1]
-                raise UserError(
-                    f"--ray-address: node {nodes[node]} cannot train: {reason}; install this release on every node"
-                ) from None
+            except ray.exceptions.RayTaskError as error:
+                raise _unfit_node(nodes[node], error) from None
             except ray.exceptions.RayError:  # the node is gone since
                 continue
         blind = sorted(nodes[node] for node, (_, storage) in seen.items() if not storage)
@@ -303,7 +310,7 @@ class RayExecutor:
                 job, event = self._exchange.events.get(timeout=_POLL)
             except queue.Empty:
                 if self._deserted():
-                    needs = f"{self._threads} CPUs{' and a GPU' if self._cuda else ''}"
+                    needs = "a GPU" if self._cuda else f"{self._threads} CPUs"
                     self._exchange.failure = f"no node of the cluster has had {needs} for {_EMPTY:g} s"
                 if self._exchange.failure:
                     self._stop(_GRACE)
@@ -321,7 +328,7 @@ class RayExecutor:
             else:
                 driver.lost(job, event)
         if self._exchange.stopping:
-            self._exchange = _Exchange()  # the next step of the study, if there is one, starts Tune anew
+            self._exchange = _Exchange(self._sharing)  # the next step of the study, if there is one, starts Tune anew
 
     def _deserted(self) -> bool:
         if time.monotonic() > self._look:
@@ -376,11 +383,151 @@ class RayExecutor:
 
     def close(self) -> None:
         self._stop(_CLOSES)
-        ray.shutdown()
+        disconnect()
         self._folder.cleanup()
 
 
-def _knock(address: str) -> None:
+def connect(address: str) -> None:
+    """Connect to a running cluster; once connected, return at once. Raises UserError."""
+    if ray.is_initialized():
+        return
+    try:
+        _check_reachable(address)
+        _init(address)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def start_local(cpus: int, devices: tuple[int, ...] | None) -> None:
+    """Start a Ray of this machine's own, with its GPUs `devices` (None: all). Raises UserError."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is None:
+        devices = tuple(range(torch.cuda.device_count()))
+    elif devices:
+        known = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(known[i] for i in devices)
+    try:
+        # counted by torch, as for local workers: Ray asks the driver's tools, which may count otherwise
+        _init("local", num_cpus=cpus, num_gpus=len(devices), include_dashboard=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _no_cluster(None, error) from None
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+
+
+def _init(address: str, **options: Any) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    on_term = signal.getsignal(signal.SIGTERM)
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own there, which leaves at once
+
+
+def _no_cluster(address: str | None, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(
+        f"--ray-address {address}: {reason}; start a cluster with ray start --head (one that asks for a token: "
+        "export RAY_AUTH_MODE=token), or leave the option out"
+    )
+
+
+def disconnect() -> None:
+    """End the connection, and a Ray of this machine's own with it; without one this does nothing."""
+    ray.shutdown()
+
+
+def cluster_gpus() -> int:
+    """How many GPUs the nodes of the connected cluster have."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def resolve_on_cluster(address: str, device: str, devices: tuple[int, ...] | None = None) -> str:
+    """`cpu` or `cuda` for `cpu`, `cuda` or `auto` on a cluster: CUDA where a node of it has a GPU.
+
+    Raises UserError where there is no cluster, it has no GPU, or single cards are asked for."""
+    if devices is not None:
+        raise UserError(
+            f"--device cuda:{devices[0]}: Ray hands out the cards of a cluster; use --device cuda, "
+            "and --workers for fewer at a time"
+        )
+    connect(address)
+    gpus = cluster_gpus()
+    if device == "cuda" and not gpus:
+        raise UserError("--device cuda: no node of this Ray cluster has a GPU; use --device cpu")
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    return device
+
+
+def describe_cluster(address: str, device: str, threads: int) -> Machine:
+    """What the nodes that can train on `device` (cpu or cuda) train with; the memory of the smallest
+    GPU, the cards of one node being taken for alike.
+
+    A node that is busy for `_DESCRIBES` seconds, or lost, is left out: where none answers, this
+    machine stands for them, without a memory. Raises UserError where nodes have other kernels than
+    one another, or torch cannot use a node's GPU."""
+    connect(address)
+    kind, least = ("GPU", 1) if device == "cuda" else ("CPU", threads)
+    names: dict[str, str] = {}
+    asked: dict[Any, str] = {}
+    for node in ray.nodes():
+        if not node["Alive"] or node["Resources"].get(kind, 0) < least:
+            continue
+        names[node["NodeID"]] = node["NodeManagerHostname"]
+        task = _describe_node.options(
+            num_gpus=_SLIVER if device == "cuda" else 0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        asked[task.remote(device)] = node["NodeID"]
+    machines = _answers(asked, names)
+    if not machines:
+        return describe(device) if device == "cpu" else Machine("torch")
+    for name, machine in machines:
+        if machine.problem:
+            raise UserError(f"--device cuda: on node {name}, {machine.problem}, or use --device cpu")
+    first, common = machines[0]
+    for name, machine in machines[1:]:
+        if machine.kernels != common.kernels:
+            reason = common.why_no_kernels or machine.why_no_kernels
+            raise UserError(
+                f"--ray-address: node {first} has the kernels of {common.kernels}, node {name} those of "
+                f"{machine.kernels}{f' ({reason})' if reason else ''}, and their last bits differ; "
+                "install the same packages on every node"
+            )
+    return min((machine for _, machine in machines), key=lambda machine: machine.memory)
+
+
+def _answers(asked: dict[Any, str], names: dict[str, str]) -> list[tuple[str, Machine]]:
+    """(host, what it trains with) of the nodes that answer in time. Raises UserError."""
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_DESCRIBES) if asked else ([], [])
+    for reference in late:
+        ray.cancel(reference, force=True)
+    machines = []
+    for reference in ready:
+        name = names[asked[reference]]
+        try:
+            machines.append((name, ray.get(reference)))
+        except ray.exceptions.RayTaskError as error:
+            raise _unfit_node(name, error) from None
+        except ray.exceptions.RayError:  # the node is gone since
+            continue
+    return machines
+
+
+def _unfit_node(name: str, error: Exception) -> UserError:
+    """Not installed there, or another release."""
+    reason = str(error).strip().splitlines()[-1]
+    return UserError(f"--ray-address: node {name} cannot train: {reason}; install this release on every node")
+
+
+@ray.remote(num_cpus=0)
+def _describe_node(device: str) -> Machine:
+    return describe(device)
+
+
+def _check_reachable(address: str) -> None:
     """Ray itself would try for minutes. Raises OSError, ValueError."""
     if address == "auto":
         return

@@ -1,0 +1,182 @@
+"""Which devices a study trains on, whether torch can use them here, and what fits their memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from effnet import Arch
+from scaling_search import UserError, step
+from scaling_search.packing import _CONTEXT, predicted
+from scaling_search.study import Study
+from scaling_search.trial import Trial
+
+_ABSENT = ("found no nvidia driver", "no cuda gpus are available")  # torch's words: no GPU at all
+_ROOM = 0.9  # of a GPU's memory that trainings may share; the rest is the allocator's rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """What torch makes of this machine's GPUs: how many it can use and, where none, why.
+
+    `present`: whether a GPU seems to be there that torch cannot use."""
+
+    count: int
+    reason: str = ""
+    present: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What trains a study, as far as its numbers and its memory depend on it."""
+
+    kernels: str  # as step.kernels names them
+    why_no_kernels: str = ""  # the error of their import
+    memory: int = 0  # bytes of the smallest GPU; 0 on a CPU
+    gpu: str = ""  # name of that GPU
+    problem: str = ""  # why torch cannot use a GPU that is wanted
+
+
+def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
+    """`cuda:1` as ("cuda", (1,)), anything else as (text, None): every card of that kind."""
+    index = re.fullmatch(r"cuda:(\d+)", text)
+    return ("cuda", (int(index[1]),)) if index else (text, None)
+
+
+def probe_cuda() -> Cuda:
+    """Ask torch for this machine's GPUs; no CUDA context is created."""
+    version = torch.__version__
+    if not torch.backends.cuda.is_built():
+        return Cuda(
+            0, f"torch {version} is built without CUDA", any(Path("/dev").glob("nvidia[0-9]*"))
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # the reason comes as an exception below, the warning only once
+        if torch.cuda.is_available():
+            return Cuda(torch.cuda.device_count())
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            message = " ".join(str(error).split())
+        else:
+            return Cuda(torch.cuda.device_count())
+    if message.lower().startswith(_ABSENT):
+        return Cuda(0, f"torch {version} finds no GPU here")
+    old = re.search(r"driver on your system is too old \(found version (\d+)\)", message)
+    if old:
+        known = f"{int(old[1]) // 1000}.{int(old[1]) % 1000 // 10}"
+        reason = f"the NVIDIA driver knows CUDA {known}, too old for torch {version}"
+        if torch.version.cuda:
+            reason += f" (CUDA {torch.version.cuda})"
+        return Cuda(0, reason, True)
+    return Cuda(0, f"torch {version} cannot use CUDA: {message[:200]}", True)
+
+
+def _advice(cuda: Cuda) -> str:
+    if "too old" in cuda.reason:
+        return "update the driver, or install a torch built for an older CUDA"
+    if "without CUDA" in cuda.reason:
+        return "install a CUDA build of torch"
+    return "see that nvidia-smi lists the GPU"
+
+
+def resolve(device: str, indices: tuple[int, ...] | None = None) -> tuple[str, str]:
+    """`cpu` or `cuda` for `cpu`, `cuda` or `auto` on this machine, and a line to say ("" for none).
+
+    Raises UserError for a GPU that is not here, or that torch cannot use."""
+    if device == "cpu":
+        return "cpu", ""
+    cuda = probe_cuda()
+    if device == "auto":
+        if cuda.present:
+            return "cpu", (
+                f"a GPU seems to be here, but {cuda.reason}: training on the CPU; "
+                f"to use the GPU, {_advice(cuda)}"
+            )
+        return ("cuda" if cuda.count else "cpu"), ""
+    if not cuda.count:
+        raise UserError(f"--device cuda: {cuda.reason}; {_advice(cuda)}, or use --device cpu")
+    for index in indices or ():
+        if index >= cuda.count:
+            names = [f"cuda:{i}" for i in range(cuda.count)]
+            raise UserError(f"--device cuda:{index}: this machine has {' and '.join(names)}")
+    return "cuda", ""
+
+
+def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
+    """What this machine trains with on `device` (cpu or cuda, of its GPUs `indices` alone).
+
+    It raises nothing: what is wrong with a GPU is in `problem`, so that a cluster's nodes can be asked."""
+    if device != "cuda":
+        return Machine(step.kernels("cpu"), step.why_no_kernels())
+    cuda = probe_cuda()
+    if not cuda.count:
+        return Machine("", problem=f"{cuda.reason}; {_advice(cuda)}")
+    cards = [torch.cuda.get_device_properties(i) for i in indices or range(cuda.count)]
+    smallest = min(cards, key=lambda card: card.total_memory)
+    return Machine(step.kernels("cuda"), "", smallest.total_memory, smallest.name)
+
+
+def memory_needed(study: Study, arch: Arch, batch: int | None = None) -> int:
+    """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context included."""
+    recipe = study.recipe if batch is None else dataclasses.replace(study.recipe, batch=batch)
+    trial = Trial(
+        arch=arch,
+        data_digest="",
+        data_folder="",
+        recipe=recipe,
+        seed=study.seed,
+        epochs=study.rungs[-1],
+        train_images=study.data.train_images,
+        val_images=study.data.val_images,
+        device="cuda",
+        threads=study.threads,
+        checkpoints="",
+    )
+    return _CONTEXT + predicted(trial)
+
+
+def trainings_per_gpu(study: Study, networks: Sequence[Arch], memory: int, most: int) -> int:
+    """How many trainings of the largest network a GPU of `memory` bytes holds: from 1 to `most`."""
+    largest = max(memory_needed(study, arch) for arch in networks)
+    return max(1, min(most, int(_ROOM * memory) // largest))
+
+
+def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> str:
+    """A line to say where some networks will not fit the smallest GPU; "" where all do.
+
+    Raises UserError where not even the smallest does. Needs are predictions: only what is larger
+    than the whole memory is counted."""
+    needs = [memory_needed(study, arch) for arch in networks]
+    too_large = sum(need > machine.memory for need in needs)
+    if not too_large:
+        return ""
+    batch = study.recipe.batch
+    advice = "a smaller --width, --resolution or --budget is needed"
+    while batch > 2:
+        batch //= 2
+        if all(memory_needed(study, arch, batch) <= machine.memory for arch in networks):
+            advice = f"--batch {batch} would fit"
+            break
+    memory = f"{machine.gpu} has {_gib(machine.memory)} GiB of memory"
+    if too_large == len(networks):
+        raise UserError(
+            f"{memory}, and the smallest network of this study needs about {_gib(min(needs))} GiB "
+            f"at batch {study.recipe.batch}: {advice}"
+        )
+    return (
+        f"{memory}: {too_large} of {len(networks)} networks need more, about {_gib(max(needs))} GiB "
+        f"at batch {study.recipe.batch}, and will run out of memory; {advice}"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
