@@ -107,11 +107,15 @@ class ConvBlock(nn.Module):
         """The block's output from its input and its branch's."""
         if not self.residual:
             return y
-        if self.training and self.drop > 0:
-            keep = 1 - self.drop
-            y = y * (torch.empty(len(y), 1, 1, 1, dtype=y.dtype, device=y.device).bernoulli_(keep) / keep)
-        y = y + (x if self.shortcut is None else self.shortcut(x))
+        y = self.drop_branches(y) + (x if self.shortcut is None else self.shortcut(x))
         return y if self.last is None else cast(Tensor, self.last(y))
+
+    def drop_branches(self, y: Tensor) -> Tensor:
+        """Stochastic depth: in training, some images' branches zero and the others scaled up for them."""
+        if not self.training or self.drop <= 0:
+            return y
+        keep = 1 - self.drop
+        return y * (torch.empty(len(y), 1, 1, 1, dtype=y.dtype, device=y.device).bernoulli_(keep) / keep)
 
 
 class ConvNet(nn.Module):

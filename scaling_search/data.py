@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,40 +258,97 @@ def split(
 class Images:
     """Images `at` of a data set's array [N, h, h, c], as uint8 [n, c, side, side] on a device.
 
-    Resized once, antialiased from the original, and resident where half of the free memory holds them; else read
-    from the mapped file and resized batch by batch, through pinned memory to a CUDA device."""
+    Resized once, antialiased from the original, and resident where half of the free memory holds
+    them; else read from the mapped file ahead of time and resized batch by batch, through pinned
+    memory to a CUDA device."""
 
-    def __init__(self, source: NDArray[np.uint8], at: NDArray[np.int64], side: int, device: torch.device) -> None:
-        self._source, self._at, self._side, self._device = source, at, side, device
+    def __init__(
+        self, source: NDArray[np.uint8], at: NDArray[np.int64], side: int, device: torch.device
+    ) -> None:
+        self._source, self._at, self.side, self.device = source, at, side, device
+        self.channels: int = source.shape[3]
         self._resident: Tensor | None = None
-        if 2 * len(at) * source.shape[3] * side * side <= memory.free(device):
-            self._resident = torch.empty((len(at), source.shape[3], side, side), dtype=torch.uint8, device=device)
+        if 2 * len(at) * self.channels * side * side <= memory.free(device):
+            shape = (len(at), self.channels, side, side)
+            self._resident = torch.empty(shape, dtype=torch.uint8, device=device)
             for i in range(0, len(at), _CHUNK):
-                self._resident[i : i + _CHUNK] = self._read(at[i : i + _CHUNK])
+                rows = torch.arange(i, min(i + _CHUNK, len(at)))
+                self._resident[i : i + _CHUNK] = self.place(self.fetch(rows))
+
+    @property
+    def resident(self) -> bool:
+        """Whether all of them lie on the device."""
+        return self._resident is not None
 
     def __len__(self) -> int:
         return len(self._at)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """The images at these places of `at`."""
+        """The images at these places of `at`. Of resident ones `index` may lie on the device, and
+        nothing is waited for."""
         if self._resident is not None:
-            return self._resident[index.to(self._device)]
-        order = np.argsort(rows := self._at[index.numpy()])  # in the file's order: a disk reads forward
-        found = self._read(rows[order])
-        return found[torch.from_numpy(np.argsort(order)).to(self._device)]
+            return self._resident[index.to(self.device)]
+        return self.place(self.fetch(index))
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        for i in range(0, len(self), size):
-            yield self[torch.arange(i, min(i + size, len(self)))]
-
-    def _read(self, rows: NDArray[np.int64]) -> Tensor:
+    def fetch(self, index: Tensor) -> Tensor:
+        """The originals at these places, uint8 [n, h, h, c] in memory (pinned for a CUDA device);
+        read in the file's order, since a disk reads forward. May be called by another thread."""
         alive()
-        chunk = torch.from_numpy(self._source[rows])
-        if self._device.type == "cuda":
-            chunk = chunk.pin_memory().to(self._device, non_blocking=True)
-        return resized(chunk, self._side)
+        rows = self._at[index.numpy()]
+        order = np.argsort(rows)
+        images = torch.empty((len(rows), *self._source.shape[1:]), dtype=torch.uint8)
+        images.numpy()[order] = self._source[rows[order]]
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def place(self, originals: Tensor) -> Tensor:
+        """What `fetch` gave, on the device and resized."""
+        return resized(originals.to(self.device, non_blocking=True), self.side)
+
+    def batches(self, size: int, index: Tensor | None = None) -> Iterator[Tensor]:
+        """All of them, or those at `index`, `size` at a time; the next are read meanwhile."""
+        chosen = torch.arange(len(self)) if index is None else index
+        parts = chosen.split(size)
+        if self._resident is not None:
+            for part in parts:
+                yield self[part]
+            return
+        with ReadAhead(self, parts) as originals:
+            for batch in originals:
+                yield self.place(batch)
 
 
+class ReadAhead:
+    """The originals of `parts` of `images`, one after the other, two of them read ahead by a thread:
+    a disk and a device work at the same time. Iterate within a `with` block, which ends the thread."""
+
+    def __init__(self, images: Images, parts: Sequence[Tensor]) -> None:
+        self._images = images
+        self._waiting = deque(parts)
+        self._reading: deque[Future[Tensor]] = deque()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        """Raises OSError where the data have vanished."""
+        while self._waiting and len(self._reading) < _AHEAD:
+            self._reading.append(self._reader.submit(self._images.fetch, self._waiting.popleft()))
+        if not self._reading:
+            raise StopIteration
+        return self._reading.popleft().result()
+
+
+_AHEAD = 3  # batches: the one that is wanted now and two more
 _CHUNK = 512
 
 
@@ -315,25 +374,30 @@ class Normalise:
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def augmented(images: Tensor, mirror: Tensor | None, shift: int, cutout: int) -> Tensor:
-    """Images flipped where `mirror` [n] says so, moved by up to `shift` px (edges repeated), with a grey square of
-    `cutout` px somewhere; random numbers from torch's global generator, drawn on the CPU."""
-    n, _, side, _ = images.shape
-    rows = torch.arange(side).repeat(n, 1)
-    cols = rows.clone()
-    if mirror is not None:
-        cols = torch.where(mirror[:, None], side - 1 - cols, cols)
-    if shift:
-        rows = (rows + torch.randint(-shift, shift + 1, (n, 1))).clamp_(0, side - 1)
-        cols = (cols + torch.randint(-shift, shift + 1, (n, 1))).clamp_(0, side - 1)
-    if mirror is not None or shift:
-        rows, cols = rows.to(images.device), cols.to(images.device)
-        places = (rows[:, :, None] * side + cols[:, None, :]).view(n, 1, -1)
-        images = images.flatten(2).gather(2, places.expand(-1, images.shape[1], -1)).view(images.shape)
-    if cutout:
-        centre, pixels = torch.randint(0, side, (2, n, 1)), torch.arange(side)
-        far = (2 * (pixels - centre)).abs() >= cutout  # [2, n, side]: outside the square's rows, its columns
-        keep = (far[0][:, None, :, None] | far[1][:, None, None, :]).to(images.device)
+def augmented(
+    images: Tensor,
+    mirror: Tensor | None = None,
+    shift: Tensor | None = None,
+    centre: Tensor | None = None,
+    cutout: int = 0,
+) -> Tensor:
+    """Images [n, c, side, side] flipped where `mirror` [n] says so, moved by `shift` [n, 2] px (down,
+    right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2]; None leaves a
+    change out. All on the images' device, without a copy or a wait, so that a captured step holds it."""
+    n, channels, side, _ = images.shape
+    pixels = torch.arange(side, device=images.device)
+    if mirror is not None or shift is not None:
+        rows = columns = pixels.expand(n, side)
+        if mirror is not None:
+            columns = torch.where(mirror[:, None], side - 1 - pixels, columns)
+        if shift is not None:
+            rows = (rows + shift[:, :1]).clamp_(0, side - 1)
+            columns = (columns + shift[:, 1:]).clamp_(0, side - 1)
+        places = (rows[:, :, None] * side + columns[:, None, :]).view(n, 1, -1)
+        images = images.flatten(2).gather(2, places.expand(-1, channels, -1)).view(images.shape)
+    if centre is not None:
+        outside = (2 * (pixels - centre[:, :, None])).abs() >= cutout  # [n, 2, side]: of its rows, columns
+        keep = outside[:, 0][:, None, :, None] | outside[:, 1][:, None, None, :]
         images = torch.where(keep, images, 128)
     return images
 

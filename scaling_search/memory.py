@@ -24,6 +24,26 @@ def keep_freed_pages() -> None:
             libc.mallopt(option, value)
 
 
+def activate(name: str) -> torch.device:
+    """The device of this name, with its index; a CUDA device is made the current one.
+
+    Streams, captures and memory counters are those of the current device, and CUDA keeps none before
+    it is started: so a run calls this before anything else."""
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    torch.cuda.init()
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    torch.cuda.set_device(device)
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def release() -> None:
     """Between runs: what the last one held goes back to the system and the device."""
     gc.collect()
@@ -41,9 +61,10 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """Bytes since `reset_peak`: allocated on a CUDA device, else of this process."""
+    """Bytes since `reset_peak`: on a CUDA device those that torch has taken from it, which other
+    processes cannot have (its tensors fill about half of them), else those of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from effnet.cost import cost
-from scaling_search.data import Dataset, epoch_order
+from scaling_search import memory
+from scaling_search.data import Dataset
 from scaling_search.train import evaluate, flushed_denormals, prepare
 from scaling_search.trial import Trial
 
@@ -21,62 +22,68 @@ _WARM = 5  # steps before the clock runs; on CUDA enough for the capture
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`seconds` of each part over one epoch of `steps` steps, each part waited for; `step`: median seconds of a
-    whole step as training runs it, on CUDA captured; floating-point operations per second in it, and in a large matrix
-    product on this device."""
+    whole step with its data as training runs it, on CUDA captured; floating-point operations per second in it, and in
+    a large matrix product on this device."""
 
     seconds: dict[str, float]
     steps: int
     step: float
     achieved: float
     peak: float
+    kernels: str  # that it was trained through
+    eager: str  # why steps on CUDA were not captured
 
 
 @flushed_denormals()
 def profile(trial: Trial, data: Dataset) -> Profile:
     """Measure an epoch of `trial`. Raises what a training raises."""
-    device, recipe = torch.device(trial.device), trial.recipe
+    device = memory.activate(trial.device)
     ready = prepare(trial, data)
-    step = ready.step
+    step, batches = ready.step, ready.batches
     spent: dict[str, float] = {}
     step.model.train()
 
     @contextmanager
     def clocked(part: str) -> Iterator[None]:
-        _wait(device)
+        memory.synchronize(device)
         began = time.perf_counter()
         yield
-        _wait(device)
+        memory.synchronize(device)
         spent[part] = spent.get(part, 0.0) + time.perf_counter() - began
 
-    order = list(epoch_order(len(ready.labels), ready.batch, trial.seed, 0))
     whole = []
-    for i in range(_WARM + min(20, len(order))):
-        index = order[i % len(order)]
-        x, labels = ready.augment(ready.images[index], index, 0), ready.labels[index.to(device)]
-        _wait(device)
+    for at in range(_WARM + min(20, batches.per_epoch)):
+        memory.synchronize(device)
         began = time.perf_counter()
-        step(x, labels, recipe.lr, i)
-        _wait(device)
+        batches.seek(at % batches.per_epoch)
+        step(batches.load, trial.recipe.lr, at)
+        memory.synchronize(device)
         whole.append(time.perf_counter() - began)
-    for index in order:
+    for at in range(batches.per_epoch):
         with clocked("data"):
-            x, labels = ready.augment(ready.images[index], index, 0), ready.labels[index.to(device)]
+            batches.seek(at)
+            images, labels = batches.load()
         with clocked("forward"):
-            loss = step.loss(x, labels)
+            loss = step.loss(images, labels)
         with clocked("backward"):
             step.backward(loss)
         with clocked("optimizer"):
             step.update()
+    batches.close()
     with clocked("evaluation"):
         evaluate(ready)
     seconds = statistics.median(whole[_WARM:])
-    operations = 2 * 3 * cost(trial.arch).macs * ready.batch  # a multiply-add is two; backward costs twice forward
-    return Profile(spent, len(order), seconds, operations / seconds, peak_rate(device))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    # a multiply-add is two operations; backward costs twice forward
+    operations = 2 * 3 * cost(trial.arch).macs * batches.size
+    return Profile(
+        seconds=spent,
+        steps=batches.per_epoch,
+        step=seconds,
+        achieved=operations / seconds,
+        peak=peak_rate(device),
+        kernels=ready.kernels,
+        eager=step.eager,
+    )
 
 
 def peak_rate(device: torch.device) -> float:
@@ -86,9 +93,9 @@ def peak_rate(device: torch.device) -> float:
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
     times = []
     for _ in range(20):
-        _wait(device)
+        memory.synchronize(device)
         began = time.perf_counter()
         a @ a
-        _wait(device)
+        memory.synchronize(device)
         times.append(time.perf_counter() - began)
     return 2 * size**3 / statistics.median(times)

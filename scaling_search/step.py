@@ -1,11 +1,15 @@
 """One training step of one network on one device, as fast as the device takes it.
 
-CPU: effnet's fused kernels where numba is there, else the plain modules. CUDA: bf16 autocast, channels_last, the
-whole step captured as a CUDA graph after a few eager ones, so that small networks do not wait for kernel launches."""
+CPU: effnet's fused kernels where numba is, else the plain modules, in fp32. CUDA: bf16 (fp32 on cards
+without it), channels_last, the whole step with its batch captured as a CUDA graph after a few eager
+ones, so that small networks do not wait for kernel launches.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,24 +18,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effnet.model import ConvNet
+from effnet.nn import cuda
 from scaling_search.recipe import Recipe, flatten, optimizer
 
 try:
     from effnet import fast
-except ImportError:  # a machine with torch and numpy alone
+
+    _NO_NUMBA = ""
+except ImportError as error:  # a machine with torch and numpy alone, or a numba that does not load
     fast = None  # type: ignore[assignment]
+    _NO_NUMBA = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+Load = Callable[[], tuple[Tensor, Tensor]]  # uint8 images [n, c, s, s] and labels [n] on the device
 
 
-def kernels() -> str:
-    """Whose inner loops a CPU step uses: the last bits of every number depend on it."""
+def kernels(device_type: str) -> str:
+    """Whose inner loops a step can use on cpu or cuda: the last bits of every number depend on it."""
+    if device_type == "cuda":
+        return "triton" if cuda.why_no_triton() == "" else "torch"
     return "torch" if fast is None else "numba"
 
 
+def why_no_kernels() -> str:
+    """The error with which numba's kernels failed to load; "" where they did not."""
+    return _NO_NUMBA
+
+
 _EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocate their workspaces
+_capture_failed = False
+
+
+def process_is_spoiled() -> bool:
+    """Whether a capture has failed in this process. Before torch 2.12 the memory that it had taken
+    never comes back: such a worker ends after its run."""
+    return _capture_failed
 
 
 class Step:
-    """`normalise` makes float images of uint8 ones. `loss_sum` adds up the losses until the caller zeroes it."""
+    """`normalise` makes float images of uint8 ones; `fused` trains through Triton's kernels on CUDA.
+    `loss_sum` adds up the losses until the caller zeroes it."""
 
     def __init__(
         self,
@@ -40,94 +65,111 @@ class Step:
         device: torch.device,
         normalise: Callable[[Tensor], Tensor],
         compile: bool = False,
+        fused: bool = False,
     ) -> None:
         self.model: ConvNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self._recipe, self._normalise = device, recipe, normalise
-        self._vectors = flatten(self.model)
+        self._flat: cuda.FlatParameters | None = None
+        self._dtype = torch.float32
+        if device.type == "cuda":
+            self._dtype = _dtype_on(device)
+            self._flat = cuda.FlatParameters(self.model, self._dtype)
+            self._vectors = self._flat.parts()
+        else:
+            self._vectors = flatten(self.model)
         self._optimizer = optimizer(self._vectors, recipe)
         self._average = [v.clone() for v, _ in self._vectors] if recipe.ema else []
         self._decay = torch.zeros((), device=device)  # of the average, in this step
         self.loss_sum = torch.zeros((), device=device)
-        self._forward: Callable[[Tensor], Tensor] = self.model
-        if device.type == "cpu" and fast is not None:
-            self._forward = lambda x: fast.forward(self.model, x)
+        self._train_forward: Callable[[Tensor], Tensor] = self.model
+        if self._flat is not None:
+            leaves = {f"net.{name}": leaf for name, leaf in self._flat.leaves.items()}
+            self._train_forward = _with_parameters(
+                cuda.TrainingForward(self.model, fused), leaves, compile
+            )
+        elif fast is not None:
+            self._train_forward = functools.partial(fast.forward, self.model)
         elif compile:
-            self._forward = torch.compile(self.model)  # type: ignore[assignment]
+            self._train_forward = torch.compile(self.model)  # type: ignore[assignment]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_left = _EAGER_STEPS if device.type == "cuda" else -1  # -1: never capture
-        self._images = self._labels = torch.empty(0)
+        self.eager = ""  # why a step on CUDA is not captured
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are replays of a captured one."""
+        return self._graph is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next step takes as long as every later one: no capture is still to come."""
+        return self._graph is not None or self._eager_left < 0
+
+    def stay_eager(self) -> None:
+        """Do not capture."""
+        self._eager_left = -1
 
     def logits(self, images: Tensor) -> Tensor:
         """[n, classes] float32 of uint8 images, in the model's present mode; no gradient."""
-        with torch.no_grad(), self._autocast():
-            return self._forward(self._normalise(images)).float()
+        with torch.no_grad():
+            x = self._normalise(images)
+            if self._flat is not None:
+                self._flat.refresh()
+                x = x.to(self._dtype)
+                return torch.func.functional_call(self.model, self._flat.leaves, (x,)).float()
+            forward = self._train_forward if fast is not None else self.model
+            return forward(x).float()
 
-    def __call__(self, images: Tensor, labels: Tensor, lr: float, step: int) -> None:
-        """Forward, backward, optimizer and average; `step` counts from 0 over the whole run."""
+    def __call__(self, load: Load, lr: float, step: int) -> None:
+        """Forward, backward, optimizer and average on the batch that `load` gives; `step` counts from
+        0 over the whole run. On CUDA `load` is captured too: each call must read the same memory."""
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
         if self._average:
-            self._decay.fill_(min(self._recipe.ema, (1 + step) / (10 + step)))  # as TensorFlow's num_updates does
+            # as TensorFlow's num_updates does
+            self._decay.fill_(min(self._recipe.ema, (1 + step) / (10 + step)))
+        if self._graph is None and self._eager_left == 0:
+            self._eager_left = -1
+            self._graph, self.eager = _capture(self.device, lambda: self._step(load))
         if self._graph is not None:
-            self._images.copy_(images)
-            self._labels.copy_(labels)
             self._graph.replay()
-        elif self._eager_left == 0:
-            self._capture(images, labels)
         else:
             self._eager_left -= self._eager_left > 0
-            self._step(images, labels)
+            self._step(load)
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        self.backward(self.loss(images, labels))
+    def _step(self, load: Load) -> None:
+        self.backward(self.loss(*load()))
         self.update()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        with self._autocast():
-            logits = self._forward(self._normalise(images))
-            return F.cross_entropy(logits.float(), labels, label_smoothing=self._recipe.label_smoothing)
+        x = self._normalise(images)
+        if self._flat is not None:
+            with torch.no_grad():
+                self._flat.refresh()
+            x = x.to(self._dtype)
+        logits = self._train_forward(x).float()
+        return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        if self._flat is not None:
+            self._flat.backward(loss)
+        else:
+            loss.backward()
         self.loss_sum += loss.detach()
 
     def update(self) -> None:
-        """The optimizer's step and the average's, the gradients zero again."""
+        """The optimizer's step and the average's, the gradients zero again where they add up."""
         self._optimizer.step()
         with torch.no_grad():
-            for vector, _ in self._vectors:
-                vector.grad.zero_()  # type: ignore[union-attr]  # not None: the parameters' gradients are views of it
+            if self._flat is None:
+                for vector, _ in self._vectors:
+                    # not None: the parameters' gradients are views of it
+                    vector.grad.zero_()  # type: ignore[union-attr]
             for average, (vector, _) in zip(self._average, self._vectors, strict=False):
                 average.lerp_(vector, 1 - self._decay)
-
-    def _capture(self, images: Tensor, labels: Tensor) -> None:
-        """Record this step's kernels once; then replay them, now and for every later batch. Where something in the
-        step cannot be captured, everything stays eager."""
-        self._eager_left = -1
-        self._images, self._labels = images.clone(), labels.clone()
-        torch.cuda.synchronize(self.device)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._step(self._images, self._labels)
-        except RuntimeError:  # nothing was executed while recording: the weights are as they were
-            torch.cuda.synchronize(self.device)
-            for vector, _ in self._vectors:
-                vector.grad.zero_()  # type: ignore[union-attr]
-            self._step(images, labels)
-            return
-        self._graph = graph
-        graph.replay()
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 on CUDA alone: on the CPU it is slower than fp32 (facts.md section 6). Without autocast's cache of
-        cast weights, which a captured step would keep from the step it was recorded in."""
-        if self.device.type == "cuda":
-            return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -159,3 +201,81 @@ class Step:
             group["lr"] = rate  # the tensor on the device, where it is one
         for average, saved in zip(self._average, state["average"], strict=False):
             average.copy_(saved)
+
+
+def _dtype_on(device: torch.device) -> torch.dtype:
+    """bf16 where the card computes in it (compute capability 8.0 on); cuDNN has no bf16 convolutions
+    for older ones, and fp16 would need its loss scaled."""
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+
+
+def _with_parameters(
+    module: nn.Module, parameters: dict[str, Tensor], compile: bool
+) -> Callable[[Tensor], Tensor]:
+    """`module` as a function that computes with these in its parameters' places."""
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.func.functional_call(module, parameters, (x,))  # type: ignore[no-any-return]
+
+    return torch.compile(forward) if compile else forward
+
+
+# ---- capture
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device and process: a stream is never given back, and keeps memory of its own."""
+    return torch.cuda.Stream(device)
+
+
+def _capture(
+    device: torch.device, work: Callable[[], None]
+) -> tuple[torch.cuda.CUDAGraph | None, str]:
+    """The graph of `work`'s kernels, none of which runs now; or None and the reason.
+
+    A refused capture leaves everything as it was: torch's own context manager would leave the capture
+    stream current, and the generator in the middle of a capture. Memory that it lacked is looked for
+    by the caller's eager step, after this function and whatever its traceback held are gone."""
+    global _capture_failed
+    stream = _capture_stream(device)
+    graph = torch.cuda.CUDAGraph()
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # what eager steps have left would lie idle beside the graph's own memory
+    failure = ""
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        # thread_local: a thread that reads data ahead may allocate pinned memory meanwhile
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            work()
+        except RuntimeError as error:
+            failure = _first_line(error)
+        try:
+            graph.capture_end()
+        except RuntimeError as error:
+            failure = failure or _first_line(error)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    if not failure:
+        return graph, ""
+    _capture_failed = True
+    _fresh_generator(device)
+    graph.reset()
+    del graph
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    return None, failure
+
+
+def _fresh_generator(device: torch.device) -> None:
+    """Before torch 2.12 a generator that was part of a failed capture refuses to draw."""
+    fresh = torch.Generator(device)
+    torch.cuda.default_generators[device.index or 0].graphsafe_set_state(
+        fresh.graphsafe_get_state()
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

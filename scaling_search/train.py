@@ -8,6 +8,7 @@ if it had been that long from the start, bit for bit on the CPU. All randomness 
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import time
@@ -24,14 +25,14 @@ from torch.nn import functional as F
 
 import effnet
 from effnet.cost import training_memory
-from scaling_search import checkpoint, memory
-from scaling_search.data import Dataset, Images, Normalise, augmented, epoch_order, mirrored, split
-from scaling_search.recipe import Recipe
-from scaling_search.step import Step, kernels
+from scaling_search import UserError, checkpoint, memory
+from scaling_search.batches import Batches
+from scaling_search.data import Dataset, Images, Normalise, split
+from scaling_search.step import Step, kernels, why_no_kernels
 from scaling_search.trial import Epoch, Outcome, Pulse, Status, Trial, inside
 from scaling_search.watchdog import alive
 
-_EVAL_BATCH = {"cpu": 256, "cuda": 1024}  # images
+_EVAL_BATCH = 256  # images: more would take more memory on CUDA than a training step does
 _PULSE = 0.5  # s between two moments at which a run can be stopped
 
 
@@ -42,17 +43,29 @@ class _Account:
     device: torch.device
     epochs: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
-    trained_seconds: float = 0.0
-    trained_images: int = 0
+    trained_seconds: float = 0.0  # of the steps that are timed, evaluation not counted
+    trained_images: int = 0  # in them
+    eager: str = ""  # why steps on CUDA were not captured
+    kernels: str = ""
     begun: float = field(default_factory=time.perf_counter)
 
     def total(self) -> float:
         return self.seconds + time.perf_counter() - self.begun
 
     def outcome(self, status: Status, note: str = "", right: str = "", test_acc: float | None = None) -> Outcome:
-        rate = self.trained_images / self.trained_seconds if self.trained_seconds else 0.0
+        if self.eager:
+            note = "; ".join(filter(None, [note, f"steps ran eagerly, not captured: {self.eager}"]))
         return Outcome(
-            status, tuple(self.epochs), right, test_acc, self.total(), rate, memory.peak(self.device), versions(), note
+            status=status,
+            epochs=tuple(self.epochs),
+            right=right,
+            test_acc=test_acc,
+            seconds=self.total(),
+            images_per_s=self.trained_images / self.trained_seconds if self.trained_seconds else 0.0,
+            peak_memory=memory.peak(self.device),
+            versions=versions(self.kernels),
+            note=note,
+            eager=self.eager,
         )
 
 
@@ -65,14 +78,14 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
     Divergence, lack of memory, a deadline and crashes are outcomes, not exceptions; nothing of the run stays in
     memory. Raises OSError when a checkpoint cannot be written or the data cannot be read: that is the machine's
     failure, and no network's."""
-    account = _Account(torch.device(trial.device))
+    account = _Account(memory.activate(trial.device))
     try:
         memory.reset_peak(account.device)
         with flushed_denormals():
             yield from _run(trial, data, account)
     except (torch.OutOfMemoryError, MemoryError) as error:
         yield account.outcome("out-of-memory", _needed(trial, error))
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:  # a worker must outlive any one network
         if "can't allocate memory" in str(error):  # torch's CPU allocator
@@ -105,96 +118,128 @@ def _needed(trial: Trial, error: BaseException) -> str:
     return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {_first_line(error)}"
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {**found, "kernels": kernels()}
-
-
-class Augment:
-    """A recipe's augmentation of a batch: whole tensors at a time, but for RandAugment."""
-
-    def __init__(self, recipe: Recipe, side: int, count: int, seed: int) -> None:
-        self._recipe, self._count, self._seed = recipe, count, seed
-        self._shift, self._cutout = round(recipe.shift * side), round(recipe.cutout * side)
-        self._mirrored: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._policy: Any = None
-        if recipe.randaugment:
-            from torchvision.transforms.v2 import RandAugment
-
-            self._policy = RandAugment()
-
-    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """uint8 images [n, c, s, s], the training images `index`, in this epoch."""
-        if self._mirrored[0] != epoch:
-            self._mirrored = (epoch, mirrored(self._count, self._seed, epoch))
-        mirror = self._mirrored[1][index] if self._recipe.flip else None
-        images = augmented(images, mirror, self._shift, self._cutout)
-        if self._policy is not None:
-            images = torch.stack([self._policy(image) for image in images])
-        return images
+def versions(kernels: str) -> dict[str, str]:
+    """Of what a run's numbers depend on; `kernels` as step.kernels names them."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "kernels": kernels,
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A run's images on its device, its network and optimizer: all that comes before the first step."""
+    """A run's images on its device, its network and optimizer: all that comes before the first step.
+
+    `norm_index`: the training images that re-estimate the batch norms."""
 
     images: Images
     labels: Tensor
     val_images: Images
     val_labels: Tensor
-    bn_images: Tensor
-    batch: int
+    norm_index: Tensor
+    batches: Batches
     step: Step
-    augment: Augment
+    kernels: str
 
 
 def prepare(trial: Trial, data: Dataset) -> Ready:
-    """Raises ValueError for other data than the trial's."""
+    """Raises ValueError for other data than the trial's, UserError for other kernels."""
     if data.digest != trial.data_digest:
         raise ValueError(f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}")
-    recipe, device, side = trial.recipe, torch.device(trial.device), trial.arch.resolution
+    device = memory.activate(trial.device)
+    kernels = _kernels_of(trial, device)
+    recipe, side = trial.recipe, trial.arch.resolution
     torch.set_num_threads(trial.threads)
     memory.keep_freed_pages()
     train_at, val_at = split(data.train_hashes, trial.seed, trial.train_images, trial.val_images)
     images, labels = _part(data.train_images, data.train_labels, train_at, side, device)
     val_images, val_labels = _part(data.train_images, data.train_labels, val_at, side, device)
     # files often come sorted by class: the images that re-estimate batch norms are drawn at random
-    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))[: recipe.bn_images]
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))
     torch.manual_seed(trial.seed)
     model = effnet.build(trial.arch, dropout=None if recipe.dropout else 0.0, drop_path=recipe.drop_path)
-    step = Step(model, recipe, device, Normalise(data, device), trial.compile)
-    augment = Augment(recipe, side, len(labels), trial.seed)
-    batch = min(recipe.batch, len(labels))
-    return Ready(images, labels, val_images, val_labels, images[drawn], batch, step, augment)
+    step = Step(
+        model, recipe, device, Normalise(data, device), trial.compile, fused=kernels == "triton"
+    )
+    batches = Batches(images, labels, recipe, trial.seed)
+    norm_index = drawn[: recipe.bn_images]
+    return Ready(images, labels, val_images, val_labels, norm_index, batches, step, kernels)
+
+
+def _kernels_of(trial: Trial, device: torch.device) -> str:
+    """Those that the trial trains through: on CUDA plain modules unless it asks for others.
+
+    Raises UserError where it asks for what this process does not have: other kernels give other bits,
+    which are not to be mixed within a study."""
+    available = kernels(device.type)
+    wanted = trial.kernels or ("torch" if device.type == "cuda" else available)
+    optional = device.type == "cuda" and wanted == "torch"
+    if wanted != available and not optional:
+        reason = f" ({why_no_kernels()})" if why_no_kernels() else ""
+        raise UserError(
+            f"{platform.node()}: the study trains through kernels of {wanted}, this machine has those of "
+            f"{available}{reason}; install the same packages as where the study began"
+        )
+    return wanted
+
+
+def training_steps(trial: Trial, data: Dataset) -> Iterator[int]:
+    """Train without end or record, one step at each `next`, as a run does; the number of its images.
+
+    For measurements: nothing is evaluated and nothing is written."""
+    ready = prepare(trial, data)
+    ready.step.model.train()
+    batches = ready.batches
+    warmed_up = max(trial.recipe.warmup(batches.per_epoch), 1)
+    try:
+        for at in itertools.count():
+            batches.seek(at)
+            ready.step(batches.load, trial.recipe.lr * min(1.0, (at + 1) / warmed_up), at)
+            yield batches.size
+    finally:
+        batches.close()
 
 
 def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome | Pulse]:
-    ready, recipe, device = prepare(trial, data), trial.recipe, account.device
-    step, labels, batch = ready.step, ready.labels, ready.batch
-    per_epoch = len(labels) // batch
+    ready = prepare(trial, data)
+    account.kernels = ready.kernels
+    try:
+        yield from _train(trial, data, ready, account)
+    finally:
+        ready.batches.close()
+
+
+def _train(
+    trial: Trial, data: Dataset, ready: Ready, account: _Account
+) -> Iterator[Epoch | Outcome | Pulse]:
+    recipe, device, step, batches = trial.recipe, account.device, ready.step, ready.batches
+    per_epoch = batches.per_epoch
     total = per_epoch * trial.epochs
     start = _resume(trial, total, step, account)
-    order: list[Tensor] = []
     evaluation: tuple[float, float, str] | None = None
-    clock = time.perf_counter()
-    pulse = time.perf_counter()
+    epoch_began = timed_since = pulse = time.perf_counter()
+    timed_images = 0  # since `timed_since`
 
     def state(at: int) -> dict[str, Any]:
+        within = at % per_epoch > 0
         return {
             "step": at,
             **step.state(),
             "epochs": [asdict(e) for e in account.epochs],
             "loss_sum": step.loss_sum.item(),
             "seconds": account.total(),
-            "trained_seconds": account.trained_seconds + (time.perf_counter() - clock if at % per_epoch else 0.0),
+            "trained_seconds": account.trained_seconds + (time.perf_counter() - timed_since if within else 0.0),
+            "trained_images": account.trained_images + (timed_images if within else 0),
         }
 
     for at in range(start, total):
         epoch, i = divmod(at, per_epoch)
         if i == 0 or at == start:
             step.model.train()
-            order = list(epoch_order(len(labels), batch, trial.seed, epoch))
-            clock = time.perf_counter()
+            epoch_began = timed_since = time.perf_counter()
+            timed_images = 0
         if at == recipe.decay_start(total):
             checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at))
         if trial.deadline is not None and account.total() > trial.deadline:
@@ -209,29 +254,33 @@ def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Out
                     checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at))
                 raise
             pulse = time.perf_counter()
-        torch.manual_seed((trial.seed << 32) + at + 1)
-        x = ready.augment(ready.images[order[i]], order[i], epoch)
-        step(x, labels[order[i].to(device)], recipe.rate(at, total, per_epoch), at)
-        account.trained_images = (at + 1) * batch
+        settled = step.settled
+        batches.seek(at)
+        step(batches.load, recipe.rate(at, total, per_epoch), at)
+        timed_images += batches.size
+        if not settled:
+            account.eager = step.eager
+            if step.settled:  # what came before, the capture included, says nothing of the network's speed
+                memory.synchronize(device)
+                timed_since, timed_images = time.perf_counter(), 0
         if i == per_epoch - 1:
             train_loss = step.loss_sum.item() / per_epoch
             step.loss_sum.zero_()
-            now = time.perf_counter()
-            account.trained_seconds += now - clock
+            account.trained_seconds += time.perf_counter() - timed_since
+            account.trained_images += timed_images
             if math.isfinite(train_loss):
                 evaluation = evaluate(ready)
             if not (math.isfinite(train_loss) and evaluation and math.isfinite(evaluation[0])):
                 yield account.outcome("diverged", f"loss not finite in epoch {epoch + 1}")
                 return
             val_loss, val_acc, _ = evaluation
-            done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - clock)
+            done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - epoch_began)
             account.epochs.append(done)
             checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at + 1))
             if at + 1 == recipe.decay_start(total):  # no decay: a longer run goes on from here
                 checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at + 1))
             yield done
 
-    account.trained_images = total * batch
     if evaluation is None:  # everything was trained before: only the measuring is left
         evaluation = evaluate(ready)
     test_acc = None
@@ -278,6 +327,7 @@ def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
     account.epochs = [Epoch(**e) for e in best["epochs"]]
     account.seconds, account.trained_seconds = best["seconds"], best["trained_seconds"]
     at: int = best["step"]
+    account.trained_images = best.get("trained_images", at * min(trial.recipe.batch, trial.train_images or 10**9))
     return at
 
 
@@ -285,21 +335,26 @@ def evaluate(ready: Ready) -> tuple[float, float, str]:
     """(loss, accuracy, right bits) after re-estimating every batch norm on plain training images.
 
     Running averages lag behind weights that still move fast: without this, short runs of deep
-    networks look far worse than they are (facts.md section 6)."""
+    networks look far worse than they are."""
     step = ready.step
     norms = step.norms()
+    size = _EVAL_BATCH
     with step.averaged():
         step.model.eval()
+        momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum, momentum = None, norm.momentum  # None: a plain average over the batches
             norm.train()
-        first, *rest = ready.bn_images.split(_EVAL_BATCH[step.device.type])
-        for chunk in (first, *rest):
+        first = min(size, len(ready.norm_index))
+        # the average counts every batch alike: a short last one would weigh too much
+        whole = ready.norm_index[: len(ready.norm_index) // first * first]
+        for number, chunk in enumerate(ready.images.batches(size, whole), start=1):
             alive()
-            if len(chunk) == len(first):  # the average counts every batch alike: a short last one would weigh too much
-                step.logits(chunk)
-        for norm in norms:
+            for norm in norms:
+                # a plain average over the batches, which torch's own (momentum None) asks the device for
+                norm.momentum = 1 / number
+            step.logits(chunk)
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         return _measure(step, ready.val_images, ready.val_labels)
 
@@ -307,11 +362,11 @@ def evaluate(ready: Ready) -> tuple[float, float, str]:
 def _measure(step: Step, images: Images, labels: Tensor) -> tuple[float, float, str]:
     """(mean cross-entropy, accuracy, right bits as hex)."""
     step.model.eval()
-    found = []
-    for chunk in images.batches(_EVAL_BATCH[step.device.type]):
+    logits = []
+    for chunk in images.batches(_EVAL_BATCH):
         alive()
-        found.append(step.logits(chunk))
-    scores = torch.cat(found)
+        logits.append(step.logits(chunk))
+    scores = torch.cat(logits)
     right = scores.argmax(1) == labels
     bits = np.packbits(right.cpu().numpy()).tobytes().hex()
     return F.cross_entropy(scores, labels).item(), right.float().mean().item(), bits

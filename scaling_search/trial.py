@@ -39,6 +39,7 @@ class Trial:
     test_images: int | None = None
     compile: bool = False  # torch.compile: on CUDA, for runs long enough to pay for it
     deadline: float | None = None  # seconds of training and evaluation
+    kernels: str = ""  # that it must train through (step.kernels); "": numba's where they are, on CUDA torch's
 
     @property
     def key(self) -> str:
@@ -52,8 +53,14 @@ class Trial:
             self.device.split(":")[0],
             self.threads,
             *(["compile"] if self.compile else []),
+            *([self.kernels] if self.kernels not in ("", self._usual_kernels) else []),
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+    @property
+    def _usual_kernels(self) -> str:
+        """Those that a key does not name, so that checkpoints of before it knew of them are still its own."""
+        return "numba" if self.device == "cpu" else "torch"
 
     @property
     def folder(self) -> str:
@@ -95,9 +102,10 @@ class Outcome:
     test_acc: float | None = None
     seconds: float = 0.0  # of training and evaluation, interruptions not counted
     images_per_s: float = 0.0  # training images, evaluation not counted
-    peak_memory: int = 0  # bytes, of this run: allocated on CUDA, the worker process's resident set on the CPU
+    peak_memory: int = 0  # bytes, of this run: taken from a CUDA device, the worker process's resident set on the CPU
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    eager: str = ""  # why steps on CUDA were not captured; their process is not to be used again
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

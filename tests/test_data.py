@@ -91,11 +91,11 @@ def test_resize_is_antialiased_like_pillow(data: Dataset) -> None:
 def test_augmentation_flips_and_shifts() -> None:
     torch.manual_seed(0)
     image = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6).expand(200, 1, 6, 6)
-    assert torch.equal(augmented(image, None, 0, 0), image)
+    assert torch.equal(augmented(image), image)
     mirror = torch.rand(200) < 0.5
-    flipped = augmented(image, mirror, 0, 0)
+    flipped = augmented(image, mirror)
     assert torch.equal(flipped, torch.where(mirror.view(-1, 1, 1, 1), image.flip(3), image))
-    moved = augmented(image, None, 2, 0)
+    moved = augmented(image, shift=torch.randint(-2, 3, (200, 2)))
     wanted = {
         tuple(
             image[0, 0][np.ix_(np.clip(np.arange(6) + dy, 0, 5), np.clip(np.arange(6) + dx, 0, 5))].flatten().tolist()
@@ -110,7 +110,7 @@ def test_augmentation_flips_and_shifts() -> None:
 def test_cutout_is_one_grey_square_inside() -> None:
     torch.manual_seed(0)
     images = torch.zeros(300, 3, 12, 12, dtype=torch.uint8)
-    cut = augmented(images, None, 0, 5)
+    cut = augmented(images, centre=torch.randint(0, 12, (300, 2)), cutout=5)
     assert set(cut.unique().tolist()) == {0, 128} and (cut[:, 0] == cut[:, 2]).all()
     rows, cols = (cut[:, 0] > 0).any(2).sum(1), (cut[:, 0] > 0).any(1).sum(1)
     assert torch.equal((cut[:, 0] > 0).flatten(1).sum(1), rows * cols) and rows.max() == cols.max() == 5

@@ -237,7 +237,7 @@ def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     model.stem[1].running_mean.fill_(1e3)
     evaluate(ready)
     with torch.no_grad():
-        features = model.stem[0](Normalise(data, torch.device("cpu"))(ready.bn_images))
+        features = model.stem[0](Normalise(data, torch.device("cpu"))(ready.images[ready.norm_index]))
     assert len(features) == 90
     torch.testing.assert_close(model.stem[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model.stem[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
@@ -256,7 +256,7 @@ def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset
     seen: list[torch.Tensor] = []
 
     def record(ready: Ready) -> tuple[float, float, str]:
-        seen.append(ready.bn_images)
+        seen.append(ready.images[ready.norm_index])
         return 1.0, 0.5, "ff"
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,20 @@
+"""A training step on CUDA in few launches: flat parameters, a forward pass, Triton's kernels for it."""
+
+from __future__ import annotations
+
+import functools
+
+from effnet.nn.cuda.flat import FlatParameters
+from effnet.nn.cuda.forward import TrainingForward
+
+__all__ = ["FlatParameters", "TrainingForward", "why_no_triton"]
+
+
+@functools.cache
+def why_no_triton() -> str:
+    """The error with which Triton's kernels fail to load here; "" where they do not."""
+    try:
+        from effnet.nn.cuda import kernels  # noqa: F401
+    except ImportError as error:
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return ""
