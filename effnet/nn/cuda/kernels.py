@@ -1,0 +1,459 @@
+"""The training step's own kernels on CUDA, in Triton: batch norm with what follows it, and the
+depthwise weights' gradients.
+
+A map is [n, h, w, c] in memory (channels_last): here `rows` = n · h · w rows of c channels. Maps are
+bf16 or fp32; sums, statistics and all that is small are fp32. Numbers come out the same every time:
+no atomics; a sum over many rows is written as one partial sum per split, and the splits are added
+in their order by the kernel after.
+
+Each kernel compiles once for all networks, since channels, sides and batch are arguments at run time.
+c is given as `groups` · ALIGN, so that the compiler knows that c is a multiple of ALIGN (8, or 1 for
+other counts, which then are a second compilation): 8 channels are one access of 16 bytes in bf16.
+The addresses of parameters are not specialised on, because a view of a flat vector starts anywhere.
+
+Offsets within a split or an image are 32-bit, the starts of splits and images 64-bit.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,import-untyped"
+# mypy: disable-error-code="import-not-found,misc"
+# Triton compiles these functions and reads their annotations; mypy would hold them against Python's
+
+import triton
+import triton.language as tl
+
+# Tiles of 4,096 elements and 8 warps: two accesses of 16 bytes a thread in flight in bf16. 32
+# channels are 64 bytes of a row, whole sectors of memory, and waste little on narrow networks.
+ROWS, CHANNELS = 128, 32
+# Of one image: half the rows, because small maps have few (8x8 fills it).
+IMAGE_ROWS = 64
+# Partial sums added at a time.
+SPLITS = 64
+# Tiles of the small layers' weights: squeezed units are few (4 to 100), channels many.
+SQUEEZED, EXCITED = 32, 128
+# A depthwise kernel's tile is images x taps x channels; taps, a power of two, times images is this.
+TAPS_BY_IMAGES = 128
+
+
+# ---- batch norm, SiLU and the gate of squeeze-and-excitation
+#
+# y = act(u), u = (z - mean) · rstd · weight + bias per channel; with a gate e per image and channel,
+# the layer after sees y · e. `stats` is [2, c]: mean, rstd = 1 / sqrt(variance + eps).
+
+
+@triton.jit
+def _totals(partial, splits, c, channel, SPLITS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Both sums of partial [splits, 2, c] over its splits, each [CHANNELS]."""
+    first = tl.zeros([SPLITS, CHANNELS], tl.float32)
+    second = tl.zeros([SPLITS, CHANNELS], tl.float32)
+    for start in range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        at = partial + split[:, None] * 2 * c + channel[None, :]
+        inside = (split < splits)[:, None] & (channel < c)[None, :]
+        first += tl.load(at, mask=inside, other=0.0)
+        second += tl.load(at + c, mask=inside, other=0.0)
+    return tl.sum(first, 0), tl.sum(second, 0)
+
+
+@triton.jit
+def _statistics(
+    z, partial, splits, rows, c, eps, channel, SPLITS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """Mean and rstd [CHANNELS] from the partial sums of `moments`."""
+    first, second = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
+    origin = tl.load(z + channel, mask=channel < c, other=0.0).to(tl.float32)
+    shift = first / rows
+    variance = second / rows - shift * shift
+    # rounding can leave less than zero; a NaN stays one
+    variance = tl.where(variance < 0, 0.0, variance)
+    return origin + shift, tl.rsqrt(variance + eps)
+
+
+@triton.jit(do_not_specialize=["rows", "groups", "span"])
+def moments(
+    z, partial, rows, groups, span,
+    ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """partial [splits, 2, c]: per split of `span` rows the sums of z - origin and of its square.
+
+    The origin is the channel's first value: a number within the data loses no digits in the
+    difference of squares. Grid: channel blocks, splits."""
+    c = groups * ALIGN
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    split = tl.program_id(1)
+    begin = split * span
+    count = tl.minimum(span, rows - begin)
+    z_split = z + begin.to(tl.int64) * c
+    origin = tl.load(z + channel, mask=channel < c, other=0.0).to(tl.float32)
+    first = tl.zeros([ROWS, CHANNELS], tl.float32)
+    second = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < count)[:, None] & (channel < c)[None, :]
+        at = row[:, None] * c + channel[None, :]
+        value = tl.load(z_split + at, mask=inside, other=0.0).to(tl.float32)
+        difference = tl.where(inside, value - origin[None, :], 0.0)
+        first += difference
+        second += difference * difference
+    out = partial + split * 2 * c + channel
+    tl.store(out, tl.sum(first, 0), mask=channel < c)
+    tl.store(out + c, tl.sum(second, 0), mask=channel < c)
+
+
+@triton.jit(do_not_specialize=["weight", "bias", "rows", "hw", "groups", "span", "splits"])
+def normalise(
+    z, partial, stats, weight, bias, residual, gate, y, rows, hw, groups, span, splits, eps,
+    SILU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    SPLITS: tl.constexpr,
+):  # fmt: skip
+    """y = act(u), then + residual or · gate [n, c] where given.
+
+    With `partial`, stats are computed from it and written by the first split; without, they are
+    read. Grid: channel blocks, splits of `span` rows."""
+    c = groups * ALIGN
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    split = tl.program_id(1)
+    known = channel < c
+    if partial is not None:
+        mean, rstd = _statistics(z, partial, splits, rows, c, eps, channel, SPLITS, CHANNELS)
+        tl.store(stats + channel, mean, mask=known & (split == 0))
+        tl.store(stats + c + channel, rstd, mask=known & (split == 0))
+    else:
+        mean = tl.load(stats + channel, mask=known, other=0.0)
+        rstd = tl.load(stats + c + channel, mask=known, other=0.0)
+    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    begin = split * span
+    count = tl.minimum(span, rows - begin)
+    offset = begin.to(tl.int64) * c
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < count)[:, None] & known[None, :]
+        at = offset + (row[:, None] * c + channel[None, :])
+        value = tl.load(z + at, mask=inside, other=0.0).to(tl.float32)
+        u = (value - mean[None, :]) * scale[None, :] + shift[None, :]
+        if SILU:
+            u = u * tl.sigmoid(u)
+        if residual is not None:
+            u += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        if gate is not None:
+            image = (begin + row) // hw
+            u *= tl.load(gate + image[:, None] * c + channel[None, :], mask=inside, other=0.0)
+        tl.store(y + at, u, mask=inside)
+
+
+@triton.jit(do_not_specialize=["weight", "bias", "n", "hw", "groups", "span", "splits"])
+def pool(
+    z, partial, stats, weight, bias, pooled, n, hw, groups, span, splits, eps,
+    ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """pooled [n, c]: each image's mean of silu(u); stats by the first program of a channel block.
+
+    y itself is not written: to compute it again costs less than to read it. Grid: channel blocks,
+    groups of `span` images."""
+    c = groups * ALIGN
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < c
+    mean, rstd = _statistics(z, partial, splits, n * hw, c, eps, channel, SPLITS, CHANNELS)
+    tl.store(stats + channel, mean, mask=known & (tl.program_id(1) == 0))
+    tl.store(stats + c + channel, rstd, mask=known & (tl.program_id(1) == 0))
+    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    first = tl.program_id(1) * span
+    z_image = z + first.to(tl.int64) * hw * c
+    out = pooled + first * c + channel
+    for _ in range(0, tl.minimum(span, n - first)):
+        total = tl.zeros([ROWS, CHANNELS], tl.float32)
+        for start in range(0, hw, ROWS):
+            row = start + tl.arange(0, ROWS)
+            inside = (row < hw)[:, None] & known[None, :]
+            at = row[:, None] * c + channel[None, :]
+            value = tl.load(z_image + at, mask=inside, other=0.0).to(tl.float32)
+            u = (value - mean[None, :]) * scale[None, :] + shift[None, :]
+            total += tl.where(inside, u * tl.sigmoid(u), 0.0)
+        tl.store(out, tl.sum(total, 0) / hw, mask=known)
+        z_image += hw * c
+        out += c
+
+
+@triton.jit(do_not_specialize=["w1", "b1", "w2", "b2", "c", "s"])
+def excite(
+    pooled, w1, b1, w2, b2, squeezed, gate, c, s,
+    CHANNELS: tl.constexpr, SQUEEZED: tl.constexpr,
+):  # fmt: skip
+    """squeezed [n, s] = pooled @ w1.T + b1, gate [n, c] = sigmoid(silu(squeezed) @ w2.T + b2).
+
+    w1 [s, c], w2 [c, s]. One program an image does both layers, since either is far less work than
+    its launch: what the first writes, the same program reads after a barrier. Grid: images."""
+    pooled += tl.program_id(0) * c
+    squeezed += tl.program_id(0) * s
+    gate += tl.program_id(0) * c
+    for s0 in range(0, s, SQUEEZED):
+        unit = s0 + tl.arange(0, SQUEEZED)
+        total = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
+        for c0 in range(0, c, CHANNELS):
+            channel = c0 + tl.arange(0, CHANNELS)
+            inside = (unit < s)[:, None] & (channel < c)[None, :]
+            w = tl.load(w1 + unit[:, None] * c + channel[None, :], mask=inside, other=0.0)
+            value = tl.load(pooled + channel, mask=channel < c, other=0.0)
+            total += w.to(tl.float32) * value[None, :]
+        b = tl.load(b1 + unit, mask=unit < s, other=0.0).to(tl.float32)
+        tl.store(squeezed + unit, tl.sum(total, 1) + b, mask=unit < s)
+    tl.debug_barrier()
+    for c0 in range(0, c, CHANNELS):
+        channel = c0 + tl.arange(0, CHANNELS)
+        total = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
+        for s0 in range(0, s, SQUEEZED):
+            unit = s0 + tl.arange(0, SQUEEZED)
+            inside = (channel < c)[:, None] & (unit < s)[None, :]
+            w = tl.load(w2 + channel[:, None] * s + unit[None, :], mask=inside, other=0.0)
+            value = tl.load(squeezed + unit, mask=unit < s, other=0.0)
+            total += w.to(tl.float32) * (value * tl.sigmoid(value))[None, :]
+        b = tl.load(b2 + channel, mask=channel < c, other=0.0).to(tl.float32)
+        tl.store(gate + channel, tl.sigmoid(tl.sum(total, 1) + b), mask=channel < c)
+
+
+@triton.jit(do_not_specialize=["weight", "bias", "hw", "groups"])
+def gate_gradient(
+    dout, z, stats, weight, bias, gate, dexcited, hw, groups,
+    ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """dexcited [n, c]: the gradient before the gate's sigmoid, each image's sum of dout · y times
+    gate · (1 - gate). Grid: images, channel blocks."""
+    c = groups * ALIGN
+    image = tl.program_id(0)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < c
+    mean = tl.load(stats + channel, mask=known, other=0.0)
+    scale = tl.load(stats + c + channel, mask=known, other=0.0)
+    scale *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    offset = image.to(tl.int64) * hw * c
+    total = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for start in range(0, hw, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < hw)[:, None] & known[None, :]
+        at = offset + (row[:, None] * c + channel[None, :])
+        value = tl.load(z + at, mask=inside, other=0.0).to(tl.float32)
+        d = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+        u = (value - mean[None, :]) * scale[None, :] + shift[None, :]
+        total += d * u * tl.sigmoid(u)
+    e = tl.load(gate + image * c + channel, mask=known, other=0.0)
+    tl.store(dexcited + image * c + channel, tl.sum(total, 0) * e * (1 - e), mask=known)
+
+
+@triton.jit(do_not_specialize=["w1", "w2", "c", "s", "hw"])
+def excite_maps_gradient(
+    dexcited, squeezed, w1, w2, dsqueezed, dpooled, c, s, hw,
+    CHANNELS: tl.constexpr, SQUEEZED: tl.constexpr,
+):  # fmt: skip
+    """dsqueezed [n, s] = dexcited @ w2 · silu'(squeezed); dpooled [n, c] = dsqueezed @ w1 / hw,
+    what the mean gives to each pixel. Grid: images."""
+    dexcited += tl.program_id(0) * c
+    squeezed += tl.program_id(0) * s
+    dsqueezed += tl.program_id(0) * s
+    dpooled += tl.program_id(0) * c
+    for s0 in range(0, s, SQUEEZED):
+        unit = s0 + tl.arange(0, SQUEEZED)
+        total = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
+        for c0 in range(0, c, CHANNELS):
+            channel = c0 + tl.arange(0, CHANNELS)
+            inside = (channel < c)[:, None] & (unit < s)[None, :]
+            w = tl.load(w2 + channel[:, None] * s + unit[None, :], mask=inside, other=0.0)
+            value = tl.load(dexcited + channel, mask=channel < c, other=0.0)
+            total += w.to(tl.float32) * value[:, None]
+        u = tl.load(squeezed + unit, mask=unit < s, other=0.0)
+        slope = tl.sigmoid(u) * (1 + u * (1 - tl.sigmoid(u)))
+        tl.store(dsqueezed + unit, tl.sum(total, 0) * slope, mask=unit < s)
+    tl.debug_barrier()
+    for c0 in range(0, c, CHANNELS):
+        channel = c0 + tl.arange(0, CHANNELS)
+        total = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
+        for s0 in range(0, s, SQUEEZED):
+            unit = s0 + tl.arange(0, SQUEEZED)
+            inside = (unit < s)[:, None] & (channel < c)[None, :]
+            w = tl.load(w1 + unit[:, None] * c + channel[None, :], mask=inside, other=0.0)
+            value = tl.load(dsqueezed + unit, mask=unit < s, other=0.0)
+            total += w.to(tl.float32) * value[:, None]
+        tl.store(dpooled + channel, tl.sum(total, 0) / hw, mask=channel < c)
+
+
+@triton.jit(do_not_specialize=["n", "c", "s"])
+def excite_weights_gradient(
+    pooled, squeezed, dsqueezed, dexcited, dw1, db1, dw2, db2, n, c, s,
+    IMAGES: tl.constexpr, CHANNELS: tl.constexpr, SQUEEZED: tl.constexpr,
+):  # fmt: skip
+    """dw1 [s, c], db1 [s], dw2 [c, s], db2 [c], summed over the images in fp32.
+
+    Grid: channel blocks, blocks of squeezed units."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    unit = tl.program_id(1) * SQUEEZED + tl.arange(0, SQUEEZED)
+    total1 = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
+    total2 = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
+    sum1 = tl.zeros([SQUEEZED], tl.float32)
+    sum2 = tl.zeros([CHANNELS], tl.float32)
+    for start in range(0, n, IMAGES):
+        image = start + tl.arange(0, IMAGES)
+        of_units = image[:, None] * s + unit[None, :]
+        of_channels = image[:, None] * c + channel[None, :]
+        in_units = (image < n)[:, None] & (unit < s)[None, :]
+        in_channels = (image < n)[:, None] & (channel < c)[None, :]
+        u = tl.load(squeezed + of_units, mask=in_units, other=0.0)
+        d1 = tl.load(dsqueezed + of_units, mask=in_units, other=0.0)
+        value = tl.load(pooled + of_channels, mask=in_channels, other=0.0)
+        d2 = tl.load(dexcited + of_channels, mask=in_channels, other=0.0)
+        # "ieee": fp32 products, where tensor cores would round to 10 bits (and sm_75 has no bf16)
+        total1 += tl.dot(tl.trans(d1), value, input_precision="ieee")
+        total2 += tl.dot(tl.trans(d2), u * tl.sigmoid(u), input_precision="ieee")
+        sum1 += tl.sum(d1, 0)
+        sum2 += tl.sum(d2, 0)
+    known1, known2 = unit < s, channel < c
+    tl.store(
+        dw1 + unit[:, None] * c + channel[None, :], total1, mask=known1[:, None] & known2[None, :]
+    )
+    tl.store(
+        dw2 + channel[:, None] * s + unit[None, :], total2, mask=known2[:, None] & known1[None, :]
+    )
+    tl.store(db1 + unit, sum1, mask=known1 & (tl.program_id(0) == 0))
+    tl.store(db2 + channel, sum2, mask=known2 & (tl.program_id(1) == 0))
+
+
+@triton.jit
+def _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SILU: tl.constexpr):
+    """The gradient of u [ROWS, CHANNELS]; with a gate, that of y is dy · gate + dpooled."""
+    d = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+    if gate is not None:
+        d *= tl.load(gate + small, mask=inside, other=0.0)
+        d += tl.load(dpooled + small, mask=inside, other=0.0)
+    if SILU:
+        u = centred * scale[None, :] + shift[None, :]
+        sigmoid = tl.sigmoid(u)
+        d *= sigmoid * (1 + u * (1 - sigmoid))
+    return d
+
+
+@triton.jit(do_not_specialize=["weight", "bias", "rows", "hw", "groups", "span"])
+def gradient_sums(
+    dy, z, stats, weight, bias, gate, dpooled, partial, rows, hw, groups, span,
+    SILU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """partial [splits, 2, c]: per split the sums of d, u's gradient, and of d · (z - mean).
+
+    Grid: channel blocks, splits of `span` rows."""
+    c = groups * ALIGN
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    split = tl.program_id(1)
+    known = channel < c
+    mean = tl.load(stats + channel, mask=known, other=0.0)
+    scale = tl.load(stats + c + channel, mask=known, other=0.0)
+    scale *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    begin = split * span
+    count = tl.minimum(span, rows - begin)
+    offset = begin.to(tl.int64) * c
+    first = tl.zeros([ROWS, CHANNELS], tl.float32)
+    second = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < count)[:, None] & known[None, :]
+        at = offset + (row[:, None] * c + channel[None, :])
+        small = ((begin + row) // hw)[:, None] * c + channel[None, :]
+        centred = tl.load(z + at, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
+        d = _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SILU)
+        d = tl.where(inside, d, 0.0)
+        first += d
+        second += d * centred
+    out = partial + split * 2 * c + channel
+    tl.store(out, tl.sum(first, 0), mask=known)
+    tl.store(out + c, tl.sum(second, 0), mask=known)
+
+
+@triton.jit(do_not_specialize=["weight", "bias", "rows", "hw", "groups", "span", "splits"])
+def gradient_maps(
+    dy, z, stats, weight, bias, gate, dpooled, partial, dz, dweight, dbias,
+    rows, hw, groups, span, splits,
+    SILU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    SPLITS: tl.constexpr,
+):  # fmt: skip
+    """dz, and by the first split dweight and dbias [c], from the partial sums of `gradient_sums`.
+
+    dz = rstd · weight · (d - sum(d) / rows - (z - mean) · rstd² · sum(d · (z - mean)) / rows).
+    Grid: channel blocks, splits of `span` rows."""
+    c = groups * ALIGN
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    split = tl.program_id(1)
+    known = channel < c
+    first, second = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
+    mean = tl.load(stats + channel, mask=known, other=0.0)
+    rstd = tl.load(stats + c + channel, mask=known, other=0.0)
+    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    tl.store(dweight + channel, second * rstd, mask=known & (split == 0))
+    tl.store(dbias + channel, first, mask=known & (split == 0))
+    slope = rstd * rstd * second / rows
+    level = first / rows
+    begin = split * span
+    count = tl.minimum(span, rows - begin)
+    offset = begin.to(tl.int64) * c
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < count)[:, None] & known[None, :]
+        at = offset + (row[:, None] * c + channel[None, :])
+        small = ((begin + row) // hw)[:, None] * c + channel[None, :]
+        centred = tl.load(z + at, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
+        d = _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SILU)
+        d = scale[None, :] * (d - level[None, :] - centred * slope[None, :])
+        tl.store(dz + at, d, mask=inside)
+
+
+# ---- the weight gradient of a depthwise convolution, padded by half its kernel
+
+
+@triton.jit(do_not_specialize=["n", "h", "w", "groups", "ho", "wo", "span", "stride"])
+def depthwise_sums(
+    x, dy, partial, n, h, w, groups, ho, wo, span, stride,
+    KERNEL: tl.constexpr, TAPS: tl.constexpr, ALIGN: tl.constexpr, IMAGES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """partial [image blocks · row blocks, KERNEL², c]: the sums of dy · x for each tap.
+
+    A tile is one output pixel of IMAGES images, all taps (TAPS, the next power of two), CHANNELS
+    channels: which taps meet the map is the same for every image, so no element computes where it
+    is, and the next pixel's taps are mostly in the cache. Grid: channel blocks, image blocks, row
+    blocks of `span` output rows."""
+    c = groups * ALIGN
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    image = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
+    tap = tl.arange(0, TAPS)
+    tap_row, tap_column = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
+    of_image = (image < n)[:, None, None] & (channel < c)[None, None, :]
+    x_at = x + image.to(tl.int64)[:, None, None] * (h * w * c) + channel[None, None, :]
+    dy_at = dy + image.to(tl.int64)[:, None, None] * (ho * wo * c) + channel[None, None, :]
+    first = tl.program_id(2) * span
+    total = tl.zeros([IMAGES, TAPS, CHANNELS], tl.float32)
+    for row in range(first, tl.minimum(first + span, ho)):
+        y = row * stride + tap_row
+        in_rows = (tap < KERNEL * KERNEL) & (y >= 0) & (y < h)
+        for column in range(0, wo):
+            position = column * stride + tap_column
+            meets = in_rows & (position >= 0) & (position < w)
+            of_tap = ((y * w + position) * c)[None, :, None]
+            value = tl.load(x_at + of_tap, mask=of_image & meets[None, :, None], other=0.0)
+            d = tl.load(dy_at + (row * wo + column) * c, mask=of_image, other=0.0)
+            total += value.to(tl.float32) * d.to(tl.float32)
+    split = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
+    out = partial + (split * KERNEL * KERNEL + tap)[:, None] * c + channel[None, :]
+    inside = (tap < KERNEL * KERNEL)[:, None] & (channel < c)[None, :]
+    tl.store(out, tl.sum(total, 0), mask=inside)
+
+
+@triton.jit(do_not_specialize=["splits", "c", "taps"])
+def depthwise_total(partial, dw, splits, c, taps, SPLITS: tl.constexpr, ELEMENTS: tl.constexpr):
+    """dw [c, taps] = the sum of partial [splits, taps, c] over its splits. Grid: blocks of elements."""
+    element = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
+    known = element < taps * c
+    total = tl.zeros([SPLITS, ELEMENTS], tl.float32)
+    for start in range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        at = split[:, None] * taps * c + element[None, :]
+        total += tl.load(partial + at, mask=(split < splits)[:, None] & known[None, :], other=0.0)
+    tl.store(dw + element % c * taps + element // c, tl.sum(total, 0), mask=known)
