@@ -29,8 +29,8 @@ Importing torch's CUDA build costs some seconds: one program may well hold many 
 
 By hand: `python -m tests.cuda_stub.stub run_search.py --preset standard ...`.
 
-It is built once, into the system's temporary folder, by g++ and with the CUDA headers that come with
-Triton, for the sources here and the installed torch.
+It is built once for the sources here and the installed torch, by g++, into a folder under the
+system's temporary one.
 
 Environment variables that a test may add: FAKE_GPUS, FAKE_GPU_MEM [bytes of each device],
 FAKE_CUDA_CAPABILITY (9.0), FAKE_CUDA_DRIVER_VERSION (12040 is CUDA 12.4; too old for a torch built for
@@ -57,6 +57,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
+# Of the runtime that the sources answer for: its functions and structures change with it.
+_CUDA_MAJOR = 13
+
 # Functions of CUDA and its libraries, among the names that torch's libraries ask for.
 _CUDA_NAME = re.compile(r"(__cuda|cuda|cudnn|cublas|cublasLt|cu)[A-Z]\w*")
 
@@ -81,13 +84,23 @@ def _torch_version() -> tuple[str, str | None]:
     return facts["__version__"], facts["cuda"]
 
 
-def _headers() -> Path | None:
-    """The folder of CUDA's headers: the whole set comes with Triton."""
-    spec = importlib.util.find_spec("triton")
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent / "backends/nvidia/include"
-    return folder if (folder / "cuda_runtime_api.h").exists() else None
+def _headers() -> list[Path]:
+    """Folders of CUDA's headers, to be searched in this order; empty where some are missing.
+
+    torch's own packages bring those of the release that torch was built for. They lack the
+    compiler's part, crt/, which comes with Triton, whose other headers may be of another release.
+    """
+    packages = importlib.util.find_spec("nvidia")
+    triton = importlib.util.find_spec("triton")
+    if packages is None or triton is None or triton.origin is None:
+        return []
+    places = packages.submodule_search_locations or []
+    folders = [Path(place) / f"cu{_CUDA_MAJOR}/include" for place in places]
+    folders = [folder for folder in folders if (folder / "cuda_runtime_api.h").exists()]
+    compiler_part = Path(triton.origin).parent / "backends/nvidia/include"
+    if not folders or not (compiler_part / "crt/host_defines.h").exists():
+        return []
+    return [folders[0], compiler_part]
 
 
 def reason_to_skip() -> str | None:
@@ -95,10 +108,13 @@ def reason_to_skip() -> str | None:
     for tool in ("g++", "nm"):
         if shutil.which(tool) is None:
             return f"the stand-in for CUDA is built with {tool}, which is not installed"
-    if _torch_version()[1] is None:
-        return "the stand-in for CUDA needs a CUDA build of torch"
-    if _headers() is None:
-        return "the stand-in for CUDA needs the CUDA headers that come with triton"
+    cuda = _torch_version()[1]
+    if cuda is None or cuda.split(".")[0] != str(_CUDA_MAJOR):
+        return f"the stand-in for CUDA needs a torch built for CUDA {_CUDA_MAJOR}, not {cuda}"
+    if not _headers():
+        return (
+            "the stand-in for CUDA needs the headers that come with torch's CUDA build and triton"
+        )
     return None
 
 
@@ -144,11 +160,12 @@ def _compile(folder: Path) -> None:
     """Build libcuda.so.1 in `folder`."""
     headers = _headers()
     cuda = _torch_version()[1]
-    assert headers is not None and cuda is not None
+    assert headers and cuda is not None
     major, minor = cuda.split(".")[:2]
     runtime_version = 1000 * int(major) + 10 * int(minor)
     options = ["-c", "-fPIC", "-O1", "-w"]
-    cpp_options = [f"-I{headers}", f"-DRUNTIME_VERSION={runtime_version}", "-fvisibility=hidden"]
+    cpp_options = [f"-DRUNTIME_VERSION={runtime_version}", "-fvisibility=hidden"]
+    cpp_options += [f"-I{folder}" for folder in headers]
     sources = sorted(map(str, HERE.glob("*.cpp")))
     run = functools.partial(subprocess.run, cwd=folder, check=True)
     run(["g++", "-std=c++17", *options, *cpp_options, *sources])
