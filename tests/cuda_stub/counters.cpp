@@ -1,9 +1,9 @@
 // Counters and tallies, and the functions by which a test reads them (tests/cuda_stub/counters.py).
-#include "standin.h"
-
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+
+#include "standin.h"
 
 namespace standin {
 

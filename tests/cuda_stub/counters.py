@@ -2,11 +2,13 @@
 
 `read()` gives all as a dictionary: launches, captured_nodes, graph_replays, replayed_nodes,
 synchronisations, host_to_device_pageable, host_to_device_pinned, device_to_host, device_to_device,
-fills, allocations, frees, pinned_allocations, out_of_memory, refused. Launches, copies and fills are
-those outside a capture; within one, each is a captured node.
+fills, allocations, frees, pinned_allocations, out_of_memory, refused. Launches, copies and fills
+are those outside a capture; within one, each is a captured node.
 
-`launched()`, `captured()`, `replayed()` and `refusals()` give the same by name: of kernels (mangled,
-as the compiler named them; Triton's as they are written), of copies and fills, of broken rules.
+`launched()`, `captured()`, `replayed()` and `refusals()` count by name: of kernels (mangled, as the
+compiler named them; Triton's as they are written), of copies and fills, of broken rules.
+
+They are of this process alone: a worker's are read in the worker.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
 // Devices: how many there are, what they can do, which is current, and the contexts on them.
-#include "standin.h"
-
 #include <dlfcn.h>
 #include <pthread.h>
 
@@ -8,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
+
+#include "standin.h"
 
 namespace standin {
 

@@ -1,9 +1,9 @@
 // Kernels: of torch, registered with the runtime when its libraries load, and of Triton, loaded as
 // modules by the driver. A launch is counted under the kernel's name; nothing runs.
-#include "standin.h"
-
 #include <cstring>
 #include <unordered_map>
+
+#include "standin.h"
 
 namespace standin {
 
@@ -37,7 +37,8 @@ static std::string name_of(const void* function) {
 
 static bool fits(dim3 grid, dim3 block) {
   const unsigned long threads = 1UL * block.x * block.y * block.z;
-  const bool grid_fits = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y <= 65535 && grid.z <= 65535;
+  const bool grid_fits =
+      grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y <= 65535 && grid.z <= 65535;
   return grid_fits && threads > 0 && threads <= 1024 && block.z <= 64;
 }
 
@@ -97,8 +98,8 @@ EXPORT void __cudaUnregisterFatBinary(void**) {}
 
 EXPORT char __cudaInitModule(void**) { return 1; }
 
-EXPORT void __cudaRegisterFunction(void**, const char* function, char*, const char* name, int, uint3*,
-                                   uint3*, dim3*, dim3*, int*) {
+EXPORT void __cudaRegisterFunction(void**, const char* function, char*, const char* name, int,
+                                   uint3*, uint3*, dim3*, dim3*, int*) {
   Lock lock;
   kernel_names[function] = name;
 }
@@ -137,8 +138,8 @@ EXPORT cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block,
   return launch(function, grid, block, stream);
 }
 
-EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration, const void* function,
-                                       void**) {
+EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration,
+                                       const void* function, void**) {
   return launch(function, configuration->gridDim, configuration->blockDim, configuration->stream);
 }
 
@@ -152,7 +153,8 @@ EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const v
 }
 
 EXPORT cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*,
-                                                                          int, size_t, unsigned int) {
+                                                                          int, size_t,
+                                                                          unsigned int) {
   *blocks = 2;
   return cudaSuccess;
 }
@@ -216,7 +218,8 @@ EXPORT CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUC
 
 EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y,
                                unsigned int grid_z, unsigned int block_x, unsigned int block_y,
-                               unsigned int block_z, unsigned int, CUstream stream, void**, void**) {
+                               unsigned int block_z, unsigned int, CUstream stream, void**,
+                               void**) {
   return launch(function, dim3(grid_x, grid_y, grid_z), dim3(block_x, block_y, block_z), stream);
 }
 

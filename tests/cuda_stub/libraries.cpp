@@ -2,11 +2,12 @@
 // one launch. On a card some are two or three (a reduction, a change of layout), so that counts of
 // nodes are a lower bound there.
 //
-// C does not mangle names: a function here lists the arguments that it reads, and those before them.
-#include "standin.h"
-
+// C does not mangle names: a function here lists the arguments that it reads, and those before
+// them.
 #include <cstdlib>
 #include <cstring>
+
+#include "standin.h"
 
 namespace standin {
 
@@ -58,7 +59,9 @@ EXPORT int cublasDestroy_v2(void* handle) {
   return SUCCESS;
 }
 
-EXPORT int cublasSetStream_v2(void* handle, cudaStream_t stream) { return set_stream(handle, stream); }
+EXPORT int cublasSetStream_v2(void* handle, cudaStream_t stream) {
+  return set_stream(handle, stream);
+}
 
 EXPORT int cublasGetMathMode(void*, int* mode) {
   *mode = 0;
@@ -108,7 +111,9 @@ EXPORT int cublasLtMatrixLayoutCreate(void** layout, int, unsigned long, unsigne
   return create_descriptor(layout);
 }
 
-EXPORT int cublasLtMatmulPreferenceCreate(void** preference) { return create_descriptor(preference); }
+EXPORT int cublasLtMatmulPreferenceCreate(void** preference) {
+  return create_descriptor(preference);
+}
 
 // ---------------------------------------------------------------- cuDNN
 
@@ -153,8 +158,8 @@ EXPORT int cudnnBackendSetAttribute(void*, int, int, long, const void*) { return
 
 EXPORT int cudnnBackendGetAttribute(void*, int, int type, long requested, long* number,
                                     void* elements) {
-  constexpr int TYPE_INT64 = 3;         // CUDNN_TYPE_INT64: a workspace's bytes
-  constexpr int TYPE_DESCRIPTOR = 15;   // CUDNN_TYPE_BACKEND_DESCRIPTOR: the engines on offer
+  constexpr int TYPE_INT64 = 3;        // CUDNN_TYPE_INT64: a workspace's bytes
+  constexpr int TYPE_DESCRIPTOR = 15;  // CUDNN_TYPE_BACKEND_DESCRIPTOR: the engines on offer
   long given = 0;
   if (type == TYPE_DESCRIPTOR) {
     given = 1;

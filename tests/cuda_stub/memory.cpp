@@ -1,12 +1,12 @@
 // Memory: of the devices, with its limit, and pinned memory of the host; copies and fills.
-#include "standin.h"
-
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+
+#include "standin.h"
 
 namespace standin {
 
@@ -50,7 +50,8 @@ bool device_of_pointer(const void* pointer, int* device) {
 static cudaError_t allocate(void** pointer, size_t bytes) {
   const int device = current_device();
   count(ALLOCATIONS);
-  if (used[device] + bytes > memory_total()) {
+  LedgerLock ledger_lock;
+  if (held_by_others(device) + used[device] + bytes > memory_total()) {
     count(OUT_OF_MEMORY);
     return cudaErrorMemoryAllocation;
   }
@@ -60,6 +61,7 @@ static cudaError_t allocate(void** pointer, size_t bytes) {
     return cudaErrorMemoryAllocation;
   }
   used[device] += bytes;
+  publish(device, used[device]);
   peak[device] = std::max(peak[device], used[device]);
   device_blocks[static_cast<char*>(memory)] = {bytes, device};
   *pointer = memory;
@@ -124,7 +126,10 @@ EXPORT cudaError_t cudaFree(void* pointer) {
   }
   count(FREES);
   munmap(pointer, std::max<size_t>(block->second.bytes, 1));
-  used[block->second.device] -= block->second.bytes;
+  const int device = block->second.device;
+  used[device] -= block->second.bytes;
+  LedgerLock ledger_lock;
+  publish(device, used[device]);
   device_blocks.erase(block);
   return cudaSuccess;
 }
@@ -135,8 +140,10 @@ EXPORT cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   if (error != cudaSuccess) {
     return error;
   }
+  LedgerLock ledger_lock;
+  const size_t held = held_by_others(current_device()) + used[current_device()];
   *total_bytes = memory_total();
-  *free_bytes = *total_bytes - used[current_device()];
+  *free_bytes = *total_bytes - held;
   return cudaSuccess;
 }
 
@@ -190,7 +197,8 @@ EXPORT cudaError_t cudaHostUnregister(void* pointer) {
 
 // ---------------------------------------------------------------- what a pointer is
 
-EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes,
+                                            const void* pointer) {
   Lock lock;
   memset(attributes, 0, sizeof *attributes);
   attributes->type = cudaMemoryTypeUnregistered;
@@ -260,12 +268,13 @@ EXPORT cudaError_t cudaMemcpy(void* destination, const void* source, size_t byte
   return error;
 }
 
-EXPORT cudaError_t cudaMemcpyPeerAsync(void* destination, int, const void* source, int, size_t bytes,
-                                       cudaStream_t stream) {
+EXPORT cudaError_t cudaMemcpyPeerAsync(void* destination, int, const void* source, int,
+                                       size_t bytes, cudaStream_t stream) {
   return cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream);
 }
 
-EXPORT cudaError_t cudaMemsetAsync(void* destination, int value, size_t bytes, cudaStream_t stream) {
+EXPORT cudaError_t cudaMemsetAsync(void* destination, int value, size_t bytes,
+                                   cudaStream_t stream) {
   Lock lock;
   bool captured = false;
   const cudaError_t error = submit(stream_of(stream), "fill", FILLS, &captured);

@@ -1,9 +1,10 @@
-// What the parts of the stand-in share: devices, streams, captures, and the counters that tests read.
+// What the parts of the stand-in share: devices, streams, captures, and the counters that tests
+// read.
 //
 // The stand-in answers for the CUDA runtime, the driver, cuBLAS and cuDNN. Device memory is host
-// memory and kernels do nothing, so the numbers mean nothing; the rules about current devices, stream
-// capture and memory are those of CUDA, as its documentation gives them, and breaking one is refused
-// with CUDA's own error.
+// memory and kernels do nothing, so the numbers mean nothing; the rules about current devices,
+// stream capture and memory are those of CUDA, as its documentation gives them, and breaking one is
+// refused with CUDA's own error.
 #pragma once
 
 #include <cuda.h>
@@ -31,21 +32,21 @@ struct Lock {
 // ---------------------------------------------------------------- counters
 
 enum Counter {
-  LAUNCHES,                  // kernels started outside a capture
-  CAPTURED_NODES,            // kernels, copies and fills recorded by a capture
-  GRAPH_REPLAYS,             // graphs launched
-  REPLAYED_NODES,            // nodes of the graphs launched
-  SYNCHRONISATIONS,          // the host waited for a device, a stream or an event
-  HOST_TO_DEVICE_PAGEABLE,   // copies; the host waits while one is staged
+  LAUNCHES,                 // kernels started outside a capture
+  CAPTURED_NODES,           // kernels, copies and fills recorded by a capture
+  GRAPH_REPLAYS,            // graphs launched
+  REPLAYED_NODES,           // nodes of the graphs launched
+  SYNCHRONISATIONS,         // the host waited for a device, a stream or an event
+  HOST_TO_DEVICE_PAGEABLE,  // copies; the host waits while one is staged
   HOST_TO_DEVICE_PINNED,
   DEVICE_TO_HOST,
   DEVICE_TO_DEVICE,
-  FILLS,                     // cudaMemset
-  ALLOCATIONS,               // cudaMalloc
-  FREES,                     // cudaFree
-  PINNED_ALLOCATIONS,        // cudaHostAlloc
-  OUT_OF_MEMORY,             // allocations that did not fit
-  REFUSED,                   // calls that broke a rule of CUDA
+  FILLS,               // cudaMemset
+  ALLOCATIONS,         // cudaMalloc
+  FREES,               // cudaFree
+  PINNED_ALLOCATIONS,  // cudaHostAlloc
+  OUT_OF_MEMORY,       // allocations that did not fit
+  REFUSED,             // calls that broke a rule of CUDA
   COUNTERS,
 };
 
@@ -64,10 +65,10 @@ cudaError_t fail(cudaError_t error);
 
 // ---------------------------------------------------------------- devices
 
-int device_count();            // that CUDA_VISIBLE_DEVICES leaves
+int device_count();  // that CUDA_VISIBLE_DEVICES leaves
 int physical_device(int device);
 bool driver_too_old();
-int current_device();          // of this thread
+int current_device();  // of this thread
 
 // Make the primary context of the current device, as any call does that needs one.
 // Fails in a process forked from one that had used CUDA, and where the driver is too old.
@@ -89,7 +90,7 @@ struct Stream;
 struct Capture {
   unsigned long long id;
   cudaStreamCaptureMode mode;
-  std::thread::id thread;        // that began it
+  std::thread::id thread;  // that began it
   Stream* origin;
   std::vector<Stream*> streams;  // the origin, and those that joined by waiting for an event
   Graph graph;                   // so far
@@ -98,7 +99,7 @@ struct Capture {
 
 struct Stream {
   int device;
-  bool blocking;               // it waits for the legacy stream, and the legacy stream for it
+  bool blocking;  // it waits for the legacy stream, and the legacy stream for it
   bool legacy = false;
   Capture* capture = nullptr;  // the ongoing capture that it is part of
   std::vector<int> tips;       // nodes of that capture which its next node will depend on
@@ -122,5 +123,14 @@ cudaError_t launch(const std::string& name, cudaStream_t handle);
 
 size_t memory_total();
 bool device_of_pointer(const void* pointer, int* device);
+
+// Held while this process looks at what others hold, and changes what it holds itself.
+struct LedgerLock {
+  LedgerLock();
+  ~LedgerLock();
+};
+
+size_t held_by_others(int device);       // bytes
+void publish(int device, size_t bytes);  // that this process now holds
 
 }  // namespace standin

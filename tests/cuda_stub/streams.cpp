@@ -1,14 +1,14 @@
 // Streams, events, captures and graphs: the rules of stream capture are here.
 //
 // They are those of the CUDA Programming Guide ("CUDA Graphs", prohibited and unhandled operations,
-// invalidation, cross-stream dependencies) and of the runtime's reference for cudaStreamBeginCapture
-// and cudaThreadExchangeStreamCaptureMode.
-#include "standin.h"
-
+// invalidation, cross-stream dependencies) and of the runtime's reference for
+// cudaStreamBeginCapture and cudaThreadExchangeStreamCaptureMode.
 #include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
+
+#include "standin.h"
 
 namespace standin {
 
@@ -499,7 +499,8 @@ EXPORT cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return cudaEventRecordWithFlags(event, stream, 0);
 }
 
-EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle, unsigned int) {
+EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle,
+                                       unsigned int) {
   Lock lock;
   Stream* stream = stream_of(handle);
   const Event* event = event_of(event_handle);

@@ -2,9 +2,9 @@
 
 The stand-in is a library that answers for the CUDA runtime, the driver, cuBLAS and cuDNN
 (`*.cpp` here). Device memory is host memory and kernels do nothing: losses and times mean nothing.
-CUDA's rules are enforced (current device, stream capture, memory limits, forks), so that it refuses
-what a GPU would refuse before any kernel runs, and it counts launches, graph nodes, copies and waits.
-Triton compiles and launches its kernels on it as well.
+CUDA's rules are enforced (current device, stream capture, memory limits, forks), so that it
+refuses what a GPU would refuse before any kernel runs, and it counts launches, graph nodes, copies
+and waits. Triton compiles and launches its kernels on it as well.
 
 In a test::
 
@@ -32,9 +32,9 @@ By hand: `python -m tests.cuda_stub.stub run_search.py --preset standard ...`.
 It is built once for the sources here and the installed torch, by g++, into a folder under the
 system's temporary one.
 
-Environment variables that a test may add: FAKE_GPUS, FAKE_GPU_MEM [bytes of each device],
-FAKE_CUDA_CAPABILITY (9.0), FAKE_CUDA_DRIVER_VERSION (12040 is CUDA 12.4; too old for a torch built for
-CUDA 13), FAKE_CUDA_LOG=1 (each refusal on stderr). CUDA_VISIBLE_DEVICES works as it does on a GPU.
+Environment variables that a test may add: FAKE_CUDA_CAPABILITY (9.0), FAKE_CUDA_LOG=1 (each refusal
+on stderr), FAKE_CUDA_DRIVER_VERSION (12040 is a driver of CUDA 12.4, too old for a torch built for
+CUDA 13). CUDA_VISIBLE_DEVICES works as it does on a GPU.
 """
 
 from __future__ import annotations
@@ -200,23 +200,26 @@ def build() -> Path:
     return folder
 
 
-def environment(gpus: int = 1, memory: float = 4e9) -> dict[str, str]:
+def environment(gpus: int = 1, memory: float = 4e9, ledger: Path | None = None) -> dict[str, str]:
     """Environment variables that put a program on `gpus` devices of `memory` bytes each.
 
-    Added to this process's own. Triton's compiled kernels are kept in a folder beside the stand-in's.
+    They are added to this process's own. Processes with the same `ledger`, a file, share the
+    devices' memory. Triton keeps what it compiles in a folder beside the stand-in's.
     """
     folder = build()
-    triton_cache = folder.with_name(f"cuda-stub-{os.getuid()}-triton")
     others = os.environ.get("LD_LIBRARY_PATH")
-    return {
+    variables = {
         "LD_PRELOAD": str(folder / "libcuda.so.1"),
         "LD_LIBRARY_PATH": f"{folder}:{others}" if others else str(folder),
         "FAKE_GPUS": str(gpus),
         "FAKE_GPU_MEM": str(int(memory)),
         "TRITON_LIBCUDA_PATH": str(folder),
-        "TRITON_CACHE_DIR": str(triton_cache),
+        "TRITON_CACHE_DIR": str(folder.with_name(f"cuda-stub-{os.getuid()}-triton")),
         "OMP_NUM_THREADS": "1",
     }
+    if ledger is not None:
+        variables["FAKE_CUDA_LEDGER"] = str(ledger)
+    return variables
 
 
 def run(
@@ -228,20 +231,21 @@ def run(
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run this Python with `arguments` on the stand-in, in the repository's root, and return the
-    result with its output as text. `variables` are added to the environment, `options` go to
-    subprocess.run. Raises subprocess.TimeoutExpired after `timeout` seconds.
+    result with its output as text.
+
+    Its processes share the devices' memory. `variables` are added to the environment, `options` go
+    to subprocess.run. Raises subprocess.TimeoutExpired after `timeout` seconds.
     """
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = {
-        **os.environ,
-        "PYTHONPATH": python_path,
-        **environment(gpus, memory),
-        **(variables or {}),
-    }
-    options = {"cwd": ROOT, "capture_output": True, "text": True, **options}
-    return subprocess.run(
-        [sys.executable, *arguments], env=env, timeout=timeout, check=False, **options
-    )
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False, **options}
+    with tempfile.TemporaryDirectory(prefix="cuda-stub-run-") as folder:
+        env = {
+            **os.environ,
+            "PYTHONPATH": python_path,
+            **environment(gpus, memory, Path(folder) / "ledger"),
+            **(variables or {}),
+        }
+        return subprocess.run([sys.executable, *arguments], env=env, timeout=timeout, **options)
 
 
 def check(*arguments: str, **options: Any) -> str:
