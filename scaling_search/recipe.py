@@ -124,9 +124,15 @@ def optimizer(vectors: list[tuple[Tensor, bool]], recipe: Recipe) -> torch.optim
     the device, so that a captured step follows it."""
     groups = [{"params": [v], "weight_decay": recipe.weight_decay if decayed else 0.0} for v, decayed in vectors]
     device = vectors[0][0].device
-    lr: Any = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
+    made: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=device.type == "cuda")
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=True, fused=True)
-    return RMSpropTF(groups, lr, recipe.momentum)
+        made = torch.optim.AdamW(groups, lr=recipe.lr, fused=True, capturable=device.type == "cuda")
+    elif recipe.optimizer == "sgd":
+        made = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
+    else:
+        made = RMSpropTF(groups, recipe.lr, recipe.momentum)
+    if device.type == "cuda":
+        # not given to the constructor, which compares it with 0: that waits for the device
+        for group in made.param_groups:
+            group["lr"] = torch.tensor(recipe.lr, device=device)
+    return made

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,13 +44,6 @@ def why_no_kernels() -> str:
 
 
 _EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocate their workspaces
-_capture_failed = False
-
-
-def process_is_spoiled() -> bool:
-    """Whether a capture has failed in this process. Before torch 2.12 the memory that it had taken
-    never comes back: such a worker ends after its run."""
-    return _capture_failed
 
 
 class Step:
@@ -133,7 +125,7 @@ class Step:
             self._decay.fill_(min(self._recipe.ema, (1 + step) / (10 + step)))
         if self._graph is None and self._eager_left == 0:
             self._eager_left = -1
-            self._graph, self.eager = _capture(self.device, lambda: self._step(load))
+            self._graph, self.eager = cuda.capture(self.device, lambda: self._step(load))
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -218,64 +210,3 @@ def _with_parameters(
         return torch.func.functional_call(module, parameters, (x,))  # type: ignore[no-any-return]
 
     return torch.compile(forward) if compile else forward
-
-
-# ---- capture
-
-
-@functools.cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for each device and process: a stream is never given back, and keeps memory of its own."""
-    return torch.cuda.Stream(device)
-
-
-def _capture(
-    device: torch.device, work: Callable[[], None]
-) -> tuple[torch.cuda.CUDAGraph | None, str]:
-    """The graph of `work`'s kernels, none of which runs now; or None and the reason.
-
-    A refused capture leaves everything as it was: torch's own context manager would leave the capture
-    stream current, and the generator in the middle of a capture. Memory that it lacked is looked for
-    by the caller's eager step, after this function and whatever its traceback held are gone."""
-    global _capture_failed
-    stream = _capture_stream(device)
-    graph = torch.cuda.CUDAGraph()
-    gc.collect()
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()  # what eager steps have left would lie idle beside the graph's own memory
-    failure = ""
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.device(device), torch.cuda.stream(stream):
-        # thread_local: a thread that reads data ahead may allocate pinned memory meanwhile
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            work()
-        except RuntimeError as error:
-            failure = _first_line(error)
-        try:
-            graph.capture_end()
-        except RuntimeError as error:
-            failure = failure or _first_line(error)
-    torch.cuda.current_stream(device).wait_stream(stream)
-    if not failure:
-        return graph, ""
-    _capture_failed = True
-    _fresh_generator(device)
-    graph.reset()
-    del graph
-    gc.collect()
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
-    return None, failure
-
-
-def _fresh_generator(device: torch.device) -> None:
-    """Before torch 2.12 a generator that was part of a failed capture refuses to draw."""
-    fresh = torch.Generator(device)
-    torch.cuda.default_generators[device.index or 0].graphsafe_set_state(
-        fresh.graphsafe_get_state()
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 
+from effnet.nn.cuda.capture import capture, process_is_spoiled
 from effnet.nn.cuda.flat import FlatParameters
 from effnet.nn.cuda.forward import TrainingForward
 
-__all__ = ["FlatParameters", "TrainingForward", "why_no_triton"]
+__all__ = ["FlatParameters", "TrainingForward", "capture", "process_is_spoiled", "why_no_triton"]
 
 
 @functools.cache
