@@ -1,16 +1,17 @@
-"""Autograd functions around Triton's kernels: batch norm with what follows it, and depthwise convolution.
+"""Autograd functions around Triton's kernels: batch norm with what follows it, depthwise convolution.
 
-Maps are [n, c, h, w], channels_last (others are copied), bf16 or fp32, on the current device. Nothing
-here waits for the device or looks at its data, so a CUDA graph records all of it.
+Maps are [n, c, h, w], channels_last (others are copied), bf16 or fp32, on the current device.
+Nothing here waits for the device or looks at its data, so a CUDA graph records all of it.
 
 Launches of our own, forward and backward:
 
-| function    | forward | backward |
-| ----------- | ------- | -------- |
-| `norm_act`  | 2: moments, normalise | 2: gradient_sums, gradient_maps |
-| `norm_gate` | 4: moments, pool, excite, normalise | 5: gate_gradient, excite_maps_gradient, \
-excite_weights_gradient, gradient_sums, gradient_maps |
-| `depthwise` | torch's convolution | 2, beside torch's for the input: depthwise_sums, depthwise_total |
+norm_act   forward 2: moments, normalise
+           backward 2: gradient_sums, gradient_maps
+norm_gate  forward 4: moments, pool, excite, normalise
+           backward 5: gate_gradient, excite_maps_gradient, excite_weights_gradient, gradient_sums,
+           gradient_maps
+depthwise  forward: torch's convolution
+           backward 2, beside torch's for the input: depthwise_sums, depthwise_total
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Programs a launch should have: an H100 has 132 multiprocessors, a T4 has 40, and each holds several
-# programs at a time. A constant, so that the splits, and with them the sums' order, are the same on
-# every card.
+# Programs a launch should have: an H100 has 132 multiprocessors, a T4 has 40, and each holds
+# several programs at a time. A constant, so that the splits, and with them the sums' order, are the
+# same on every card.
 _PROGRAMS = 512
 # Every program of the second kernel adds up all splits of its channels: beyond this many the sums
 # cost more than the parallelism brings.
@@ -71,7 +72,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """The convolution of each channel with its own kernel, padded by half of it.
 
     x [n, c, h, w], weight [c, 1, k, k] of the same dtype, k odd → [n, c, ho, wo]. The weight's
-    gradient has the weight's dtype and strides. Raises ImportError where Triton is not installed."""
+    gradient has the weight's dtype and strides. Raises ImportError where there is no Triton."""
     return cast(Tensor, _Depthwise.apply(x, weight, stride))
 
 
@@ -150,7 +151,7 @@ class _NormGate(torch.autograd.Function):
         squeezed, gate = _floats(z, n, s), _floats(z, n, c)
         kernels.excite[(n,)](
             pooled, w1, b1, w2, b2, squeezed, gate, c, s,
-            CHANNELS=kernels.EXCITED, SQUEEZED=kernels.SQUEEZED, num_warps=8,
+            EXCITED=kernels.EXCITED, SQUEEZED=kernels.SQUEEZED, num_warps=8,
         )  # fmt: skip
         out = torch.empty_like(z)
         kernels.normalise[rows.grid](
@@ -176,13 +177,13 @@ class _NormGate(torch.autograd.Function):
         dsqueezed, dpooled = torch.empty_like(squeezed), torch.empty_like(pooled)
         kernels.excite_maps_gradient[(n,)](
             dexcited, squeezed, w1, w2, dsqueezed, dpooled, c, s, h * w,
-            CHANNELS=kernels.EXCITED, SQUEEZED=kernels.SQUEEZED, num_warps=8,
+            EXCITED=kernels.EXCITED, SQUEEZED=kernels.SQUEEZED, num_warps=8,
         )  # fmt: skip
         dw1, dw2 = torch.empty_like(w1), torch.empty_like(w2)
         db1, db2 = w1.new_empty(s), w2.new_empty(c)
         kernels.excite_weights_gradient[(images.grid[0], _ceil(s, kernels.SQUEEZED))](
             pooled, squeezed, dsqueezed, dexcited, dw1, db1, dw2, db2, n, c, s,
-            IMAGES=32, CHANNELS=kernels.CHANNELS, SQUEEZED=kernels.SQUEEZED, num_warps=4,
+            IMAGES=16, CHANNELS=kernels.CHANNELS, SQUEEZED=kernels.SQUEEZED, num_warps=8,
         )  # fmt: skip
         dz, dweight, dbias = _norm_backward(dout, z, weight, bias, stats, gate, dpooled, True)
         return dz, dweight, dbias, None, dw1, db1, dw2, db2

@@ -1,19 +1,20 @@
 """The training step's own kernels on CUDA, in Triton: batch norm with what follows it, and the
 depthwise weights' gradients.
 
-A map is [n, h, w, c] in memory (channels_last): here `rows` = n · h · w rows of c channels. Maps are
-bf16 or fp32; sums, statistics and all that is small are fp32. Numbers come out the same every time:
-no atomics; a sum over many rows is written as one partial sum per split, and the splits are added
-in their order by the kernel after.
+A map is [n, h, w, c] in memory (channels_last): here `rows` = n · h · w rows of c channels. Maps
+are bf16 or fp32; sums, statistics and all that is small are fp32. Numbers come out the same every
+time: no atomics; a sum over many rows is written as one partial sum per split, and the splits are
+added in their order by the kernel after.
 
-Each kernel compiles once for all networks, since channels, sides and batch are arguments at run time.
-c is given as `groups` · ALIGN, so that the compiler knows that c is a multiple of ALIGN (8, or 1 for
-other counts, which then are a second compilation): 8 channels are one access of 16 bytes in bf16.
+Each kernel compiles once for all networks: channels, sides and batch are arguments at run time. c is
+given as `groups` · ALIGN, so that the compiler knows that c is a multiple of ALIGN (8, or 1 for
+other counts, which are a second compilation): 8 channels are one access of 16 bytes in bf16.
 The addresses of parameters are not specialised on, because a view of a flat vector starts anywhere.
 
 Offsets within a split or an image are 32-bit, the starts of splits and images 64-bit.
 """
 
+# ruff: noqa: N803  (constants known to the compiler are in capitals, as everywhere in Triton)
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,import-untyped"
 # mypy: disable-error-code="import-not-found,misc"
 # Triton compiles these functions and reads their annotations; mypy would hold them against Python's
@@ -36,8 +37,8 @@ TAPS_BY_IMAGES = 128
 
 # ---- batch norm, SiLU and the gate of squeeze-and-excitation
 #
-# y = act(u), u = (z - mean) · rstd · weight + bias per channel; with a gate e per image and channel,
-# the layer after sees y · e. `stats` is [2, c]: mean, rstd = 1 / sqrt(variance + eps).
+# y = act(u), u = (z - mean) · rstd · weight + bias per channel; with a gate e per image and
+# channel, the layer after sees y · e. `stats` is [2, c]: mean, rstd = 1 / sqrt(variance + eps).
 
 
 @triton.jit
@@ -175,10 +176,28 @@ def pool(
         out += c
 
 
+@triton.jit
+def _product(
+    matrix, vector, row, rows, columns, row_stride, column_stride,
+    SILU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Rows `row` [BLOCK_ROWS] of matrix [rows, columns] @ vector, or @ silu(vector)."""
+    total = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    for start in range(0, columns, BLOCK_COLUMNS):
+        column = start + tl.arange(0, BLOCK_COLUMNS)
+        at = matrix + row[:, None] * row_stride + column[None, :] * column_stride
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        value = tl.load(vector + column, mask=column < columns, other=0.0)
+        if SILU:
+            value = value * tl.sigmoid(value)
+        total += tl.load(at, mask=inside, other=0.0).to(tl.float32) * value[None, :]
+    return tl.sum(total, 1)
+
+
 @triton.jit(do_not_specialize=["w1", "b1", "w2", "b2", "c", "s"])
 def excite(
     pooled, w1, b1, w2, b2, squeezed, gate, c, s,
-    CHANNELS: tl.constexpr, SQUEEZED: tl.constexpr,
+    EXCITED: tl.constexpr, SQUEEZED: tl.constexpr,
 ):  # fmt: skip
     """squeezed [n, s] = pooled @ w1.T + b1, gate [n, c] = sigmoid(silu(squeezed) @ w2.T + b2).
 
@@ -187,29 +206,34 @@ def excite(
     pooled += tl.program_id(0) * c
     squeezed += tl.program_id(0) * s
     gate += tl.program_id(0) * c
-    for s0 in range(0, s, SQUEEZED):
-        unit = s0 + tl.arange(0, SQUEEZED)
-        total = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
-        for c0 in range(0, c, CHANNELS):
-            channel = c0 + tl.arange(0, CHANNELS)
-            inside = (unit < s)[:, None] & (channel < c)[None, :]
-            w = tl.load(w1 + unit[:, None] * c + channel[None, :], mask=inside, other=0.0)
-            value = tl.load(pooled + channel, mask=channel < c, other=0.0)
-            total += w.to(tl.float32) * value[None, :]
-        b = tl.load(b1 + unit, mask=unit < s, other=0.0).to(tl.float32)
-        tl.store(squeezed + unit, tl.sum(total, 1) + b, mask=unit < s)
+    for start in range(0, s, SQUEEZED):
+        unit = start + tl.arange(0, SQUEEZED)
+        value = _product(w1, pooled, unit, s, c, c, 1, False, SQUEEZED, EXCITED)
+        value += tl.load(b1 + unit, mask=unit < s, other=0.0).to(tl.float32)
+        tl.store(squeezed + unit, value, mask=unit < s)
     tl.debug_barrier()
-    for c0 in range(0, c, CHANNELS):
-        channel = c0 + tl.arange(0, CHANNELS)
-        total = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
-        for s0 in range(0, s, SQUEEZED):
-            unit = s0 + tl.arange(0, SQUEEZED)
-            inside = (channel < c)[:, None] & (unit < s)[None, :]
-            w = tl.load(w2 + channel[:, None] * s + unit[None, :], mask=inside, other=0.0)
-            value = tl.load(squeezed + unit, mask=unit < s, other=0.0)
-            total += w.to(tl.float32) * (value * tl.sigmoid(value))[None, :]
-        b = tl.load(b2 + channel, mask=channel < c, other=0.0).to(tl.float32)
-        tl.store(gate + channel, tl.sigmoid(tl.sum(total, 1) + b), mask=channel < c)
+    for start in range(0, c, EXCITED):
+        channel = start + tl.arange(0, EXCITED)
+        value = _product(w2, squeezed, channel, c, s, s, 1, True, EXCITED, SQUEEZED)
+        value += tl.load(b2 + channel, mask=channel < c, other=0.0).to(tl.float32)
+        tl.store(gate + channel, tl.sigmoid(value), mask=channel < c)
+
+
+@triton.jit
+def _silu_slope(u):
+    sigmoid = tl.sigmoid(u)
+    return sigmoid * (1 + u * (1 - sigmoid))
+
+
+@triton.jit
+def _saved(stats, weight, bias, c, channel):
+    """mean, rstd, rstd · weight and bias of channels, as the forward pass used them."""
+    known = channel < c
+    mean = tl.load(stats + channel, mask=known, other=0.0)
+    rstd = tl.load(stats + c + channel, mask=known, other=0.0)
+    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    return mean, rstd, scale, shift
 
 
 @triton.jit(do_not_specialize=["weight", "bias", "hw", "groups"])
@@ -223,10 +247,7 @@ def gate_gradient(
     image = tl.program_id(0)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < c
-    mean = tl.load(stats + channel, mask=known, other=0.0)
-    scale = tl.load(stats + c + channel, mask=known, other=0.0)
-    scale *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    mean, _, scale, shift = _saved(stats, weight, bias, c, channel)
     offset = image.to(tl.int64) * hw * c
     total = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, hw, ROWS):
@@ -244,7 +265,7 @@ def gate_gradient(
 @triton.jit(do_not_specialize=["w1", "w2", "c", "s", "hw"])
 def excite_maps_gradient(
     dexcited, squeezed, w1, w2, dsqueezed, dpooled, c, s, hw,
-    CHANNELS: tl.constexpr, SQUEEZED: tl.constexpr,
+    EXCITED: tl.constexpr, SQUEEZED: tl.constexpr,
 ):  # fmt: skip
     """dsqueezed [n, s] = dexcited @ w2 · silu'(squeezed); dpooled [n, c] = dsqueezed @ w1 / hw,
     what the mean gives to each pixel. Grid: images."""
@@ -252,29 +273,16 @@ def excite_maps_gradient(
     squeezed += tl.program_id(0) * s
     dsqueezed += tl.program_id(0) * s
     dpooled += tl.program_id(0) * c
-    for s0 in range(0, s, SQUEEZED):
-        unit = s0 + tl.arange(0, SQUEEZED)
-        total = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
-        for c0 in range(0, c, CHANNELS):
-            channel = c0 + tl.arange(0, CHANNELS)
-            inside = (channel < c)[:, None] & (unit < s)[None, :]
-            w = tl.load(w2 + channel[:, None] * s + unit[None, :], mask=inside, other=0.0)
-            value = tl.load(dexcited + channel, mask=channel < c, other=0.0)
-            total += w.to(tl.float32) * value[:, None]
+    for start in range(0, s, SQUEEZED):
+        unit = start + tl.arange(0, SQUEEZED)
+        value = _product(w2, dexcited, unit, s, c, 1, s, False, SQUEEZED, EXCITED)
         u = tl.load(squeezed + unit, mask=unit < s, other=0.0)
-        slope = tl.sigmoid(u) * (1 + u * (1 - tl.sigmoid(u)))
-        tl.store(dsqueezed + unit, tl.sum(total, 0) * slope, mask=unit < s)
+        tl.store(dsqueezed + unit, value * _silu_slope(u), mask=unit < s)
     tl.debug_barrier()
-    for c0 in range(0, c, CHANNELS):
-        channel = c0 + tl.arange(0, CHANNELS)
-        total = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
-        for s0 in range(0, s, SQUEEZED):
-            unit = s0 + tl.arange(0, SQUEEZED)
-            inside = (unit < s)[:, None] & (channel < c)[None, :]
-            w = tl.load(w1 + unit[:, None] * c + channel[None, :], mask=inside, other=0.0)
-            value = tl.load(dsqueezed + unit, mask=unit < s, other=0.0)
-            total += w.to(tl.float32) * value[:, None]
-        tl.store(dpooled + channel, tl.sum(total, 0) / hw, mask=channel < c)
+    for start in range(0, c, EXCITED):
+        channel = start + tl.arange(0, EXCITED)
+        value = _product(w1, dsqueezed, channel, c, s, 1, c, False, EXCITED, SQUEEZED)
+        tl.store(dpooled + channel, value / hw, mask=channel < c)
 
 
 @triton.jit(do_not_specialize=["n", "c", "s"])
@@ -325,9 +333,7 @@ def _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SIL
         d *= tl.load(gate + small, mask=inside, other=0.0)
         d += tl.load(dpooled + small, mask=inside, other=0.0)
     if SILU:
-        u = centred * scale[None, :] + shift[None, :]
-        sigmoid = tl.sigmoid(u)
-        d *= sigmoid * (1 + u * (1 - sigmoid))
+        d *= _silu_slope(centred * scale[None, :] + shift[None, :])
     return d
 
 
@@ -343,10 +349,7 @@ def gradient_sums(
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     split = tl.program_id(1)
     known = channel < c
-    mean = tl.load(stats + channel, mask=known, other=0.0)
-    scale = tl.load(stats + c + channel, mask=known, other=0.0)
-    scale *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    mean, _, scale, shift = _saved(stats, weight, bias, c, channel)
     begin = split * span
     count = tl.minimum(span, rows - begin)
     offset = begin.to(tl.int64) * c
@@ -383,10 +386,7 @@ def gradient_maps(
     split = tl.program_id(1)
     known = channel < c
     first, second = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
-    mean = tl.load(stats + channel, mask=known, other=0.0)
-    rstd = tl.load(stats + c + channel, mask=known, other=0.0)
-    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    mean, rstd, scale, shift = _saved(stats, weight, bias, c, channel)
     tl.store(dweight + channel, second * rstd, mask=known & (split == 0))
     tl.store(dbias + channel, first, mask=known & (split == 0))
     slope = rstd * rstd * second / rows
@@ -428,6 +428,9 @@ def depthwise_sums(
     of_image = (image < n)[:, None, None] & (channel < c)[None, None, :]
     x_at = x + image.to(tl.int64)[:, None, None] * (h * w * c) + channel[None, None, :]
     dy_at = dy + image.to(tl.int64)[:, None, None] * (ho * wo * c) + channel[None, None, :]
+    # each tap reads dy for itself, the same address from the cache: were it read once and spread,
+    # the compiler would move x through shared memory, with a barrier a pixel
+    dy_at = tl.broadcast_to(dy_at, [IMAGES, TAPS, CHANNELS])
     first = tl.program_id(2) * span
     total = tl.zeros([IMAGES, TAPS, CHANNELS], tl.float32)
     for row in range(first, tl.minimum(first + span, ho)):
@@ -436,10 +439,11 @@ def depthwise_sums(
         for column in range(0, wo):
             position = column * stride + tap_column
             meets = in_rows & (position >= 0) & (position < w)
+            inside = of_image & meets[None, :, None]
             of_tap = ((y * w + position) * c)[None, :, None]
-            value = tl.load(x_at + of_tap, mask=of_image & meets[None, :, None], other=0.0)
-            d = tl.load(dy_at + (row * wo + column) * c, mask=of_image, other=0.0)
-            total += value.to(tl.float32) * d.to(tl.float32)
+            value = tl.load(x_at + of_tap, mask=inside, other=0.0).to(tl.float32)
+            d = tl.load(dy_at + (row * wo + column) * c, mask=inside, other=0.0)
+            total += value * d.to(tl.float32)
     split = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
     out = partial + (split * KERNEL * KERNEL + tap)[:, None] * c + channel[None, :]
     inside = (tap < KERNEL * KERNEL)[:, None] & (channel < c)[None, :]
@@ -448,7 +452,7 @@ def depthwise_sums(
 
 @triton.jit(do_not_specialize=["splits", "c", "taps"])
 def depthwise_total(partial, dw, splits, c, taps, SPLITS: tl.constexpr, ELEMENTS: tl.constexpr):
-    """dw [c, taps] = the sum of partial [splits, taps, c] over its splits. Grid: blocks of elements."""
+    """dw [c, taps]: the sum of partial [splits, taps, c] over its splits. Grid: blocks of elements."""
     element = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
     known = element < taps * c
     total = tl.zeros([SPLITS, ELEMENTS], tl.float32)
