@@ -406,6 +406,20 @@ def rule_copies_are_counted_by_kind() -> None:
     assert counters.captured() == expected
 
 
+def rule_a_blank_device_reads_as_zero() -> None:
+    code = (
+        "import ctypes; cuda = ctypes.CDLL('libcuda.so.1'); p = ctypes.c_void_p(); "
+        "size = ctypes.c_size_t(4); back = ctypes.create_string_buffer(b'back', 4); "
+        "cuda.cudaMalloc(ctypes.byref(p), size); cuda.cudaMemcpy(p, b'here', size, 4); "
+        "cuda.cudaMemcpy(back, p, size, 4); print(back.raw)"
+    )
+    for variables, expected in (({}, b"here"), ({"FAKE_CUDA_BLANK": "1"}, bytes(4))):
+        env = {**os.environ, **variables}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == repr(expected)
+
+
 def rule_waits_are_counted() -> None:
     stream, event = make_stream(), make_event()
     assert cuda.cudaEventRecord(event, stream) == SUCCESS

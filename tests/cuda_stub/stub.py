@@ -27,14 +27,16 @@ In a test::
 Programs run in the repository's root, so that `tests.cuda_stub.counters` and the project import.
 Importing torch's CUDA build costs some seconds: one program may well hold many assertions.
 
-By hand: `python -m tests.cuda_stub.stub run_search.py --preset standard ...`.
+By hand: `python -m tests.cuda_stub.stub run_search.py --preset standard ...`, with FAKE_GPUS and
+FAKE_GPU_MEM for more devices and other memory.
 
 It is built once for the sources here and the installed torch, by g++, into a folder under the
 system's temporary one.
 
 Environment variables that a test may add: FAKE_CUDA_CAPABILITY (9.0), FAKE_CUDA_LOG=1 (each refusal
 on stderr), FAKE_CUDA_DRIVER_VERSION (12040 is a driver of CUDA 12.4, too old for a torch built for
-CUDA 13). CUDA_VISIBLE_DEVICES works as it does on a GPU.
+CUDA 13), FAKE_CUDA_BLANK=1 (all that is read from a device is zero: without it a result is what the
+memory held before, and a loss may be NaN). CUDA_VISIBLE_DEVICES works as it does on a GPU.
 """
 
 from __future__ import annotations
@@ -259,4 +261,5 @@ if __name__ == "__main__":
     gpus = int(os.environ.get("FAKE_GPUS", "1"))
     memory = float(os.environ.get("FAKE_GPU_MEM", "4e9"))
     os.environ.update(environment(gpus, memory))
+    os.environ.setdefault("FAKE_CUDA_BLANK", "1")
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
