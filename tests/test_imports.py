@@ -58,6 +58,7 @@ def test_describing_and_costing_load_no_torch() -> None:
         ("llvmlite", "effnet/lanes.py"),
         ("safetensors", "effnet/weights.py"),
         ("onnxscript", "effnet/weights.py"),
+        ("triton", "effnet/nn/cuda/kernels.py"),
     ],
 )
 def test_each_library_has_one_door(library: str, door: str) -> None:
