@@ -89,7 +89,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"scaling-search {__version__}")
     commands = parser.add_subparsers(
         required=True,
-        metavar="search | report | dashboard | family | train | list | cost | solve | export",
+        metavar="search | report | dashboard | family | check | train | list | cost | solve | export",
         parser_class=_Parser,
     )
 
@@ -114,6 +114,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument(
         "--store", metavar="URL", help="postgresql://user@host/database (default: SQLite in the run folder)"
     )
+    search.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="on a GPU: leave out the short check of its numbers before the first run",
+    )
     search.set_defaults(command=_search)
 
     report = commands.add_parser("report", help="write report.html and results.csv again; of several runs, one page")
@@ -127,6 +133,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     dashboard.add_argument("--port", type=int, default=8642, help="0 for any that is free (default: 8642)")
     dashboard.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
     dashboard.set_defaults(command=_dashboard)
+
+    check = commands.add_parser("check", help="say whether training works on this machine, and how fast")
+    check.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (that card) or auto (default: auto)")
+    check.set_defaults(command=_check)
 
     family.add_command(commands)
     single.add_command(commands)
@@ -168,6 +178,7 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
             devices=indices,
             storage=args.storage,
             store=args.store,
+            check=args.check,
         )
         words = (without_secrets(word) for word in argv if word != "search")
         return run.search(
@@ -260,6 +271,24 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
         raise UserError(f"--to {args.to}: of several runs; the report of one is written into its folder")
     answer.finish(answer.open_results(run, args.store), run, Console())
     return 0
+
+
+def _check(args: argparse.Namespace, argv: list[str]) -> int:
+    """Exit status 1 where a question is answered with FAIL."""
+    from scaling_search import device_check, devices
+
+    kind, indices = devices.parse(args.device)
+    kind, note = devices.resolve(kind, indices)
+    if note:
+        print(f"note: {note}")
+    device = f"cuda:{indices[0]}" if indices else kind
+    failures = 0
+    for answer in device_check.check(device):
+        print(device_check.line(answer), flush=True)
+        failures += answer.ok is False
+    if failures:
+        print(f"{failures} FAIL: do not trust a study on {device} before this is mended")
+    return int(failures > 0)
 
 
 def _dashboard(args: argparse.Namespace, argv: list[str]) -> int:

@@ -1,0 +1,596 @@
+"""Whether training works on a device here: questions, each put by doing what a study does.
+
+Needs torch and numpy alone, so that any machine can be asked: `python -m scaling_search.device_check`.
+Everything that only a real device can say is asked here: CUDA's rules, its numbers, its memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import effnet
+from effnet import atomic
+from effnet.nn import cuda
+from scaling_search import UserError, __version__, memory, shapes, train
+from scaling_search.data import CacheWriter, Dataset, Normalise, cache_root, resized
+from scaling_search.recipe import Recipe
+from scaling_search.step import Step, kernels, why_no_kernels
+from scaling_search.trial import Outcome, Pulse, Trial
+
+MIB = 2**20
+# so large that a rate is missed where numbers are wrong, so small that ten steps stay finite
+_RATES = {"adamw": 3e-3, "sgd": 0.05, "rmsprop": 1e-3}
+_STEPS = 10  # compared; the fourth is captured
+_CLASSES = 10
+_TOGETHER = (1, 2, 4)  # trainings beside one another
+_MEASURED = 1.5  # s of each rate
+_NEAR_GUESSING = 0.7  # of the loss of guessing, the first loss
+_REPORT = "report it with this table"
+_GATE = 90.0  # s that trainings wait for one another to be ready
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`ok` None: a measurement. `advice`: what to do where it is not ok."""
+
+    question: str
+    ok: bool | None
+    detail: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is asked about: a device, and small data and a network to ask with."""
+
+    device: torch.device
+    data: Dataset
+    folder: Path  # for checkpoints; deleted with the check
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def network(self) -> effnet.Arch:
+        """One with every kind of layer, as small as the device's launches allow."""
+        if self.cuda:
+            return effnet.arch("b0-s4", width=0.25, resolution=20, num_classes=_CLASSES)
+        return effnet.arch("b0-s4", width=0.2, depth=0.5, resolution=12, num_classes=_CLASSES)
+
+    def trial(self, name: str, **changes: Any) -> Trial:
+        """A trial of two epochs, whose checkpoints lie under `name`."""
+        trial = Trial(
+            arch=self.network(),
+            data_digest=self.data.digest,
+            data_folder=str(self.data.folder),
+            recipe=Recipe(lr=3e-3, batch=64, warmup_steps=4, bn_images=256),
+            seed=0,
+            epochs=2,
+            train_images=None,
+            val_images=None,
+            device=str(self.device),
+            threads=1,
+            checkpoints=str(self.folder / name),
+        )
+        return dataclasses.replace(trial, **changes)
+
+
+def check(device: str, short: bool = False, seconds: float = 110.0) -> Iterator[Answer]:
+    """Every answer about `device` ("cpu", "cuda", "cuda:1"), the most important first.
+
+    `short`: only whether a step's numbers are right, by one optimizer. No question is begun after
+    `seconds`. A question that raises is one that failed."""
+    began = time.monotonic()
+    torch.set_num_threads(1)  # as a study's runs have
+    with tempfile.TemporaryDirectory(prefix="device-check-") as folder:
+        subject = Subject(memory.activate(device), _shapes_data(Path(folder)), Path(folder))
+        for name, question in _questions(subject, short):
+            if time.monotonic() - began > seconds:
+                yield Answer(name, None, f"not asked: {seconds:.0f} s are over")
+                continue
+            try:
+                yield from question(subject)
+            except Exception as error:
+                if os.environ.get("DEVICE_CHECK_TRACEBACK"):
+                    traceback.print_exc()
+                reason = (str(error).strip().splitlines() or [""])[0][:200]
+                yield Answer(
+                    name,
+                    False,
+                    f"{type(error).__name__}: {reason}",
+                    "DEVICE_CHECK_TRACEBACK=1 shows where; report it with this table",
+                )
+            memory.release()
+
+
+def _questions(
+    subject: Subject, short: bool
+) -> list[tuple[str, Callable[[Subject], Iterator[Answer]]]]:
+    optimizers = ("adamw",) if short else tuple(_RATES)
+    asked: list[tuple[str, Callable[[Subject], Iterator[Answer]]]] = []
+    for optimizer in optimizers:
+        asked.append((f"steps, {optimizer}", functools.partial(steps_agree, optimizer=optimizer)))
+    if short:
+        return asked
+    asked = [("versions", versions_here), *asked, ("resume and promotion", resume_and_promotion)]
+    if subject.cuda:
+        asked += [
+            ("evaluation", evaluation_agrees),
+            ("refused capture", refused_capture),
+            ("out of memory", out_of_memory),
+            ("every device", every_device),
+        ]
+    return [*asked, ("rates", rates), ("trainings together", together)]
+
+
+def _shapes_data(folder: Path) -> Dataset:
+    with CacheWriter(folder / "shapes") as writer:
+        return writer.commit(
+            "shapes", "drawn", shapes.CLASSES, *shapes.generate(1200, 0), shapes.generate(200, 1)
+        )
+
+
+# ---- what is here
+
+
+def versions_here(subject: Subject) -> Iterator[Answer]:
+    """Versions, device and kernels. Kernels that do not load cost time, and are no failure."""
+    detail = (
+        f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    )
+    if subject.cuda:
+        card = torch.cuda.get_device_properties(subject.device)
+        detail += (
+            f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}; {card.name}, "
+            f"{card.total_memory / 2**30:.0f} GiB, compute capability {card.major}.{card.minor}"
+        )
+    else:
+        detail += f"; {platform.machine()}, {os.cpu_count()} cores"
+    yield Answer("versions", None, detail)
+    missing = cuda.why_no_triton() if subject.cuda else why_no_kernels()
+    library = "triton" if subject.cuda else "numba"
+    detail = kernels(subject.device.type)
+    if missing:
+        detail += f": {library} cannot be imported ({missing}); plain modules train, more slowly"
+    yield Answer("kernels", None, detail)
+
+
+# ---- the numbers of a step
+
+_Way = Literal["captured", "eager", "triton", "plain"]
+
+
+def steps_agree(subject: Subject, optimizer: str) -> Iterator[Answer]:
+    """The losses of ten steps on one batch, as a study takes them and as plain modules do.
+
+    On CUDA two eager runs, which differ by the order of sums, are the yardstick. Losses that agree
+    and mean nothing are no agreement: the first must be that of guessing, and they must fall."""
+    plain = _losses(subject, optimizer, "plain")
+    learns = abs(plain[0] - math.log(_CLASSES)) < _NEAR_GUESSING and plain[-1] < plain[0] - 0.02
+    told = f"{plain[0]:.3f} to {plain[-1]:.3f}"
+    advice = "this device computes something else than it should: update driver and torch"
+    yield Answer(f"learns, {optimizer}", learns, f"loss {told} in {_STEPS} steps", advice)
+    if not subject.cuda:
+        ours = _losses(subject, optimizer, "eager")
+        yield _compared(f"{kernels('cpu')} = plain, {optimizer}", ours, plain, 1e-3)
+        return
+    eager = _losses(subject, optimizer, "eager")
+    noise = _distance(eager, _losses(subject, optimizer, "eager"))
+    captured = _losses(subject, optimizer, "captured")
+    yield _compared(f"captured = eager, {optimizer}", captured, eager, 4 * noise + 0.03)
+    yield _compared(f"bf16 step = plain fp32, {optimizer}", eager, plain, 0.15)
+    if kernels("cuda") == "triton":
+        ours = _losses(subject, optimizer, "triton")
+        yield _compared(f"triton = torch, {optimizer}", ours, captured, 4 * noise + 0.06)
+
+
+def _compared(
+    question: str, ours: Sequence[float], theirs: Sequence[float], bound: float
+) -> Answer:
+    distance = _distance(ours, theirs)
+    if abs(ours[0] - math.log(_CLASSES)) >= _NEAR_GUESSING:
+        return Answer(
+            question, False, f"the first loss is {ours[0]:.3f}: nothing was computed", _REPORT
+        )
+    fine = distance <= bound and math.isfinite(ours[-1])
+    detail = f"losses at most {distance:.1e} apart over {_STEPS} steps (bound {bound:.1e})"
+    return Answer(question, fine, detail, _REPORT)
+
+
+def _distance(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def _losses(subject: Subject, optimizer: str, way: _Way) -> list[float]:
+    """Of each step. Raises RuntimeError where a step that should be captured is not."""
+    device, rate = subject.device, _RATES[optimizer]
+    side, count = subject.network().resolution, 64
+    pixels = torch.from_numpy(np.array(subject.data.train_images[:count]))
+    images = resized(pixels, side).to(device)
+    labels = torch.from_numpy(np.array(subject.data.train_labels[:count])).to(device)
+    recipe = Recipe(optimizer=optimizer, lr=rate)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = effnet.build(subject.network(), dropout=0.0, drop_path=0.0).train()
+    normalise = Normalise(subject.data, device)
+    if way == "plain":
+        return _plain_losses(model.to(device), recipe, normalise(images), labels)
+    step = Step(model, recipe, device, normalise, fused=way == "triton")
+    if way == "eager":
+        step.stay_eager()
+    losses = []
+    for at in range(_STEPS):
+        step(lambda: (images, labels), rate, at)
+        losses.append(step.loss_sum.item())
+        step.loss_sum.zero_()
+    if device.type == "cuda" and way != "eager" and not step.captured:
+        raise RuntimeError(f"the step was not captured: {step.eager}")
+    return losses
+
+
+def _plain_losses(model: nn.Module, recipe: Recipe, x: Tensor, labels: Tensor) -> list[float]:
+    """The same step as anyone would write it: fp32, torch's autograd, a list of parameters."""
+    from scaling_search.recipe import RMSpropTF
+
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    made: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        made = torch.optim.AdamW(groups, lr=recipe.lr)
+    elif recipe.optimizer == "sgd":
+        made = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+    else:
+        made = RMSpropTF(groups, recipe.lr, recipe.momentum)
+    losses = []
+    for _ in range(_STEPS):
+        made.zero_grad()
+        loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        made.step()
+        losses.append(loss.item())
+    return losses
+
+
+def evaluation_agrees(subject: Subject) -> Iterator[Answer]:
+    """The same weights evaluated on the device and on the CPU."""
+    trial = subject.trial("evaluation")
+    ready = train.prepare(trial, subject.data)
+    ready.step.model.train()
+    for at in range(12):
+        ready.batches.seek(at)
+        ready.step(ready.batches.load, trial.recipe.lr, at)
+    loss, accuracy, right = train.evaluate(ready)
+    on_cpu = train.prepare(dataclasses.replace(trial, device="cpu"), subject.data)
+    on_cpu.step.model.load_state_dict(ready.step.state()["model"])
+    cpu_loss, cpu_accuracy, cpu_right = train.evaluate(on_cpu)
+    differ = bin(int(right, 16) ^ int(cpu_right, 16)).count("1") / len(ready.val_labels)
+    fine = abs(loss - cpu_loss) < 0.05 and differ < 0.05
+    yield Answer(
+        "evaluation = the CPU's",
+        fine,
+        f"loss {loss:.3f}, CPU {cpu_loss:.3f}; accuracy {accuracy:.3f}, {cpu_accuracy:.3f}; "
+        f"{differ:.1%} of images judged otherwise",
+        _REPORT,
+    )
+
+
+# ---- runs that are stopped, refused or too large
+
+
+def _finish(trial: Trial, data: Dataset) -> Outcome:
+    *_, outcome = train.run(trial, data)
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def resume_and_promotion(subject: Subject) -> Iterator[Answer]:
+    """A run that is stopped and goes on, and one that is made longer, against one in one piece."""
+    data = subject.data
+    whole = _finish(subject.trial("whole"), data)
+    noise = 0.0
+    if subject.cuda:
+        again = _finish(subject.trial("again"), data)
+        noise = 3 * abs(again.epochs[-1].val_loss - whole.epochs[-1].val_loss) + 0.08
+    stopped = subject.trial("stopped")
+    events = train.run(stopped, data)
+    for event in events:
+        if not isinstance(event, Pulse):  # the first epoch
+            break
+    events.close()  # type: ignore[attr-defined]  # a generator
+    short = subject.trial("promoted", epochs=1)
+    _finish(short, data)
+    promoted = dataclasses.replace(short, epochs=2)
+    for name, trial in (("resumed", stopped), ("promoted", promoted)):
+        outcome = _finish(trial, data)
+        if outcome.status != "done" or whole.status != "done":
+            yield Answer(name, False, f"{outcome.status} {outcome.note}", _REPORT)
+            continue
+        distance = abs(outcome.epochs[-1].val_loss - whole.epochs[-1].val_loss)
+        yield Answer(
+            name,
+            distance <= noise,
+            f"validation loss {distance:.1e} from a run in one piece (bound {noise:.1e})",
+            _REPORT,
+        )
+
+
+def refused_capture(subject: Subject) -> Iterator[Answer]:
+    """A step with something in it that cannot be captured: it runs eagerly, and the next is captured."""
+    device = subject.device
+    normalise = Normalise(subject.data, device)
+
+    def waiting(images: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            images.sum().item()
+        return normalise(images)
+
+    x = torch.zeros(16, 3, 20, 20, dtype=torch.uint8, device=device)
+    y = torch.zeros(16, dtype=torch.int64, device=device)
+    step = Step(effnet.build(subject.network()).train(), Recipe(lr=1e-3), device, waiting)
+    for at in range(6):
+        step(lambda: (x, y), 1e-3, at)
+    eager = bool(step.eager) and not step.captured
+    on_default = torch.cuda.current_stream(device) == torch.cuda.default_stream(device)
+    del step
+    memory.release()
+    after = _finish(subject.trial("after-refusal", epochs=1), subject.data)
+    fine = eager and on_default and after.status == "done" and not after.eager
+    yield Answer(
+        "refused capture",
+        fine,
+        f"eager {eager}, back on the default stream {on_default}; next run {after.status} "
+        f"{after.note}".rstrip(),
+        _REPORT,
+    )
+
+
+def out_of_memory(subject: Subject) -> Iterator[Answer]:
+    """A network too large is an outcome, and the next run is as good as before."""
+    memory.release()
+    total = torch.cuda.get_device_properties(subject.device).total_memory
+    fraction = (torch.cuda.memory_reserved(subject.device) + 256 * MIB) / total
+    torch.cuda.set_per_process_memory_fraction(min(1.0, fraction), subject.device)
+    large = effnet.arch("b0-s4", resolution=64, num_classes=_CLASSES)
+    recipe = Recipe(lr=1e-3, batch=512)
+    try:
+        outcome = _finish(subject.trial("large", arch=large, recipe=recipe), subject.data)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, subject.device)
+    after = _finish(subject.trial("after-large", epochs=1), subject.data)
+    yield Answer(
+        "out of memory",
+        outcome.status == "out-of-memory" and after.status == "done",
+        f"{outcome.status}; next run {after.status} {after.note}".rstrip(),
+        _REPORT,
+    )
+
+
+def every_device(subject: Subject) -> Iterator[Answer]:
+    """A short run on each visible device: captured there, and its loss falls."""
+    for index in range(torch.cuda.device_count()):
+        trial = subject.trial(f"device-{index}", device=f"cuda:{index}", epochs=3)
+        outcome = _finish(trial, subject.data)
+        memory.release()
+        losses = [epoch.train_loss for epoch in outcome.epochs]
+        falls = len(losses) == 3 and losses[-1] < losses[0]
+        fine = outcome.status == "done" and not outcome.eager and falls
+        told = ", ".join(f"{loss:.3f}" for loss in losses)
+        yield Answer(
+            f"cuda:{index}",
+            fine,
+            f"{outcome.status}, captured {not outcome.eager}, losses {told} {outcome.note}".rstrip(),
+            "see that nvidia-smi shows it idle and well, or leave it out: --device of another",
+        )
+    memory.activate(str(subject.device))
+
+
+# ---- speed
+
+
+def _rate_trial(subject: Subject, depth: float = 1.0) -> Trial:
+    """The standard preset's kind of network on CUDA, the quick one's on a CPU."""
+    if subject.cuda:
+        net = effnet.arch("b0-s4", width=0.5, depth=depth, resolution=20, num_classes=_CLASSES)
+        recipe = Recipe(lr=3e-3, batch=128)
+    else:
+        net = effnet.arch("b0-s4", width=0.2, depth=depth / 2, resolution=20, num_classes=_CLASSES)
+        recipe = Recipe(lr=3e-3, batch=32)
+    return subject.trial("rate", arch=net, recipe=recipe)
+
+
+def _rate(trial: Trial, data: Dataset, seconds: float) -> float:
+    """Images a second of a training, after the steps that prepare it."""
+    device = torch.device(trial.device)
+    steps = train.training_steps(trial, data)
+    for _ in range(6):
+        next(steps)
+    memory.synchronize(device)
+    measured: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(measured) < 3 or time.perf_counter() < end:
+        began = time.perf_counter()
+        images = sum(next(steps) for _ in range(5))
+        memory.synchronize(device)
+        measured.append(images / (time.perf_counter() - began))
+    steps.close()  # type: ignore[attr-defined]  # a generator
+    return statistics.median(measured)
+
+
+def rates(subject: Subject) -> Iterator[Answer]:
+    """Images a second of a baseline and of a network twice as deep."""
+    ways = ["torch", "triton"] if kernels(subject.device.type) == "triton" else [""]
+    for label, depth in (("baseline", 1.0), ("twice as deep", 2.0)):
+        trial = _rate_trial(subject, depth)
+        told = []
+        for way in ways:
+            rate = _rate(dataclasses.replace(trial, kernels=way), subject.data, _MEASURED)
+            memory.release()
+            told.append(f"{rate:,.0f} images/s{f' by {way}' if way else ''}")
+        yield Answer(f"speed, {label}", None, f"{trial.arch.blocks} blocks: {', '.join(told)}")
+
+
+def together(subject: Subject) -> Iterator[Answer]:
+    """Trainings beside one another, each in a process of its own, begun at one moment."""
+    alone = 0.0
+    for count in _TOGETHER:
+        if not subject.cuda and count > (os.cpu_count() or 1):
+            break
+        with tempfile.TemporaryDirectory(dir=subject.folder) as gate:
+            trial = _rate_trial(subject)
+            work = json.dumps({"trial": trial.as_dict(), "gate": gate, "count": count})
+            workers = [
+                subprocess.Popen(
+                    [sys.executable, "-m", "scaling_search.device_check", "--worker", work],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(count)
+            ]
+            said = [worker.communicate() for worker in workers]
+        if any(worker.returncode for worker in workers):
+            error = next(e for w, (_, e) in zip(workers, said, strict=True) if w.returncode)
+            reason = (error.strip().splitlines() or ["no reason given"])[-1][:200]
+            yield Answer(f"{count} together", False, reason, "fewer --workers")
+            return
+        total = sum(float(out.strip().splitlines()[-1]) for out, _ in said)
+        alone = alone or total
+        yield Answer(
+            f"{count} together", None, f"{total:,.0f} images/s, {total / alone:.2f} of one"
+        )
+
+
+def _work(spec: dict[str, Any]) -> None:
+    """A training of `together`: ready, then through the gate, then measured; prints its images/s."""
+    trial = Trial.from_dict(spec["trial"])
+    data = Dataset.open(Path(trial.data_folder))
+    device = memory.activate(trial.device)
+    steps = train.training_steps(trial, data)
+    for _ in range(6):
+        next(steps)
+    memory.synchronize(device)
+    gate = Path(spec["gate"])
+    (gate / str(os.getpid())).touch()
+    patience = time.monotonic() + _GATE
+    while len(list(gate.iterdir())) < spec["count"]:
+        if time.monotonic() > patience:
+            raise TimeoutError(f"the other trainings were not ready after {_GATE:g} s")
+        time.sleep(0.01)
+    began, images = time.perf_counter(), 0
+    while time.perf_counter() - began < 2 * _MEASURED:
+        images += next(steps)
+    memory.synchronize(device)
+    print(images / (time.perf_counter() - began))
+
+
+# ---- before a study's first run
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of the short check: the kernels to train through, and what failed ("" where nothing did)."""
+
+    kernels: str
+    failures: tuple[str, ...]
+    remembered: bool = False
+
+
+def verdict_before_study(device: str, name: str) -> Verdict:
+    """The short check of the device called `name`, once per machine and torch release.
+
+    It runs in a process of its own, so that the driver of a study takes none of the GPU's memory. A
+    verdict without failures is remembered in the cache folder; others are asked for again."""
+    place = cache_root() / "device-checks" / f"{_machine_key(name)}.json"
+    try:
+        return Verdict(json.loads(place.read_text())["kernels"], (), True)
+    except (OSError, ValueError, KeyError):
+        pass
+    command = [sys.executable, "-m", "scaling_search.device_check", "--short", "--json"]
+    done = subprocess.run(
+        [*command, "--device", device], capture_output=True, text=True, check=False
+    )
+    try:
+        answers = [Answer(**row) for row in json.loads(done.stdout.strip().splitlines()[-1])]
+    except (IndexError, ValueError, TypeError):
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:200]
+        return Verdict("torch", (f"the check itself ended: {reason}",))
+    of_triton = [a for a in answers if a.question.startswith("triton")]
+    failures = tuple(f"{a.question}: {a.detail}" for a in answers if a.ok is False)
+    agreed = bool(of_triton) and not failures
+    serious = tuple(f for f in failures if not f.startswith("triton"))
+    verdict = Verdict("triton" if agreed else "torch", failures)
+    if not serious:
+        # what Triton's kernels do wrong here they will do wrong the next time
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = {"kernels": verdict.kernels, "device": name, "failures": failures}
+        atomic.write(place, json.dumps(content).encode())
+    return verdict
+
+
+def _machine_key(name: str) -> str:
+    facts = [platform.node(), name, torch.__version__, str(torch.version.cuda), __version__]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 where an answer is FAIL."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scaling_search.device_check", description=__doc__
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--short", action="store_true", help="Only whether a step's numbers are right."
+    )
+    parser.add_argument("--json", action="store_true", help="Answers as one line of JSON.")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.worker:
+        _work(json.loads(args.worker))
+        return 0
+    answers = []
+    for answer in check(args.device, args.short):
+        answers.append(answer)
+        if not args.json:
+            print(line(answer), flush=True)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(answer) for answer in answers]))
+    return int(any(answer.ok is False for answer in answers))
+
+
+def line(answer: Answer) -> str:
+    """The answer for a terminal; a failure says what to do."""
+    word = {True: "ok", False: "FAIL", None: "-"}[answer.ok]
+    advice = f": {answer.advice}" if answer.ok is False and answer.advice else ""
+    return f"{answer.question:<33} {word:<4} {answer.detail}{advice}"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
