@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from effnet.cost import macs
 from scaling_search.candidate import Candidate
 from scaling_search.executors import Job
 from scaling_search.packing import Packing
@@ -29,12 +27,28 @@ class Watcher(Protocol):
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _InProgress:
+    """A run in progress. `level`: packing's when it started; `beside_others`: whether another run
+    was in progress at any time since then, anywhere; `shared`: the same, on its own device."""
+
+    job: Job
+    device: str
+    level: int
+    beside_others: bool
+    shared: bool
+
+
 class Training:
     """`runs` (network, seed) for `epochs`, each made a trial by `trial`, until `over`.
 
-    A worker that ends without an outcome (killed, hung, its node lost) is no verdict on the network: the run goes on
-    from its checkpoint, unless it has happened `DEATHS` times within one epoch. A run out of memory that was not alone
-    is tried once more, alone. Each reason is recorded before the run starts again."""
+    A worker that ends without an outcome (killed, hung, its node lost) is no verdict on the
+    network: the run goes on from its checkpoint, unless it has happened `DEATHS` times within one
+    epoch. A run out of memory that was not alone is tried once more, alone; so is one that crashed
+    beside others on its GPU. Each reason is recorded before the run starts again.
+
+    `packing`: where several trainings may share a GPU. A run that shared its GPU has no speed on
+    record: it would be its neighbours' as much as its network's."""
 
     def __init__(
         self,
@@ -50,20 +64,21 @@ class Training:
         self.over, self._packing = over, packing
         # what a driver before this one left running goes on first
         interrupted = {key for c, s in runs if store.recorded(key := (c.key, s, epochs))}
-        self._waiting = deque(sorted(runs, key=lambda run: (run[0].key, run[1], epochs) not in interrupted))
+        self._waiting = deque(
+            sorted(runs, key=lambda run: (run[0].key, run[1], epochs) not in interrupted)
+        )
         self._once_more: deque[Job] = deque()
         self._alone: deque[Job] = deque()
         self._was_alone: set[int] = set()
         self._candidates: dict[int, Candidate] = {}
-        # where, whether others ran at any time beside it, and packing's level when it started
-        self._running: dict[int, tuple[Job, str, bool, int]] = {}
+        self._running: dict[int, _InProgress] = {}
+        self._shorter_without_speed = self._find_shorter_without_speed() if packing else set()
 
     # ---- asked by an executor
 
     def ask(self, device: str = "") -> Job | None:
         if self.over() or any(number in self._was_alone for number in self._running):
             return None
-        there = [job.trial for job, at, _, _ in self._running.values() if at == device]
         if self._once_more:
             job = self._once_more[0]
         elif self._waiting:
@@ -75,45 +90,59 @@ class Training:
             return self._begin(job, device)
         else:
             return None
-        if self._packing and not self._packing.allows(there, job.trial):
-            return None
+        if self._packing:
+            neighbours = [run.job.trial for run in self._running.values() if run.device == device]
+            if not self._packing.allows(neighbours, job.trial):
+                return None
         if self._once_more:
             return self._begin(self._once_more.popleft(), device)
         self._waiting.popleft()
         number = self._store.start(candidate, seed, self._epochs)
         self._candidates[number] = candidate
-        return self._begin(Job(number, job.trial), device)
+        trial = self._packing.shared(job.trial) if self._packing else job.trial
+        return self._begin(Job(number, trial), device)
 
     def _begin(self, job: Job, device: str) -> Job:
-        beside = bool(self._running)
-        self._running = {n: (j, at, True, level) for n, (j, at, _, level) in self._running.items()}
-        self._running[job.number] = job, device, beside, self._packing.level if self._packing else 1
+        beside_others, shared = bool(self._running), False
+        for number, run in self._running.items():
+            neighbour = run.device == device
+            shared = shared or neighbour
+            self._running[number] = replace(run, beside_others=True, shared=run.shared or neighbour)
+        level = self._packing.level if self._packing else 1
+        self._running[job.number] = _InProgress(job, device, level, beside_others, shared)
         self._watcher.started(job, self._candidates[job.number])
         return job
 
     def epoch(self, job: Job, epoch: Epoch) -> None:
         self._store.epoch(job.number, epoch)
         self._watcher.epoch(job, epoch)
-        if self._packing:
-            images = job.trial.train_images or 1
-            self._packing.worked(images * macs(job.trial.arch), len(self._running), time.monotonic())
 
     def outcome(self, job: Job, outcome: Outcome) -> None:
-        _, _, beside, level = self._running.pop(job.number)
+        run = self._running.pop(job.number)
+        why = None
         if outcome.status == "out-of-memory":
             if self._packing:
-                self._packing.out_of_memory(level)
-            if beside and job.number not in self._was_alone:
-                self._start_again(job, f"out of memory beside other runs, now alone; {outcome.note}", self._alone)
-                return
+                self._packing.out_of_memory(run.level)
+            if run.beside_others:
+                why = "out of memory beside other runs"
+        elif outcome.status == "crashed" and self._packing and run.shared:
+            # under MPS a fault of one training ends all on its GPU (NVIDIA's MPS guide, "Memory
+            # Protection and Error Containment"): whose it was shows alone
+            why = "crashed beside other runs on its GPU"
         elif outcome.status == "done" and self._packing:
-            self._packing.measured(job.trial, outcome.peak_memory)
-        self._finish(job, outcome)
+            self._packing.record_peak(job.trial, outcome.peak_memory)
+        if why and job.number not in self._was_alone:
+            self._start_again(job, f"{why}, now alone; {outcome.note}", self._alone)
+        elif self._packing and not self._speed_is_its_own(run):
+            self._finish(job, replace(outcome, images_per_s=0.0))
+        else:
+            self._finish(job, outcome)
 
     def lost(self, job: Job, why: str) -> None:
         del self._running[job.number]
         at = self._store.epochs_of(job.number)
-        deaths = why.startswith("worker") + sum(a.startswith(f"after epoch {at}: worker") for a in self._again(job))
+        before = f"after epoch {at}: worker"
+        deaths = why.startswith("worker") + sum(a.startswith(before) for a in self._again(job))
         if deaths < DEATHS:
             self._start_again(job, why, self._once_more)
         else:
@@ -127,9 +156,8 @@ class Training:
     def _finish(self, job: Job, outcome: Outcome) -> None:
         again = self._again(job)
         if again:
-            outcome = replace(
-                outcome, note="; ".join(filter(None, [outcome.note, f"started again {', '.join(again)}"]))
-            )
+            note = "; ".join(filter(None, [outcome.note, f"started again {', '.join(again)}"]))
+            outcome = replace(outcome, note=note)
         self._store.finish(job.number, outcome)
         self._watcher.finished(job, self._candidates[job.number], outcome)
 
@@ -137,9 +165,31 @@ class Training:
         record = self._store.recorded((job.trial.arch.key, job.trial.seed, self._epochs))
         return record.again if record else ()
 
+    # ---- whose speed was measured
+
+    def _speed_is_its_own(self, run: _InProgress) -> bool:
+        """Whether no part of the run was trained beside others on its GPU, as far as is known: of
+        what came before it was started again it is not."""
+        network = self._candidates[run.job.number].key
+        return not (
+            run.shared
+            or self._again(run.job)
+            or (network, run.job.trial.seed) in self._shorter_without_speed
+        )
+
+    def _find_shorter_without_speed(self) -> set[tuple[str, int]]:
+        """(network, seed) of shorter runs without a speed: a longer one goes on from their
+        checkpoints, and from their clocks."""
+        return {
+            (r.candidate.key, r.seed)
+            for r in self._store.records()
+            if r.epochs < self._epochs and r.outcome and not r.outcome.images_per_s
+        }
+
 
 class Measuring:
-    """Finished `runs` measured on the test split; one whose worker ends without an outcome is measured once more."""
+    """Finished `runs` measured on the test split; one whose worker ends without an outcome is
+    measured once more."""
 
     def __init__(
         self,
@@ -163,16 +213,19 @@ class Measuring:
             return None
         record = self._waiting[0]
         job = Job(record.number, self._trial(record))
-        there = [trial for trial, at in self._running.values() if at == device]
-        if self._packing and not self._packing.allows(there, job.trial):
-            return None
+        if self._packing:
+            neighbours = [trial for trial, at in self._running.values() if at == device]
+            if not self._packing.allows(neighbours, job.trial):
+                return None
+            job = replace(job, trial=self._packing.shared(job.trial))
         self._waiting.popleft()
         self._running[job.number] = job.trial, device
         self._watcher.started(job, record.candidate)
         return job
 
     def epoch(self, job: Job, epoch: Epoch) -> None:
-        """Its checkpoint is gone and is made again: its epochs are known, that it is trained again is not."""
+        """Its checkpoint is gone and is made again: its epochs are known, that it is trained again
+        is not."""
         if job.number not in self._trained:
             self._trained.add(job.number)
             self._store.again(job.number, "its checkpoint was gone")

@@ -8,25 +8,24 @@ import platform
 import re
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from effnet import atomic
 from effnet.budget import human
-from scaling_search import UserError, __version__, devices
+from scaling_search import UserError, __version__, devices, sharing
 from scaling_search.answer import finish, write_table
 from scaling_search.curves import TABLE, Curves
 from scaling_search.curves import check as check_curves
 from scaling_search.curves import read as read_curves
 from scaling_search.data import Facts
+from scaling_search.device_check import verdict_before_study
 from scaling_search.devices import Machine
 from scaling_search.executors import Executor, open_executor
+from scaling_search.executors.local import LocalExecutor
 from scaling_search.executors.replay import ReplayExecutor
-from scaling_search.packing import MOST, Packing
 from scaling_search.progress import Live, say
 from scaling_search.record import Record
 from scaling_search.search import Search, StoppedError, runs_needed
@@ -49,6 +48,7 @@ class Place:
     workers: int | None = None
     ray_address: str | None = None
     devices: tuple[int, ...] | None = None  # of this machine's GPUs, these alone; None: every one
+    check: bool = True  # the numbers of a GPU, once per machine and torch release
     storage: str | None = None  # of checkpoints: a folder that all nodes share, or an address such as s3://bucket/path
     store: str | None = None  # postgresql://...
 
@@ -162,6 +162,17 @@ def _train(
                 )
             )
             until, test_until = clock.ends(spent)
+            packing = None
+            if machine and machine.memory and isinstance(where, LocalExecutor):
+                packing = sharing.settle(
+                    sharing.workload(study, todo, data, kernels, checkpoints, planned),
+                    machine,
+                    where,
+                    place.workers,
+                    store,
+                    lambda: asked() or time.monotonic() >= until,
+                    console,
+                )
             with Live(console, planned, where.workers) as live:
                 job = Search(
                     study,
@@ -177,7 +188,7 @@ def _train(
                     test_until=test_until,
                     exists=lambda network, seed, epochs: not curves or (network, seed, epochs) in known,
                     stopping=asked,
-                    packing=None if curves else _packing(study, place),
+                    packing=packing,
                 )
                 store.set_fact("state", "running")
                 trained = job.run()
@@ -211,15 +222,6 @@ def _checkpoints(folder: Path, storage: str | None) -> str:
     return inside(storage, folder.resolve().name)
 
 
-def _packing(study: Study, place: Place) -> Packing | None:
-    """On GPUs of this machine. Ray keeps count of its own, by fractions."""
-    if study.device != "cuda" or not torch.cuda.is_available():
-        return None
-    count = torch.cuda.device_count()
-    most = math.ceil(place.workers / count) if place.workers else MOST
-    return Packing(min(torch.cuda.get_device_properties(i).total_memory for i in range(count)), count, most)
-
-
 def train_family(
     study: Study, todo: Plan, data: Facts, folder: Path, workers: int | None, console: Console
 ) -> tuple[int, list[Record]]:
@@ -240,10 +242,6 @@ def resolve_device(study: Study, place: Place, console: Console) -> str:
     """cpu or cuda: of this machine or, with a Ray address, of that cluster.
 
     Raises UserError for a device that is not there, or a library of the recipe that is not here."""
-    if study.recipe.randaugment and find_spec("torchvision") is None:
-        raise UserError(
-            "recipe.randaugment: needs torchvision (pip install torchvision), or set it to false"
-        )
     if place.ray_address is not None:
         from scaling_search.executors.ray import resolve_on_cluster
 
@@ -282,6 +280,8 @@ def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -
         machine = describe_cluster(place.ray_address, study.device, study.threads)
     else:
         machine = devices.describe(study.device, place.devices)
+    if study.device == "cuda":
+        machine = _check_numbers(machine, place, console)
     if study.device == "cpu" and machine.why_no_kernels:
         say(
             console,
@@ -294,6 +294,32 @@ def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -
         if note := devices.check_memory(study, networks, machine):
             say(console, "note", note)
     return machine
+
+
+def _check_numbers(machine: Machine, place: Place, console: Console) -> Machine:
+    """The machine with the kernels that its GPUs are known to compute rightly with.
+
+    Every kind of card is checked once and remembered; a study on one that fails goes on, warned, since
+    only its user knows what the numbers are for."""
+    plain = replace(machine, kernels="torch")
+    if place.ray_address is not None:
+        say(console, "note", "scaling-search check, on each node, says whether its GPUs compute rightly")
+        return plain
+    if not place.check:
+        return plain
+    kernels = {machine.kernels}
+    warnings: list[str] = []
+    for name, index in devices.cards(place.devices).items():
+        with console.status(f"checking the numbers of {name} (once; it is remembered)"):
+            verdict = verdict_before_study(f"cuda:{index}", name)
+        kernels.add(verdict.kernels)
+        warnings += [f"{name}: {failure}" for failure in verdict.failures]
+    for warning in warnings:
+        say(console, "check", f"FAIL {warning}; scaling-search check says more")
+    if machine.kernels == "triton" and "torch" in kernels:
+        say(console, "note", "Triton's kernels are not used on this machine; plain modules train")
+        return replace(plain, warnings=tuple(warnings))
+    return replace(machine, warnings=tuple(warnings))
 
 
 def _per_gpu(study: Study, todo: Plan, machine: Machine | None) -> int:
@@ -364,7 +390,11 @@ def _facts(
         "dataset": data.name,
         "data facts": {**asdict(data), "folder": ""},
         "command": command,
-        "notes": [f"The space holds {found}; {len(todo.candidates)} were chosen.", *todo.notes],
+        "notes": [
+            f"The space holds {found}; {len(todo.candidates)} were chosen.",
+            *todo.notes,
+            *(f"This machine failed a check of its numbers. {w}" for w in (machine.warnings if machine else ())),
+        ],
         "targets": {} if study.space.mode == "nominal" else {str(b): b.target(base) for b in study.parsed_budgets()},
         "planned": runs_needed(study, todo),
         "provenance": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,16 @@ def runs(study: Study) -> list[tuple[Candidate, int]]:
 
 
 @pytest.fixture
-def phase(runs: list[tuple[Candidate, int]], trial: Trial, tmp_path: Path) -> Callable[..., tuple[Training, Store]]:
-    import dataclasses
-
+def phase(
+    runs: list[tuple[Candidate, int]], trial: Trial, tmp_path: Path
+) -> Callable[..., tuple[Training, Store]]:
     def make(**more: object) -> tuple[Training, Store]:
-        store = Store.create(tmp_path / "run", {}, {})
-        training = Training(
-            store, Quiet(), runs, 2, lambda c, s: dataclasses.replace(trial, arch=c.arch, seed=s),
-            **{"over": lambda: False, **more},
-        )  # type: ignore[arg-type]  # fmt: skip
+        store = more.pop("store", None) or Store.create(tmp_path / "run", {}, {})
+        usual = {
+            "trial": lambda c, s: replace(trial, arch=c.arch, seed=s),
+            "over": lambda: False,
+        }
+        training = Training(store, Quiet(), runs, 2, **{**usual, **more})  # type: ignore[arg-type]
         return training, store
 
     return make
@@ -73,8 +75,7 @@ def test_a_lost_worker_s_run_goes_on_until_it_has_cost_five_within_an_epoch(phas
 
 
 def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> None:
-    packing = Packing(2**40, 1)
-    packing.level = 2
+    packing = Packing(2**40, level=2)
     training, store = phase(packing=packing)
     a, b = training.ask(), training.ask()
     assert training.ask() is None, "packing says two"
@@ -89,7 +90,11 @@ def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> No
     assert training.ask() is None
     training.outcome(a, Outcome("out-of-memory", note="needs 9 GiB"))
     record = store.records()[a.number]
-    assert record.outcome.status == "out-of-memory" and len(record.again) == 1 and training.ask() is None
+    assert (
+        record.outcome.status == "out-of-memory"
+        and len(record.again) == 1
+        and training.ask() is None
+    )
     assert "out of memory beside other runs, now alone" in record.outcome.note
 
 
@@ -101,9 +106,75 @@ def test_out_of_memory_alone_is_final(phase: Make) -> None:
 
 
 def test_each_device_is_packed_by_itself(phase: Make) -> None:
-    training, _ = phase(packing=Packing(2**40, 2))
+    training, _ = phase(packing=Packing(2**40, level=1))
     assert training.ask("cuda:0") is not None and training.ask("cuda:1") is not None
     assert training.ask("cuda:0") is None and training.ask("cuda:1") is None
+
+
+def with_speed(speed: float = 1000.0) -> Outcome:
+    return replace(done(0.5), images_per_s=speed)
+
+
+def test_a_run_that_shared_its_device_has_no_speed_on_record(phase: Make) -> None:
+    training, store = phase(packing=Packing(2**40, level=2))
+    a, b, c = training.ask("cuda:0"), training.ask("cuda:0"), training.ask("cuda:1")
+    training.outcome(a, with_speed())
+    training.outcome(b, with_speed())
+    training.outcome(c, with_speed())
+    d = training.ask("cuda:0")
+    training.outcome(d, with_speed())
+    speeds = [store.records()[job.number].outcome.images_per_s for job in (a, b, c, d)]
+    assert speeds == [0.0, 0.0, 1000.0, 1000.0], "c had its device to itself, d too"
+
+
+def test_on_a_cpu_every_run_has_its_speed(phase: Make) -> None:
+    training, store = phase()
+    a, b = training.ask(), training.ask()
+    training.outcome(a, with_speed())
+    training.outcome(b, with_speed())
+    assert [r.outcome.images_per_s for r in store.records()] == [1000.0, 1000.0]
+
+
+def test_what_was_started_again_or_goes_on_from_a_shared_run_has_no_speed(
+    phase: Make, runs: list[tuple[Candidate, int]]
+) -> None:
+    """Its clock holds time of which nobody knows who else was there."""
+    training, store = phase(packing=Packing(2**40, level=1))
+    shorter = store.start(runs[1][0], 0, 1)
+    store.finish(shorter, with_speed(0.0))
+    training, _ = phase(packing=Packing(2**40, level=1), store=store)
+    a = training.ask("cuda:0")
+    training.lost(a, "worker killed by SIGKILL")
+    a = training.ask("cuda:0")
+    training.outcome(a, with_speed())
+    for _ in runs[1:3]:
+        training.outcome(training.ask("cuda:0"), with_speed())
+    longest = [r for r in store.records() if r.epochs == 2]
+    assert [r.outcome.images_per_s for r in longest] == [0.0, 0.0, 1000.0]
+
+
+def test_a_crash_beside_others_on_a_gpu_is_tried_once_more_alone(phase: Make) -> None:
+    """Under MPS a fault of one training ends its neighbours too."""
+    training, store = phase(packing=Packing(2**40, level=2))
+    a, b, c = training.ask("cuda:0"), training.ask("cuda:0"), training.ask("cuda:1")
+    training.outcome(a, Outcome("crashed", note="an illegal memory access"))
+    training.outcome(c, Outcome("crashed", note="of its own"))
+    assert store.records()[c.number].outcome.status == "crashed", "nobody was beside it"
+    training.outcome(b, done(0.5))
+    training.outcome(training.ask("cuda:0"), done(0.5))
+    again = training.ask("cuda:0")
+    assert again == a
+    training.outcome(again, Outcome("crashed", note="an illegal memory access"))
+    record = store.records()[a.number]
+    assert record.outcome.status == "crashed" and len(record.again) == 1
+
+
+def test_deadlines_grow_with_the_trainings_that_share_a_device(phase: Make, trial: Trial) -> None:
+    limited = lambda c, s: replace(trial, arch=c.arch, seed=s, deadline=60.0)  # noqa: E731
+    training, store = phase(packing=Packing(2**40, level=2), trial=limited)
+    assert training.ask("cuda:0").trial.deadline == 120.0
+    training, _ = phase(trial=limited, store=store)
+    assert training.ask().trial.deadline == 60.0
 
 
 def test_over_asks_for_nothing(phase: Make) -> None:
@@ -111,7 +182,9 @@ def test_over_asks_for_nothing(phase: Make) -> None:
     assert training.ask() is None and store.records() == []
 
 
-def test_what_was_running_goes_on_first_and_says_why(phase: Make, runs: list[tuple[Candidate, int]]) -> None:
+def test_what_was_running_goes_on_first_and_says_why(
+    phase: Make, runs: list[tuple[Candidate, int]]
+) -> None:
     training, store = phase()
     training.outcome(training.ask(), done(0.5))
     second = training.ask()
