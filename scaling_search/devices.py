@@ -41,6 +41,7 @@ class Machine:
     memory: int = 0  # bytes of the smallest GPU; 0 on a CPU
     gpu: str = ""  # name of that GPU
     problem: str = ""  # why torch cannot use a GPU that is wanted
+    warnings: tuple[str, ...] = ()  # what a check of its numbers has found wrong
 
 
 def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
@@ -125,6 +126,14 @@ def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
     return Machine(step.kernels("cuda"), "", smallest.total_memory, smallest.name)
 
 
+def cards(indices: tuple[int, ...] | None = None) -> dict[str, int]:
+    """The first index of each kind of GPU here, by name, among `indices` or all."""
+    first: dict[str, int] = {}
+    for index in indices or range(torch.cuda.device_count()):
+        first.setdefault(torch.cuda.get_device_name(index), index)
+    return first
+
+
 def memory_needed(study: Study, arch: Arch, batch: int | None = None) -> int:
     """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context included."""
     recipe = study.recipe if batch is None else dataclasses.replace(study.recipe, batch=batch)
@@ -161,7 +170,7 @@ def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> st
         return ""
     batch = study.recipe.batch
     advice = "a smaller --width, --resolution or --budget is needed"
-    while batch > 2:
+    while batch > 8:
         batch //= 2
         if all(memory_needed(study, arch, batch) <= machine.memory for arch in networks):
             advice = f"--batch {batch} would fit"

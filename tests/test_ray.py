@@ -8,21 +8,25 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from scaling_search import UserError
+from scaling_search import UserError, step
 from scaling_search.candidate import Candidate
+from scaling_search.cli import main
 from scaling_search.data import Dataset
 from scaling_search.executors import Job
 from scaling_search.executors.local import LocalExecutor
-from scaling_search.executors.ray import RayExecutor
+from scaling_search.executors.ray import RayExecutor, describe_cluster, disconnect, resolve_on_cluster
 from scaling_search.search import StoppedError
 from scaling_search.store import Store
 from scaling_search.study import Study
-from scaling_search.trial import Epoch
+from scaling_search.trial import Epoch, Outcome, Trial
+from tests.conftest import write_images
+from tests.cuda_stub import stub
 from tests.test_search import TIMINGS, Quiet, few, search
 
 DISTURBED = [*TIMINGS, "note"]
@@ -153,3 +157,168 @@ def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
     for address in ("auto", "127.0.0.1:1", "nonsense"):
         with pytest.raises(UserError, match=rf"--ray-address {address}: .*; start a cluster with ray start --head "):
             executor(data, tmp_path, 1, address)
+
+
+# ---- GPUs, which Ray counts as it is told; where something is trained on them, they are the stand-in's
+
+
+@pytest.fixture(scope="module")
+def gpu_cluster() -> Iterator[str]:
+    """The address of one node with two cores and four GPUs; the driver's own machine has none."""
+    from ray.cluster_utils import Cluster
+
+    on_gpus = {"PYTHONPATH": str(stub.ROOT), "RAY_worker_niceness": "0"}
+    if stub.reason_to_skip() is None:
+        on_gpus |= stub.environment(gpus=4, memory=8e9)
+    before = dict(os.environ)
+    os.environ.update(on_gpus)
+    quiet = {"include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 4, **quiet})
+    os.environ.clear()
+    os.environ.update(before)
+    yield made.address
+    made.shutdown()
+
+
+class Jobs:
+    """A driver with a list of jobs, which remembers their outcomes."""
+
+    def __init__(self, trials: list[Trial]) -> None:
+        self.waiting = [Job(i, trial) for i, trial in enumerate(trials)]
+        self.outcomes: dict[int, Outcome] = {}
+
+    def ask(self, device: str = "") -> Job | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def epoch(self, job: Job, epoch: Epoch) -> None: ...
+
+    def outcome(self, job: Job, outcome: Outcome) -> None:
+        self.outcomes[job.number] = outcome
+
+    def lost(self, job: Job, why: str) -> None:
+        self.waiting.append(job)
+
+    def over(self) -> bool:
+        return False
+
+
+def outcomes(executor: RayExecutor, trials: list[Trial]) -> list[Outcome]:
+    driver = Jobs(trials)
+    try:
+        executor.run(driver)
+    finally:
+        executor.close()
+    return [driver.outcomes[i] for i in sorted(driver.outcomes)]
+
+
+def of_seeds(trial: Trial, count: int) -> list[Trial]:
+    return [replace(trial, seed=seed, device="cuda", deadline=10.0) for seed in range(count)]
+
+
+def test_four_gpus_of_a_cluster_are_kept_busy(
+    data: Dataset, trial: Trial, tmp_path: Path, gpu_cluster: str
+) -> None:
+    """Each training waits until four have begun: with fewer at a time none would ever end."""
+    place = str(tmp_path)
+
+    def train(trial: Trial, data: Dataset) -> Iterator[Outcome]:
+        Path(place, f"begun-{trial.seed}").touch()
+        waited = 0.0
+        while len(list(Path(place).glob("begun-*"))) < 4 and waited < 100:
+            time.sleep(0.1)
+            waited += 0.1
+        note = f"{os.environ['CUDA_VISIBLE_DEVICES']} {trial.deadline:g} {waited < 100}"
+        yield Outcome("done", images_per_s=5.0, note=note)
+
+    four = RayExecutor(
+        None, "cuda", 1, data.folder, data.digest, place, gpu_cluster, train=train
+    )
+    assert four.workers == 4
+    ended = outcomes(four, of_seeds(trial, 4))
+    assert sorted(outcome.note for outcome in ended) == [f"{card} 10 True" for card in range(4)]
+    assert [outcome.images_per_s for outcome in ended] == [5.0] * 4
+
+
+def test_runs_that_share_a_gpu_have_no_rate_and_a_longer_deadline(
+    data: Dataset, trial: Trial, tmp_path: Path, gpu_cluster: str
+) -> None:
+    def train(trial: Trial, data: Dataset) -> Iterator[Outcome]:
+        yield Outcome("done", images_per_s=5.0, note=f"{trial.deadline:g}")
+
+    def on_cluster(workers: int | None, per_gpu: int) -> RayExecutor:
+        return RayExecutor(
+            workers, "cuda", 4, data.folder, data.digest, str(tmp_path), gpu_cluster, per_gpu=per_gpu, train=train
+        )
+
+    # six of 0.1667, to which Ray would round a sixth, do not fit one card
+    for workers, per_gpu, places, gpu in ((None, 2, 8, 0.5), (3, 2, 3, 1.0), (24, 1, 24, 0.1666)):
+        sharing = on_cluster(workers, per_gpu)
+        assert sharing.workers == places and sharing._share == {"cpu": 0.0, "gpu": gpu}
+        sharing.close()
+    (ended,) = outcomes(on_cluster(8, 1), of_seeds(trial, 1))
+    assert ended.images_per_s == 0.0 and ended.note == "20"
+
+
+def test_a_worker_that_a_run_has_spoiled_is_not_used_again(
+    data: Dataset, trial: Trial, tmp_path: Path
+) -> None:
+    def train(trial: Trial, data: Dataset) -> Iterator[Outcome]:
+        status = "crashed" if trial.seed == 1 else "done"
+        eager = "a capture failed" if trial.seed == 2 else ""
+        yield Outcome(status, eager=eager, note=str(os.getpid()))
+
+    one = RayExecutor(1, "cpu", 1, data.folder, data.digest, str(tmp_path), train=train)
+    trials = [replace(trial, seed=seed) for seed in range(4)]
+    first, crashed, eager, last = (outcome.note for outcome in outcomes(one, trials))
+    assert first == crashed, "a warm worker"
+    assert len({crashed, eager, last}) == 3
+
+
+def test_other_kernels_on_a_node_stop_the_study(data: Dataset, trial: Trial, tmp_path: Path) -> None:
+    driver = Jobs([replace(trial, kernels="others")])
+    one = executor(data, tmp_path, 1)
+    try:
+        with pytest.raises(UserError, match=r"training stopped: .*the study trains through kernels of others"):
+            one.run(driver)
+    finally:
+        one.close()
+    assert not driver.outcomes, "no network is blamed"
+
+
+def test_auto_is_the_clusters(gpu_cluster: str, cluster: object) -> None:
+    """The driver's machine has no say in it."""
+    try:
+        assert resolve_on_cluster(gpu_cluster, "auto") == "cuda"
+        assert resolve_on_cluster(gpu_cluster, "cpu") == "cpu"
+        with pytest.raises(UserError, match=r"--device cuda:1: Ray hands out the cards of a cluster"):
+            resolve_on_cluster(gpu_cluster, "cuda", (1,))
+        disconnect()
+        address = cluster.address  # type: ignore[attr-defined]
+        assert resolve_on_cluster(address, "auto") == "cpu"
+        with pytest.raises(UserError, match=r"--device cuda: no node of this Ray cluster has a GPU; use --device cpu"):
+            resolve_on_cluster(address, "cuda")
+        machine = describe_cluster(address, "cpu", 1)
+        assert machine.kernels == step.kernels("cpu") and not machine.memory
+    finally:
+        disconnect()
+
+
+@stub.needs_stub
+def test_a_whole_study_on_the_gpus_of_a_cluster(
+    tmp_path: Path, gpu_cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "pets" / name, 60)
+    size = ["--width", "0.1", "--resolution", "12", "--batch", "16", "--candidates", "2"]
+    short = ["--epochs", "1", "--allocation", "flat", "--extra", "0", "--workers", "4"]
+    words = ["search", *size, *short, "--data", str(tmp_path / "pets")]
+    words += ["--executor", "ray", "--ray-address", gpu_cluster]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
+    store = Store.read(tmp_path / "run")
+    records = store.records()
+    assert len(records) >= 3 and all(r.done for r in records)
+    settings = store.fact("settings")
+    assert settings["device"] == "cuda" and settings["baseline"]["divisor"] == 8, "standard, the default with GPUs"
+    kernels = store.fact("kernels")
+    assert {r.outcome.versions["kernels"] for r in records if r.outcome} == {kernels}
+    assert "H100" in store.fact("provenance")["hardware"]

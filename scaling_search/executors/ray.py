@@ -63,7 +63,7 @@ _CLOSES = 5.0  # s that Tune has to end by itself
 _SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
 _FRACTIONS = 10_000  # of a GPU: Ray rounds to the nearest, and six of 0.1667 would be more than one
 _SLIVER = 0.01  # of a GPU, for a task that looks at it
-_DESCRIBES = 60.0  # s that a node has to say what it trains with; a busy GPU has no sliver to spare
+_DESCRIBES = 120.0  # s that a node has to say what it trains with; a busy GPU has no sliver to spare
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 

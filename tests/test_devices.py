@@ -1,0 +1,224 @@
+"""Which device a study trains on, and the one line where it cannot; GPUs are the stand-in's."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from scaling_search import UserError, devices, run
+from scaling_search.data import Dataset
+from scaling_search.devices import Machine
+from scaling_search.executors import Job
+from scaling_search.executors.local import LocalExecutor
+from scaling_search.space import plan
+from scaling_search.store import Store
+from scaling_search.study import Study, check
+from scaling_search.trial import Epoch, Outcome, Trial
+from tests.conftest import write_images
+from tests.cuda_stub import stub
+
+SMALL_STUDY = ["search", "--preset", "standard", "--candidates", "2", "--allocation", "flat", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("own") / "pets"
+    for name in ("cat", "dog"):
+        write_images(root / name, 60)
+    return str(root)
+
+
+class OneJob:
+    """A driver with one job, which remembers what became of it."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.waiting = [Job(0, trial)]
+        self.outcomes: list[Outcome] = []
+        self.losses: list[str] = []
+
+    def ask(self, device: str = "") -> Job | None:
+        return self.waiting.pop() if self.waiting else None
+
+    def epoch(self, job: Job, epoch: Epoch) -> None: ...
+
+    def outcome(self, job: Job, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def lost(self, job: Job, why: str) -> None:
+        self.losses.append(why)
+
+    def over(self) -> bool:
+        return False
+
+
+def test_one_card_is_named_and_the_study_knows_its_kind_alone() -> None:
+    assert devices.parse("cuda:1") == ("cuda", (1,))
+    assert devices.parse("cuda") == ("cuda", None) and devices.parse("cuda:x") == ("cuda:x", None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_cuda_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.resolve("auto") == ("cpu", "")
+    if torch.backends.cuda.is_built():
+        with pytest.raises(UserError, match=r"--device cuda: torch .* finds no GPU here; .*, or use --device cpu"):
+            devices.resolve("cuda")
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with pytest.raises(UserError, match=r"--device cuda: torch .* is built without CUDA; install a CUDA build"):
+        devices.resolve("cuda")
+
+
+@stub.needs_stub
+def test_bad_input_for_gpus_is_one_line_and_the_driver_takes_no_memory_of_a_card(
+    pets: str, tmp_path: Path
+) -> None:
+    code = f"""
+import contextlib, io
+from scaling_search.cli import main
+from tests.cuda_stub import counters
+
+def error(words):
+    with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(io.StringIO()):
+        assert main(words) == 2, text.getvalue()
+    assert text.getvalue().count("\\n") == 1, text.getvalue()
+    return text.getvalue()
+
+study = {[*SMALL_STUDY, "--data", pets]}
+both = "--device cuda:3: this machine has cuda:0 and cuda:1"
+assert both in error([*study, "--device", "cuda:3"])
+assert both in error(["train", "b0-s4", "--data", {pets!r}, "--device", "cuda:3"])
+small = error([*study, "--device", "cuda", "--batch", "4096", "--out", {str(tmp_path)!r}])
+assert "has 1.9 GiB of memory, and the smallest network of this study needs about 1" in small, small
+assert "at batch 4096: --batch 64 would fit" in small, small
+assert not counters.has_context(0) and not counters.has_context(1)
+"""
+    stub.check("-c", code, gpus=2, memory=2e9)
+    assert not list(tmp_path.iterdir()), "nothing is written before everything is checked"
+
+
+@stub.needs_stub
+def test_one_card_alone_is_used(pets: str, tmp_path: Path) -> None:
+    code = f"""
+from scaling_search.cli import main
+from scaling_search.executors.local import open_local
+from tests.cuda_stub import counters
+
+assert set(open_local(None, "cuda", 1, (1,))._slots) == {{"cuda:1"}}
+size = ["--width", "0.1", "--resolution", "12", "--batch", "8"]
+words = ["train", "b0-s4", "--data", {pets!r}, "--device", "cuda:1", *size, "--out", {str(tmp_path)!r}]
+assert main(words) == 0
+assert counters.has_context(1) and not counters.has_context(0)
+"""
+    stub.check("-c", code, gpus=2)
+
+
+@stub.needs_stub
+def test_a_driver_too_old_is_said_and_auto_does_not_hide_it() -> None:
+    code = """
+from scaling_search import UserError, devices
+assert devices.probe_cuda() == devices.probe_cuda(), "torch warns once, and is asked twice"
+device, note = devices.resolve("auto")
+assert device == "cpu" and "a GPU seems to be here, but the NVIDIA driver knows CUDA 9.2, too old for torch" in note
+assert "training on the CPU" in note and "update the driver" in note
+try:
+    devices.resolve("cuda")
+except UserError as error:
+    assert "--device cuda: the NVIDIA driver knows CUDA 9.2" in str(error) and "--device cpu" in str(error)
+else:
+    raise AssertionError
+assert "9.2" in devices.describe("cuda").problem
+"""
+    done = stub.run("-c", code, variables={"FAKE_CUDA_DRIVER_VERSION": "9020"})
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_networks_that_do_not_fit_are_said(study: Study) -> None:
+    study = check({**study.settings(), "recipe": {"batch": 512}}, "test")
+    networks = [c.arch for c in plan(study, 10, 64).everything]
+    needs = sorted(devices.memory_needed(study, arch) for arch in networks)
+    assert devices.check_memory(study, networks, Machine("torch", memory=needs[-1])) == ""
+    note = devices.check_memory(study, networks, Machine("torch", memory=needs[-1] - 1, gpu="A card"))
+    assert f"1 of {len(networks)} networks need more" in note and "--batch 256 would fit" in note
+    with pytest.raises(UserError, match=r"A card has .* the smallest network .* at batch 512: --batch \d+ would fit"):
+        devices.check_memory(study, networks, Machine("torch", memory=needs[0] - 1, gpu="A card"))
+    assert devices.trainings_per_gpu(study, networks, 80 * 2**30, 2) == 2
+    assert devices.trainings_per_gpu(study, networks, int(1.5 * needs[-1]), 2) == 1
+    assert devices.trainings_per_gpu(study, networks, 1, 2) == 1
+
+
+# ---- kernels
+
+
+def recorded(folder: Path, study: Study, data: Dataset, kernels: str) -> Store:
+    """A store with one run of an earlier release, which kept its kernels with each run alone."""
+    store = Store.create(folder, study.identity(data.digest), {})
+    number = store.start(plan(study, 10, 64).baseline, 0, 1)
+    epoch = Epoch(1, 2.0, 2.0, 0.5, 1.0)
+    store.finish(number, Outcome("done", (epoch,), versions={"kernels": kernels}))
+    return store
+
+
+def test_a_study_keeps_to_its_kernels(study: Study, data: Dataset, tmp_path: Path) -> None:
+    store = recorded(tmp_path / "old", study, data, "numba")
+    for _ in range(2):  # taken from its runs, then from the fact
+        with pytest.raises(UserError, match=r"kernels of numba, here they are those of torch \(no numba\)") as error:
+            run._agreed_kernels(store, study, tmp_path, Machine("torch", "no numba"))
+        assert "\n" not in str(error.value)
+        assert run._agreed_kernels(store, study, tmp_path, Machine("numba")) == "numba"
+        assert store.fact("kernels") == "numba"
+    store.close()
+    fresh = Store.create(tmp_path / "new", study.identity(data.digest), {})
+    assert run._agreed_kernels(fresh, study, tmp_path, Machine("torch")) == "torch"
+    assert run._agreed_kernels(fresh, study, tmp_path, Machine("numba")) == "numba", "nothing is trained yet"
+    fresh.close()
+
+
+def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
+    study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    cuda = check({**study.settings(), "device": "cuda"}, "test")
+    store = recorded(tmp_path, cuda, data, "numba")
+    assert run._agreed_kernels(store, cuda, tmp_path, Machine("triton")) == "torch"
+    store.close()
+
+
+def test_a_local_worker_with_other_kernels_stops_the_study(trial: Trial) -> None:
+    driver, executor = OneJob(dataclasses.replace(trial, kernels="others")), LocalExecutor(1)
+    try:
+        with pytest.raises(UserError, match="training stopped: .*the study trains through kernels of others"):
+            executor.run(driver)
+    finally:
+        executor.close()
+    assert not driver.outcomes and not driver.losses, "no network is blamed"
+
+
+def test_numba_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('numba needs NumPy 1.0 or less')\n")
+    (tmp_path / "study.toml").write_text(study.to_toml())
+    code = f"""
+from pathlib import Path
+from rich.console import Console
+from scaling_search import run
+from scaling_search.space import plan
+from scaling_search.study import read
+study = read(Path({str(tmp_path / "study.toml")!r}))
+machine = run._examine_machine(study, plan(study, 10, 64), run.Place(), Console(width=1000))
+assert machine.kernels == "torch"
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(stub.ROOT)])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "numba cannot be imported (ImportError: numba needs NumPy 1.0 or less)" in done.stdout
+    assert "2 to 5 times slower" in done.stdout
+
+
+def test_a_machine_with_numba_has_nothing_to_say(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba")
+    machine = run._examine_machine(study, plan(study, 10, 64), run.Place(), Console())
+    assert machine == Machine("numba") and capsys.readouterr().out == ""
