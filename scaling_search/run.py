@@ -30,7 +30,7 @@ from scaling_search.progress import Live, say
 from scaling_search.record import Record
 from scaling_search.search import Search, StoppedError, runs_needed
 from scaling_search.signals import Stopping
-from scaling_search.sources import load_or_explain, own_path
+from scaling_search.sources import is_choice, load_or_explain, own_path
 from scaling_search.space import Plan, plan
 from scaling_search.store import Store
 from scaling_search.store import versions as store_versions
@@ -264,7 +264,7 @@ def resolve_device_and_data(
     # a device and a data set that were found for `auto` are part of the study from here on
     settings = study.settings()
     settings["device"] = device
-    if study.data.source == "auto":
+    if is_choice(study.data.source):
         settings["data"]["source"] = data.name
     elif (path := own_path(study.data.source)).exists():
         settings["data"]["source"] = str(path.resolve())  # study.toml can be run from anywhere
@@ -361,7 +361,8 @@ def _agreed_kernels(store: Store, study: Study, folder: Path, machine: Machine) 
 def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
     """The same from a table: its device and its data. Raises UserError for a study of other data."""
     there = Study.model_validate(curves.fact("settings"))
-    if Path(study.data.source).stem not in ("auto", curves.data.name, Path(there.data.source).stem):
+    wanted = Path(study.data.source).stem
+    if not is_choice(study.data.source) and wanted not in (curves.data.name, Path(there.data.source).stem):
         raise UserError(f"{curves.path}: its runs are of {curves.data.name}, the study's data are {study.data.source}")
     settings = study.settings()
     settings["data"]["source"] = curves.data.name

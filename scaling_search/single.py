@@ -107,7 +107,8 @@ def _profile(trial: Any, data: Any, console: Console) -> int:
         table.add_row(part, f"{1000 * seconds / found.steps:.2f}", f"{seconds / total:.0%}")
     console.print(table)
     batch = trial.recipe.batch
-    print(f"a step of {batch} images takes {1000 * found.step:.2f} ms: {batch / found.step:,.0f} images/s, kernels of {found.kernels}")
+    rate = f"{batch / found.step:,.0f} images/s, kernels of {found.kernels}"
+    print(f"a step of {batch} images takes {1000 * found.step:.2f} ms: {rate}")
     if found.eager:
         print(f"the step was not captured: {found.eager}")
     print(

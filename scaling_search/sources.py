@@ -27,6 +27,8 @@ from scaling_search import UserError, shapes
 from scaling_search.data import CacheWriter, Dataset, cache_root
 
 KNOWN = "auto, fashion-mnist, cifar10, shapes, a folder of class folders, or a parquet file or folder"
+_NAMED = {"fashion-mnist", "cifar10", "shapes"}
+_AUTO = "fashion-mnist|shapes"  # the smallest download, and where there is no network none
 CONNECT_SECONDS = 4.0
 # Larger originals are reduced when they are decoded: a search has no use for more.
 MAX_SIDE = 320
@@ -71,11 +73,14 @@ def load(spec: str) -> Dataset:
     """The data set that `spec` names, from the cache or read into it.
 
     Raises UserError for anything unknown, unreadable, empty or of one class."""
-    if spec == "auto":
-        try:
-            return load("fashion-mnist")
-        except _NoNetworkError:
-            return load("shapes")
+    if is_choice(spec):
+        *wanted, last = (_AUTO if spec == "auto" else spec).split("|")
+        for name in wanted:
+            try:
+                return load(name)
+            except _NoNetworkError:
+                continue
+        return load(last)
     if spec == "fashion-mnist" or spec == "cifar10":
         folder = cache_root() / spec
         if (folder / "meta.json").exists():
@@ -94,6 +99,12 @@ def load(spec: str) -> Dataset:
             return Dataset.open(folder)
     with CacheWriter(folder) as writer:
         return source.read(writer, source)
+
+
+def is_choice(spec: str) -> bool:
+    """Whether `spec` names several sets, of which the first that can be had is meant: `auto`, or known
+    names with | between them."""
+    return spec == "auto" or ("|" in spec and set(spec.split("|")) <= _NAMED)
 
 
 def load_or_explain(spec: str) -> Dataset:
