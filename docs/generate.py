@@ -4,8 +4,7 @@ python docs/generate.py               write it
 python docs/generate.py --check       exit status 1 where it is stale
 python docs/generate.py --notebook    run study.ipynb and keep what it printed
 
-It reads the parsers rather than quoting `--help`, whose layout differs from one Python to the next. Run it with the
-test extra installed: the recipe `paper` has RandAugment where torchvision is.
+It reads the parsers rather than quoting `--help`, whose layout differs from one Python to the next.
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
 """The batches of a run: which images each step sees, and how each of them is altered.
 
-Everything random is drawn on the CPU from (seed, epoch) or (seed, step). A CUDA device gets the draws
-of many steps in one copy, and a step picks its own row of them there, so that a captured step holds
-its data too: no copy from pageable memory and no wait between two steps.
+Everything random is drawn on the CPU from (seed, epoch) or (seed, step). A CUDA device gets the
+draws of many steps in one copy, and a step picks its own row of them there, so that a captured step
+holds its data too: no copy from pageable memory and no wait between two steps.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scaling_search.data import Images, ReadAhead, augmented, epoch_order, mirrored
+from scaling_search.randaugment import OPERATIONS, ROUNDS, randaugmented
 from scaling_search.recipe import Recipe
 
-_PLANNED = 512  # steps at most whose draws lie on a CUDA device: 3 MB at batch 128
+_PLANNED = 512  # steps at most whose draws lie on a CUDA device: 5 MB at batch 128
 # columns of a step's draws, one row an image
-_INDEX, _MIRROR, _SHIFT, _CENTRE, _COLUMNS = 0, 1, slice(2, 4), slice(4, 6), 6
+_INDEX, _MIRROR, _SHIFT, _CENTRE = 0, 1, slice(2, 4), slice(4, 6)
+_OPERATIONS, _SIGNS = slice(6, 6 + ROUNDS), slice(6 + ROUNDS, 6 + 2 * ROUNDS)
+_COLUMNS = 6 + 2 * ROUNDS
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -26,10 +27,10 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class Batches:
-    """`seek` a step, then `load` its batch: uint8 images [n, c, s, s] and int64 labels [n] on the device.
+    """`seek` a step, then `load` its batch: uint8 images [n, c, s, s] and int64 labels [n].
 
-    On CUDA `load` reads memory whose place never changes, so that it may be captured, but for
-    RandAugment, which decides in Python: then `seek` prepares the batch."""
+    Both lie on the device. On CUDA `load` reads memory whose place never changes, so that it may be
+    captured."""
 
     def __init__(self, images: Images, labels: Tensor, recipe: Recipe, seed: int) -> None:
         self._images, self._labels, self._recipe, self._seed = images, labels, recipe, seed
@@ -41,13 +42,8 @@ class Batches:
         self._order: list[Tensor] = []  # indices of the epoch's batches
         self._mirrored: Tensor | None = None  # of the epoch, per image
         self._reader: ReadAhead | None = None
-        self._policy: Any = None
-        if recipe.randaugment:
-            from torchvision.transforms.v2 import RandAugment
-
-            self._policy = RandAugment()
         self._draws = torch.empty(0, dtype=torch.int64)  # of the present step, on the device
-        self._images_now: Tensor | None = None  # its images, where they are not looked up in `load`
+        self._images_now: Tensor | None = None  # its images, where they are read ahead
         cuda = images.device.type == "cuda"
         self._plan: Tensor | None = None  # the draws of steps from `_planned_from` on
         self._planned_from, self._planned_to = 0, 0
@@ -55,7 +51,7 @@ class Batches:
         if cuda:
             shape = (min(_PLANNED, self.per_epoch), self.size, _COLUMNS)
             self._plan = torch.zeros(shape, dtype=torch.int64, device=images.device)
-            if not images.resident or self._policy is not None:
+            if not images.resident:
                 maps = (self.size, images.channels, images.side, images.side)
                 self._images_now = torch.empty(maps, dtype=torch.uint8, device=images.device)
 
@@ -66,7 +62,7 @@ class Batches:
             self._reader = None
 
     def seek(self, step: int) -> None:
-        """Make `load` give the batch of this step of the run, and seed torch's generators for it."""
+        """Make `load` give the batch of this step of the run; seed torch's generators for it."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._begin_epoch(epoch, i)
@@ -78,22 +74,21 @@ class Batches:
                 self._plan_steps(self._plan, step, i)
             self._cursor.fill_(step - self._planned_from)
         if self._reader is not None:
-            self._set_images(self._images.place(next(self._reader)))
-        if self._policy is not None:
-            draws = self._step_draws()
-            images = self._altered(self._pick(draws), draws)
-            self._set_images(torch.stack([self._policy(image) for image in images]))
+            images = self._images.place(next(self._reader))
+            if self._plan is not None and self._images_now is not None:
+                self._images_now.copy_(images)
+            else:
+                self._images_now = images
 
     def load(self) -> tuple[Tensor, Tensor]:
         """The images and labels of the step that was sought."""
         draws = self._step_draws()
         labels = self._labels[draws[:, _INDEX]]
-        if self._policy is not None and self._images_now is not None:
-            return self._images_now, labels
-        return self._altered(self._pick(draws), draws), labels
+        images = self._images[draws[:, _INDEX]] if self._images_now is None else self._images_now
+        return self._altered(images, draws), labels
 
     def _begin_epoch(self, epoch: int, first: int) -> None:
-        """Draw the epoch's order; images that are not resident are read from its batch `first` on."""
+        """Draw the epoch's order. Images that are not resident are read from batch `first` on."""
         count = len(self._labels)
         self._epoch = epoch
         self._order = list(epoch_order(count, self.size, self._seed, epoch))
@@ -104,7 +99,9 @@ class Batches:
             self._reader = ReadAhead(self._images, self._order[first:])
 
     def _draw(self, i: int, generator: torch.Generator | None) -> Tensor:
-        """The draws [n, columns] of the epoch's batch i, on the CPU. None: torch's global generator."""
+        """The draws [n, columns] of the epoch's batch i, on the CPU.
+
+        Without a generator they come from torch's global one."""
         index, n, side = self._order[i], self.size, self._images.side
         draws = torch.zeros((n, _COLUMNS), dtype=torch.int64)
         draws[:, _INDEX] = index
@@ -117,6 +114,9 @@ class Batches:
                 )
         if self._cutout:
             draws[:, _CENTRE] = torch.randint(0, side, (2, n), generator=generator).t()
+        if self._recipe.randaugment:
+            for columns, count in ((_OPERATIONS, len(OPERATIONS)), (_SIGNS, 2)):
+                draws[:, columns] = torch.randint(0, count, (n, ROUNDS), generator=generator)
         return draws
 
     def _plan_steps(self, plan: Tensor, step: int, i: int) -> None:
@@ -136,20 +136,11 @@ class Batches:
             return self._draws
         return self._plan.index_select(0, self._cursor)[0]
 
-    def _pick(self, draws: Tensor) -> Tensor:
-        """The step's images before they are altered."""
-        if self._reader is not None and self._images_now is not None:
-            return self._images_now
-        return self._images[draws[:, _INDEX]]
-
-    def _set_images(self, images: Tensor) -> None:
-        if self._plan is not None and self._images_now is not None:
-            self._images_now.copy_(images)
-        else:
-            self._images_now = images
-
     def _altered(self, images: Tensor, draws: Tensor) -> Tensor:
         mirror = draws[:, _MIRROR].bool() if self._mirrored is not None else None
         shift = draws[:, _SHIFT] if self._shift else None
         centre = draws[:, _CENTRE] if self._cutout else None
-        return augmented(images, mirror, shift, centre, self._cutout)
+        images = augmented(images, mirror, shift, centre, self._cutout)
+        if self._recipe.randaugment:
+            images = randaugmented(images, draws[:, _OPERATIONS], draws[:, _SIGNS].bool())
+        return images

@@ -85,9 +85,11 @@ def test_arrows_do_not_turn_round() -> None:
 
 
 def test_training_imports_torch_and_numpy_alone() -> None:
-    for name in ("train", "trial", "recipe", "step", "memory", "data", "checkpoint", "__init__"):
+    names = "train", "trial", "recipe", "batches", "randaugment", "step", "memory", "data", "checkpoint"
+    for name in (*names, "__init__"):
         assert not tops(ROOT / "scaling_search" / f"{name}.py") & {
             "optuna", "ray", "plotly", "pandas", "pydantic", "rich", "pyarrow", "PIL", "fvcore", "tomli_w",
+            "torchvision",
         }, name  # fmt: skip
 
 

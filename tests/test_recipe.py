@@ -34,6 +34,7 @@ def test_paper_recipe_is_the_official_one() -> None:
     paper = RECIPES["paper"]
     assert (paper.optimizer, paper.lr, paper.batch, paper.ema) == ("rmsprop", 0.016, 256, 0.9999)
     assert (paper.label_smoothing, paper.weight_decay, paper.drop_path, paper.dropout) == (0.1, 1e-5, 0.2, True)
+    assert paper.randaugment, "whether torchvision is installed or not"
     proxy = RECIPES["proxy"]
     assert not proxy.dropout and proxy.drop_path == 0.0
 

@@ -61,14 +61,3 @@ def test_bad_input(words: list[str], message: str, pets: str, capsys: pytest.Cap
     assert main(["train", *SMALL, "--data", pets, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_randaugment_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study that asks for it, on a machine without: said before training, not by each run."""
-    from scaling_search import UserError, run
-    from scaling_search.study import check
-
-    study = check({"recipe": {"randaugment": True}, "device": "cpu"}, "test")
-    monkeypatch.setattr(run, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="recipe.randaugment: needs torchvision"):
-        run.device_of(study)

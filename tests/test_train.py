@@ -156,8 +156,7 @@ def test_deadline_is_an_outcome(trial: Trial, data: Dataset) -> None:
     assert finish(dataclasses.replace(trial, deadline=1000.0), data).status == "done"
 
 
-def test_randaugment_is_torchvisions(trial: Trial, data: Dataset, tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
+def test_randaugment_is_drawn_from_the_seed(trial: Trial, data: Dataset, tmp_path: Path) -> None:
     recipe = dataclasses.replace(trial.recipe, randaugment=True)
     changed = dataclasses.replace(trial, recipe=recipe, train_images=48)
     assert_same(finish(changed, data), finish(elsewhere(changed, tmp_path), data))
