@@ -1,12 +1,11 @@
-"""Compiles the Triton kernels for a card that is not here: `python -m tests.ahead 90 bfloat16 all`.
+"""Compiles the Triton kernels in bf16 for cards that are not here: `python -m tests.ahead`.
 
 The functions of `fused` run as they are, on tensors of the CPU, with a driver that only names the
-card; each launch compiles and does no more. Prints, per kernel, the shared memory [bytes] of every
-compilation, as JSON.
+card; each launch compiles and does no more. Prints, as JSON, the shared memory [bytes] of every
+compilation: {compute capability: {kernel: [bytes, ...]}}.
 """
 
 import json
-import sys
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ SHAPES = [(5, 24, 7, 6), (128, 32, 4, 8), (16, 16, 1, 1), (2, 1000, 3, 16), (1, 
 
 
 class Driver:
-    """Of the device `capability`, which it cannot reach."""
+    """Of a card of this compute capability, which it cannot reach. The capability is the device's
+    number as well: Triton keeps what it has compiled by number."""
 
     def __init__(self, capability: int) -> None:
         self.target = GPUTarget("cuda", capability, 32)
@@ -32,7 +32,7 @@ class Driver:
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        return self.target.arch
 
     def get_current_stream(self, device: int) -> int:
         return device
@@ -55,14 +55,14 @@ def flat_views(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     return views
 
 
-def gated(n: int, c: int, side: int, s: int, dtype: torch.dtype) -> None:
+def gated(n: int, c: int, side: int, s: int, dtype: torch.dtype = torch.bfloat16) -> None:
     weight, bias = flat_views((c,), (c,), dtype=torch.float32)
     layers = flat_views((s, c), (s,), (c, s), (c,), dtype=dtype)
     y = fused.norm_gate(maps(n, c, side, dtype), weight, bias, 1e-3, *layers)
     torch.autograd.grad(y, [weight], torch.zeros_like(y))
 
 
-def normed(n: int, c: int, side: int, dtype: torch.dtype) -> None:
+def normed(n: int, c: int, side: int, dtype: torch.dtype = torch.bfloat16) -> None:
     weight, bias = flat_views((c,), (c,), dtype=torch.float32)
     z = maps(n, c, side, dtype)
     for silu, residual in ((True, None), (False, z)):
@@ -70,16 +70,17 @@ def normed(n: int, c: int, side: int, dtype: torch.dtype) -> None:
         torch.autograd.grad(y, [weight], torch.zeros_like(y))
 
 
-def depthwise(n: int, c: int, side: int, kernel: int, stride: int, dtype: torch.dtype) -> None:
+def depthwise(
+    n: int, c: int, side: int, kernel: int, stride: int, dtype: torch.dtype = torch.bfloat16
+) -> None:
     (weight,) = flat_views((c, 1, kernel, kernel), dtype=dtype)
     y = fused.depthwise(maps(n, c, side, dtype).detach(), weight, stride)
     torch.autograd.grad(y, [weight], torch.zeros_like(y))
 
 
-def main(capability: int, dtype: torch.dtype, part: str) -> dict[str, list[int]]:
-    """{kernel: shared memory of each compilation}; part "gate" compiles each kernel one time."""
+def compile_for(capability: int, everything: bool) -> dict[str, list[int]]:
+    """{kernel: shared memory of each compilation}, for one use of each kernel or for all uses."""
     compiled: dict[str, dict[int, Any]] = {}
-    run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, warmup: bool, **settings: Any) -> Any:
         kernel = run(self, *args, warmup=True, **settings)
@@ -88,13 +89,17 @@ def main(capability: int, dtype: torch.dtype, part: str) -> dict[str, list[int]]
         return kernel
 
     driver.set_active(Driver(capability))  # type: ignore[arg-type]
+    run = JITFunction.run
     JITFunction.run = compile_only
-    for n, c, side, s in SHAPES:
-        gated(n, c, side, s, dtype)
-        depthwise(n, c, side, 5, 1, dtype)
-        if part == "all":
-            normed(n, c, side, dtype)
-            depthwise(n, c, side, 3, 2, dtype)
+    try:
+        for n, c, side, s in SHAPES:
+            gated(n, c, side, s)
+            depthwise(n, c, side, 5, 1)
+            if everything:
+                normed(n, c, side)
+                depthwise(n, c, side, 3, 2)
+    finally:
+        JITFunction.run = run
     return {
         name: [kernel.metadata.shared for kernel in kernels.values()]
         for name, kernels in compiled.items()
@@ -102,4 +107,5 @@ def main(capability: int, dtype: torch.dtype, part: str) -> dict[str, list[int]]
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), getattr(torch, sys.argv[2]), sys.argv[3])))
+    cards = ((90, True), (80, False), (75, False))
+    print(json.dumps({card: compile_for(card, everything) for card, everything in cards}))

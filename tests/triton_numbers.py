@@ -146,7 +146,7 @@ def test_means_far_from_zero_lose_no_digits() -> None:
 GATES = [
     pytest.param(5, 6, 2, 7, SINGLE, id="6 channels"),
     pytest.param(3, 40, 33, 1, SINGLE, id="maps of a pixel, two blocks each of channels and units"),
-    pytest.param(19, 24, 6, 2, SINGLE, id="two rounds of images"),
+    pytest.param(17, 10, 3, 1, SINGLE, id="two rounds of images"),
     pytest.param(2, 136, 5, 3, SINGLE, id="two blocks of excited channels"),
     pytest.param(3, 72, 4, 5, HALF, id="bf16"),
     pytest.param(3, 10, 3, 9, HALF, id="bf16, channels not of 8, two tiles an image"),
