@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from ctypes import byref, c_float, c_int, c_size_t, c_void_p
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,17 @@ def rule_a_kernel_runs_on_a_stream_of_the_current_device() -> None:
     assert counters.read()["launches"] == 2
     cuda.cudaSetDevice(1)
     assert launch(elsewhere) == SUCCESS and launch(here) == INVALID_HANDLE
+
+
+def rule_a_loaded_kernel_runs_on_the_device_where_it_was_loaded() -> None:
+    module, function = c_void_p(), c_void_p()
+    assert cuda.cuModuleLoadData(byref(module), b"") == SUCCESS
+    assert cuda.cuModuleGetFunction(byref(function), module, b"kernel") == SUCCESS
+    sizes = (1, 1, 1, 32, 1, 1, 0)
+    assert cuda.cuLaunchKernel(function, *sizes, None, None, None) == SUCCESS
+    assert counters.launched() == {"kernel": 1}
+    cuda.cudaSetDevice(1)
+    assert cuda.cuLaunchKernel(function, *sizes, None, None, None) == INVALID_HANDLE
 
 
 def rule_a_launch_has_limits() -> None:
@@ -645,9 +657,12 @@ def run_all(prefixes: tuple[str, ...]) -> int:
     return 1 if failed else 0
 
 
-def test_rules() -> None:
+def test_rules(tmp_path: Path) -> None:
     """CUDA's rules, asked of its functions."""
-    stub.check("-m", "tests.test_cuda_stub", "rule_", gpus=2, memory=1e6)
+    ledger = tmp_path / "ledger"
+    stub.check("-m", "tests.test_cuda_stub", "rule_", gpus=2, memory=1e6, ledger=ledger)
+    peaks = stub.memory_peaks(ledger)
+    assert peaks[0] == 1_000_000 and 900_000 <= peaks[1] <= 1_000_000 and not any(peaks[2:])
 
 
 def test_rules_through_torch() -> None:

@@ -1,17 +1,18 @@
 // What several processes hold on the cards they share.
 //
-// FAKE_CUDA_LEDGER names a file with one slot a process: the bytes it holds on each device. A
-// process keeps a lock on its slot for as long as it lives, so that the memory of one that is
-// killed comes back at once, as it does on a card. Without the variable each process has the cards
-// to itself.
+// FAKE_CUDA_LEDGER names a file. It begins with the most bytes that were ever held on each device,
+// by all together; then it has one slot a process: the bytes that this one holds on each. A process
+// keeps a lock on its slot for as long as it lives, so that the memory of one that is killed comes
+// back at once, as it does on a card. Without the variable each process has the cards to itself.
+#include "standin.h"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-
-#include "standin.h"
 
 namespace standin {
 
@@ -20,10 +21,16 @@ struct Slot {
 };
 
 constexpr int SLOTS = 256;
+
+struct Ledger {
+  size_t peak[MAX_DEVICES];  // stub.memory_peaks reads it
+  Slot slots[SLOTS];
+};
+
 constexpr off_t WHOLE = SLOTS;  // the byte whose lock guards the whole file; the others guard slots
 
 static int file = -1;
-static Slot* slots = nullptr;
+static Ledger* ledger = nullptr;
 static int own_slot = -1;
 
 // Lock or unlock one byte. The system drops a process's locks when it ends.
@@ -56,17 +63,17 @@ static void open_ledger() {
     return;
   }
   file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (file < 0 || ftruncate(file, sizeof(Slot) * SLOTS) != 0) {
+  if (file < 0 || ftruncate(file, sizeof(Ledger)) != 0) {
     abort();
   }
-  void* memory = mmap(nullptr, sizeof(Slot) * SLOTS, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* memory = mmap(nullptr, sizeof(Ledger), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (memory == MAP_FAILED) {
     abort();
   }
-  slots = static_cast<Slot*>(memory);
+  ledger = static_cast<Ledger*>(memory);
   for (int slot = 0; slot < SLOTS && own_slot < 0; slot++) {
     if (set_lock(slot, F_WRLCK, false)) {
-      memset(&slots[slot], 0, sizeof(Slot));
+      memset(&ledger->slots[slot], 0, sizeof(Slot));
       own_slot = slot;
     }
   }
@@ -74,21 +81,21 @@ static void open_ledger() {
 
 LedgerLock::LedgerLock() {
   open_ledger();
-  if (slots != nullptr) {
+  if (ledger != nullptr) {
     set_lock(WHOLE, F_WRLCK, true);
   }
 }
 
 LedgerLock::~LedgerLock() {
-  if (slots != nullptr) {
+  if (ledger != nullptr) {
     set_lock(WHOLE, F_UNLCK, false);
   }
 }
 
 size_t held_by_others(int device) {
   size_t bytes = 0;
-  for (int slot = 0; slots != nullptr && slot < SLOTS; slot++) {
-    const size_t held = slots[slot].bytes[physical_device(device)];
+  for (int slot = 0; ledger != nullptr && slot < SLOTS; slot++) {
+    const size_t held = ledger->slots[slot].bytes[physical_device(device)];
     if (slot != own_slot && held > 0 && locked_by_another(slot)) {
       bytes += held;
     }
@@ -97,9 +104,12 @@ size_t held_by_others(int device) {
 }
 
 void publish(int device, size_t bytes) {
-  if (own_slot >= 0) {
-    slots[own_slot].bytes[physical_device(device)] = bytes;
+  if (own_slot < 0) {
+    return;
   }
+  const int physical = physical_device(device);
+  ledger->slots[own_slot].bytes[physical] = bytes;
+  ledger->peak[physical] = std::max(ledger->peak[physical], held_by_others(device) + bytes);
 }
 
 }  // namespace standin

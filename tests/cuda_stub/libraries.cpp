@@ -143,20 +143,22 @@ LAUNCHES_A_KERNEL(cudnnPoolingForward)
 // Batch norm in fp32 asks how much memory it needs; some, so that it is allocated.
 static const size_t BATCH_NORM_MEMORY = 1024;
 
-EXPORT int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(
-    void*, int, int, void*, void*, void*, void*, void*, size_t* bytes) {
+EXPORT int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(void*, int, int, void*, void*,
+                                                                    void*, void*, void*,
+                                                                    size_t* bytes) {
   *bytes = BATCH_NORM_MEMORY;
   return SUCCESS;
 }
 
-EXPORT int cudnnGetBatchNormalizationBackwardExWorkspaceSize(
-    void*, int, int, void*, void*, void*, void*, void*, void*, void*, size_t* bytes) {
+EXPORT int cudnnGetBatchNormalizationBackwardExWorkspaceSize(void*, int, int, void*, void*, void*,
+                                                             void*, void*, void*, void*,
+                                                             size_t* bytes) {
   *bytes = BATCH_NORM_MEMORY;
   return SUCCESS;
 }
 
-EXPORT int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(
-    void*, int, int, void*, void*, size_t* bytes) {
+EXPORT int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(void*, int, int, void*, void*,
+                                                                size_t* bytes) {
   *bytes = BATCH_NORM_MEMORY;
   return SUCCESS;
 }

@@ -48,6 +48,7 @@ import os
 import re
 import runpy
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -228,6 +229,7 @@ def run(
     *arguments: str,
     gpus: int = 1,
     memory: float = 4e9,
+    ledger: Path | None = None,
     timeout: float = 120,
     variables: dict[str, str] | None = None,
     **options: Any,
@@ -235,7 +237,8 @@ def run(
     """Run this Python with `arguments` on the stand-in, in the repository's root, and return the
     result with its output as text.
 
-    Its processes share the devices' memory. `variables` are added to the environment, `options` go
+    Its processes share the devices' memory, by a ledger of their own unless one is given. `variables`
+    are added to the environment, `options` go
     to subprocess.run. Raises subprocess.TimeoutExpired after `timeout` seconds.
     """
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -244,10 +247,15 @@ def run(
         env = {
             **os.environ,
             "PYTHONPATH": python_path,
-            **environment(gpus, memory, Path(folder) / "ledger"),
+            **environment(gpus, memory, ledger or Path(folder) / "ledger"),
             **(variables or {}),
         }
         return subprocess.run([sys.executable, *arguments], env=env, timeout=timeout, **options)
+
+
+def memory_peaks(ledger: Path) -> list[int]:
+    """The most bytes that all processes with this ledger held together, for each of 16 devices."""
+    return list(struct.unpack("16Q", ledger.read_bytes()[: 16 * 8]))
 
 
 def check(*arguments: str, **options: Any) -> str:
