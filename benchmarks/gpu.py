@@ -132,7 +132,8 @@ ON_A_CPU = dataclasses.replace(
     images=200,
     batch=8,
     b0=((32, 2),),
-    b0_larger=((32, 4),),
+    b0_larger=(),
+    levels=(2,),
 )
 
 
@@ -965,6 +966,8 @@ def measure(bench: Bench, args: argparse.Namespace) -> None:
     """Every section that is wanted, and what is to be said of B0's rates at the end."""
     rates: B0Rates = {}
     for section in args.only:
+        if section == "batches" and not bench.size.b0_larger:
+            continue
         if bench.left() <= 0:
             bench.not_measured.append(section)
         elif section in ("b0", "batches"):
@@ -994,6 +997,10 @@ def main() -> int:
         device = device_of(args.device)
         if args.timm and not (Path(args.timm) / "timm").is_dir():
             raise UserError(f"--timm {args.timm}: holds no folder timm; give the one it lies in")
+        if not args.seconds >= 0:
+            raise UserError(
+                f"--seconds {args.seconds}: a number of seconds, such as 450, is wanted"
+            )
     except UserError as error:
         print(f"gpu.py: {error}", file=sys.stderr)
         return 2
