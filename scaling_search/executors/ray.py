@@ -67,6 +67,12 @@ _DESCRIBES = 120.0  # s that a node has to say what it trains with; a busy GPU h
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
+def _spoils(outcome: Outcome) -> bool:
+    """Whether what broke a run, or the capture of its steps, may have broken its process too, a CUDA
+    context above all."""
+    return outcome.status == "crashed" or bool(outcome.eager)
+
+
 class _Trainable(tune.Trainable):
     """A step ends with an epoch, the outcome or a pulse; the actor stays for the next trial.
 
@@ -74,12 +80,12 @@ class _Trainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], data: Dataset | None = None, train: Train = run) -> None:
         self._data, self._train = data, train
-        self._spoiled = False  # by a run that broke: a CUDA context above all
+        self._spoiled = False
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        if self._spoiled:  # Tune ends this actor, and the run starts in a new one
-            return False
+        if self._spoiled:  # Tune ends this actor; returning False would halt the experiment
+            raise RuntimeError("the run before this one has spoiled the process")
         trial = self._trial = Trial.from_dict(json.loads(new_config["trial"]))
         self._failure = ""
         try:
@@ -98,7 +104,7 @@ class _Trainable(tune.Trainable):
             with watched():
                 for event in self._events:
                     if isinstance(event, Outcome):
-                        self._spoiled = event.status == "crashed" or bool(event.eager)
+                        self._spoiled = _spoils(event)
                         return {**result, "outcome": json.dumps(event.as_dict()), "done": True}
                     if isinstance(event, Epoch):
                         result["epoch"] = json.dumps(asdict(event))
@@ -134,6 +140,7 @@ class _Exchange(Searcher, tune.Stopper):
         self._owed = False
         self.begun: set[str] = set()
         self.boots = 0
+        self._spoiled = 0  # actors that refuse their next run
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.stopping or self.failure:
@@ -164,10 +171,14 @@ class _Exchange(Searcher, tune.Stopper):
             self.failure = result["failure"]
         elif result and "outcome" in result:
             outcome = Outcome.from_dict(json.loads(result["outcome"]))
+            self._spoiled += _spoils(outcome)
             if self.sharing > 1:
                 outcome = replace(outcome, images_per_s=0.0)
             self.events.put((job, outcome))
             self._owed = True
+        elif self._spoiled and trial_id not in self.begun and not self.stopping:
+            self._spoiled -= 1
+            self.jobs.put(job)  # for a new actor; nothing of the run has happened
         elif not self.stopping:  # else Tune has stopped it: it goes on another time
             begun = trial_id in self.begun
             self.events.put((job, f"{'worker lost' if begun else 'lost before it began'}: its Ray actor or node ended"))
@@ -419,6 +430,8 @@ def start_local(cpus: int, devices: tuple[int, ...] | None) -> None:
 
 def _init(address: str, **options: Any) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Tune's tracebacks of trials that were lost; the driver says so, and starts them again
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     on_term = signal.getsignal(signal.SIGTERM)
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     if threading.current_thread() is threading.main_thread():
