@@ -91,8 +91,3 @@ def test_training_imports_torch_and_numpy_alone() -> None:
             "optuna", "ray", "plotly", "pandas", "pydantic", "rich", "pyarrow", "PIL", "fvcore", "tomli_w",
             "torchvision",
         }, name  # fmt: skip
-
-
-def test_files_stay_small() -> None:
-    for path in FILES:
-        assert len(path.read_text().splitlines()) <= 400, path

@@ -1,0 +1,119 @@
+"""The questions that `scaling-search check` asks, and that they can fail."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaling_search import device_check
+from scaling_search.cli import main
+from scaling_search.data import Dataset
+from scaling_search.device_check import Subject, line, steps_agree, verdict_before_study
+from scaling_search.step import Step
+from tests.cuda_stub import stub
+
+
+@pytest.fixture
+def subject(data: Dataset, tmp_path: Path) -> Subject:
+    return Subject(torch.device("cpu"), data, tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_steps_here_are_those_of_plain_modules(subject: Subject, optimizer: str) -> None:
+    answers = list(steps_agree(subject, optimizer))
+    assert [answer.ok for answer in answers] == [True, True], answers
+
+
+def test_a_step_that_computes_something_else_fails(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget(self: Step) -> None:
+        """Update with half the gradient."""
+        for vector, _ in self._vectors:
+            vector.grad.mul_(0.5)
+        update(self)
+
+    update = Step.update
+    monkeypatch.setattr(Step, "update", forget)
+    learns, agrees = steps_agree(subject, "sgd")
+    assert learns.ok is True, "plain modules are as they were"
+    assert agrees.ok is False
+    assert "FAIL" in line(agrees)
+    assert agrees.advice in line(agrees)
+
+
+def test_losses_that_agree_on_nothing_are_no_agreement(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_check, "_losses", lambda *a: [0.0] * 10)
+    assert [answer.ok for answer in steps_agree(subject, "adamw")] == [False, False]
+
+
+def test_stopped_and_lengthened_runs_are_those_of_one_piece(subject: Subject) -> None:
+    answers = list(device_check.resume_and_promotion(subject))
+    assert [answer.question for answer in answers] == ["resumed", "promoted"]
+    assert [answer.ok for answer in answers] == [True, True], answers
+
+
+def test_a_question_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(subject: Subject) -> Iterator[device_check.Answer]:
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
+        yield
+
+    monkeypatch.setattr(device_check, "_questions", lambda *a: [("steps", broken)])
+    (answer,) = device_check.check("cpu")
+    assert answer.ok is False
+    assert "device-side assert" in answer.detail
+    assert "\n" not in line(answer)
+
+
+def test_the_command_ends_with_1_where_an_answer_is_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = device_check.Answer("steps", True, "agree")
+    for answers, status in (([fine], 0), ([fine, dataclasses.replace(fine, ok=False)], 1)):
+        monkeypatch.setattr(device_check, "check", lambda *a, answers=answers: iter(answers))
+        assert main(["check", "--device", "cpu"]) == status
+        assert ("FAIL" in capsys.readouterr().out) == (status == 1)
+
+
+def test_a_verdict_without_failures_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
+    first = verdict_before_study("cpu", "a card")
+    assert first == device_check.Verdict("torch", ())
+    assert verdict_before_study("cpu", "a card").remembered
+    assert not verdict_before_study("cpu", "another card").remembered
+    (one, _) = sorted((tmp_path / "device-checks").iterdir())
+    one.write_text("{")
+    assert not all(
+        verdict_before_study("cpu", name).remembered for name in ("a card", "another card")
+    ), "a damaged verdict is asked for again"
+
+
+@stub.needs_stub
+def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
+    """Its kernels do nothing; a study on it is warned, and its verdict is not remembered."""
+    done = stub.run("-m", "scaling_search.device_check", "--short", "--json", "--device", "cuda")
+    assert done.returncode == 1, done.stderr
+    answers = {row["question"]: row["ok"] for row in json.loads(done.stdout.splitlines()[-1])}
+    assert answers["learns, adamw"] is False
+    assert answers["captured = eager, adamw"] is False
+    assert answers["triton = torch, adamw"] is False
+
+
+def test_what_a_device_is_asked(data: Dataset, tmp_path: Path) -> None:
+    """Everything that a study relies on."""
+    questions = [
+        name for name, _ in device_check._questions(Subject(torch.device("cuda"), data, tmp_path), False)
+    ]
+    for wanted in (
+        "versions", "steps, adamw", "steps, sgd", "steps, rmsprop", "resume and promotion",
+        "evaluation", "refused capture", "out of memory", "every device", "rates",
+        "trainings together",
+    ):  # fmt: skip
+        assert wanted in questions
