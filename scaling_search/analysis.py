@@ -27,7 +27,8 @@ COLUMNS = [
 def table(records: list[Record]) -> pd.DataFrame:
     """One row per (network, seed, epochs), the columns of results.csv; runs without an outcome are left out.
 
-    `width` is the width multiplier, `resolution` in px, `seconds` wall-clock, `peak_memory` in bytes."""
+    `width` is the width multiplier, `resolution` in px, `seconds` wall-clock, `peak_memory` in bytes.
+    `images_per_s` is empty where the run shared its GPU with others."""
     rows = []
     for r in records:
         o, c = r.outcome, r.candidate
@@ -40,7 +41,7 @@ def table(records: list[Record]) -> pd.DataFrame:
                 c.key, c.alpha, c.beta, c.gamma, c.arch.blocks, c.beta, c.arch.resolution,
                 *s, c.cost.macs, c.cost.params, c.cost.acts,
                 r.seed, r.epochs, o.status, final and final.val_acc, final and final.val_loss, r.test_acc,
-                o.seconds, o.images_per_s, o.peak_memory, o.note,
+                o.seconds, o.images_per_s or None, o.peak_memory, o.note,
             ]
         )  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -43,7 +43,7 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--lr", "recipe.lr", float, "learning rate"),
     ("--batch", "recipe.batch", int, "images per step"),
     ("--threads", "threads", int, "per run"),
-    ("--deadline", "deadline", float, "seconds after which a run is given up"),
+    ("--deadline", "deadline", float, "seconds of a run, on a GPU of its own, after which it is given up"),
     ("--device", "device", str, "cpu, cuda, cuda:1 (that card alone) or auto (default: auto)"),
 )
 

@@ -102,9 +102,10 @@ def read(path: Path) -> Curves:
             epochs = tuple(
                 Epoch(int(e), *map(float, rest)) for e, *rest in rows[_EPOCH].itertuples(index=False) if not pd.isna(e)
             )
+            speed = 0.0 if pd.isna(head["images_per_s"]) else float(head["images_per_s"])
             outcome = Outcome(
                 head["status"], epochs, head["right"], None,
-                float(head["seconds"]), float(head["images_per_s"]), int(head["peak_memory"]),
+                float(head["seconds"]), speed, int(head["peak_memory"]),
                 json.loads(head["versions"]), head["note"],
             )  # fmt: skip
             candidate = Candidate.from_dict(json.loads(head["candidate"]))

@@ -86,7 +86,7 @@ class Study(_Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
     compile: bool = False  # torch.compile on CUDA, for runs of many epochs
-    deadline: float | None = Field(None, gt=0, allow_inf_nan=False)  # seconds of one run
+    deadline: float | None = Field(None, gt=0, allow_inf_nan=False)  # s of a run alone; of k on one GPU: k times
 
     @field_validator("recipe", mode="before")
     @classmethod

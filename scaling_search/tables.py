@@ -131,7 +131,7 @@ def runs(page: Page, index: dict[str, int]) -> dict[str, Any]:
             (
                 index[r.candidate.key], r.seed, r.epochs, o.status if o else "not finished",
                 final and final.val_acc, final and final.val_loss, r.test_acc,
-                o and o.seconds, o and o.images_per_s, o and o.peak_memory, o.note if o else "",
+                o and o.seconds, (o and o.images_per_s) or None, o and o.peak_memory, o.note if o else "",
             )
         )  # fmt: skip
     return _columns(_RUNS, rows)

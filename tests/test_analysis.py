@@ -1,6 +1,8 @@
 import io
 import itertools
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling_search import curves, tables
 from scaling_search.analysis import COLUMNS, front, holds, rank, table, write_csv
 from scaling_search.record import Record
 from scaling_search.trial import Outcome
@@ -46,6 +49,18 @@ def test_table_has_the_columns_of_the_design() -> None:
     assert back["macs"].tolist() == [TODO.baseline.cost.macs, TODO.candidates[0].cost.macs]
     assert abs(sum(back.loc[1, ["share_depth", "share_width", "share_resolution"]]) - 1) < 1e-9
     assert back["alpha"].tolist() == [TODO.baseline.alpha, TODO.candidates[0].alpha], "floats in full"
+
+
+def test_the_speed_of_a_run_that_shared_its_gpu_is_left_empty(tmp_path: Path) -> None:
+    """0 on record is no speed: an empty cell in results.csv and in the report."""
+    shared = record(TODO.candidates[0], 0, 0.5, speed=0.0)
+    back = pd.read_csv(io.StringIO(write_csv([shared])))
+    assert back["images_per_s"].isna().all() and back["val_acc"].tolist() == [0.5]
+    rows = tables.runs(SimpleNamespace(records=[shared]), {shared.candidate.key: 0})["rows"]
+    assert rows["images_per_s"] == [None]
+    curves.write(tmp_path / "curves.parquet", [shared], {})
+    (again,) = curves.read(tmp_path / "curves.parquet").records()
+    assert again.outcome is not None and again.outcome.images_per_s == 0.0
 
 
 def test_failed_run_keeps_its_note() -> None:
