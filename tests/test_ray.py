@@ -307,7 +307,7 @@ def test_a_whole_study_on_the_gpus_of_a_cluster(
     for name in ("cat", "dog"):
         write_images(tmp_path / "pets" / name, 60)
     size = ["--width", "0.1", "--resolution", "12", "--batch", "16", "--candidates", "2"]
-    short = ["--epochs", "1", "--allocation", "flat", "--extra", "0", "--workers", "4"]
+    short = ["--epochs", "1", "--allocation", "flat", "--extra", "0", "--workers", "2"]
     words = ["search", *size, *short, "--data", str(tmp_path / "pets")]
     words += ["--executor", "ray", "--ray-address", gpu_cluster]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
