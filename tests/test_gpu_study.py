@@ -33,7 +33,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("gpus", "workers"), [(1, 1), (1, 4), (2, 2), (2, 4)])
+# One device alone, one that is shared, two that are shared.
+@pytest.mark.parametrize(("gpus", "workers"), [(1, 1), (1, 2), (2, 4)])
 def test_every_run_of_a_study_on_gpus_is_done(
     gpus: int, workers: int, images: Path, tmp_path: Path
 ) -> None:
