@@ -43,7 +43,7 @@ def synthetic(path: Path, settings: dict, seeds: range, noise: float = 0.005, se
                 outcome = Outcome("done", done, "f" * 100, None, 1.0, 100.0, 1, {"torch": "2"})
                 test = truth[c.key] if s >= FRESH and epochs == study.rungs[-1] else None
                 records.append(Record(len(records), c, s, epochs, outcome, test))
-    facts = run._facts(study, todo, data, "made up", study.identity("digest"))
+    facts = run._facts(study, todo, data, "made up", study.identity("digest"), None)
     curves.write(path, records, {**facts, "state": "finished"})
     return truth
 
