@@ -1,6 +1,6 @@
 """How fast short trainings are, beside what users run today. Every figure is a median, every rival in the same run.
 
-python benchmarks/train.py [--only b0 quick machine epoch start job cuda] [--rounds 5] [--check]
+python benchmarks/train.py [--only b0 quick machine epoch start job] [--rounds 5] [--check]
 
 b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a plain loop
          (contiguous fp32, SGD) and in channels_last with a fused optimizer
@@ -9,7 +9,8 @@ machine  images/s of two one-thread processes together, over one process of two 
 epoch    an epoch's training beside its bare steps, its evaluation beside bare forward passes
 start    a fresh worker to its first step; the next run on it, once warm
 job      ten networks, 4,096 CIFAR-10 images, one epoch each: this project's workers, beside Optuna + timm + ImageFolder
-cuda     (with a GPU) a step at 32 to 224 px, best batch each, beside timm eager in bf16; several trainings at once
+
+A GPU's figures are gpu.py's.
 
 Each measurement has a process of its own, rivals in turn, so that nobody inherits another's allocator or threads.
 `--check` exits 1 when a target of the issue is missed; the last line is the least of the ratios over its target."""
@@ -41,17 +42,15 @@ TEN = [  # alpha, beta, gamma: nominally twice B0
 # ---- one measurement, in a process of its own
 
 
-def timed(step: Callable[[], object], seconds: float, sync: Callable[[], object] = lambda: None) -> float:
-    """Median seconds of a step, after three that do not count; `sync` waits for a GPU."""
+def timed(step: Callable[[], object], seconds: float) -> float:
+    """Median seconds of a step, after three that do not count."""
     for _ in range(3):
         step()
-    sync()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
         t = time.perf_counter()
         step()
-        sync()
         times.append(time.perf_counter() - t)
     return statistics.median(times)
 
@@ -86,13 +85,11 @@ def measure(spec: dict[str, Any]) -> dict[str, float]:
     from scaling_search.recipe import Recipe
     from scaling_search.step import Step
 
-    device, batch = torch.device(spec.get("device", "cpu")), spec["batch"]
-    cuda = device.type == "cuda"
+    device, batch = torch.device("cpu"), spec["batch"]
     torch.set_num_threads(spec["threads"])
     side = spec["arch"]["resolution"] if "arch" in spec else spec["dials"]["resolution"]
-    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, 10, (batch,), device=device)
-    began = time.perf_counter()
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (batch,))
     if spec["who"] == "ours":
         torch.set_flush_denormal(True)
         memory.keep_freed_pages()
@@ -102,13 +99,13 @@ def measure(spec: dict[str, Any]) -> dict[str, float]:
 
         recipe = Recipe(optimizer=spec["optimizer"], lr=1e-3)
         model = effnet.build(_arch(spec), dropout=0.0, drop_path=0.0).train()
-        ours = Step(model, recipe, device, normalise, compile=spec.get("compile", False))
+        ours = Step(model, recipe, device, normalise)
 
         def step() -> None:
-            ours(images, labels, 1e-3, 0)
+            ours(lambda: (images, labels), 1e-3, 0)
     else:
         tuned = spec["who"] == "tuned"
-        model = _peer(spec).train().to(device)
+        model = _peer(spec).train()
         if tuned:
             model = model.to(memory_format=torch.channels_last)
         x = images.float().div_(64).sub_(2)
@@ -117,21 +114,14 @@ def measure(spec: dict[str, Any]) -> dict[str, float]:
             optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=tuned and spec.get("fused", True))
         else:
             optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=tuned)
-        forward = torch.compile(model) if spec.get("compile") else model
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-                loss = F.cross_entropy(forward(x), labels)
+            loss = F.cross_entropy(model(x), labels)
             loss.backward()
             optimizer.step()
 
-    sync = torch.cuda.synchronize if cuda else lambda: None
-    for _ in range(5 if cuda else 1):  # eager steps and the capture
-        step()
-    sync()
-    setup = time.perf_counter() - began
-    return {"images_per_s": batch / timed(step, spec.get("seconds", 4.0), sync), "setup": setup}
+    return {"images_per_s": batch / timed(step, spec.get("seconds", 4.0))}
 
 
 def in_process(spec: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
@@ -270,7 +260,7 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
     ready = train.prepare(trial, data)
     images, labels, step = ready.images[torch.arange(32)], ready.labels[:32], ready.step
     step.model.train()
-    bare_step = timed(lambda: step(images, labels, 0.01, 0), 4.0)
+    bare_step = timed(lambda: step(lambda: (images, labels), 0.01, 0), 4.0)
     training = trial.recipe.batch / outcome.images_per_s
     chunk = ready.images[torch.arange(256)]
     norms = timed(lambda: step.logits(chunk), 2.0)
@@ -379,45 +369,11 @@ def measure_peer_job(spec: dict[str, Any]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
-def cuda(checks: Checks, rounds: int) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        print("cuda: no CUDA device here")
-        return
-    ours: dict[str, Any] = {}
-    for side, target in ((32, 3.0), (64, 3.0), (128, 2.0), (224, 1.3)):
-        best: dict[str, float] = {}
-        for who in ("tuned", "ours"):
-            for batch in (128, 256, 512, 1024):
-                spec = {"who": who, "model": "timm", "dials": {"resolution": side}, "batch": batch, "threads": 4,
-                        "optimizer": "sgd", "device": "cuda", "seconds": 2.0}  # fmt: skip
-                found = result(in_process(spec))
-                if found["images_per_s"] > best.get(who, 0):
-                    best[who] = found["images_per_s"]
-                    if who == "ours":
-                        ours = {"spec": spec, "setup": found["setup"]}
-        print(f"B0 at {side} px on the GPU, best batch, images/s: tuned {best['tuned']:.0f}, ours {best['ours']:.0f}")
-        checks.row(f"B0 at {side} px beside timm, bf16, channels_last, fused", best["ours"] / best["tuned"], target)
-        checks.row("set-up: build, eager steps and capture", ours["setup"], 3.0, "s", below=True)
-        if side == 32:
-            compiled = result(in_process({**ours["spec"], "who": "tuned", "compile": True}))
-            for epochs in (5, 50):
-                images = epochs * 50_000
-                theirs = compiled["setup"] + images / compiled["images_per_s"]
-                checks.row(f"{epochs} epochs of CIFAR-10 beside timm compiled, compiling counted",
-                           theirs / (ours["setup"] + images / best["ours"]), None)  # fmt: skip
-            for count in (1, 2, 4, 8):
-                several = [in_process({**ours["spec"], "batch": 128, "seconds": 10.0}) for _ in range(count)]
-                total = sum(result(p)["images_per_s"] for p in several)
-                checks.row(f"{count} trainings at once, batch 128", total, None, "images/s")
-
-
 MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
     "step": measure, "epoch": measure_epoch, "start": measure_start, "job": measure_job, "peer job": measure_peer_job,
 }  # fmt: skip
 SECTIONS: dict[str, Callable[[Checks, int], None]] = {
-    "b0": b0, "quick": quick, "machine": machine, "epoch": epoch, "start": start, "job": job, "cuda": cuda,
+    "b0": b0, "quick": quick, "machine": machine, "epoch": epoch, "start": start, "job": job,
 }  # fmt: skip
 
 

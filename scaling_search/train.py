@@ -338,17 +338,16 @@ def evaluate(ready: Ready) -> tuple[float, float, str]:
     networks look far worse than they are."""
     step = ready.step
     norms = step.norms()
-    size = _EVAL_BATCH
     with step.averaged():
         step.model.eval()
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
-        first = min(size, len(ready.norm_index))
+        first = min(_EVAL_BATCH, len(ready.norm_index))
         # the average counts every batch alike: a short last one would weigh too much
         whole = ready.norm_index[: len(ready.norm_index) // first * first]
-        for number, chunk in enumerate(ready.images.batches(size, whole), start=1):
+        for number, chunk in enumerate(ready.images.batches(_EVAL_BATCH, whole), start=1):
             alive()
             for norm in norms:
                 # a plain average over the batches, which torch's own (momentum None) asks the device for
