@@ -13,6 +13,7 @@ import torch
 
 from effnet import Arch
 from scaling_search import UserError, step
+from scaling_search.device_check import verdict_before_study
 from scaling_search.packing import _CONTEXT, predicted
 from scaling_search.study import Study
 from scaling_search.trial import Trial
@@ -132,6 +133,19 @@ def cards(indices: tuple[int, ...] | None = None) -> dict[str, int]:
     for index in indices or range(torch.cuda.device_count()):
         first.setdefault(torch.cuda.get_device_name(index), index)
     return first
+
+
+def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> Machine:
+    """The machine with the kernels that each kind of its GPUs is known to compute rightly with, and
+    with what a check found wrong; asked once per machine and torch release."""
+    kernels = {machine.kernels}
+    warnings: list[str] = []
+    for name, index in cards(indices).items():
+        verdict = verdict_before_study(f"cuda:{index}", name)
+        kernels.add(verdict.kernels)
+        warnings += [f"{name}: {failure}" for failure in verdict.failures]
+    agreed = "triton" if kernels == {"triton"} else "torch"
+    return dataclasses.replace(machine, kernels=agreed, warnings=tuple(warnings))
 
 
 def memory_needed(study: Study, arch: Arch, batch: int | None = None) -> int:

@@ -21,7 +21,6 @@ from scaling_search.curves import TABLE, Curves
 from scaling_search.curves import check as check_curves
 from scaling_search.curves import read as read_curves
 from scaling_search.data import Facts
-from scaling_search.device_check import verdict_before_study
 from scaling_search.devices import Machine
 from scaling_search.executors import Executor, open_executor
 from scaling_search.executors.local import LocalExecutor
@@ -274,14 +273,23 @@ def resolve_device_and_data(
 def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -> Machine:
     """What trains the study: this machine, or the nodes of its cluster; what is slow or does not fit
     is said. Raises UserError where nothing could be trained."""
-    if place.ray_address is not None:
-        from scaling_search.executors.ray import describe_cluster
+    cuda = study.device == "cuda"
+    wait = "checking the numbers of each kind of GPU (once; it is remembered)" if cuda and place.check else ""
+    with console.status(wait or "looking at the devices"):
+        if place.ray_address is not None:
+            from scaling_search.executors.ray import describe_cluster
 
-        machine = describe_cluster(place.ray_address, study.device, study.threads)
-    else:
-        machine = devices.describe(study.device, place.devices)
-    if study.device == "cuda":
-        machine = _check_numbers(machine, place, console)
+            machine = describe_cluster(place.ray_address, study.device, study.threads, cuda and place.check)
+        else:
+            machine = devices.describe(study.device, place.devices)
+            if cuda and place.check:
+                machine = devices.check_numbers(machine, place.devices)
+    if cuda and not place.check:  # Triton's kernels are for where they are known to agree
+        machine = replace(machine, kernels="torch")
+    for warning in machine.warnings:
+        say(console, "check", f"FAIL {warning}; scaling-search check says more")
+    if cuda and machine.kernels == "torch":
+        say(console, "note", "Triton's kernels are not used, unchecked or unlike plain modules: those train")
     if study.device == "cpu" and machine.why_no_kernels:
         say(
             console,
@@ -294,32 +302,6 @@ def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -
         if note := devices.check_memory(study, networks, machine):
             say(console, "note", note)
     return machine
-
-
-def _check_numbers(machine: Machine, place: Place, console: Console) -> Machine:
-    """The machine with the kernels that its GPUs are known to compute rightly with.
-
-    Every kind of card is checked once and remembered; a study on one that fails goes on, warned, since
-    only its user knows what the numbers are for."""
-    plain = replace(machine, kernels="torch")
-    if place.ray_address is not None:
-        say(console, "note", "scaling-search check, on each node, says whether its GPUs compute rightly")
-        return plain
-    if not place.check:
-        return plain
-    kernels = {machine.kernels}
-    warnings: list[str] = []
-    for name, index in devices.cards(place.devices).items():
-        with console.status(f"checking the numbers of {name} (once; it is remembered)"):
-            verdict = verdict_before_study(f"cuda:{index}", name)
-        kernels.add(verdict.kernels)
-        warnings += [f"{name}: {failure}" for failure in verdict.failures]
-    for warning in warnings:
-        say(console, "check", f"FAIL {warning}; scaling-search check says more")
-    if machine.kernels == "triton" and "torch" in kernels:
-        say(console, "note", "Triton's kernels are not used on this machine; plain modules train")
-        return replace(plain, warnings=tuple(warnings))
-    return replace(machine, warnings=tuple(warnings))
 
 
 def _per_gpu(study: Study, todo: Plan, machine: Machine | None) -> int:

@@ -45,7 +45,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_search import UserError, checkpoint
 from scaling_search.data import Dataset
-from scaling_search.devices import Machine, describe
+from scaling_search.devices import Machine, check_numbers, describe
 from scaling_search.executors import Driver, Job
 from scaling_search.executors.local import Train, cores
 from scaling_search.train import run
@@ -64,6 +64,7 @@ _SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for i
 _FRACTIONS = 10_000  # of a GPU: Ray rounds to the nearest, and six of 0.1667 would be more than one
 _SLIVER = 0.01  # of a GPU, for a task that looks at it
 _DESCRIBES = 120.0  # s that a node has to say what it trains with; a busy GPU has no sliver to spare
+_CHECKS = 300.0  # s that it has where it first checks the numbers of its card
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
@@ -474,9 +475,9 @@ def resolve_on_cluster(address: str, device: str, devices: tuple[int, ...] | Non
     return device
 
 
-def describe_cluster(address: str, device: str, threads: int) -> Machine:
+def describe_cluster(address: str, device: str, threads: int, check: bool = False) -> Machine:
     """What the nodes that can train on `device` (cpu or cuda) train with; the memory of the smallest
-    GPU, the cards of one node being taken for alike.
+    GPU, the cards of one node being taken for alike. `check`: each node first checks its card's numbers.
 
     A node that is busy for `_DESCRIBES` seconds, or lost, is left out: where none answers, this
     machine stands for them, without a memory. Raises UserError where nodes have other kernels than
@@ -493,14 +494,19 @@ def describe_cluster(address: str, device: str, threads: int) -> Machine:
             num_gpus=_SLIVER if device == "cuda" else 0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )
-        asked[task.remote(device)] = node["NodeID"]
-    machines = _answers(asked, names)
+        asked[task.remote(device, check)] = node["NodeID"]
+    machines = _answers(asked, names, _CHECKS if check else _DESCRIBES)
     if not machines:
         return describe(device) if device == "cpu" else Machine("torch")
     for name, machine in machines:
         if machine.problem:
             raise UserError(f"--device cuda: on node {name}, {machine.problem}, or use --device cpu")
     first, common = machines[0]
+    smallest = min((machine for _, machine in machines), key=lambda machine: machine.memory)
+    if device == "cuda":  # plain modules are everywhere, Triton's kernels where all may use them
+        kernels = "triton" if all(machine.kernels == "triton" for _, machine in machines) else "torch"
+        warnings = tuple(f"{name}, {text}" for name, machine in machines for text in machine.warnings)
+        return replace(smallest, kernels=kernels, warnings=warnings)
     for name, machine in machines[1:]:
         if machine.kernels != common.kernels:
             reason = common.why_no_kernels or machine.why_no_kernels
@@ -509,12 +515,14 @@ def describe_cluster(address: str, device: str, threads: int) -> Machine:
                 f"{machine.kernels}{f' ({reason})' if reason else ''}, and their last bits differ; "
                 "install the same packages on every node"
             )
-    return min((machine for _, machine in machines), key=lambda machine: machine.memory)
+    return smallest
 
 
-def _answers(asked: dict[Any, str], names: dict[str, str]) -> list[tuple[str, Machine]]:
+def _answers(
+    asked: dict[Any, str], names: dict[str, str], patience: float
+) -> list[tuple[str, Machine]]:
     """(host, what it trains with) of the nodes that answer in time. Raises UserError."""
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_DESCRIBES) if asked else ([], [])
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=patience) if asked else ([], [])
     for reference in late:
         ray.cancel(reference, force=True)
     machines = []
@@ -536,8 +544,9 @@ def _unfit_node(name: str, error: Exception) -> UserError:
 
 
 @ray.remote(num_cpus=0)
-def _describe_node(device: str) -> Machine:
-    return describe(device)
+def _describe_node(device: str, check: bool) -> Machine:
+    machine = describe(device)
+    return check_numbers(machine) if check and not machine.problem else machine
 
 
 def _check_reachable(address: str) -> None:
