@@ -7,10 +7,12 @@ and its variables: docs.nvidia.com/deploy/mps, "Appendix: Tools and Interface Re
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,8 +103,19 @@ def start() -> Server | None:
 
 
 def is_running() -> bool:
-    """Whether the user has, or names, a server that processes without further ado connect to."""
-    return _PIPES in os.environ or _DEFAULT_PIPES.exists()
+    """Whether processes connect without further ado to a server of the user's or the machine's.
+
+    The answer is that of the daemon's socket, to which a client connects first: everybody may, also
+    from a container that the folder is mounted into. The folder and the socket's file say nothing,
+    for both stay when a daemon ends; of a dead one the connection is refused."""
+    folder = Path(os.environ.get(_PIPES) or _DEFAULT_PIPES)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_PATIENCE)
+        try:
+            client.connect(str(folder / "control"))
+        except OSError as error:
+            return error.errno == errno.EPROTOTYPE  # alive, and a socket of another type
+    return True
 
 
 def _visible_devices(environment: Mapping[str, str]) -> dict[str, str]:

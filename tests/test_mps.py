@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -200,16 +201,46 @@ def test_a_server_that_no_client_reaches_is_ended(
     assert servers(tmp_path) == []
 
 
+def listening(folder: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """What a control daemon has in its folder for clients, as long as it lives."""
+    folder.mkdir(exist_ok=True)
+    control = socket.socket(socket.AF_UNIX, kind)
+    control.bind(str(folder / "control"))
+    control.listen()
+    return control
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
 def test_a_server_of_the_user_s_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: socket.SocketKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "nvidia-mps").mkdir()
-    assert mps.is_running() and mps.start() is None
-    (tmp_path / "nvidia-mps").rmdir()
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    monkeypatch.setattr(mps, "_DEFAULT_PIPES", Path("nvidia-mps"))
     assert not mps.is_running()
-    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/their/own")
-    assert mps.is_running() and mps.start() is None
+    with listening(Path("nvidia-mps"), kind):
+        assert mps.is_running() and mps.start() is None
+        monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "elsewhere")
+        assert not mps.is_running(), "processes look there alone"
+        with listening(Path("elsewhere"), kind):
+            assert mps.is_running() and mps.start() is None
     assert servers(tmp_path) == []
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_a_dead_daemon_left_is_no_server(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mps, "_DEFAULT_PIPES", Path("nvidia-mps"))
+    if named:
+        monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "nvidia-mps")
+    Path("nvidia-mps").mkdir()
+    assert not mps.is_running(), "an empty folder"
+    listening(Path("nvidia-mps")).close()
+    assert Path("nvidia-mps/control").exists() and not mps.is_running()
+    server = mps.start()
+    assert server is not None and is_alive(daemon(server.environment))
+    server.close()
 
 
 def test_without_the_control_program_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
