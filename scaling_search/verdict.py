@@ -94,9 +94,11 @@ class Verdict:
 
     @property
     def fastest(self) -> Row | None:
-        """The one of the tied set that trains most images a second."""
-        timed = [row for row in self.tied if row.speed]
-        return max(timed, key=lambda row: row.speed or 0.0) if timed else None
+        """The one of the tied set that trains most images a second; None where one of them has no
+        speed on record, as runs that shared their GPU have none: it might be that one."""
+        if not all(row.speed for row in self.tied):
+            return None
+        return max(self.tied, key=lambda row: row.speed or 0.0)
 
     def named(self, name: str) -> Row | None:
         """The network that stands for a direction, exactly or nearest."""

@@ -62,7 +62,7 @@ def tied_words(v: Verdict) -> str:
 
 
 def fastest_words(v: Verdict) -> str | None:
-    """The fastest of the tied set, where another than the pick."""
+    """The fastest of the tied set, where it is known and another than the pick."""
     fast, pick = v.fastest, v.pick
     if fast is None or pick.speed is None or fast.speed is None or fast.candidate.key == pick.candidate.key:
         return None

@@ -210,6 +210,31 @@ def test_fastest_of_the_tied() -> None:
         assert "times the pick's images/s" in (fastest_words(v) or "")
 
 
+def without_speed(records: list[Record], candidates: list[Candidate]) -> list[Record]:
+    """As where the runs of these shared their GPU."""
+    return [
+        record(r.candidate, r.seed, r.val_acc, speed=0.0) if r.candidate in candidates else r for r in records
+    ]
+
+
+def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
+    rng = np.random.default_rng(1)
+    records = [
+        record(c, s, 0.7 + rng.normal(0, 0.01), speed=100.0 + 10 * k)
+        for k, c in enumerate(TODO.candidates)
+        for s in range(2)
+    ]
+    v = only(records)
+    tied = [row.candidate for row in v.tied]
+    assert v.fastest is not None and 2 < len(tied) < len(v.rows)
+    for shared in (tied[0], tied[-1]):
+        some = only(without_speed(records, [shared]))
+        assert some.fastest is None and fastest_words(some) is None
+    others = [row.candidate for row in v.rows if not row.tied]
+    some = only(without_speed(records, others))
+    assert some.fastest is not None and some.fastest.candidate == v.fastest.candidate
+
+
 def test_settle_asks_for_more_where_more_is_unknown() -> None:
     rng = np.random.default_rng(0)
     close = 0.7 + rng.normal(0, 0.006, (4000, 6))
