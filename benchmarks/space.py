@@ -1,10 +1,10 @@
-"""facts.md section 4, the table of cells, counted anew: how many networks there are at 2.00x ± 2%.
+"""How many networks there are at 2.00x ± 2%.
 
 python benchmarks/space.py [--check]
 
 Whole blocks 16-32 spread over the stages, every pixel from r0 to floor(1.45 r0), width multiplier 1-1.5 in steps of
 .001, channels to the nearest multiple of the divisor, nearest width per cell, 10 classes. The last line is how many
-rows agree with the facts; `--check` exits 1 unless all do."""
+rows agree with the numbers recorded below; `--check` exits 1 unless all do."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ CONVENTIONS = {
 
 
 def conventions(arch: Arch) -> dict[str, int]:
-    """What other tools print for this network, exactly; CONVENTIONS says what each counts (facts.md section 5)."""
+    """What other tools print for this network, exactly; CONVENTIONS says what each counts."""
     biases = norms = gates = final = 0
     for block in blocks(arch):
         for op in ops(block):

@@ -124,7 +124,8 @@ _BASELINES = (
         stem_pool=2,
         activation="relu",
     ),
-    # The teaching notebook (facts.md section 3): dense 3x3 expansions, channels to multiples of 4.
+    # The widely copied teaching notebook, `EfficientNet(version, num_classes)`: dense 3x3 expansions,
+    # channels to multiples of 4.
     Baseline("notebook", 32, 2, _rows("mbconv3x3", 25, *_B0_ROWS), 1280, 224, rounding="notebook"),
 )  # fmt: skip
 BASELINES: dict[str, Baseline] = {b.name: b for b in _BASELINES}

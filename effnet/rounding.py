@@ -1,6 +1,6 @@
 """How multiplied channel counts and repeats become integers: one rule per family, by name. No torch.
 
-The rules are written down from their sources and tested against them (facts.md section 3)."""
+The rules are written down from their sources and tested against them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ ROUNDINGS: dict[str, Rounding] = {
     "tinynet": Rounding(_guarded, _round, head=_at_least, stem_fixed=True),  # huawei-noah tinynet_pytorch
     "nearest": Rounding(_half_even, _round),  # pycls models/scaler.py
     "v2": Rounding(_plain, _ceil),  # google/automl efficientnetv2
-    "notebook": Rounding(_fours, _ceil, head=_up, stem=_cut),  # the teaching notebook, facts.md section 3
+    "notebook": Rounding(_fours, _ceil, head=_up, stem=_cut),  # the widely copied EfficientNet(version, num_classes)
     "spread": Rounding(_snapped, _spread, whole_blocks=True),  # ours
 }
 

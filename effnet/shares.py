@@ -79,7 +79,7 @@ def toward(
     max_waste: float = 0.08,
     top: float = math.inf,
 ) -> tuple[Solution, float]:
-    """The network of `budget` nearest to a direction, and its resolution's waste (design.md, family): three block
+    """The network of `budget` nearest to a direction, and its resolution's waste: three block
     counts and three resolutions of low waste around the direction, at most `top` px, width solved; of those that
     meet the budget the nearest in shares, else the nearest in cost.
 

@@ -169,7 +169,8 @@ def published(base: Baseline, cost: int, classes: int) -> str | None:
 def members(
     base: Baseline, aim: Shares, targets: dict[str, Budget], classes: int, waste: float, top: float
 ) -> list[Member]:
-    """For each target the network nearest to the direction (design.md, family) of at most `top` px; cheapest first."""
+    """For each target the network of at most `top` px that is nearest to the direction, as
+    effnet.shares.toward has it; cheapest first."""
     from scaling_search.space import reference
     from scaling_search.triangle import NAMED
 

@@ -16,7 +16,7 @@ from effnet.families import BASELINES
 from effnet.measure import compare, peak_training_memory
 from effnet.rounding import ROUNDINGS
 
-# facts.md section 2; torchvision and timm agree to the unit
+# as torchvision and timm count, which agree to the unit
 PUBLISHED = {
     "b0": Cost(385_814_752, 5_288_548, 6_748_036),
     "b1": Cost(686_802_832, 7_794_184, 10_884_328),
@@ -108,7 +108,7 @@ def test_blocks_have_the_shapes_that_run(name: str) -> None:
     assert seen == wanted[:-1]  # the classifier is a linear layer
 
 
-# ---- conventions (facts.md section 5)
+# ---- what other tools count
 
 
 def test_conventions_of_b0() -> None:

@@ -1,4 +1,4 @@
-"""What design.md promises when machines fail: processes killed or hung, disks full, files damaged or gone."""
+"""What a study promises when machines fail: processes killed or hung, disks full, files damaged or gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports run one way (design.md section 2)."""
+"""Imports run one way: effnet knows nothing of studies, each library has one door, training needs torch alone."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""Each rule against its origin: timm, torchvision, facts.md section 3, or brute force."""
+"""Each rule against its origin: timm, torchvision, the formulas of pycls, or brute force."""
 
 import dataclasses
 import math
@@ -46,7 +46,7 @@ def test_torchvision_head_is_four_times_the_last_stage(width: float, depth: floa
     model = theirs.EfficientNet(rows, 0.2, num_classes=10)
     net = effnet.arch("b0", width=width, depth=depth, rounding="torchvision", num_classes=10)
     assert cost(net).params == sum(p.numel() for p in model.parameters())
-    if width == 1.07:  # facts.md section 3
+    if width == 1.07:  # 4 times the last stage is here another width than 1280 times 1.07, rounded
         assert (net.head_width, effnet.arch("b0", width=width).head_width) == (1376, 1368)
 
 
@@ -77,7 +77,7 @@ def test_mobilenetv2_rule_is_torchvisions(width: float, depth: float) -> None:
 
 @given(widths, counts)
 def test_nearest_is_the_formula_of_pycls(width: float, c: int) -> None:
-    """facts.md section 3: max(1, round(c·w/8))·8, max(1, round), Python's round."""
+    """As in pycls' models/scaler.py: max(1, round(c·w/8))·8, max(1, round), Python's round."""
     assert ROUNDINGS["nearest"].channels(c * width, 8) == max(1, round(c * width / 8)) * 8
     assert ROUNDINGS["nearest"].repeats(width, (c,)) == (max(1, round(c * width)),)
 
@@ -130,7 +130,7 @@ def test_depth_snaps_before_ceil() -> None:
     assert math.ceil((2**0.5) ** 2) == 3 and math.ceil(snap((2**0.5) ** 2)) == 2
     b0 = BASELINES["b0"]
     assert repeats_at(b0, (2**0.5) ** 2) == (2, 4, 4, 6, 6, 8, 2)
-    assert sum(repeats_at(b0, 1.0001)) == 23  # facts.md section 4: ceil alone adds seven blocks
+    assert sum(repeats_at(b0, 1.0001)) == 23  # ceil alone adds seven blocks
 
 
 def test_unknown_rule() -> None:

@@ -26,7 +26,7 @@ def test_resolution_is_a_staircase() -> None:
 
 
 def test_shares_of_facts() -> None:
-    """facts.md section 4: two networks near the paper's point and their real shares."""
+    """Two networks near the paper's point (section 5.2) and their real shares."""
     b = base("b0", 224)
     for blocks, width, px, ratio, expected in (
         (19, 1.098, 258, 2.004, (0.25, 0.165, 0.58)),
@@ -88,7 +88,7 @@ def test_direction_spends_the_ratio() -> None:
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 4.0, 16.0])
 @pytest.mark.parametrize("aim", [nominal_shares(PAPER), (0.6, 0.2, 0.2), (0.1, 0.8, 0.1)])
 def test_the_family_rule(rounding: str, ratio: float, aim: tuple[float, float, float]) -> None:
-    """design.md, family: at ratio times the baseline, within 2%, near the direction, of low waste."""
+    """At ratio times the baseline, within 2%, near the direction, of low waste."""
     b = dataclasses.replace(BASELINES["b0"], rounding=rounding)
     found, wasted = toward(b, aim, Budget(ratio, True))
     px = found.arch.resolution

@@ -73,7 +73,7 @@ def test_shrinking_budgets_never_grow_a_dial() -> None:
         assert c.alpha <= 1 and c.beta <= 1 and c.gamma <= 1 and abs(c.ratio / 0.5 - 1) <= 0.02
 
 
-# ---- the paper's lattice (facts.md section 4)
+# ---- the paper's lattice (section 3.3)
 
 
 def test_lattice_of_the_paper() -> None:
@@ -97,7 +97,7 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
     assert len(todo.candidates) == 65
     every_pixel = make({"data.source": "shapes", "space.resolution_step": 1}, 400, "paper", 1000).candidates
     ratios = [c.ratio for c in (*todo.candidates, *every_pixel)]
-    assert 1.8 <= min(ratios) < 1.9 and 3.3 < max(ratios) <= 3.4  # facts.md: 1.8x to 3.4x
+    assert 1.8 <= min(ratios) < 1.9 and 3.3 < max(ratios) <= 3.4  # though nominally all 2x
     paper = next(c for c in todo.candidates if "paper" in c.directions)
     assert (paper.alpha, paper.beta, paper.gamma, paper.arch.resolution) == (1.2, 1.1, 1.15, 256)
     assert paper.ratio == pytest.approx(2.23, abs=0.005)
