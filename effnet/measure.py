@@ -142,11 +142,14 @@ def latency(
 
 
 def _captured(work: Callable[[], object], place: torch.device) -> Callable[[], object]:
-    """`work` as one graph launch; as it is where it cannot be captured."""
+    """`work` as one graph launch; as it is, with a warning, where it cannot be captured."""
     for _ in range(3):
         work()
-    graph, _ = cuda.capture(place, work)
-    return work if graph is None else graph.replay
+    graph, refusal = cuda.capture(place, work)
+    if graph is None:
+        warnings.warn(f"latency is that of single launches, which a graph would not have: {refusal}", stacklevel=3)
+        return work
+    return graph.replay
 
 
 def peak_training_memory(

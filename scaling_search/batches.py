@@ -42,6 +42,7 @@ class Batches:
         self._order: list[Tensor] = []  # indices of the epoch's batches
         self._mirrored: Tensor | None = None  # of the epoch, per image
         self._reader: ReadAhead | None = None
+        self._reads_next = 0  # the step whose images it gives next
         self._draws = torch.empty(0, dtype=torch.int64)  # of the present step, on the device
         self._images_now: Tensor | None = None  # its images, where they are read ahead
         cuda = images.device.type == "cuda"
@@ -65,7 +66,7 @@ class Batches:
         """Make `load` give the batch of this step of the run; seed torch's generators for it."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._begin_epoch(epoch, i)
+            self._begin_epoch(epoch)
         torch.manual_seed(step_seed(self._seed, step))
         if self._plan is None:
             self._draws = self._draw(i, None)
@@ -73,8 +74,8 @@ class Batches:
             if not self._planned_from <= step < self._planned_to:
                 self._plan_steps(self._plan, step, i)
             self._cursor.fill_(step - self._planned_from)
-        if self._reader is not None:
-            images = self._images.place(next(self._reader))
+        if not self._images.resident:
+            images = self._images.place(self._read(step, i))
             if self._plan is not None and self._images_now is not None:
                 self._images_now.copy_(images)
             else:
@@ -87,16 +88,23 @@ class Batches:
         images = self._images[draws[:, _INDEX]] if self._images_now is None else self._images_now
         return self._altered(images, draws), labels
 
-    def _begin_epoch(self, epoch: int, first: int) -> None:
-        """Draw the epoch's order. Images that are not resident are read from batch `first` on."""
+    def _read(self, step: int, i: int) -> Tensor:
+        """The originals of this step, the epoch's batch i. The reader goes forward only: for any other
+        step than the next one it begins anew."""
+        if self._reader is None or step != self._reads_next:
+            self.close()
+            self._reader = ReadAhead(self._images, self._order[i:])
+        self._reads_next = step + 1
+        return next(self._reader)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Draw the epoch's order."""
         count = len(self._labels)
         self._epoch = epoch
         self._order = list(epoch_order(count, self.size, self._seed, epoch))
         if self._recipe.flip:
             self._mirrored = mirrored(count, self._seed, epoch)
-        if not self._images.resident:
-            self.close()
-            self._reader = ReadAhead(self._images, self._order[first:])
+        self.close()  # what it would read next is of the epoch before
 
     def _draw(self, i: int, generator: torch.Generator | None) -> Tensor:
         """The draws [n, columns] of the epoch's batch i, on the CPU.

@@ -32,12 +32,14 @@ from torch.nn import functional as F
 
 import effnet
 from effnet import atomic
+from effnet.messages import first_line
+from effnet.model import ConvNet
 from effnet.nn import cuda
-from scaling_search import UserError, __version__, memory, shapes, train
+from scaling_search import UserError, __version__, checkpoint, memory, shapes, train
 from scaling_search.data import CacheWriter, Dataset, Normalise, cache_root, resized
-from scaling_search.recipe import Recipe
+from scaling_search.recipe import Recipe, RMSpropTF
 from scaling_search.step import Step, kernels, why_no_kernels
-from scaling_search.trial import Outcome, Pulse, Trial
+from scaling_search.trial import Epoch, Outcome, Pulse, Trial, inside
 
 MIB = 2**20
 # so large that a rate is missed where numbers are wrong, so small that ten steps stay finite
@@ -48,7 +50,13 @@ _TOGETHER = (1, 2, 4)  # trainings beside one another
 _MEASURED = 1.5  # s of each rate
 _NEAR_GUESSING = 0.7  # of the loss of guessing, the first loss
 _REPORT = "report it with this table"
-_GATE = 90.0  # s that trainings wait for one another to be ready
+_NOISE = 0.05  # in ten losses of two eager runs, at most
+_FP32_GRADIENTS = 5e-3  # of a parameter's gradient's norm: some thousand times fp32's rounding
+_SHORT_CHECK = 300.0  # s that the short check has before a study: Triton compiles its kernels in it
+_GATE = 60.0  # s that trainings beside one another have, to be ready and to be measured
+
+
+Way = Literal["captured", "eager", "triton", "plain"]  # how a step is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +110,26 @@ def check(device: str, short: bool = False, seconds: float = 110.0) -> Iterator[
 
     `short`: only whether a step's numbers are right, by one optimizer. No question is begun after
     `seconds`. A question that raises is one that failed."""
-    began = time.monotonic()
+    deadline = time.monotonic() + seconds
     torch.set_num_threads(1)  # as a study's runs have
     with tempfile.TemporaryDirectory(prefix="device-check-") as folder:
         subject = Subject(memory.activate(device), _shapes_data(Path(folder)), Path(folder))
         for name, question in _questions(subject, short):
-            if time.monotonic() - began > seconds:
-                yield Answer(name, None, f"not asked: {seconds:.0f} s are over")
+            if time.monotonic() > deadline:
+                # what was not asked is not known to be right; a speed that was not measured is no fault
+                fine = None if question in (rates, together) else False
+                advice = "ask again when the machine is less busy"
+                yield Answer(name, fine, f"not asked: {seconds:.0f} s are over", advice)
                 continue
             try:
                 yield from question(subject)
             except Exception as error:
                 if os.environ.get("DEVICE_CHECK_TRACEBACK"):
                     traceback.print_exc()
-                reason = (str(error).strip().splitlines() or [""])[0][:200]
                 yield Answer(
                     name,
                     False,
-                    f"{type(error).__name__}: {reason}",
+                    first_line(error, named=True),
                     "DEVICE_CHECK_TRACEBACK=1 shows where; report it with this table",
                 )
             memory.release()
@@ -129,20 +139,28 @@ def _questions(
     subject: Subject, short: bool
 ) -> list[tuple[str, Callable[[Subject], Iterator[Answer]]]]:
     optimizers = ("adamw",) if short else tuple(_RATES)
-    asked: list[tuple[str, Callable[[Subject], Iterator[Answer]]]] = []
+    questions: list[tuple[str, Callable[[Subject], Iterator[Answer]]]] = [
+        ("gradients", gradients_agree)
+    ]
     for optimizer in optimizers:
-        asked.append((f"steps, {optimizer}", functools.partial(steps_agree, optimizer=optimizer)))
+        questions.append(
+            (f"steps, {optimizer}", functools.partial(steps_agree, optimizer=optimizer))
+        )
     if short:
-        return asked
-    asked = [("versions", versions_here), *asked, ("resume and promotion", resume_and_promotion)]
+        return questions
+    questions = [
+        ("versions", versions_here),
+        *questions,
+        ("resume and promotion", resume_and_promotion),
+    ]
     if subject.cuda:
-        asked += [
+        questions += [
             ("evaluation", evaluation_agrees),
             ("refused capture", refused_capture),
             ("out of memory", out_of_memory),
             ("every device", every_device),
         ]
-    return [*asked, ("rates", rates), ("trainings together", together)]
+    return [*questions, ("rates", rates), ("trainings together", together)]
 
 
 def _shapes_data(folder: Path) -> Dataset:
@@ -179,64 +197,171 @@ def versions_here(subject: Subject) -> Iterator[Answer]:
 
 # ---- the numbers of a step
 
-_Way = Literal["captured", "eager", "triton", "plain"]
-
 
 def steps_agree(subject: Subject, optimizer: str) -> Iterator[Answer]:
-    """The losses of ten steps on one batch, as a study takes them and as plain modules do.
+    """Losses of ten steps on one batch, as a study takes them, beside those of plain modules.
 
-    On CUDA two eager runs, which differ by the order of sums, are the yardstick. Losses that agree
-    and mean nothing are no agreement: the first must be that of guessing, and they must fall."""
+    Losses that agree and mean nothing are no agreement: the first must be that of guessing, and they
+    must fall. On CUDA two eager runs, which differ by the order of sums alone, are the yardstick."""
     plain = _losses(subject, optimizer, "plain")
-    learns = abs(plain[0] - math.log(_CLASSES)) < _NEAR_GUESSING and plain[-1] < plain[0] - 0.02
-    told = f"{plain[0]:.3f} to {plain[-1]:.3f}"
-    advice = "this device computes something else than it should: update driver and torch"
-    yield Answer(f"learns, {optimizer}", learns, f"loss {told} in {_STEPS} steps", advice)
+    near_guessing = abs(plain[0] - math.log(_CLASSES)) < _NEAR_GUESSING
+    yield Answer(
+        f"learns, {optimizer}",
+        near_guessing and plain[-1] < plain[0] - 0.02,
+        f"loss {plain[0]:.3f} to {plain[-1]:.3f} in {_STEPS} steps",
+        "this device computes something else than it should: update driver and torch",
+    )
     if not subject.cuda:
         ours = _losses(subject, optimizer, "eager")
-        yield _compared(f"{kernels('cpu')} = plain, {optimizer}", ours, plain, 1e-3)
+        yield _losses_agree(f"{kernels('cpu')} = plain, {optimizer}", ours, plain, 1e-3)
         return
     eager = _losses(subject, optimizer, "eager")
     noise = _distance(eager, _losses(subject, optimizer, "eager"))
+    yield Answer(
+        f"steps repeat, {optimizer}",
+        noise <= _NOISE,
+        f"two eager runs are {noise:.1e} apart (bound {_NOISE:.1e})",
+        "the same steps give other numbers each time: update driver and torch",
+    )
     captured = _losses(subject, optimizer, "captured")
-    yield _compared(f"captured = eager, {optimizer}", captured, eager, 4 * noise + 0.03)
-    yield _compared(f"bf16 step = plain fp32, {optimizer}", eager, plain, 0.15)
+    bound = min(4 * noise, _NOISE) + 0.03
+    yield _losses_agree(f"captured = eager, {optimizer}", captured, eager, bound)
+    yield _losses_agree(f"bf16 step = plain fp32, {optimizer}", eager, plain, 0.15)
     if kernels("cuda") == "triton":
-        ours = _losses(subject, optimizer, "triton")
-        yield _compared(f"triton = torch, {optimizer}", ours, captured, 4 * noise + 0.06)
+        yield from _triton(functools.partial(_triton_losses, subject, optimizer, captured, bound))
 
 
-def _compared(
+def _triton_losses(
+    subject: Subject, optimizer: str, captured: Sequence[float], bound: float
+) -> Iterator[Answer]:
+    ours = _losses(subject, optimizer, "triton")
+    yield _losses_agree(f"triton = torch, {optimizer}", ours, captured, bound + 0.03)
+
+
+def gradients_agree(subject: Subject) -> Iterator[Answer]:
+    """Gradients beside those of plain modules, parameter by parameter. Adam hides a gradient's scale,
+    and ten losses a wrong layer."""
+    ours = kernels("cpu") if not subject.cuda else "torch"
+    yield _gradients_near(subject, "eager", f"gradients of {ours}")
+    if subject.cuda and kernels("cuda") == "triton":
+        yield from _triton(functools.partial(_triton_gradients, subject))
+
+
+def _triton_gradients(subject: Subject) -> Iterator[Answer]:
+    yield _gradients_near(subject, "triton", "triton's gradients")
+    yield _bf16_as_near(subject)
+
+
+def _triton(question: Callable[[], Iterator[Answer]]) -> Iterator[Answer]:
+    """Answers about Triton's kernels. Where they do not even run (no compiler for their launcher, a
+    card that it does not know), plain modules train, and no other question has failed by that."""
+    try:
+        yield from question()
+    except Exception as error:
+        reason = first_line(error, named=True)
+        yield Answer("triton's kernels", False, reason, "plain modules train instead")
+
+
+def _losses_agree(
     question: str, ours: Sequence[float], theirs: Sequence[float], bound: float
 ) -> Answer:
-    distance = _distance(ours, theirs)
     if abs(ours[0] - math.log(_CLASSES)) >= _NEAR_GUESSING:
-        return Answer(
-            question, False, f"the first loss is {ours[0]:.3f}: nothing was computed", _REPORT
-        )
+        detail = f"the first loss is {ours[0]:.3f}: nothing was computed"
+        return Answer(question, False, detail, _REPORT)
+    distance = _distance(ours, theirs)
     fine = distance <= bound and math.isfinite(ours[-1])
     detail = f"losses at most {distance:.1e} apart over {_STEPS} steps (bound {bound:.1e})"
     return Answer(question, fine, detail, _REPORT)
+
+
+def _gradients_near(subject: Subject, way: Way, question: str) -> Answer:
+    """In fp32, whose rounding leaves no room for a wrong layer: each parameter's gradient of one loss
+    beside the plain modules'."""
+    distances = _gradient_distances(subject, way, torch.float32)
+    worst = max(distances, key=lambda name: distances[name])
+    fine = distances[worst] <= _FP32_GRADIENTS
+    detail = (
+        f"in fp32 {distances[worst]:.1e} of their norm apart (bound {_FP32_GRADIENTS:.0e}), {worst}"
+    )
+    return Answer(question, fine, detail, _REPORT)
+
+
+def _bf16_as_near(subject: Subject) -> Answer:
+    """In bf16 rounding alone moves these gradients by a third: Triton's kernels may be no farther from
+    plain fp32 modules than torch's own are."""
+    torchs = statistics.median(_gradient_distances(subject, "eager", torch.bfloat16).values())
+    tritons = statistics.median(_gradient_distances(subject, "triton", torch.bfloat16).values())
+    fine = 0 < tritons <= 1.5 * torchs + 0.02
+    detail = (
+        f"in bf16 {tritons:.2f} of their norm from plain fp32, torch's own {torchs:.2f} (median)"
+    )
+    return Answer("triton's bf16 gradients", fine, detail, _REPORT)
+
+
+def _gradient_distances(subject: Subject, way: Way, dtype: torch.dtype) -> dict[str, float]:
+    """From the plain modules' gradients in fp32, by parameter, relative to each one's norm (or to a
+    hundredth of the largest norm, for those that are nearly zero). Raises RuntimeError where there
+    is no gradient at all."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        plain = _gradients(subject, "plain", torch.float32)
+        ours = _gradients(subject, way, dtype)
+    largest = max(float(gradient.norm()) for gradient in plain.values())
+    if not 1e-6 < largest < math.inf:
+        raise RuntimeError(f"plain modules have gradients of norm {largest}: nothing was computed")
+    distances = {}
+    for name, gradient in plain.items():
+        scale = max(float(gradient.norm()), largest / 100)
+        distance = float((ours[name] - gradient).norm()) / scale
+        distances[name] = distance if math.isfinite(distance) else math.inf
+    return distances
+
+
+def _gradients(subject: Subject, way: Way, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of one loss, by parameter, in fp32 on the CPU. Norms get random scales and shifts first: the
+    zero with which a branch's last one begins would hide the branch."""
+    images, labels, model, normalise = _batch_and_model(subject)
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data = 0.5 + torch.rand(module.weight.shape, generator=generator)
+            module.bias.data = torch.rand(module.bias.shape, generator=generator) - 0.5
+    recipe = Recipe()
+    if way == "plain":
+        model = model.to(subject.device)
+        logits = model(normalise(images))
+        F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing).backward()
+        named = model.named_parameters()
+        return {name: p.grad.float().cpu() for name, p in named if p.grad is not None}
+    step = Step(model, recipe, subject.device, normalise, fused=way == "triton", dtype=dtype)
+    step.backward(step.loss(images, labels))
+    return step.gradients()
 
 
 def _distance(a: Sequence[float], b: Sequence[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def _losses(subject: Subject, optimizer: str, way: _Way) -> list[float]:
-    """Of each step. Raises RuntimeError where a step that should be captured is not."""
-    device, rate = subject.device, _RATES[optimizer]
-    side, count = subject.network().resolution, 64
+def _batch_and_model(
+    subject: Subject,
+) -> tuple[Tensor, Tensor, ConvNet, Normalise]:
+    """64 images and their labels on the device, and a new network on the CPU, always the same."""
+    count = 64
     pixels = torch.from_numpy(np.array(subject.data.train_images[:count]))
-    images = resized(pixels, side).to(device)
-    labels = torch.from_numpy(np.array(subject.data.train_labels[:count])).to(device)
-    recipe = Recipe(optimizer=optimizer, lr=rate)  # type: ignore[arg-type]
+    images = resized(pixels, subject.network().resolution).to(subject.device)
+    labels = torch.from_numpy(np.array(subject.data.train_labels[:count])).to(subject.device)
     torch.manual_seed(0)
     model = effnet.build(subject.network(), dropout=0.0, drop_path=0.0).train()
-    normalise = Normalise(subject.data, device)
+    return images, labels, model, Normalise(subject.data, subject.device)
+
+
+def _losses(subject: Subject, optimizer: str, way: Way) -> list[float]:
+    """Of each step. Raises RuntimeError where a step that should be captured is not."""
+    images, labels, model, normalise = _batch_and_model(subject)
+    rate = _RATES[optimizer]
+    recipe = Recipe(optimizer=optimizer, lr=rate)  # type: ignore[arg-type]
     if way == "plain":
-        return _plain_losses(model.to(device), recipe, normalise(images), labels)
-    step = Step(model, recipe, device, normalise, fused=way == "triton")
+        return _plain_losses(model.to(subject.device), recipe, normalise(images), labels)
+    step = Step(model, recipe, subject.device, normalise, fused=way == "triton")
     if way == "eager":
         step.stay_eager()
     losses = []
@@ -244,15 +369,13 @@ def _losses(subject: Subject, optimizer: str, way: _Way) -> list[float]:
         step(lambda: (images, labels), rate, at)
         losses.append(step.loss_sum.item())
         step.loss_sum.zero_()
-    if device.type == "cuda" and way != "eager" and not step.captured:
+    if subject.cuda and way != "eager" and not step.captured:
         raise RuntimeError(f"the step was not captured: {step.eager}")
     return losses
 
 
 def _plain_losses(model: nn.Module, recipe: Recipe, x: Tensor, labels: Tensor) -> list[float]:
-    """The same step as anyone would write it: fp32, torch's autograd, a list of parameters."""
-    from scaling_search.recipe import RMSpropTF
-
+    """The same steps as anyone would write them: fp32, torch's autograd, a list of parameters."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -308,34 +431,80 @@ def _finish(trial: Trial, data: Dataset) -> Outcome:
 
 
 def resume_and_promotion(subject: Subject) -> Iterator[Answer]:
-    """A run that is stopped and goes on, and one that is made longer, against one in one piece."""
+    """A run that is stopped and goes on, and one that is made longer, against runs in one piece. What
+    was trained before must not be trained again: a run that begins anew ends the same way."""
     data = subject.data
-    whole = _finish(subject.trial("whole"), data)
+    yield _state_comes_back(subject)
+    whole = subject.trial("whole")
+    two = _finish(whole, data)
+    three = _finish(subject.trial("long", epochs=3), data)
     noise = 0.0
     if subject.cuda:
         again = _finish(subject.trial("again"), data)
-        noise = 3 * abs(again.epochs[-1].val_loss - whole.epochs[-1].val_loss) + 0.08
+        noise = min(3 * abs(again.epochs[-1].val_loss - two.epochs[-1].val_loss), _NOISE) + 0.03
     stopped = subject.trial("stopped")
     events = train.run(stopped, data)
-    for event in events:
-        if not isinstance(event, Pulse):  # the first epoch
-            break
+    next(event for event in events if isinstance(event, Epoch))
     events.close()  # type: ignore[attr-defined]  # a generator
-    short = subject.trial("promoted", epochs=1)
-    _finish(short, data)
-    promoted = dataclasses.replace(short, epochs=2)
-    for name, trial in (("resumed", stopped), ("promoted", promoted)):
-        outcome = _finish(trial, data)
-        if outcome.status != "done" or whole.status != "done":
+    longer = dataclasses.replace(
+        whole, epochs=3
+    )  # goes on from before its decay, in the second epoch
+    for name, trial, expected, left in (
+        ("resumed", stopped, two, [2]),
+        ("promoted", longer, three, [2, 3]),
+    ):
+        reported = [event for event in train.run(trial, data) if not isinstance(event, Pulse)]
+        outcome = reported[-1]
+        assert isinstance(outcome, Outcome)
+        if outcome.status != "done" or expected.status != "done":
             yield Answer(name, False, f"{outcome.status} {outcome.note}", _REPORT)
             continue
-        distance = abs(outcome.epochs[-1].val_loss - whole.epochs[-1].val_loss)
+        trained = [event.epoch for event in reported if isinstance(event, Epoch)]
+        distance = abs(outcome.epochs[-1].val_loss - expected.epochs[-1].val_loss)
         yield Answer(
             name,
-            distance <= noise,
-            f"validation loss {distance:.1e} from a run in one piece (bound {noise:.1e})",
+            distance <= noise and trained == left,
+            f"trained epochs {trained} of {trial.epochs}; validation loss {distance:.1e} from a run in "
+            f"one piece (bound {noise:.1e})",
             _REPORT,
         )
+
+
+def _state_comes_back(subject: Subject) -> Answer:
+    """Weights, optimizer and average that are loaded are those that were saved, bit for bit."""
+    recipe = Recipe(lr=3e-3, batch=64, ema=0.9, bn_images=256)
+    trial = subject.trial("state", recipe=recipe)
+    ready = train.prepare(trial, subject.data)
+    ready.step.model.train()
+    for at in range(6):
+        ready.batches.seek(at)
+        ready.step(ready.batches.load, recipe.lr, at)
+    checkpoint.save(inside(trial.folder, "state.ckpt"), ready.step.state())
+    other = train.prepare(dataclasses.replace(trial, seed=1), subject.data)
+    saved = checkpoint.load(inside(trial.folder, "state.ckpt"))
+    assert saved is not None
+    other.step.load(saved)
+    before = _tensors(ready.step.state())
+    after = _tensors(other.step.state())
+    differ = [name for name in before if not torch.equal(before[name].cpu(), after[name].cpu())]
+    fine = not differ and before.keys() == after.keys()
+    detail = f"{len(before)} tensors saved and loaded; {len(differ)} differ {differ[:2]}"
+    return Answer("state comes back", fine, detail, _REPORT)
+
+
+def _tensors(state: Any, name: str = "") -> dict[str, Tensor]:
+    """Every tensor in nested dictionaries and lists, by its place, but for learning rates."""
+    if isinstance(state, Tensor):
+        return {name: state}
+    parts: dict[str, Tensor] = {}
+    if isinstance(state, dict):
+        for key, value in state.items():
+            if key != "lr":
+                parts.update(_tensors(value, f"{name}.{key}"))
+    elif isinstance(state, list | tuple):
+        for index, value in enumerate(state):
+            parts.update(_tensors(value, f"{name}.{index}"))
+    return parts
 
 
 def refused_capture(subject: Subject) -> Iterator[Answer]:
@@ -398,11 +567,11 @@ def every_device(subject: Subject) -> Iterator[Answer]:
         losses = [epoch.train_loss for epoch in outcome.epochs]
         falls = len(losses) == 3 and losses[-1] < losses[0]
         fine = outcome.status == "done" and not outcome.eager and falls
-        told = ", ".join(f"{loss:.3f}" for loss in losses)
+        shown = ", ".join(f"{loss:.3f}" for loss in losses)
         yield Answer(
             f"cuda:{index}",
             fine,
-            f"{outcome.status}, captured {not outcome.eager}, losses {told} {outcome.note}".rstrip(),
+            f"{outcome.status}, captured {not outcome.eager}, losses {shown} {outcome.note}".rstrip(),
             "see that nvidia-smi shows it idle and well, or leave it out: --device of another",
         )
     memory.activate(str(subject.device))
@@ -445,12 +614,12 @@ def rates(subject: Subject) -> Iterator[Answer]:
     ways = ["torch", "triton"] if kernels(subject.device.type) == "triton" else [""]
     for label, depth in (("baseline", 1.0), ("twice as deep", 2.0)):
         trial = _rate_trial(subject, depth)
-        told = []
+        speeds = []
         for way in ways:
             rate = _rate(dataclasses.replace(trial, kernels=way), subject.data, _MEASURED)
             memory.release()
-            told.append(f"{rate:,.0f} images/s{f' by {way}' if way else ''}")
-        yield Answer(f"speed, {label}", None, f"{trial.arch.blocks} blocks: {', '.join(told)}")
+            speeds.append(f"{rate:,.0f} images/s{f' by {way}' if way else ''}")
+        yield Answer(f"speed, {label}", None, f"{trial.arch.blocks} blocks: {', '.join(speeds)}")
 
 
 def together(subject: Subject) -> Iterator[Answer]:
@@ -471,7 +640,7 @@ def together(subject: Subject) -> Iterator[Answer]:
                 )
                 for _ in range(count)
             ]
-            said = [worker.communicate() for worker in workers]
+            said = _communicate(workers)
         if any(worker.returncode for worker in workers):
             error = next(e for w, (_, e) in zip(workers, said, strict=True) if w.returncode)
             reason = (error.strip().splitlines() or ["no reason given"])[-1][:200]
@@ -482,6 +651,20 @@ def together(subject: Subject) -> Iterator[Answer]:
         yield Answer(
             f"{count} together", None, f"{total:,.0f} images/s, {total / alone:.2f} of one"
         )
+
+
+def _communicate(workers: Sequence[subprocess.Popen[str]]) -> list[tuple[str, str]]:
+    """What each has printed and complained of; one that hangs is ended, its status then not 0."""
+    said = []
+    patience = time.monotonic() + _GATE
+    for worker in workers:
+        try:
+            said.append(worker.communicate(timeout=max(1.0, patience - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            output, _ = worker.communicate()
+            said.append((output, f"no answer within {_GATE:g} s"))
+    return said
 
 
 def _work(spec: dict[str, Any]) -> None:
@@ -512,48 +695,80 @@ def _work(spec: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of the short check: the kernels to train through, and what failed ("" where nothing did)."""
+    """Of the short check: the kernels to train through, what failed, and why Triton's are not used
+    where they are not ("" where they are)."""
 
     kernels: str
-    failures: tuple[str, ...]
+    failures: tuple[str, ...] = ()
+    why_no_triton: str = ""
     remembered: bool = False
 
 
 def verdict_before_study(device: str, name: str) -> Verdict:
-    """The short check of the device called `name`, once per machine and torch release.
+    """The short check of the device called `name`, once per machine, driver and torch release.
 
     It runs in a process of its own, so that the driver of a study takes none of the GPU's memory. A
-    verdict without failures is remembered in the cache folder; others are asked for again."""
+    verdict is remembered in the cache folder where plain modules compute rightly, whatever Triton's
+    kernels do; else it is asked for again."""
     place = cache_root() / "device-checks" / f"{_machine_key(name)}.json"
     try:
-        return Verdict(json.loads(place.read_text())["kernels"], (), True)
+        known = json.loads(place.read_text())
+        return Verdict(known["kernels"], (), known["why_no_triton"], True)
     except (OSError, ValueError, KeyError):
         pass
-    command = [sys.executable, "-m", "scaling_search.device_check", "--short", "--json"]
-    done = subprocess.run(
-        [*command, "--device", device], capture_output=True, text=True, check=False
-    )
-    try:
-        answers = [Answer(**row) for row in json.loads(done.stdout.strip().splitlines()[-1])]
-    except (IndexError, ValueError, TypeError):
-        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:200]
-        return Verdict("torch", (f"the check itself ended: {reason}",))
-    of_triton = [a for a in answers if a.question.startswith("triton")]
-    failures = tuple(f"{a.question}: {a.detail}" for a in answers if a.ok is False)
-    agreed = bool(of_triton) and not failures
-    serious = tuple(f for f in failures if not f.startswith("triton"))
-    verdict = Verdict("triton" if agreed else "torch", failures)
-    if not serious:
-        # what Triton's kernels do wrong here they will do wrong the next time
-        place.parent.mkdir(parents=True, exist_ok=True)
-        content = {"kernels": verdict.kernels, "device": name, "failures": failures}
-        atomic.write(place, json.dumps(content).encode())
+    answers, problem = _ask_in_process(device)
+    if problem:
+        return Verdict("torch", (problem,), problem)
+    failures = []
+    of_triton = cuda.why_no_triton()
+    for answer in answers:
+        if answer.ok is False and answer.question.startswith("triton"):
+            of_triton = of_triton or f"{answer.question}: {answer.detail}"
+        elif answer.ok is False:
+            failures.append(f"{answer.question}: {answer.detail}")
+    if failures:
+        return Verdict("torch", tuple(failures), of_triton or "plain modules failed the check")
+    verdict = Verdict("torch" if of_triton else "triton", (), of_triton)
+    content = {"kernels": verdict.kernels, "why_no_triton": of_triton, "device": name}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(place, json.dumps(content).encode())
     return verdict
 
 
+def _ask_in_process(device: str) -> tuple[list[Answer], str]:
+    """The short check's answers, or none and why."""
+    command = [sys.executable, "-m", "scaling_search.device_check", "--short", "--json"]
+    try:
+        done = subprocess.run(
+            [*command, "--device", device],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SHORT_CHECK,
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"the check did not end within {_SHORT_CHECK:g} s: the device may hang"
+    try:
+        rows = json.loads(done.stdout.strip().splitlines()[-1])
+        return [Answer(**row) for row in rows], ""
+    except (IndexError, ValueError, TypeError):
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:200]
+        return [], f"the check itself ended: {reason}"
+
+
 def _machine_key(name: str) -> str:
+    """Of all that a remembered verdict holds for."""
     facts = [platform.node(), name, torch.__version__, str(torch.version.cuda), __version__]
+    facts += [_driver_version(), cuda.triton_version()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _driver_version() -> str:
+    """NVIDIA's kernel module's, "" where there is none."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

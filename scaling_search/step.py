@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from effnet.cost import Precision
+from effnet.messages import first_line
 from effnet.model import ConvNet
 from effnet.nn import cuda
 from scaling_search.recipe import Recipe, flatten, optimizer
@@ -26,7 +28,7 @@ try:
     _NO_NUMBA = ""
 except ImportError as error:  # a machine with torch and numpy alone, or a numba that does not load
     fast = None  # type: ignore[assignment]
-    _NO_NUMBA = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    _NO_NUMBA = first_line(error, named=True)
 
 Load = Callable[[], tuple[Tensor, Tensor]]  # uint8 images [n, c, s, s] and labels [n] on the device
 
@@ -47,7 +49,8 @@ _EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocat
 
 
 class Step:
-    """`normalise` makes float images of uint8 ones; `fused` trains through Triton's kernels on CUDA.
+    """`normalise` makes float images of uint8 ones; on CUDA `fused` trains through Triton's kernels, in
+    `dtype` (None: bf16 where the card has it).
     `loss_sum` adds up the losses until the caller zeroes it."""
 
     def __init__(
@@ -58,13 +61,14 @@ class Step:
         normalise: Callable[[Tensor], Tensor],
         compile: bool = False,
         fused: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model: ConvNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self._recipe, self._normalise = device, recipe, normalise
         self._flat: cuda.FlatParameters | None = None
         self._dtype = torch.float32
         if device.type == "cuda":
-            self._dtype = _dtype_on(device)
+            self._dtype = dtype or _dtype_on(device)
             self._flat = cuda.FlatParameters(self.model, self._dtype)
             self._vectors = self._flat.parts()
         else:
@@ -84,7 +88,8 @@ class Step:
         elif compile:
             self._train_forward = torch.compile(self.model)  # type: ignore[assignment]
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._eager_left = _EAGER_STEPS if device.type == "cuda" else -1  # -1: never capture
+        self._may_capture = device.type == "cuda"
+        self._eager_steps = 0
         self.eager = ""  # why a step on CUDA is not captured
 
     @property
@@ -95,11 +100,11 @@ class Step:
     @property
     def settled(self) -> bool:
         """Whether the next step takes as long as every later one: no capture is still to come."""
-        return self._graph is not None or self._eager_left < 0
+        return not self._may_capture
 
     def stay_eager(self) -> None:
         """Do not capture."""
-        self._eager_left = -1
+        self._may_capture = False
 
     def logits(self, images: Tensor) -> Tensor:
         """[n, classes] float32 of uint8 images, in the model's present mode; no gradient."""
@@ -123,13 +128,13 @@ class Step:
         if self._average:
             # as TensorFlow's num_updates does
             self._decay.fill_(min(self._recipe.ema, (1 + step) / (10 + step)))
-        if self._graph is None and self._eager_left == 0:
-            self._eager_left = -1
+        if self._may_capture and self._eager_steps == _EAGER_STEPS:
+            self._may_capture = False
             self._graph, self.eager = cuda.capture(self.device, lambda: self._step(load))
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._eager_left -= self._eager_left > 0
+            self._eager_steps += 1
             self._step(load)
 
     def _step(self, load: Load) -> None:
@@ -151,6 +156,13 @@ class Step:
         else:
             loss.backward()
         self.loss_sum += loss.detach()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the last `backward`, by parameter, in fp32 on the CPU."""
+        if self._flat is not None:
+            return {name: g.cpu() for name, g in self._flat.gradients().items()}
+        named = self.model.named_parameters()
+        return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
     def update(self) -> None:
         """The optimizer's step and the average's, the gradients zero again where they add up."""
@@ -195,10 +207,16 @@ class Step:
             average.copy_(saved)
 
 
+def precision_on(device: torch.device) -> Precision:
+    """What a step computes in: on CUDA bf16 where the card does (compute capability 8.0 on). cuDNN has
+    no bf16 convolutions for older ones, and fp16 would need its loss scaled."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+        return "bf16"
+    return "fp32"
+
+
 def _dtype_on(device: torch.device) -> torch.dtype:
-    """bf16 where the card computes in it (compute capability 8.0 on); cuDNN has no bf16 convolutions
-    for older ones, and fp16 would need its loss scaled."""
-    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    return torch.bfloat16 if precision_on(device) == "bf16" else torch.float32
 
 
 def _with_parameters(

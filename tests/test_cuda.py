@@ -165,6 +165,47 @@ assert again.status == "done" and again.eager == ""
     stub.check("-c", PRELUDE + program)
 
 
+def test_whatever_ends_a_capture_it_is_ended() -> None:
+    program = """
+from effnet.nn import cuda
+
+device = memory.activate("cuda:1")
+x = torch.zeros(4, device=device)
+
+def broken():
+    x.add_(1)
+    raise ValueError("of Triton's compiler, say")
+
+torch.cuda.manual_seed(7)
+try:
+    cuda.capture(device, broken)
+except ValueError as error:
+    assert "compiler" in str(error)
+else:
+    raise AssertionError("it was swallowed")
+assert cuda.process_is_spoiled()
+assert torch.cuda.current_stream() == torch.cuda.default_stream()
+torch.cuda.synchronize()
+assert torch.cuda.default_generators[1].initial_seed() == 7
+graph, refusal = cuda.capture(device, lambda: x.add_(1))
+assert refusal == "" and graph is not None
+assert counters.count("captured_nodes") >= 1
+
+# nothing on the device that is captured on is a refusal, not an empty graph
+elsewhere = torch.zeros(4, device="cuda:0")
+graph, refusal = cuda.capture(device, lambda: None)
+assert graph is None and "nothing" in refusal, refusal
+
+# a device without an index is the current one
+torch.cuda.set_device(0)
+cuda.capture(torch.device("cuda"), lambda: elsewhere.add_(1))
+torch.cuda.set_device(1)
+graph, refusal = cuda.capture(torch.device("cuda"), lambda: x.add_(1))
+assert refusal == "", refusal
+"""
+    stub.check("-c", PRELUDE + program, gpus=2)
+
+
 def test_too_little_memory_for_a_capture_is_not_the_networks() -> None:
     """What the failed capture held is gone when the same step is tried eagerly."""
     program = """
@@ -180,13 +221,8 @@ batches = ready.batches
 def load():
     images, labels = batches.load()
     if torch.cuda.is_current_stream_capturing():
-        load.spare = torch.empty(3 * total // 4, dtype=torch.uint8, device=device)
+        torch.empty(3 * total // 4, dtype=torch.uint8, device=device)
     return images, labels
-
-def run_out(*args):
-    load()
-    ready.step.backward(ready.step.loss(*batches.load()))
-    torch.empty(2 * total, dtype=torch.uint8, device=device)
 
 for at in range(3):
     batches.seek(at)

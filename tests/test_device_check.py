@@ -45,6 +45,32 @@ def test_a_step_that_computes_something_else_fails(
     assert agrees.advice in line(agrees)
 
 
+def test_gradients_here_are_those_of_plain_modules(subject: Subject) -> None:
+    (answer,) = device_check.gradients_agree(subject)
+    assert answer.ok is True, answer
+
+
+@pytest.mark.parametrize("part", ["depthwise.0.weight", "se.excite.weight", "project.1.weight"])
+@pytest.mark.parametrize("factor", [0.0, 3.0])
+def test_a_layer_with_a_wrong_gradient_fails(
+    subject: Subject, part: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kernel of one kind that computes nothing, or a scale that Adam would hide."""
+
+    def altered(self: Step) -> dict[str, torch.Tensor]:
+        wrong = gradients(self)
+        for name in wrong:
+            if name.endswith(part):
+                wrong[name] = factor * wrong[name]
+        return wrong
+
+    gradients = Step.gradients
+    monkeypatch.setattr(Step, "gradients", altered)
+    (answer,) = device_check.gradients_agree(subject)
+    assert answer.ok is False
+    assert part in answer.detail
+
+
 def test_losses_that_agree_on_nothing_are_no_agreement(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,8 +80,23 @@ def test_losses_that_agree_on_nothing_are_no_agreement(
 
 def test_stopped_and_lengthened_runs_are_those_of_one_piece(subject: Subject) -> None:
     answers = list(device_check.resume_and_promotion(subject))
-    assert [answer.question for answer in answers] == ["resumed", "promoted"]
-    assert [answer.ok for answer in answers] == [True, True], answers
+    assert [answer.question for answer in answers] == ["state comes back", "resumed", "promoted"]
+    assert [answer.ok for answer in answers] == [True, True, True], answers
+
+
+def test_a_run_that_begins_anew_has_not_been_resumed(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is the same: that its checkpoint was taken up must be seen otherwise."""
+    monkeypatch.setattr("scaling_search.train._resume", lambda *a: 0)
+    answers = {a.question: a.ok for a in device_check.resume_and_promotion(subject)}
+    assert answers == {"state comes back": True, "resumed": False, "promoted": False}
+
+
+def test_what_was_not_asked_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = list(device_check.check("cpu", seconds=-1.0))
+    assert {a.ok for a in answers if a.question in ("gradients", "steps, adamw")} == {False}
+    assert {a.ok for a in answers if a.question in ("rates", "trainings together")} == {None}
 
 
 def test_a_question_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +126,8 @@ def test_a_verdict_without_failures_is_remembered(
 ) -> None:
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
     first = verdict_before_study("cpu", "a card")
-    assert first == device_check.Verdict("torch", ())
+    assert first.failures == ()
+    assert not first.remembered
     assert verdict_before_study("cpu", "a card").remembered
     assert not verdict_before_study("cpu", "another card").remembered
     (one, _) = sorted((tmp_path / "device-checks").iterdir())
@@ -101,6 +143,7 @@ def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
     done = stub.run("-m", "scaling_search.device_check", "--short", "--json", "--device", "cuda")
     assert done.returncode == 1, done.stderr
     answers = {row["question"]: row["ok"] for row in json.loads(done.stdout.splitlines()[-1])}
+    assert answers["gradients"] is False
     assert answers["learns, adamw"] is False
     assert answers["captured = eager, adamw"] is False
     assert answers["triton = torch, adamw"] is False
@@ -112,7 +155,7 @@ def test_what_a_device_is_asked(data: Dataset, tmp_path: Path) -> None:
         name for name, _ in device_check._questions(Subject(torch.device("cuda"), data, tmp_path), False)
     ]
     for wanted in (
-        "versions", "steps, adamw", "steps, sgd", "steps, rmsprop", "resume and promotion",
+        "versions", "gradients", "steps, adamw", "steps, sgd", "steps, rmsprop", "resume and promotion",
         "evaluation", "refused capture", "out of memory", "every device", "rates",
         "trainings together",
     ):  # fmt: skip

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import effnet
+from effnet.arch import scale
+from effnet.definition import parse_baseline
 from effnet.nn import cuda
-from effnet.nn.cuda import fused
+from effnet.nn.cuda import FlatParameters, TrainingForward, fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-3
@@ -255,3 +258,36 @@ def test_without_triton_the_call_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delattr(cuda, "kernels", raising=False)
     with pytest.raises(ImportError, match="need Triton, which does not load here"):
         fused._kernels.__wrapped__()
+
+
+def test_a_network_through_the_kernels_is_the_one_without() -> None:
+    """Every place in which the forward pass calls a kernel: loss and each gradient."""
+    rows = [
+        {"operator": "mbconv", "expand": 1, "kernel": 3, "stride": 1, "width": 8, "repeats": 1},
+        {"operator": "mbconv", "expand": 2, "kernel": 5, "stride": 2, "width": 8, "repeats": 2},
+    ]
+    table = {"name": "two", "resolution": 8, "stem_width": 8, "stem_stride": 1}
+    table |= {"head_width": 16, "stages": rows}
+    for row in rows:
+        row["se_percent"] = 25
+    net = scale(parse_baseline(table, "two"), num_classes=3)
+    x = torch.randn(3, 3, 8, 8, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    labels = torch.tensor([0, 2, 1], device=DEVICE)
+    losses, gradients = [], []
+    for fuse in (False, True):
+        torch.manual_seed(0)
+        model = effnet.build(net, dropout=0.0, drop_path=0.0).train().to(DEVICE)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        flat = FlatParameters(model, SINGLE)
+        leaves = {f"net.{name}": leaf for name, leaf in flat.leaves.items()}
+        logits = torch.func.functional_call(TrainingForward(model, fuse), leaves, (x,))
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        flat.backward(loss)
+        losses.append(loss.detach())
+        gradients.append({name: g.clone() for name, g in flat.gradients().items()})
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
+    for name, gradient in gradients[0].items():
+        bound = 1e-3 * float(gradient.norm()) + 1e-5
+        assert float((gradients[1][name] - gradient).norm()) < bound, name

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import functools
+from importlib import metadata
 
+from effnet.messages import first_line
 from effnet.nn.cuda.capture import capture, process_is_spoiled
 from effnet.nn.cuda.flat import FlatParameters
 from effnet.nn.cuda.forward import TrainingForward
 
-__all__ = ["FlatParameters", "TrainingForward", "capture", "process_is_spoiled", "why_no_triton"]
+__all__ = [
+    "FlatParameters",
+    "TrainingForward",
+    "capture",
+    "process_is_spoiled",
+    "triton_version",
+    "why_no_triton",
+]
 
 
 @functools.cache
@@ -17,5 +26,13 @@ def why_no_triton() -> str:
     try:
         from effnet.nn.cuda import kernels  # noqa: F401
     except ImportError as error:
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return first_line(error, named=True)
     return ""
+
+
+def triton_version() -> str:
+    """Of the package that is installed, "" where none is."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import warnings
 from collections.abc import Callable
 
 import torch
+
+from effnet.messages import first_line
 
 _a_capture_failed = False
 
@@ -25,51 +28,66 @@ def capture(
     Run `work` a few times before: libraries choose their kernels and take their workspaces. torch's
     own context manager captures on the current device, whatever device `work` is for; where it is
     refused it leaves the capture stream current, and the random generator in the middle of a capture.
-    Where memory was short the caller may run `work` eagerly: what it held is gone by then."""
-    global _a_capture_failed
+    Where memory was short the caller may run `work` eagerly: what it held is gone by then. Whatever
+    else than CUDA's refusals `work` raises is raised, the capture being ended."""
+    device = torch.device(
+        "cuda", torch.cuda.current_device() if device.index is None else device.index
+    )
     stream = _capture_stream(device)
     graph = torch.cuda.CUDAGraph()
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # what eager steps have left would lie idle beside the graph's memory
+    seed = torch.cuda.default_generators[device.index].initial_seed()
     refusal = ""
+    ended = False
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.device(device), torch.cuda.stream(stream):
-        # thread_local: a thread that reads data ahead may allocate pinned memory meanwhile
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            work()
-        except RuntimeError as error:
-            refusal = _first_line(error)
+    try:
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            # thread_local: a thread that reads data ahead may allocate pinned memory meanwhile
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                work()
+            except RuntimeError as error:
+                refusal = first_line(error)
+            finally:
+                refusal = _end(graph, refusal)
+        ended = True
+    finally:
+        torch.cuda.current_stream(device).wait_stream(stream)
+        if refusal or not ended:
+            _recover(device, graph, seed)
+    return (None, refusal) if refusal else (graph, "")
+
+
+def _end(graph: torch.cuda.CUDAGraph, refusal: str) -> str:
+    """End the capture; the first reason for which there is no graph, or ""."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
             graph.capture_end()
         except RuntimeError as error:
-            refusal = refusal or _first_line(error)
-    torch.cuda.current_stream(device).wait_stream(stream)
-    if not refusal:
-        return graph, ""
+            return refusal or first_line(error)
+    if not refusal and any("graph is empty" in str(w.message).lower() for w in caught):
+        return "it launched nothing on the device that it was captured on"
+    return refusal
+
+
+def _recover(device: torch.device, graph: torch.cuda.CUDAGraph, seed: int) -> None:
+    """Leave the process as it was before a capture that failed."""
+    global _a_capture_failed
     _a_capture_failed = True
-    _renew_generator(device)
+    generator = torch.cuda.default_generators[device.index]
+    # before torch 2.12 a generator that was part of a failed capture refuses to draw
+    generator.graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
+    generator.manual_seed(seed)
     graph.reset()
-    del graph
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
-    return None, refusal
 
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     """One for each device and process: a stream is never given back, and keeps memory of its own."""
     return torch.cuda.Stream(device)
-
-
-def _renew_generator(device: torch.device) -> None:
-    """Before torch 2.12 a generator that was part of a failed capture refuses to draw."""
-    state = torch.Generator(device).graphsafe_get_state()
-    index = torch.cuda.current_device() if device.index is None else device.index
-    torch.cuda.default_generators[index].graphsafe_set_state(state)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -40,9 +40,11 @@ class FlatParameters:
         self.vector.grad = torch.zeros_like(self.vector)
         self._copy = self.vector[: self._halved].to(dtype)
         self.leaves: dict[str, Tensor] = {}
+        self._places: dict[str, tuple[int, int, torch.Size]] = {}  # begin, end, shape
         ends = itertools.accumulate(p.numel() for _, p in (*self._cast, *norms))
         for (name, p), end in zip((*self._cast, *norms), ends, strict=True):
             begin = end - p.numel()
+            self._places[name] = begin, end, p.shape
             p.data = _shaped(self.vector[begin:end], p.shape)
             source = self._copy if end <= self._halved else self.vector
             leaf = _shaped(source[begin:end], p.shape).detach()
@@ -72,6 +74,15 @@ class FlatParameters:
         grad[: self._halved].copy_(torch.cat([_flat(g) for g in gradients[:cast]]))
         if self._norms:
             grad[self._halved :].copy_(torch.cat([_flat(g) for g in gradients[cast:]]))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """What `backward` gave last, by parameter: views of `vector.grad`."""
+        grad = self.vector.grad
+        assert grad is not None
+        return {
+            name: _shaped(grad[begin:end], shape)
+            for name, (begin, end, shape) in self._places.items()
+        }
 
 
 def _numel(parameters: Iterable[tuple[str, Tensor]]) -> int:
