@@ -105,7 +105,13 @@ class Outcome:
     peak_memory: int = 0  # bytes, of this run: taken from a CUDA device, the worker process's resident set on the CPU
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
-    eager: str = ""  # why steps on CUDA were not captured; their process is not to be used again
+    eager: str = ""  # why steps on CUDA were not captured
+
+    @property
+    def spoils_its_process(self) -> bool:
+        """Whether the process that trained it is not to be used again: what broke a run, or the
+        capture of its steps, may have broken the process too, a CUDA context above all."""
+        return self.status == "crashed" or bool(self.eager)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -388,9 +388,7 @@ class LocalExecutor:
             return
         worker.job = None
         if isinstance(event, Outcome):
-            # what broke a run, or the capture of its steps, may have broken the process too, a CUDA
-            # context above all
-            if event.status == "crashed" or event.eager:
+            if event.spoils_its_process:
                 self._drop(worker)
             driver.outcome(job, event)
 

@@ -68,12 +68,6 @@ _CHECKS = 300.0  # s that it has where it first checks the numbers of its card
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 
-def _spoils(outcome: Outcome) -> bool:
-    """Whether what broke a run, or the capture of its steps, may have broken its process too, a CUDA
-    context above all."""
-    return outcome.status == "crashed" or bool(outcome.eager)
-
-
 class _Trainable(tune.Trainable):
     """A step ends with an epoch, the outcome or a pulse; the actor stays for the next trial.
 
@@ -105,7 +99,7 @@ class _Trainable(tune.Trainable):
             with watched():
                 for event in self._events:
                     if isinstance(event, Outcome):
-                        self._spoiled = _spoils(event)
+                        self._spoiled = event.spoils_its_process
                         return {**result, "outcome": json.dumps(event.as_dict()), "done": True}
                     if isinstance(event, Epoch):
                         result["epoch"] = json.dumps(asdict(event))
@@ -138,7 +132,7 @@ class _Exchange(Searcher, tune.Stopper):
         self.failure: str | None = None
         self.stopping = False
         self._live: dict[str, Job] = {}
-        self._owed = False
+        self._result_pending = False  # whether the driver has yet to answer an outcome
         self.begun: set[str] = set()
         self.boots = 0
         self._spoiled = 0  # actors that refuse their next run
@@ -148,8 +142,8 @@ class _Exchange(Searcher, tune.Stopper):
             return Searcher.FINISHED
         # The driver answers an outcome with the next job, milliseconds later: without waiting for it, Tune would look
         # again only after its next event, a tenth of a second away; with nothing else to attend to, after a second.
-        wait = _POLL if not self._live else _ANSWER if self._owed else 0.0
-        self._owed = False
+        wait = _POLL if not self._live else _ANSWER if self._result_pending else 0.0
+        self._result_pending = False
         try:
             job = self.jobs.get(timeout=wait)
         except queue.Empty:
@@ -172,11 +166,11 @@ class _Exchange(Searcher, tune.Stopper):
             self.failure = result["failure"]
         elif result and "outcome" in result:
             outcome = Outcome.from_dict(json.loads(result["outcome"]))
-            self._spoiled += _spoils(outcome)
+            self._spoiled += outcome.spoils_its_process
             if self.sharing > 1:
                 outcome = replace(outcome, images_per_s=0.0)
             self.events.put((job, outcome))
-            self._owed = True
+            self._result_pending = True
         elif self._spoiled and trial_id not in self.begun and not self.stopping:
             self._spoiled -= 1
             self.jobs.put(job)  # for a new actor; nothing of the run has happened
@@ -246,7 +240,8 @@ class RayExecutor:
         self._exchange = _Exchange()
         self._thread: threading.Thread | None = None
         self._switch = sys.getswitchinterval()
-        self._peopled = self._look = 0.0  # when a node was last seen that could train; when to look again
+        self._last_usable_node_seen = 0.0  # time.monotonic() at which a node could train
+        self._next_look = 0.0  # at the cluster's nodes
         try:
             if address is None:
                 room = workers or max(1, cores() // threads)
@@ -278,29 +273,34 @@ class RayExecutor:
 
     def _data(self, folder: Path, digest: str, checkpoints: str) -> Dataset | None:
         """None where every node sees the data's own folder, and maps it; else the data, for Ray's object store."""
-        nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         token = checkpoint.leave_token(checkpoints)
-        asked = {
-            node: _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                str(folder), digest, checkpoints, token
+        node_of_task: dict[Any, str] = {}
+        for node in hosts:
+            task = _can_access_data.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
             )
-            for node in nodes
-        }
-        seen = {}
-        for node, answer in asked.items():
+            node_of_task[task.remote(str(folder), digest, checkpoints, token)] = node
+        all_map_data = True
+        without_storage: list[str] = []
+        for task, node in node_of_task.items():
             try:
-                seen[node] = ray.get(answer)
+                maps_data, sees_storage = ray.get(task)
             except ray.exceptions.RayTaskError as error:
-                raise _unfit_node(nodes[node], error) from None
+                raise _unfit_node(hosts[node], error) from None
             except ray.exceptions.RayError:  # the node is gone since
                 continue
-        blind = sorted(nodes[node] for node, (_, storage) in seen.items() if not storage)
-        if blind:
+            all_map_data = all_map_data and maps_data
+            if not sees_storage:
+                without_storage.append(hosts[node])
+        if without_storage:
+            names = ", ".join(sorted(without_storage)[:3])
             raise UserError(
-                f"--storage {checkpoints}: not seen by {len(blind)} of {len(nodes)} nodes ({', '.join(blind[:3])}), "
-                "and a run that moves between nodes needs its checkpoints: a folder that all share, or s3://bucket/path"
+                f"--storage {checkpoints}: not seen by {len(without_storage)} of {len(hosts)} nodes "
+                f"({names}), and a run that moves between nodes needs its checkpoints: a folder that "
+                "all share, or s3://bucket/path"
             )
-        if all(mapped for mapped, _ in seen.values()):
+        if all_map_data:
             return None
         here = Dataset.open(folder)
         arrays: dict[str, Any] = {name: np.asarray(getattr(here, name)) for name in _ARRAYS}
@@ -312,16 +312,19 @@ class RayExecutor:
             if driver.over():
                 self._stop(_GRACE)
             # one more than there are workers: it waits in line, so that none waits for the driver's disk
-            while not self._exchange.stopping and len(live) <= self.workers and (job := driver.ask()) is not None:
-                live[job.number] = job
-                self._exchange.jobs.put(job)
+            while not self._exchange.stopping and len(live) <= self.workers:
+                new_job = driver.ask()
+                if new_job is None:
+                    break
+                live[new_job.number] = new_job
+                self._exchange.jobs.put(new_job)
             if not live or (self._exchange.stopping and self._exchange.events.empty()):
                 break
             self._start()
             try:
                 job, event = self._exchange.events.get(timeout=_POLL)
             except queue.Empty:
-                if self._deserted():
+                if self._no_usable_node():
                     needs = "a GPU" if self._cuda else f"{self._threads} CPUs"
                     self._exchange.failure = f"no node of the cluster has had {needs} for {_EMPTY:g} s"
                 if self._exchange.failure:
@@ -330,7 +333,7 @@ class RayExecutor:
                         f"training stopped: {self._exchange.failure}; mend it, and the same command goes on"
                     ) from None
                 continue
-            self._peopled = time.monotonic()
+            self._last_usable_node_seen = time.monotonic()
             if isinstance(event, Epoch):
                 driver.epoch(job, event)
                 continue
@@ -342,20 +345,21 @@ class RayExecutor:
         if self._exchange.stopping:
             self._exchange = _Exchange(self._sharing)  # the next step of the study, if there is one, starts Tune anew
 
-    def _deserted(self) -> bool:
-        if time.monotonic() > self._look:
+    def _no_usable_node(self) -> bool:
+        """Whether for some time no node has had what one training takes."""
+        if time.monotonic() > self._next_look:
             with suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):  # the head itself may be gone
                 for node in ray.nodes():
                     has = node["Resources"] if node["Alive"] else {}
                     if all(has.get(kind.upper(), 0.0) >= share for kind, share in self._share.items()):
-                        self._peopled = time.monotonic()
-            self._look = time.monotonic() + _LOOKS
-        return time.monotonic() - self._peopled > _EMPTY + _LOOKS
+                        self._last_usable_node_seen = time.monotonic()
+            self._next_look = time.monotonic() + _LOOKS
+        return time.monotonic() - self._last_usable_node_seen > _EMPTY + _LOOKS
 
     def _start(self) -> None:
         if self._thread is None:
             sys.setswitchinterval(_SWITCH)
-            self._peopled = time.monotonic()
+            self._last_usable_node_seen = time.monotonic()
             self._thread = threading.Thread(target=self._tune, daemon=True)
             self._thread.start()
 
@@ -484,18 +488,19 @@ def describe_cluster(address: str, device: str, threads: int, check: bool = Fals
     one another, or torch cannot use a node's GPU."""
     connect(address)
     kind, least = ("GPU", 1) if device == "cuda" else ("CPU", threads)
-    names: dict[str, str] = {}
-    asked: dict[Any, str] = {}
+    hosts: dict[str, str] = {}
+    node_of_task: dict[Any, str] = {}
     for node in ray.nodes():
         if not node["Alive"] or node["Resources"].get(kind, 0) < least:
             continue
-        names[node["NodeID"]] = node["NodeManagerHostname"]
+        hosts[node["NodeID"]] = node["NodeManagerHostname"]
         task = _describe_node.options(
             num_gpus=_SLIVER if device == "cuda" else 0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )
-        asked[task.remote(device, check)] = node["NodeID"]
-    machines = _answers(asked, names, _CHECKS if check else _DESCRIBES)
+        node_of_task[task.remote(device, check)] = node["NodeID"]
+    patience = _CHECKS if check else _DESCRIBES
+    machines = _machines_in_time(node_of_task, hosts, patience)
     if not machines:
         return describe(device) if device == "cpu" else Machine("torch")
     for name, machine in machines:
@@ -518,16 +523,21 @@ def describe_cluster(address: str, device: str, threads: int, check: bool = Fals
     return smallest
 
 
-def _answers(
-    asked: dict[Any, str], names: dict[str, str], patience: float
+def _machines_in_time(
+    node_of_task: dict[Any, str], hosts: dict[str, str], patience: float
 ) -> list[tuple[str, Machine]]:
-    """(host, what it trains with) of the nodes that answer in time. Raises UserError."""
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=patience) if asked else ([], [])
+    """(host, what it trains with) of the nodes that answer within `patience` seconds.
+
+    Raises UserError where a node lacks this release."""
+    if not node_of_task:
+        return []
+    tasks = list(node_of_task)
+    ready, late = ray.wait(tasks, num_returns=len(tasks), timeout=patience)
     for reference in late:
         ray.cancel(reference, force=True)
     machines = []
     for reference in ready:
-        name = names[asked[reference]]
+        name = hosts[node_of_task[reference]]
         try:
             machines.append((name, ray.get(reference)))
         except ray.exceptions.RayTaskError as error:
@@ -560,10 +570,10 @@ def _check_reachable(address: str) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _sees(folder: str, digest: str, checkpoints: str, token: str) -> tuple[bool, bool]:
+def _can_access_data(folder: str, digest: str, checkpoints: str, token: str) -> tuple[bool, bool]:
     """Whether a node has this data set in the same place, and sees what the driver left in `checkpoints`."""
     try:
-        mapped = Dataset.open(Path(folder)).digest == digest
+        maps_data = Dataset.open(Path(folder)).digest == digest
     except UserError:
-        mapped = False
-    return mapped, checkpoint.has_token(checkpoints, token)
+        maps_data = False
+    return maps_data, checkpoint.has_token(checkpoints, token)
