@@ -28,7 +28,7 @@ from scaling_search.candidate import Candidate
 from scaling_search.dispatch import Training
 from scaling_search.executors import Job
 from scaling_search.executors.local import MARGIN, SECONDS
-from scaling_search.packing import MOST, Packing, choose_level, predicted
+from scaling_search.packing import CONTEXT, MOST, Packing, choose_level, predicted_peak
 from scaling_search.space import plan
 from scaling_search.store import Store
 from scaling_search.study import check
@@ -126,8 +126,8 @@ class Devices:
             for run in [run for run in busy if run.work <= 1e-9]:
                 busy.remove(run)
                 self._warm[run.device] += 1
-                peak = predicted(run.job.trial)
-                driver.outcome(run.job, Outcome("done", (EPOCH,), peak_memory=peak))
+                outcome = Outcome("done", (EPOCH,), peak_memory=peak(run.job.trial))
+                driver.outcome(run.job, outcome)
 
     def _hand_out(self, driver: Training, busy: list[_Busy]) -> None:
         for _ in range(MOST):  # a training for each device in turn, as warm workers are
@@ -179,6 +179,12 @@ def networks() -> tuple[list[Candidate], Trial]:
 CANDIDATES, TRIAL = networks()
 
 
+def peak(trial: Trial) -> int:
+    """Bytes that it takes: as predicted, in fp32."""
+    images = (trial.train_images or 0) + (trial.val_images or 0)
+    return predicted_peak(trial.arch, trial.recipe, images, "fp32")
+
+
 def train(scenario: Scenario, packing: Packing, warm: int, seed: int) -> float:
     """Seconds that the study's runs take."""
     rng = random.Random(seed)
@@ -202,8 +208,8 @@ def packing_of(scenario: Scenario, level: int) -> Packing:
     """Memory for so many trainings of the largest network, as nearly as it can be had."""
     if scenario.memory >= MOST:
         return Packing(10**6 * GIB, level)
-    largest = max(predicted(dataclasses.replace(TRIAL, arch=c.arch)) for c in CANDIDATES)
-    return Packing(int((scenario.memory + 0.5) * (largest + 700 * 2**20) / 0.9), level)
+    largest = CONTEXT + max(peak(dataclasses.replace(TRIAL, arch=c.arch)) for c in CANDIDATES)
+    return Packing(int((scenario.memory + 0.5) * largest / 0.9), level)
 
 
 def ours(scenario: Scenario, seed: int) -> tuple[float, int]:

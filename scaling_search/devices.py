@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from effnet import Arch
+from effnet.cost import Precision
 from scaling_search import UserError, step
 from scaling_search.device_check import verdict_before_study
-from scaling_search.packing import _CONTEXT, predicted
+from scaling_search.packing import CONTEXT, predicted_peak, room
 from scaling_search.study import Study
-from scaling_search.trial import Trial
 
 _ABSENT = ("found no nvidia driver", "no cuda gpus are available")  # torch's words: no GPU at all
-_ROOM = 0.9  # of a GPU's memory that trainings may share; the rest is the allocator's rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class Machine:
     why_no_kernels: str = ""  # the error of their import
     memory: int = 0  # bytes of the smallest GPU; 0 on a CPU
     gpu: str = ""  # name of that GPU
+    precision: Precision = "fp32"  # of a step; fp32 where any of the GPUs needs it
     problem: str = ""  # why torch cannot use a GPU that is wanted
     warnings: tuple[str, ...] = ()  # what a check of its numbers has found wrong
 
@@ -122,9 +122,20 @@ def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
     cuda = probe_cuda()
     if not cuda.count:
         return Machine("", problem=f"{cuda.reason}; {_advice(cuda)}")
-    cards = [torch.cuda.get_device_properties(i) for i in indices or range(cuda.count)]
+    every = indices or range(cuda.count)
+    cards = [torch.cuda.get_device_properties(i) for i in every]
     smallest = min(cards, key=lambda card: card.total_memory)
-    return Machine(step.kernels("cuda"), "", smallest.total_memory, smallest.name)
+    return Machine(
+        step.kernels("cuda"),
+        memory=smallest.total_memory,
+        gpu=smallest.name,
+        precision=highest(step.precision_on(torch.device("cuda", i)) for i in every),
+    )
+
+
+def highest(precisions: Iterable[Precision]) -> Precision:
+    """The one that takes most memory."""
+    return "fp32" if "fp32" in precisions else "bf16"
 
 
 def cards(indices: tuple[int, ...] | None = None) -> dict[str, int]:
@@ -148,29 +159,17 @@ def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> M
     return dataclasses.replace(machine, kernels=agreed, warnings=tuple(warnings))
 
 
-def memory_needed(study: Study, arch: Arch, batch: int | None = None) -> int:
+def memory_needed(study: Study, arch: Arch, precision: Precision, batch: int | None = None) -> int:
     """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context included."""
     recipe = study.recipe if batch is None else dataclasses.replace(study.recipe, batch=batch)
-    trial = Trial(
-        arch=arch,
-        data_digest="",
-        data_folder="",
-        recipe=recipe,
-        seed=study.seed,
-        epochs=study.rungs[-1],
-        train_images=study.data.train_images,
-        val_images=study.data.val_images,
-        device="cuda",
-        threads=study.threads,
-        checkpoints="",
-    )
-    return _CONTEXT + predicted(trial)
+    images = (study.data.train_images or 0) + (study.data.val_images or 0)
+    return CONTEXT + predicted_peak(arch, recipe, images, precision)
 
 
-def trainings_per_gpu(study: Study, networks: Sequence[Arch], memory: int, most: int) -> int:
-    """How many trainings of the largest network a GPU of `memory` bytes holds: from 1 to `most`."""
-    largest = max(memory_needed(study, arch) for arch in networks)
-    return max(1, min(most, int(_ROOM * memory) // largest))
+def trainings_per_gpu(study: Study, networks: Sequence[Arch], machine: Machine, most: int) -> int:
+    """How many trainings of the largest network a GPU of `machine` holds: from 1 to `most`."""
+    largest = max(memory_needed(study, arch, machine.precision) for arch in networks)
+    return min(most, room(machine.memory, largest))
 
 
 def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> str:
@@ -178,7 +177,8 @@ def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> st
 
     Raises UserError where not even the smallest does. Needs are predictions: only what is larger
     than the whole memory is counted."""
-    needs = [memory_needed(study, arch) for arch in networks]
+    precision = machine.precision
+    needs = [memory_needed(study, arch, precision) for arch in networks]
     too_large = sum(need > machine.memory for need in needs)
     if not too_large:
         return ""
@@ -186,7 +186,8 @@ def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> st
     advice = "a smaller --width, --resolution or --budget is needed"
     while batch > 8:
         batch //= 2
-        if all(memory_needed(study, arch, batch) <= machine.memory for arch in networks):
+        smaller = [memory_needed(study, arch, precision, batch) for arch in networks]
+        if max(smaller) <= machine.memory:
             advice = f"--batch {batch} would fit"
             break
     memory = f"{machine.gpu} has {_gib(machine.memory)} GiB of memory"

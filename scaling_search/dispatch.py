@@ -122,7 +122,7 @@ class Training:
         why = None
         if outcome.status == "out-of-memory":
             if self._packing:
-                self._packing.out_of_memory(run.level)
+                self._lower_level(self._packing, run.level)
             if run.beside_others:
                 why = "out of memory beside other runs"
         elif outcome.status == "crashed" and self._packing and run.shared:
@@ -147,6 +147,15 @@ class Training:
             self._start_again(job, why, self._once_more)
         else:
             self._finish(job, Outcome("crashed", note=f"{why}, {deaths} times after epoch {at}"))
+
+    def _lower_level(self, packing: Packing, started_at: int) -> None:
+        """What memory does not hold now it will not hold in a later sitting either, which takes the
+        measured level from the store."""
+        before = packing.level
+        packing.out_of_memory(started_at)
+        measured = self._store.fact("packing")
+        if measured and packing.level < min(before, measured["level"]):
+            self._store.set_fact("packing", {**measured, "level": packing.level})
 
     def _start_again(self, job: Job, why: str, queue: deque[Job]) -> None:
         self._store.again(job.number, why)

@@ -14,10 +14,11 @@ from functools import lru_cache
 
 from effnet import Arch
 from effnet.cost import Precision, training_memory
+from scaling_search.recipe import Recipe
 from scaling_search.trial import Trial
 
 MOST = 8  # trainings on a device: small networks fill a GPU with fewer
-_CONTEXT = 700 * 2**20  # bytes that a process takes before its first tensor: context and libraries
+CONTEXT = 700 * 2**20  # bytes that a process takes before its first tensor: context and libraries
 _ROOM = 0.9  # of a device's memory that may be promised
 _ALIKE = 1.05  # a level this many times slower than the best one is as good, and takes less memory
 
@@ -93,36 +94,35 @@ def measuring_pays(runs: int, steps: int, devices: int) -> bool:
     return runs >= 2 * devices and _SAVED * seconds >= _MEASURING
 
 
-@lru_cache(4096)
-def _training_memory(arch: Arch, batch: int, precision: Precision, states: int) -> int:
-    """As effnet.cost has it, a millisecond each, for every training that is asked for again and
-    again while a device is full."""
-    return training_memory(arch, batch, precision, states)
+@lru_cache(4096)  # a millisecond each, asked again and again while a device is full
+def predicted_peak(arch: Arch, recipe: Recipe, images: int, precision: Precision) -> int:
+    """Bytes that one training is predicted to take from its device, its process's `CONTEXT` not
+    counted: those of a step (effnet.cost) and of `images` that lie there as uint8."""
+    states = 1 if recipe.optimizer == "sgd" else 2
+    step = training_memory(arch, recipe.batch, precision, states)
+    return step + images * arch.in_channels * arch.resolution**2
 
 
-def predicted(trial: Trial) -> int:
-    """Bytes of a step (effnet.cost) and of the images that lie on the device."""
-    states = 1 if trial.recipe.optimizer == "sgd" else 2
-    precision: Precision = "bf16" if trial.device.startswith("cuda") else "fp32"
-    step = _training_memory(trial.arch, trial.recipe.batch, precision, states)
-    images = (trial.train_images or 0) + (trial.val_images or 0)
-    return step + 3 * images * trial.arch.resolution**2
+def room(memory: int, each: float) -> int:
+    """How many trainings of `each` bytes, `CONTEXT` counted, a device of `memory` bytes holds; at
+    least 1, which may try."""
+    return max(1, int(_ROOM * memory / each))
 
 
 class Packing:
     """Which trainings may run beside one another: at most `level` on a device of `memory` bytes.
 
-    Predictions of memory grow with the peaks that are measured, and a run out of memory lowers the
-    level for good."""
+    Steps compute in `precision`. Predictions of memory grow with the peaks that are measured, and a
+    run out of memory lowers the level for good."""
 
-    def __init__(self, memory: int, level: int) -> None:
-        self._memory = memory
+    def __init__(self, memory: int, level: int, precision: Precision = "fp32") -> None:
+        self._memory, self._precision = memory, precision
         self.level = level
         self._memory_error_ratio = 1.0  # measured over predicted memory, at worst
 
     def room(self, trial: Trial) -> int:
         """How many trainings such as `trial` a device's memory holds; at least 1, which may try."""
-        return max(1, int(_ROOM * self._memory / self._promise(trial)))
+        return room(self._memory, self._promise(trial))
 
     def allows(self, running: Sequence[Trial], trial: Trial) -> bool:
         """Whether `trial` may start on a device where `running` are in progress."""
@@ -144,7 +144,7 @@ class Packing:
 
     def record_peak(self, trial: Trial, peak: int) -> None:
         """A run's peak memory, in bytes: predictions are never below what was measured."""
-        self._memory_error_ratio = max(self._memory_error_ratio, peak / predicted(trial))
+        self._memory_error_ratio = max(self._memory_error_ratio, peak / self._predicted(trial))
 
     def out_of_memory(self, level: int) -> None:
         """A run that started at `level` had too little; several of one level count once."""
@@ -152,4 +152,8 @@ class Packing:
             self.level = max(1, level - 1)
 
     def _promise(self, trial: Trial) -> float:
-        return _CONTEXT + self._memory_error_ratio * predicted(trial)
+        return CONTEXT + self._memory_error_ratio * self._predicted(trial)
+
+    def _predicted(self, trial: Trial) -> int:
+        images = (trial.train_images or 0) + (trial.val_images or 0)
+        return predicted_peak(trial.arch, trial.recipe, images, self._precision)

@@ -311,7 +311,7 @@ def _per_gpu(study: Study, todo: Plan, machine: Machine | None) -> int:
     other's gaps, more wait for one another and each takes memory."""
     if machine is None or not machine.memory:
         return 1
-    return devices.trainings_per_gpu(study, [c.arch for c in todo.everything], machine.memory, 2)
+    return devices.trainings_per_gpu(study, [c.arch for c in todo.everything], machine, 2)
 
 
 def _agreed_kernels(store: Store, study: Study, folder: Path, machine: Machine) -> str:

@@ -74,11 +74,11 @@ def settle(
     it in the store: on the same GPUs it holds for later sittings. Leaves early once `over`."""
     devices = len(where.devices)
     if workers:
-        packing = Packing(machine.memory, math.ceil(workers / devices))
+        packing = Packing(machine.memory, math.ceil(workers / devices), machine.precision)
         if packing.level > 1:
             _start_mps(where, console)
         return packing
-    packing = Packing(machine.memory, 1)
+    packing = Packing(machine.memory, 1, machine.precision)
     # launching keeps a core busy: two trainings can share one, more would wait for it
     most = min(MOST, packing.room(load.typical), max(2, 2 * cores() // devices))
     if most > 1 and measuring_pays(load.runs, load.steps, devices):
@@ -87,7 +87,7 @@ def settle(
         recorded = store.fact("packing") or {}
         if all(recorded.get(name) == value for name, value in setting.items()):
             _apply(packing, load.typical, recorded["level"], recorded["peak"])
-            say(console, "gpu", f"{at_a_time(packing.level)}, as measured before")
+            say(console, "gpu", f"{at_a_time(packing.level)}, as in an earlier sitting")
             return packing
         with console.status("measuring how many trainings at a time pay on each device"):
             measured = where.measure(load.typical, most, over)

@@ -28,7 +28,7 @@ from effnet.cost import training_memory
 from scaling_search import UserError, checkpoint, memory
 from scaling_search.batches import Batches
 from scaling_search.data import Dataset, Images, Normalise, split
-from scaling_search.step import Step, kernels, why_no_kernels
+from scaling_search.step import Step, kernels, precision_on, why_no_kernels
 from scaling_search.trial import Epoch, Outcome, Pulse, Status, Trial, inside
 from scaling_search.watchdog import alive
 
@@ -114,7 +114,7 @@ def _first_line(error: BaseException) -> str:
 
 def _needed(trial: Trial, error: BaseException) -> str:
     batch, states = trial.recipe.batch, 1 if trial.recipe.optimizer == "sgd" else 2
-    size = training_memory(trial.arch, batch, "bf16" if trial.device.startswith("cuda") else "fp32", states)
+    size = training_memory(trial.arch, batch, precision_on(torch.device(trial.device)), states)
     return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {_first_line(error)}"
 
 

@@ -80,6 +80,7 @@ def test_bad_input_for_gpus_is_one_line_and_the_driver_takes_no_memory_of_a_card
 ) -> None:
     code = f"""
 import contextlib, io
+from scaling_search import devices
 from scaling_search.cli import main
 from tests.cuda_stub import counters
 
@@ -96,6 +97,7 @@ assert both in error(["train", "b0-s4", "--data", {pets!r}, "--device", "cuda:3"
 small = error([*study, "--device", "cuda", "--batch", "4096", "--out", {str(tmp_path)!r}])
 assert "has 1.9 GiB of memory, and the smallest network of this study needs about 1" in small, small
 assert "at batch 4096: --batch 64 would fit" in small, small
+assert devices.describe("cuda").precision == "bf16"
 assert not counters.has_context(0) and not counters.has_context(1)
 """
     stub.check("-c", code, gpus=2, memory=2e9)
@@ -141,15 +143,43 @@ assert "9.2" in devices.describe("cuda").problem
 def test_networks_that_do_not_fit_are_said(study: Study) -> None:
     study = check({**study.settings(), "recipe": {"batch": 512}}, "test")
     networks = [c.arch for c in plan(study, 10, 64).everything]
-    needs = sorted(devices.memory_needed(study, arch) for arch in networks)
-    assert devices.check_memory(study, networks, Machine("torch", memory=needs[-1])) == ""
-    note = devices.check_memory(study, networks, Machine("torch", memory=needs[-1] - 1, gpu="A card"))
+    needs = sorted(devices.memory_needed(study, arch, "bf16") for arch in networks)
+
+    def machine(memory: int) -> Machine:
+        return Machine("torch", memory=memory, gpu="A card", precision="bf16")
+
+    assert devices.check_memory(study, networks, machine(needs[-1])) == ""
+    note = devices.check_memory(study, networks, machine(needs[-1] - 1))
     assert f"1 of {len(networks)} networks need more" in note and "--batch 256 would fit" in note
     with pytest.raises(UserError, match=r"A card has .* the smallest network .* at batch 512: --batch \d+ would fit"):
-        devices.check_memory(study, networks, Machine("torch", memory=needs[0] - 1, gpu="A card"))
-    assert devices.trainings_per_gpu(study, networks, 80 * 2**30, 2) == 2
-    assert devices.trainings_per_gpu(study, networks, int(1.5 * needs[-1]), 2) == 1
-    assert devices.trainings_per_gpu(study, networks, 1, 2) == 1
+        devices.check_memory(study, networks, machine(needs[0] - 1))
+    assert devices.trainings_per_gpu(study, networks, machine(80 * 2**30), 2) == 2
+    assert devices.trainings_per_gpu(study, networks, machine(int(1.5 * needs[-1])), 2) == 1
+    assert devices.trainings_per_gpu(study, networks, machine(1), 2) == 1
+
+
+def test_a_card_without_bf16_needs_more_memory(study: Study) -> None:
+    study = check({**study.settings(), "recipe": {"batch": 512}}, "test")
+    networks = [c.arch for c in plan(study, 10, 64).everything]
+    needs = {p: max(devices.memory_needed(study, arch, p) for arch in networks) for p in ("bf16", "fp32")}
+    assert needs["fp32"] > needs["bf16"]
+    newer = Machine("torch", memory=int(2.1 * needs["bf16"] / 0.9), precision="bf16")
+    older = dataclasses.replace(newer, precision="fp32")
+    assert devices.trainings_per_gpu(study, networks, newer, 2) == 2
+    assert devices.trainings_per_gpu(study, networks, older, 2) == 1
+    assert devices.highest(["bf16", "fp32"]) == "fp32" and devices.highest(["bf16"]) == "bf16"
+
+
+@stub.needs_stub
+def test_memory_is_predicted_in_the_precision_of_the_card() -> None:
+    code = """
+import torch
+from scaling_search import devices, step
+from tests.cuda_stub import counters
+assert devices.describe("cuda").precision == "fp32" and not counters.has_context(0)
+assert step._dtype_on(torch.device("cuda:0")) == torch.float32
+"""
+    stub.check("-c", code, variables={"FAKE_CUDA_CAPABILITY": "7.5"})
 
 
 # ---- kernels

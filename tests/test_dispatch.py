@@ -98,6 +98,25 @@ def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> No
     assert "out of memory beside other runs, now alone" in record.outcome.note
 
 
+@pytest.mark.parametrize(
+    ("level", "measured", "kept"),
+    [
+        pytest.param(3, 3, 2, id="as measured"),
+        pytest.param(8, 3, 3, id="more than measured, by the user's wish"),
+        pytest.param(1, 3, 3, id="no longer shared"),
+    ],
+)
+def test_a_level_that_memory_has_lowered_holds_for_later_sittings(
+    level: int, measured: int, kept: int, phase: Make
+) -> None:
+    store = Store.in_memory({"packing": {"level": measured, "gpu": "a card"}})
+    training, _ = phase(packing=Packing(2**40, level=level), store=store)
+    jobs = [job for _ in range(2) if (job := training.ask())]
+    for job in jobs:  # several at one level count once
+        training.outcome(job, Outcome("out-of-memory"))
+    assert store.fact("packing") == {"level": kept, "gpu": "a card"}
+
+
 def test_out_of_memory_alone_is_final(phase: Make) -> None:
     training, store = phase()
     job = training.ask()

@@ -2,6 +2,7 @@
 worker processes and on the stand-in for CUDA."""
 
 import dataclasses
+import multiprocessing
 import os
 import sys
 import time
@@ -12,16 +13,20 @@ import pytest
 import torch
 
 from benchmarks.jobs import Jobs
+from effnet.cost import Precision
+from effnet.nn import cuda
 from scaling_search.data import Dataset
+from scaling_search.executors import local
 from scaling_search.executors.local import LocalExecutor
 from scaling_search.packing import (
-    _CONTEXT,
+    CONTEXT,
     Measured,
     Packing,
     choose_level,
     measuring_pays,
-    predicted,
+    predicted_peak,
 )
+from scaling_search.recipe import Recipe
 from scaling_search.store import Store
 from scaling_search.trial import Epoch, Outcome, Pulse, Trial
 from tests.cuda_stub import stub
@@ -72,17 +77,29 @@ def test_a_measurement_must_pay() -> None:
     assert not measuring_pays(runs=7, steps=100_000, devices=4), "nothing to put beside a run"
 
 
+def predicted(trial: Trial, precision: Precision = "fp32") -> int:
+    assert trial.train_images is not None and trial.val_images is not None
+    images = trial.train_images + trial.val_images
+    return predicted_peak(trial.arch, trial.recipe, images, precision)
+
+
 def test_memory_bounds_what_may_start(trial: Trial) -> None:
-    trial = dataclasses.replace(trial, device="cuda")
-    each = _CONTEXT + predicted(trial)
+    each = CONTEXT + predicted(trial)
     packing = Packing(int(2.5 * each / 0.9), 8)
     assert packing.room(trial) == 2
     assert packing.allows([], trial) and packing.allows([trial], trial)
     assert not packing.allows([trial] * 2, trial)
     assert Packing(1, 8).allows([], trial), "one alone may always try"
     assert Packing(1, 8).room(trial) == 1
-    packing.record_peak(trial, 3 * predicted(trial) + 2 * _CONTEXT)  # the prediction was wrong
+    packing.record_peak(trial, 3 * predicted(trial) + 2 * CONTEXT)  # the prediction was wrong
     assert not packing.allows([trial], trial) and packing.room(trial) == 1
+
+
+def test_more_trainings_fit_where_they_compute_in_bf16(trial: Trial) -> None:
+    large = dataclasses.replace(trial, recipe=Recipe(batch=4096))
+    memory = int(2 * (CONTEXT + predicted(large, "bf16")) / 0.9) + 2
+    assert Packing(memory, 8, "bf16").room(large) == 2
+    assert Packing(memory, 8, "fp32").room(large) == 1
 
 
 def test_a_run_out_of_memory_lowers_the_number_for_good(trial: Trial) -> None:
@@ -106,7 +123,7 @@ def test_a_deadline_is_of_the_run_s_own_time(trial: Trial) -> None:
 def test_predictions_grow_with_the_step(trial: Trial) -> None:
     larger = dataclasses.replace(trial, recipe=dataclasses.replace(trial.recipe, batch=64))
     assert predicted(larger) > 2 * predicted(trial) > 0
-    assert predicted(dataclasses.replace(trial, device="cuda")) < predicted(trial), "bf16"
+    assert predicted(trial, "bf16") < predicted(trial)
     sgd = dataclasses.replace(trial.recipe, optimizer="sgd")
     assert predicted(dataclasses.replace(trial, recipe=sgd)) < predicted(trial)
 
@@ -125,17 +142,67 @@ def test_a_study_ends_within_a_few_per_cent_of_the_best_fixed_level() -> None:
         assert ours <= simulation.TARGET * best, (scenario, levels)
 
 
-# ---- the measurement, on worker processes
+# ---- the measurement: what a worker answers, in this process
 
-Executor = Callable[..., LocalExecutor]
+
+def _paced(trial: Trial, data: Dataset) -> Iterator[int]:
+    while True:
+        time.sleep(0.001)
+        yield 10
+
+
+def _out_of_memory(trial: Trial, data: Dataset) -> Iterator[int]:
+    yield 10
+    raise torch.OutOfMemoryError("tried to allocate")
+
+
+def rehearsed(trial: Trial, steps: local.Steps, orders: list[float | None]) -> list[object]:
+    """What a worker answers that prepares these steps and then gets these orders."""
+    driver, worker = multiprocessing.Pipe()
+    for order in orders:
+        driver.send(order)
+    local._rehearse(worker, trial, {}, steps)
+    answers: list[object] = []
+    while driver.poll():
+        answers.append(driver.recv())
+    return answers
+
+
+def test_a_worker_says_what_it_takes_and_then_its_rates(trial: Trial) -> None:
+    ready, *rates = rehearsed(trial, _paced, [0.01, 0.01, None])
+    assert isinstance(ready, local._Prepared) and ready.peak > 2**20
+    assert len(rates) == 2 and all(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def test_a_worker_that_runs_out_of_memory_says_so(trial: Trial) -> None:
+    assert rehearsed(trial, _out_of_memory, []) == [local._Unprepared("out of memory")]
+
+
+def test_a_worker_whose_step_was_not_captured_is_not_ready(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "process_is_spoiled", lambda: True)
+    answers = rehearsed(trial, _paced, [None])
+    assert answers == [local._Unprepared("its step was not captured")]
+
+
+# ---- the measurement, with worker processes
 
 
 @pytest.fixture
-def executor() -> Iterator[Executor]:
+def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[local.Steps], LocalExecutor]]:
+    """Of up to four workers. The choice is made of fixed rates, in which more trainings do more:
+    the workers measure theirs, and those depend on what else this machine does."""
+
+    def choose(most: int, measure: Callable[[int], float | None]) -> Measured:
+        return choose_level(most, lambda level: float(level) if measure(level) else None)
+
+    monkeypatch.setattr(local, "choose_level", choose)
+    monkeypatch.setattr(local, "SECONDS", 0.05)
     opened: list[LocalExecutor] = []
 
-    def make(steps: Callable[[Trial, Dataset], Iterator[int]], most: int = 2) -> LocalExecutor:
-        opened.append(LocalExecutor(most, ("cpu",), train=_at_once, steps=steps))
+    def make(steps: local.Steps) -> LocalExecutor:
+        opened.append(LocalExecutor(4, ("cpu",), train=_at_once, steps=steps))
         return opened[-1]
 
     yield make
@@ -143,43 +210,24 @@ def executor() -> Iterator[Executor]:
         one.close()
 
 
-def _paced(trial: Trial, data: Dataset) -> Iterator[int]:
-    """A thousand images a second, beside others as well: waiting takes no core."""
-    while True:
-        time.sleep(0.01)
-        yield 10
+def _first_of(trial: Trial, names: list[str]) -> str:
+    """The first of these names that no other worker has taken; the last is for all."""
+    for name in names[:-1]:
+        try:
+            (Path(trial.checkpoints) / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return name
+    return names[-1]
 
 
-def _by_turns(trial: Trial, data: Dataset) -> Iterator[int]:
-    """A device that does one step at a time, for whoever holds it."""
-    import fcntl
-
-    with Path(trial.checkpoints).open("w") as device:
-        while True:
-            fcntl.flock(device, fcntl.LOCK_EX)
-            time.sleep(0.03)  # long beside what passing the device on takes
-            fcntl.flock(device, fcntl.LOCK_UN)
-            time.sleep(0.0002)
-            yield 10
-
-
-def _no_room_for_two(trial: Trial, data: Dataset) -> Iterator[int]:
-    try:
-        Path(trial.checkpoints).mkdir()
-    except FileExistsError:
-        raise torch.OutOfMemoryError("tried to allocate") from None
-    yield from _paced(trial, data)
-
-
-def _one_dies_when_measured(trial: Trial, data: Dataset) -> Iterator[int]:
-    """The first to come here ends in its twentieth step, which no preparation reaches."""
-    try:
-        Path(trial.checkpoints).mkdir()
-        last = 20
-    except FileExistsError:
-        last = 10**9
+def _not_all_last(trial: Trial, data: Dataset) -> Iterator[int]:
+    """One worker has no memory, one ends in its twentieth step, which no preparation reaches."""
+    fate = _first_of(trial, ["no memory", "dies", "lasts"])
+    if fate == "no memory":
+        yield from _out_of_memory(trial, data)
     for at, images in enumerate(_paced(trial, data)):
-        if at == last:
+        if fate == "dies" and at == 20:
             os._exit(1)
         yield images
 
@@ -197,52 +245,39 @@ def _at_once(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
     yield Outcome("done", note=str(os.getpid()))
 
 
-def test_trainings_that_do_not_slow_one_another(executor: Executor, trial: Trial) -> None:
-    local = executor(_paced)
-    measured = local.measure(trial, 2, never)
-    assert measured is not None and measured.level == 2 and measured.note == ""
-    assert measured.rates[2] > 1.5 * measured.rates[1] and measured.peak > 2**20
-    jobs = Jobs([trial] * 2)
-    local.run(jobs)
-    measured_by = {str(w.process.pid) for w in local._workers}
-    assert len(measured_by) == 2
-    assert {o.note for o in jobs.outcomes.values()} <= measured_by, "they stay, warm"
-
-
-def test_trainings_that_take_turns(executor: Executor, trial: Trial, tmp_path: Path) -> None:
-    local = executor(_by_turns)
-    turns = dataclasses.replace(trial, checkpoints=str(tmp_path / "device"))
-    measured = local.measure(turns, 2, never)
-    assert measured is not None and measured.level == 1 and set(measured.rates) == {1, 2}
-    assert len(local._workers) == 1, "the other ends"
-
-
-def test_a_worker_out_of_memory_bounds_the_level(executor: Executor, trial: Trial) -> None:
-    measured = executor(_no_room_for_two).measure(trial, 2, never)
-    assert measured is not None and measured.level == 1 and set(measured.rates) == {1}
-    assert measured.note == "1 of 2 got ready beside one another: out of memory"
-
-
-def test_a_worker_that_dies_while_it_is_measured(executor: Executor, trial: Trial) -> None:
-    measured = executor(_one_dies_when_measured).measure(trial, 2, never)
-    assert measured is not None and measured.level == 1 and set(measured.rates) == {1}
+def test_workers_that_do_not_get_ready_or_die_cost_their_places_alone(
+    executor: Callable[[local.Steps], LocalExecutor], trial: Trial
+) -> None:
+    """Of four, one is out of memory: three are measured, of whom one dies. One is then measured, and
+    stays, warm; the other ends."""
+    where = executor(_not_all_last)
+    measured = where.measure(trial, 4, never)
+    assert measured is not None
+    assert (measured.level, measured.rates) == (1, {1: 1.0}) and measured.peak > 2**20
+    assert measured.note == "3 of 4 got ready beside one another: out of memory"
+    (worker,) = where._workers
+    jobs = Jobs([trial])
+    where.run(jobs)
+    assert jobs.outcomes[0].note == str(worker.process.pid)
 
 
 def test_workers_that_hang_do_not_hang_the_study(
-    executor: Executor, trial: Trial, monkeypatch: pytest.MonkeyPatch
+    executor: Callable[[local.Steps], LocalExecutor], trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling_search.executors.local._PREPARED", 1.0)
-    local = executor(_never_ready)
-    measured = local.measure(trial, 2, never)
+    monkeypatch.setattr(local, "_PREPARED", 0.2)
+    where = executor(_never_ready)
+    measured = where.measure(trial, 2, never)
     assert measured is not None and (measured.level, measured.rates) == (1, {})
-    assert measured.note.startswith("0 of 2 got ready") and local._workers == []
+    assert measured.note.startswith("0 of 2 got ready") and where._workers == []
 
 
-def test_a_measurement_ends_when_the_user_says_so(executor: Executor, trial: Trial) -> None:
-    local = executor(_never_ready)
-    asked = iter([False, False, True])
-    assert local.measure(trial, 2, lambda: next(asked, True)) is None
-    assert local._workers == []
+def test_a_measurement_ends_when_the_user_says_so(
+    executor: Callable[[local.Steps], LocalExecutor], trial: Trial
+) -> None:
+    where = executor(_never_ready)
+    over = iter([False, False, True])
+    assert where.measure(trial, 1, lambda: next(over, True)) is None
+    assert where._workers == []
 
 
 # ---- on the stand-in for CUDA

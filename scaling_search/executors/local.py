@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from effnet.nn import cuda
 from scaling_search import UserError, memory, mps
 from scaling_search.data import Dataset
 from scaling_search.executors import Driver, Job
@@ -178,9 +179,12 @@ def _rehearse(
         for _ in range(_FIRST_STEPS):
             next(training)
         memory.synchronize(device)
-        connection.send(_Prepared(memory.peak(device)))
-        while (seconds := connection.recv()) is not None:
-            connection.send(_images_per_second(training, device, seconds))
+        if cuda.process_is_spoiled():  # its rate is that of eager steps, and no run should follow
+            connection.send(_Unprepared("its step was not captured"))
+        else:
+            connection.send(_Prepared(memory.peak(device)))
+            while (seconds := connection.recv()) is not None:
+                connection.send(_images_per_second(training, device, seconds))
         if isinstance(training, Generator):
             training.close()
     except (EOFError, BrokenPipeError):

@@ -45,7 +45,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_search import UserError, checkpoint
 from scaling_search.data import Dataset
-from scaling_search.devices import Machine, check_numbers, describe
+from scaling_search.devices import Machine, check_numbers, describe, highest
 from scaling_search.executors import Driver, Job
 from scaling_search.executors.local import Train, cores
 from scaling_search.train import run
@@ -511,7 +511,8 @@ def describe_cluster(address: str, device: str, threads: int, check: bool = Fals
     if device == "cuda":  # plain modules are everywhere, Triton's kernels where all may use them
         kernels = "triton" if all(machine.kernels == "triton" for _, machine in machines) else "torch"
         warnings = tuple(f"{name}, {text}" for name, machine in machines for text in machine.warnings)
-        return replace(smallest, kernels=kernels, warnings=warnings)
+        precision = highest(machine.precision for _, machine in machines)
+        return replace(smallest, kernels=kernels, warnings=warnings, precision=precision)
     for name, machine in machines[1:]:
         if machine.kernels != common.kernels:
             reason = common.why_no_kernels or machine.why_no_kernels
