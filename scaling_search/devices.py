@@ -13,6 +13,7 @@ import torch
 
 from effnet import Arch
 from effnet.cost import Precision
+from effnet.nn import cuda as cuda_kernels
 from scaling_search import UserError, step
 from scaling_search.device_check import verdict_before_study
 from scaling_search.packing import CONTEXT, predicted_peak, room
@@ -37,12 +38,13 @@ class Machine:
     """What trains a study, as far as its numbers and its memory depend on it."""
 
     kernels: str  # as step.kernels names them
-    why_no_kernels: str = ""  # the error of their import
+    why_no_kernels: str = ""  # with which numba's, or on CUDA Triton's, cannot be imported
     memory: int = 0  # bytes of the smallest GPU; 0 on a CPU
     gpu: str = ""  # name of that GPU
     precision: Precision = "fp32"  # of a step; fp32 where any of the GPUs needs it
     problem: str = ""  # why torch cannot use a GPU that is wanted
     warnings: tuple[str, ...] = ()  # what a check of its numbers has found wrong
+    triton_failure: str = ""  # why that check keeps Triton's kernels, which can be imported, from use
 
 
 def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
@@ -58,10 +60,9 @@ def probe_cuda() -> Cuda:
         return Cuda(
             0, f"torch {version} is built without CUDA", any(Path("/dev").glob("nvidia[0-9]*"))
         )
+    # the reason comes as an exception below; torch warns of it too, and only once
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the reason comes as an exception below, the warning only once
+        warnings.simplefilter("ignore")
         if torch.cuda.is_available():
             return Cuda(torch.cuda.device_count())
         try:
@@ -127,6 +128,7 @@ def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
     smallest = min(cards, key=lambda card: card.total_memory)
     return Machine(
         step.kernels("cuda"),
+        cuda_kernels.why_no_triton(),
         memory=smallest.total_memory,
         gpu=smallest.name,
         precision=highest(step.precision_on(torch.device("cuda", i)) for i in every),
@@ -149,14 +151,16 @@ def cards(indices: tuple[int, ...] | None = None) -> dict[str, int]:
 def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> Machine:
     """The machine with the kernels that each kind of its GPUs is known to compute rightly with, and
     with what a check found wrong; asked once per machine and torch release."""
-    kernels = {machine.kernels}
+    kernels, triton_failure = machine.kernels, ""
     warnings: list[str] = []
     for name, index in cards(indices).items():
         verdict = verdict_before_study(f"cuda:{index}", name)
-        kernels.add(verdict.kernels)
         warnings += [f"{name}: {failure}" for failure in verdict.failures]
-    agreed = "triton" if kernels == {"triton"} else "torch"
-    return dataclasses.replace(machine, kernels=agreed, warnings=tuple(warnings))
+        if kernels == "triton" and verdict.kernels != "triton":
+            kernels, triton_failure = verdict.kernels, f"{name}: {verdict.why_no_triton}"
+    return dataclasses.replace(
+        machine, kernels=kernels, warnings=tuple(warnings), triton_failure=triton_failure
+    )
 
 
 def memory_needed(study: Study, arch: Arch, precision: Precision, batch: int | None = None) -> int:

@@ -132,7 +132,7 @@ def _train(
     machine: Machine | None,
     console: Console,
 ) -> int:
-    kernels = _agreed_kernels(store, study, folder, machine) if machine else ""
+    kernels = _agreed_kernels(store, study, folder, machine, place) if machine else ""
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / "study.toml", study.to_toml().encode())
     finished, spent = sum(r.outcome is not None for r in store.records()), store.fact("spent") or 0.0
@@ -289,7 +289,8 @@ def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -
     for warning in machine.warnings:
         say(console, "check", f"FAIL {warning}; scaling-search check says more")
     if cuda and machine.kernels == "torch":
-        say(console, "note", "Triton's kernels are not used, unchecked or unlike plain modules: those train")
+        reason, remedy = _why_no_triton(machine, place)
+        say(console, "note", f"{reason}: plain modules train; {remedy}, before the first run")
     if study.device == "cpu" and machine.why_no_kernels:
         say(
             console,
@@ -304,6 +305,18 @@ def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -
     return machine
 
 
+def _why_no_triton(machine: Machine, place: Place) -> tuple[str, str]:
+    """Why plain modules train a study on CUDA, and what would change that."""
+    if machine.why_no_kernels:
+        return f"Triton cannot be imported ({machine.why_no_kernels})", "pip install triton"
+    if not place.check:
+        return "Triton's kernels are not checked, for --no-check", "leave --no-check out"
+    if machine.triton_failure:
+        reason = f"Triton's kernels are not used, since a check failed ({machine.triton_failure})"
+        return reason, "see scaling-search check"
+    return "Triton's kernels are not checked, for no node has answered", "wait until a GPU is idle"
+
+
 def _per_gpu(study: Study, todo: Plan, machine: Machine | None) -> int:
     """How many trainings share a GPU under Ray, which counts by fractions, when nobody says.
 
@@ -314,7 +327,9 @@ def _per_gpu(study: Study, todo: Plan, machine: Machine | None) -> int:
     return devices.trainings_per_gpu(study, [c.arch for c in todo.everything], machine, 2)
 
 
-def _agreed_kernels(store: Store, study: Study, folder: Path, machine: Machine) -> str:
+def _agreed_kernels(
+    store: Store, study: Study, folder: Path, machine: Machine, place: Place
+) -> str:
     """The kernels of every run of this study, recorded when it begins.
 
     Raises UserError where its runs so far were trained with others: their last bits differ."""
@@ -331,11 +346,13 @@ def _agreed_kernels(store: Store, study: Study, folder: Path, machine: Machine) 
     store.set_fact("kernels", recorded)
     plain_on_cuda = study.device == "cuda" and recorded == "torch"  # which every machine has
     if recorded != machine.kernels and not plain_on_cuda:
-        reason = f" ({machine.why_no_kernels})" if machine.why_no_kernels else ""
+        reason, remedy = machine.why_no_kernels, f"go on where {recorded}'s are"
+        if study.device == "cuda" and machine.kernels == "torch":
+            reason, remedy = _why_no_triton(machine, place)
         raise UserError(
             f"run folder {folder} was trained with the kernels of {recorded}, here they are those of "
-            f"{machine.kernels}{reason}, whose last bits differ: go on where {recorded}'s are, or "
-            "choose another folder with --out"
+            f"{machine.kernels}{f' ({reason})' if reason else ''}, whose last bits differ: {remedy}, "
+            "or choose another folder with --out"
         )
     return str(recorded)
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 import effnet
 from effnet.cost import training_memory
+from effnet.nn.cuda import why_no_triton
 from scaling_search import UserError, checkpoint, memory
 from scaling_search.batches import Batches
 from scaling_search.data import Dataset, Images, Normalise, split
@@ -177,10 +178,10 @@ def _kernels_of(trial: Trial, device: torch.device) -> str:
     wanted = trial.kernels or ("torch" if device.type == "cuda" else available)
     optional = device.type == "cuda" and wanted == "torch"
     if wanted != available and not optional:
-        reason = f" ({why_no_kernels()})" if why_no_kernels() else ""
+        reason = why_no_triton() if device.type == "cuda" else why_no_kernels()
         raise UserError(
             f"{platform.node()}: the study trains through kernels of {wanted}, this machine has those of "
-            f"{available}{reason}; install the same packages as where the study began"
+            f"{available}{f' ({reason})' if reason else ''}; install the same packages as where the study began"
         )
     return wanted
 

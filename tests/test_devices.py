@@ -198,14 +198,15 @@ def test_a_study_keeps_to_its_kernels(study: Study, data: Dataset, tmp_path: Pat
     store = recorded(tmp_path / "old", study, data, "numba")
     for _ in range(2):  # taken from its runs, then from the fact
         with pytest.raises(UserError, match=r"kernels of numba, here they are those of torch \(no numba\)") as error:
-            run._agreed_kernels(store, study, tmp_path, Machine("torch", "no numba"))
+            run._agreed_kernels(store, study, tmp_path, Machine("torch", "no numba"), run.Place())
         assert "\n" not in str(error.value)
-        assert run._agreed_kernels(store, study, tmp_path, Machine("numba")) == "numba"
+        assert run._agreed_kernels(store, study, tmp_path, Machine("numba"), run.Place()) == "numba"
         assert store.fact("kernels") == "numba"
     store.close()
     fresh = Store.create(tmp_path / "new", study.identity(data.digest), {})
-    assert run._agreed_kernels(fresh, study, tmp_path, Machine("torch")) == "torch"
-    assert run._agreed_kernels(fresh, study, tmp_path, Machine("numba")) == "numba", "nothing is trained yet"
+    assert run._agreed_kernels(fresh, study, tmp_path, Machine("torch"), run.Place()) == "torch"
+    changed = run._agreed_kernels(fresh, study, tmp_path, Machine("numba"), run.Place())
+    assert changed == "numba", "nothing is trained yet"
     fresh.close()
 
 
@@ -214,8 +215,66 @@ def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
 ) -> None:
     cuda = check({**study.settings(), "device": "cuda"}, "test")
     store = recorded(tmp_path, cuda, data, "numba")
-    assert run._agreed_kernels(store, cuda, tmp_path, Machine("triton")) == "torch"
+    assert run._agreed_kernels(store, cuda, tmp_path, Machine("triton"), run.Place()) == "torch"
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("machine", "checked", "cause", "remedy"),
+    [
+        (Machine("torch"), False, "Triton's kernels are not checked", "leave --no-check out"),
+        (Machine("torch", "no triton"), True, "cannot be imported (no triton)", "pip install triton"),
+        (
+            Machine("torch", triton_failure="A card: losses differ"),
+            True,
+            "since a check failed (A card: losses differ)",
+            "see scaling-search check",
+        ),
+    ],
+)
+def test_a_study_of_tritons_kernels_says_why_they_are_missing(
+    machine: Machine, checked: bool, cause: str, remedy: str, study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    cuda = check({**study.settings(), "device": "cuda"}, "test")
+    store = recorded(tmp_path, cuda, data, "triton")
+    store.set_fact("kernels", "triton")
+    with pytest.raises(UserError) as error:
+        run._agreed_kernels(store, cuda, tmp_path, machine, run.Place(check=checked))
+    store.close()
+    message = str(error.value)
+    assert cause in message and f"differ: {remedy}, or choose another folder" in message
+    assert "\n" not in message
+
+
+@stub.needs_stub
+def test_triton_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) -> None:
+    """By the driver, where numbers are not checked too, and by a worker that should use it."""
+    (tmp_path / "triton.py").write_text("raise ImportError('no wheel for this Python')\n")
+    (tmp_path / "study.toml").write_text(study.to_toml().replace('device = "cpu"', 'device = "cuda"'))
+    code = f"""
+from pathlib import Path
+import torch
+from rich.console import Console
+from scaling_search import UserError, run, train
+from scaling_search.space import plan
+from scaling_search.study import read
+from scaling_search.trial import Trial
+study = read(Path({str(tmp_path / "study.toml")!r}))
+assert study.device == "cuda"
+todo = plan(study, 10, 64)
+machine = run._examine_machine(study, todo, run.Place(check=False), Console(width=1000))
+assert machine.kernels == "torch"
+trial = Trial(todo.baseline.arch, "", "", study.recipe, 0, 1, None, None, "cuda", 1, "", kernels="triton")
+try:
+    train._kernels_of(trial, torch.device("cuda"))
+except UserError as error:
+    print(error)
+"""
+    path = os.pathsep.join([str(tmp_path), str(stub.ROOT)])
+    note, refusal = stub.check("-c", code, variables={"PYTHONPATH": path}).splitlines()
+    reason = "(ImportError: no wheel for this Python)"
+    assert f"Triton cannot be imported {reason}: plain modules train; pip install triton" in note
+    assert f"kernels of triton, this machine has those of torch {reason}" in refusal
 
 
 def test_a_local_worker_with_other_kernels_stops_the_study(trial: Trial) -> None:

@@ -512,7 +512,16 @@ def describe_cluster(address: str, device: str, threads: int, check: bool = Fals
         kernels = "triton" if all(machine.kernels == "triton" for _, machine in machines) else "torch"
         warnings = tuple(f"{name}, {text}" for name, machine in machines for text in machine.warnings)
         precision = highest(machine.precision for _, machine in machines)
-        return replace(smallest, kernels=kernels, warnings=warnings, precision=precision)
+        missing = [f"node {name}: {m.why_no_kernels}" for name, m in machines if m.why_no_kernels]
+        failed = [f"node {name}, {m.triton_failure}" for name, m in machines if m.triton_failure]
+        return replace(
+            smallest,
+            kernels=kernels,
+            why_no_kernels=missing[0] if missing else "",
+            precision=precision,
+            warnings=warnings,
+            triton_failure=failed[0] if failed else "",
+        )
     for name, machine in machines[1:]:
         if machine.kernels != common.kernels:
             reason = common.why_no_kernels or machine.why_no_kernels
