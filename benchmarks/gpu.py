@@ -12,7 +12,8 @@ standard   the standard preset's networks at 20 and 22 px, with their data: a st
 b0         B0 at batch 128, captured, beside the rival in a plain loop (contiguous fp32, SGD, torch's
            defaults) and tuned (channels_last, bf16 autocast, fused SGD)
 processes  several trainings on the card, each in a process of its own; again under MPS with --mps
-streams    several captured trainings in one process, each on a stream of its own
+streams    several captured trainings in one process, each on a stream of its own; their rates count,
+           their numbers do not
 memory     a run's peak as it is reported, beside what the card lost meanwhile
 batches    B0 again at batch 512, at 224 px 256
 
@@ -804,11 +805,17 @@ def mps_server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def streams(bench: Bench) -> None:
-    """Captured trainings of one process: each keeps its network, its data and its stream."""
+    """Captured trainings of one process: each keeps its network, its data and its stream.
+
+    They show what a card does, not how to train. All of a process's graphs are captured on one
+    stream (effnet.nn.cuda.capture), and torch keeps a cuBLAS workspace for each stream: replayed at
+    the same time, they may write to one workspace, and their losses and weights may be wrong. The
+    kernels and their sizes are right, and so are the rates."""
     if not bench.cuda:
         return
     heading(
-        "baseline, 20 px: captured trainings of one process, each on its stream",
+        "baseline, 20 px: captured trainings of one process, each on its stream (rates alone: they "
+        "may share a workspace)",
         "",
         ("images/s", "of one", "memory"),
     )
