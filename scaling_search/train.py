@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 import effnet
 from effnet.cost import training_memory
+from effnet.messages import first_line
 from effnet.nn.cuda import why_no_triton
 from scaling_search import UserError, checkpoint, memory
 from scaling_search.batches import Batches
@@ -92,7 +93,7 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
         if "can't allocate memory" in str(error):  # torch's CPU allocator
             yield account.outcome("out-of-memory", _needed(trial, error))
         else:
-            yield account.outcome("crashed", f"{type(error).__name__}: {_first_line(error)}")
+            yield account.outcome("crashed", first_line(error, named=True))
     finally:
         memory.release()
 
@@ -109,14 +110,10 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(flushed)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
-
-
 def _needed(trial: Trial, error: BaseException) -> str:
     batch, states = trial.recipe.batch, 1 if trial.recipe.optimizer == "sgd" else 2
     size = training_memory(trial.arch, batch, precision_on(torch.device(trial.device)), states)
-    return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {_first_line(error)}"
+    return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {first_line(error)}"
 
 
 def versions(kernels: str) -> dict[str, str]:
