@@ -29,6 +29,7 @@ from scaling_search.packing import (
 from scaling_search.recipe import Recipe
 from scaling_search.store import Store
 from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from tests.conftest import write_images
 from tests.cuda_stub import stub
 
 GIB = 2**30
@@ -189,10 +190,13 @@ def test_a_worker_whose_step_was_not_captured_is_not_ready(
 # ---- the measurement, with worker processes
 
 
+Executor = Callable[..., LocalExecutor]
+
+
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[local.Steps], LocalExecutor]]:
-    """Of up to four workers. The choice is made of fixed rates, in which more trainings do more:
-    the workers measure theirs, and those depend on what else this machine does."""
+def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    """Of up to two workers a device. The choice is made of fixed rates, in which more trainings do
+    more: the workers measure theirs, and those depend on what else this machine does."""
 
     def choose(most: int, measure: Callable[[int], float | None]) -> Measured:
         return choose_level(most, lambda level: float(level) if measure(level) else None)
@@ -201,8 +205,8 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[local.Steps]
     monkeypatch.setattr(local, "SECONDS", 0.05)
     opened: list[LocalExecutor] = []
 
-    def make(steps: local.Steps) -> LocalExecutor:
-        opened.append(LocalExecutor(4, ("cpu",), train=_at_once, steps=steps))
+    def make(steps: local.Steps, *devices: str) -> LocalExecutor:
+        opened.append(LocalExecutor(2 * len(devices), devices, train=_at_once, steps=steps))
         return opened[-1]
 
     yield make
@@ -210,24 +214,17 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[local.Steps]
         one.close()
 
 
-def _first_of(trial: Trial, names: list[str]) -> str:
-    """The first of these names that no other worker has taken; the last is for all."""
-    for name in names[:-1]:
+def _one_dies(trial: Trial, data: Dataset) -> Iterator[int]:
+    """The first to come here on cpu:0 ends in its first step that is measured."""
+    dies = False
+    if trial.device == "cpu:0":
         try:
-            (Path(trial.checkpoints) / name).mkdir(parents=True)
+            Path(trial.checkpoints).mkdir()
+            dies = True
         except FileExistsError:
-            continue
-        return name
-    return names[-1]
-
-
-def _not_all_last(trial: Trial, data: Dataset) -> Iterator[int]:
-    """One worker has no memory, one ends in its twentieth step, which no preparation reaches."""
-    fate = _first_of(trial, ["no memory", "dies", "lasts"])
-    if fate == "no memory":
-        yield from _out_of_memory(trial, data)
+            pass
     for at, images in enumerate(_paced(trial, data)):
-        if fate == "dies" and at == 20:
+        if dies and at == local._FIRST_STEPS:
             os._exit(1)
         yield images
 
@@ -245,36 +242,40 @@ def _at_once(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
     yield Outcome("done", note=str(os.getpid()))
 
 
-def test_workers_that_do_not_get_ready_or_die_cost_their_places_alone(
-    executor: Callable[[local.Steps], LocalExecutor], trial: Trial
+def test_a_worker_that_dies_while_it_is_measured_costs_its_place_alone(
+    executor: Executor, trial: Trial
 ) -> None:
-    """Of four, one is out of memory: three are measured, of whom one dies. One is then measured, and
-    stays, warm; the other ends."""
-    where = executor(_not_all_last)
-    measured = where.measure(trial, 4, never)
-    assert measured is not None
-    assert (measured.level, measured.rates) == (1, {1: 1.0}) and measured.peak > 2**20
-    assert measured.note == "3 of 4 got ready beside one another: out of memory"
-    (worker,) = where._workers
-    jobs = Jobs([trial])
+    """Two on each device cannot be had then, one can: it stays there, warm, and trains."""
+    where = executor(_one_dies, "cpu", "cpu:0")
+    measured = where.measure(trial, 2, never)
+    assert measured is not None and measured.peak > 2**20
+    assert (measured.level, measured.rates, measured.note) == (1, {1: 1.0}, "")
+    assert sorted(worker.device for worker in where._workers) == ["cpu", "cpu:0"]
+    warm = {str(worker.process.pid) for worker in where._workers}
+    jobs = Jobs([trial] * 2)
     where.run(jobs)
-    assert jobs.outcomes[0].note == str(worker.process.pid)
+    assert {outcome.note for outcome in jobs.outcomes.values()} <= warm
+
+
+def test_a_worker_without_memory_bounds_the_level(executor: Executor, trial: Trial) -> None:
+    where = executor(_out_of_memory, "cpu")
+    measured = where.measure(trial, 1, never)
+    note = "0 of 1 got ready beside one another: out of memory"
+    assert measured == Measured(1, {}, note=note) and where._workers == []
 
 
 def test_workers_that_hang_do_not_hang_the_study(
-    executor: Callable[[local.Steps], LocalExecutor], trial: Trial, monkeypatch: pytest.MonkeyPatch
+    executor: Executor, trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_PREPARED", 0.2)
-    where = executor(_never_ready)
+    where = executor(_never_ready, "cpu")
     measured = where.measure(trial, 2, never)
     assert measured is not None and (measured.level, measured.rates) == (1, {})
     assert measured.note.startswith("0 of 2 got ready") and where._workers == []
 
 
-def test_a_measurement_ends_when_the_user_says_so(
-    executor: Callable[[local.Steps], LocalExecutor], trial: Trial
-) -> None:
-    where = executor(_never_ready)
+def test_a_measurement_ends_when_the_user_says_so(executor: Executor, trial: Trial) -> None:
+    where = executor(_never_ready, "cpu")
     over = iter([False, False, True])
     assert where.measure(trial, 1, lambda: next(over, True)) is None
     assert where._workers == []
@@ -289,27 +290,30 @@ from scaling_search.cli import main
 
 if __name__ == "__main__":
     sharing.measuring_pays = lambda runs, steps, devices: True
-    sharing.cores = lambda: 2
+    sharing.cores = lambda: 1
     sys.exit(main(sys.argv[1:]))
 """
 SMALL = (
-    "search --preset standard --data shapes --candidates 2 --extra 0 --confirm 0 --epochs 1 "
-    "--allocation flat --blocks 7 --width 0.1 --divisor 2 --resolution 12 --batch 16 "
-    "--train-images 48 --val-images 20"
+    "search --preset standard --candidates 2 --extra 0 --confirm 0 --epochs 1 "
+    "--seeds 1 --allocation flat --blocks 7 --width 0.1 --divisor 2 --resolution 12 --batch 16 "
+    "--train-images 48 --val-images 20 --no-check"
 )
 
 
 @stub.needs_stub
-def test_a_study_on_two_devices_measures_first(tmp_path: Path) -> None:
+def test_a_study_on_a_device_measures_first(tmp_path: Path) -> None:
     script, out = tmp_path / "study.py", tmp_path / "run"
     script.write_text(STUDY)
-    arguments = (str(script), *SMALL.split(), "--out", str(out))
+    images = tmp_path / "shapes"
+    for name in ("circle", "square"):
+        write_images(images / name, 60)
+    arguments = (str(script), *SMALL.split(), "--data", str(images), "--out", str(out))
     blank = {"FAKE_CUDA_BLANK": "1"}
-    said = stub.check(*arguments, gpus=2, timeout=400, variables=blank)
+    said = stub.check(*arguments, timeout=400, variables=blank)
     assert " at a time on each device: " in said and "(measured)" in said
     store = Store.read(out)
     fact, records = store.fact("packing"), store.records()
-    assert fact["level"] in (1, 2) and fact["devices"] == 2 and fact["peak"] > 2**20
+    assert fact["level"] in (1, 2) and fact["devices"] == 1 and fact["peak"] > 2**20
     assert all(r.done and r.outcome and not r.outcome.eager for r in records)
     if fact["level"] == 2:
         assert 0.0 in [r.outcome.images_per_s for r in records if r.outcome]
