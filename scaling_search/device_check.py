@@ -235,7 +235,7 @@ def _triton_losses(
     subject: Subject, optimizer: str, captured: Sequence[float], bound: float
 ) -> Iterator[Answer]:
     ours = _losses(subject, optimizer, "triton")
-    yield _losses_agree(f"triton = torch, {optimizer}", ours, captured, bound + 0.03)
+    yield _losses_agree(f"triton = torch, {optimizer}", ours, captured, bound + 0.07)
 
 
 def gradients_agree(subject: Subject) -> Iterator[Answer]:
