@@ -125,16 +125,52 @@ def test_a_verdict_without_failures_is_remembered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
-    first = verdict_before_study("cpu", "a card")
+    first = verdict_before_study("cpu", "a card")  # in a process of its own
     assert first.failures == ()
     assert not first.remembered
-    assert verdict_before_study("cpu", "a card").remembered
+    again = verdict_before_study("cpu", "a card")
+    assert again == dataclasses.replace(first, remembered=True)
+
+    devices: list[str] = []
+
+    def answers(device: str) -> tuple[list[device_check.Answer], str]:
+        devices.append(device)
+        return [device_check.Answer("gradients", True, "agree")], ""
+
+    monkeypatch.setattr(device_check, "_ask_in_process", answers)
     assert not verdict_before_study("cpu", "another card").remembered
-    (one, _) = sorted((tmp_path / "device-checks").iterdir())
-    one.write_text("{")
-    assert not all(
-        verdict_before_study("cpu", name).remembered for name in ("a card", "another card")
-    ), "a damaged verdict is asked for again"
+    for verdict in (tmp_path / "device-checks").iterdir():
+        verdict.write_text("{")
+    assert not verdict_before_study("cpu", "a card").remembered, "a damaged verdict is none"
+    assert len(devices) == 2
+
+
+def test_a_verdict_with_failures_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of plain modules; what Triton's kernels do wrong is remembered, with its reason."""
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(device_check.cuda, "why_no_triton", lambda: "")
+    fine = device_check.Answer("gradients of torch", True, "agree")
+    wrong = device_check.Answer("captured = eager, adamw", False, "3 apart")
+    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([fine, wrong], ""))
+    for _ in range(2):
+        verdict = verdict_before_study("cuda:0", "a card")
+        assert verdict.kernels == "torch"
+        assert verdict.failures == ("captured = eager, adamw: 3 apart",)
+        assert not verdict.remembered
+    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([], "it hangs"))
+    assert verdict_before_study("cuda:0", "a card").failures == ("it hangs",)
+
+    of_triton = device_check.Answer("triton's gradients", False, "2 of their norm apart")
+    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([fine, of_triton], ""))
+    for remembered in (False, True):
+        verdict = verdict_before_study("cuda:0", "a card")
+        assert (verdict.kernels, verdict.failures) == ("torch", ())
+        assert "2 of their norm apart" in verdict.why_no_triton
+        assert verdict.remembered == remembered
+    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([fine], ""))
+    assert verdict_before_study("cuda:0", "a better card").kernels == "triton"
 
 
 @stub.needs_stub
