@@ -488,7 +488,9 @@ def _state_comes_back(subject: Subject) -> Answer:
     after = _tensors(other.step.state())
     differ = [name for name in before if not torch.equal(before[name].cpu(), after[name].cpu())]
     fine = not differ and before.keys() == after.keys()
-    detail = f"{len(before)} tensors saved and loaded; {len(differ)} differ {differ[:2]}"
+    detail = f"{len(before)} tensors saved and loaded; {len(differ)} differ"
+    if differ:
+        detail += f", {differ[0]} first"
     return Answer("state comes back", fine, detail, _REPORT)
 
 

@@ -48,9 +48,15 @@ class Machine:
 
 
 def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
-    """`cuda:1` as ("cuda", (1,)), anything else as (text, None): every card of that kind."""
+    """`cuda:1` as ("cuda", (1,)); auto, cpu and cuda as (text, None): every card of that kind.
+
+    Raises UserError for anything else."""
     index = re.fullmatch(r"cuda:(\d+)", text)
-    return ("cuda", (int(index[1]),)) if index else (text, None)
+    if index:
+        return "cuda", (int(index[1]),)
+    if text not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {text}: wanted is auto, cpu, cuda or, for one card, such as cuda:1")
+    return text, None
 
 
 def probe_cuda() -> Cuda:

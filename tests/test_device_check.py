@@ -121,6 +121,14 @@ def test_the_command_ends_with_1_where_an_answer_is_fail(
         assert ("FAIL" in capsys.readouterr().out) == (status == 1)
 
 
+@pytest.mark.parametrize("word", ["gpu", "cuda:x"])
+def test_no_other_device_is_checked_than_was_named(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--device", word]) == 2
+    assert f"--device {word}: wanted is auto, cpu, cuda" in capsys.readouterr().err
+
+
 def test_a_verdict_without_failures_is_remembered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def test_a_run_over_its_deadline_has_status_1(pets: str, tmp_path: Path, capsys:
         (["--data", "nowhere"], "unknown data 'nowhere'"),
         (["--width", "-1"], "width"),
         (["--resolution", "0"], "resolution"),
-        (["--device", "cuda:zero"], "device: should be 'auto', 'cpu' or 'cuda'"),
+        (["--device", "cuda:zero"], "--device cuda:zero: wanted is auto, cpu, cuda"),
     ],
 )
 def test_bad_input(words: list[str], message: str, pets: str, capsys: pytest.CaptureFixture[str]) -> None:
