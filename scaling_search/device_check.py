@@ -593,13 +593,19 @@ def _rate_trial(subject: Subject, depth: float = 1.0) -> Trial:
     return subject.trial("rate", arch=net, recipe=recipe)
 
 
-def _rate(trial: Trial, data: Dataset, seconds: float) -> float:
-    """Images a second of a training, after the steps that prepare it."""
-    device = torch.device(trial.device)
+def _warmed_up(trial: Trial, data: Dataset) -> Iterator[int]:
+    """A training's steps, those before its capture and the capture itself being over."""
     steps = train.training_steps(trial, data)
     for _ in range(6):
         next(steps)
-    memory.synchronize(device)
+    memory.synchronize(torch.device(trial.device))
+    return steps
+
+
+def _rate(trial: Trial, data: Dataset, seconds: float) -> float:
+    """Images a second of a training, after the steps that prepare it."""
+    device = torch.device(trial.device)
+    steps = _warmed_up(trial, data)
     measured: list[float] = []
     end = time.perf_counter() + seconds
     while len(measured) < 3 or time.perf_counter() < end:
@@ -674,10 +680,7 @@ def _work(spec: dict[str, Any]) -> None:
     trial = Trial.from_dict(spec["trial"])
     data = Dataset.open(Path(trial.data_folder))
     device = memory.activate(trial.device)
-    steps = train.training_steps(trial, data)
-    for _ in range(6):
-        next(steps)
-    memory.synchronize(device)
+    steps = _warmed_up(trial, data)
     gate = Path(spec["gate"])
     (gate / str(os.getpid())).touch()
     patience = time.monotonic() + _GATE

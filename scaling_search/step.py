@@ -114,8 +114,7 @@ class Step:
                 self._flat.refresh()
                 x = x.to(self._dtype)
                 return torch.func.functional_call(self.model, self._flat.leaves, (x,)).float()
-            forward = self._train_forward if fast is not None else self.model
-            return forward(x).float()
+            return self._train_forward(x).float()
 
     def __call__(self, load: Load, lr: float, step: int) -> None:
         """Forward, backward, optimizer and average on the batch that `load` gives; `step` counts from

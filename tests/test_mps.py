@@ -133,13 +133,13 @@ from scaling_search import mps
 from scaling_search.executors.local import LocalExecutor
 from scaling_search.signals import Stopping
 
-with Stopping(lambda: None) as asked:
+with Stopping(lambda: None) as stopping:
     executor = LocalExecutor(1)
     try:
         server = mps.start()
         executor.use_mps(server)
         print(server.environment["CUDA_MPS_PIPE_DIRECTORY"], flush=True)
-        while not asked():
+        while not stopping():
             time.sleep(0.1)
         time.sleep(60)
     finally:
