@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from scaling_search.allocation import BATCH, half, top_two
-from scaling_search.curves import read
-from scaling_search.posterior import Array, Runs, posterior
-from scaling_search.triangle import apart, on_triangle
+from scaling_search.driver.allocation import BATCH, half, top_two
+from scaling_search.results.curves import read
+from scaling_search.study.directions import apart, on_triangle
+from scaling_search.verdict.posterior import Array, Runs, posterior
 
 STUDY = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
 SHARES_OF_GRID = (0.25, 0.5, 1.0)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling_search.allocation import half, top_two
-from scaling_search.posterior import Array, Runs, posterior
-from scaling_search.verdict import chances, tied_set
+from scaling_search.driver.allocation import half, top_two
+from scaling_search.verdict.posterior import Array, Runs, posterior
+from scaling_search.verdict.verdict import chances, tied_set
 
 NETWORKS, FINALISTS, SEEDS, EXTRA = 24, 5, 3, 12
 UNIT = 0.0113  # 1,930 images at 53%

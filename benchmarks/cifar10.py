@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 import effnet
-from scaling_search.data import Dataset
-from scaling_search.recipe import RECIPES
-from scaling_search.train import run
-from scaling_search.trial import Outcome, Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.training.recipe import RECIPES
+from scaling_search.training.train import run
+from scaling_search.training.trial import Outcome, Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def main() -> int:
     ).is_file():  # a folder of the cache, on a machine with torch and numpy alone (PYTHONPATH=.)
         data = Dataset.open(Path(args.data))
     else:
-        from scaling_search.sources import load
+        from scaling_search.data.sources import load
 
         data = load(args.data)
     net = effnet.arch(args.network, width=args.width, resolution=data.native, num_classes=len(data.classes))

@@ -45,7 +45,7 @@ def differs(net: Arch) -> str:
     """Empty, or what a referee counts otherwise."""
     import torch
 
-    from effnet.measure import compare
+    from effnet.nn.measure import compare
 
     torch.set_num_threads(1)
     report = compare(net)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from optuna.study._multi_objective import _is_pareto_front
 
-from scaling_search.front import front, hypervolume, hypervolume_so_far
+from scaling_search.report.front import front, hypervolume, hypervolume_so_far
 
 try:
     from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
@@ -69,7 +69,7 @@ def main() -> int:
         losses = np.column_stack([cost, -value])
         contenders: dict[str, Callable[[], Any]] = {
             "np.argsort of costs": lambda c=cost: np.argsort(c),
-            "scaling_search.front": lambda c=cost, v=value: front(c, v),
+            "scaling_search.report.front": lambda c=cost, v=value: front(c, v),
             "np.sort of costs": lambda c=cost: np.sort(c),
             "np.lexsort": lambda c=cost, v=value: np.lexsort((v, c)),
         }
@@ -92,8 +92,8 @@ def main() -> int:
         if name == "uniform" and not NonDominatedSorting:
             print(f"{name:20}{'pymoo':26}{'not installed':>18}")
         for label in {"Optuna", "pymoo"} & set(found):
-            assert sorted(found[label]) == sorted(found["scaling_search.front"]), f"{label} has another front"
-        figure = figure or medians["scaling_search.front"] / medians["np.argsort of costs"]
+            assert sorted(found[label]) == sorted(found["scaling_search.report.front"]), f"{label} has another front"
+        figure = figure or medians["scaling_search.report.front"] / medians["np.argsort of costs"]
     n = 10_000
     cost, value = clouds(n)["all on the front"]
     once, total = timed(lambda: hypervolume(cost, value, (1, 0)))

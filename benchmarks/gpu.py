@@ -62,11 +62,12 @@ from torch.nn import functional as F
 import effnet
 from effnet.arch import Arch
 from effnet.nn.cuda import why_no_triton
-from scaling_search import UserError, memory, train
-from scaling_search.data import CacheWriter, Dataset
-from scaling_search.recipe import RECIPES, Recipe
-from scaling_search.step import Step
-from scaling_search.trial import Outcome, Trial
+from scaling_search import UserError
+from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.training import memory, train
+from scaling_search.training.recipe import RECIPES, Recipe
+from scaling_search.training.step import Step
+from scaling_search.training.trial import Outcome, Trial
 
 MIB = 2**20
 CLASSES = 10

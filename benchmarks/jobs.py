@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from scaling_search.executors import Job
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.driver.executors.protocol import Job
+from scaling_search.training.trial import Epoch, Outcome, Trial
 
 
 class Jobs:

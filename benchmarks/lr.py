@@ -18,11 +18,11 @@ import tempfile
 import torch
 from jobs import Jobs
 
-from scaling_search.executors.local import open_local
-from scaling_search.sources import load
-from scaling_search.space import plan
-from scaling_search.study import preset_path, read
-from scaling_search.trial import Trial
+from scaling_search.data.sources import load
+from scaling_search.driver.executors.local import open_local
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import preset_path, read
+from scaling_search.training.trial import Trial
 
 
 def main() -> int:

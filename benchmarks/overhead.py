@@ -24,13 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scaling_search.data import CacheWriter, Dataset
-from scaling_search.dispatch import Training
-from scaling_search.executors import Executor
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import check
-from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.driver.dispatch import Training
+from scaling_search.driver.executors.protocol import Executor
+from scaling_search.results.store import Store
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check
+from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 
 _FACTS = {"settings": {}, "data": "none"}
 
@@ -57,7 +57,7 @@ class _Quiet:
 
 
 def data() -> Dataset:
-    from scaling_search import shapes
+    from scaling_search.data import shapes
 
     with CacheWriter(Path(tempfile.mkdtemp()) / "shapes") as writer:
         return writer.commit("shapes", "generated", shapes.CLASSES, *shapes.generate(200, 0), shapes.generate(50, 1))
@@ -83,13 +83,13 @@ def ours(runs: int, images: Dataset, executor: Executor) -> float:
 
 
 def local(runs: int) -> float:
-    from scaling_search.executors.local import LocalExecutor
+    from scaling_search.driver.executors.local import LocalExecutor
 
     return ours(runs, data(), LocalExecutor(2, train=trivial))
 
 
 def ours_ray(runs: int) -> float:
-    from scaling_search.executors.ray import RayExecutor
+    from scaling_search.driver.executors.ray import RayExecutor
 
     images = data()
     return ours(runs, images, RayExecutor(2, "cpu", 1, images.folder, images.digest, "", train=trivial))

@@ -24,15 +24,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scaling_search.candidate import Candidate
-from scaling_search.dispatch import Training
-from scaling_search.executors import Job
-from scaling_search.executors.local import MARGIN, SECONDS
-from scaling_search.packing import CONTEXT, MOST, Packing, choose_level, predicted_peak
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import check
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.driver.dispatch import Training
+from scaling_search.driver.executors.local import MARGIN, SECONDS
+from scaling_search.driver.executors.protocol import Job
+from scaling_search.driver.packing import CONTEXT, MOST, Packing, choose_level, predicted_peak
+from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check
+from scaling_search.training.trial import Epoch, Outcome, Trial
 
 TARGET = 1.15
 RUNS = 54

@@ -25,12 +25,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scaling_search.page import Page
-from scaling_search.record import Record
-from scaling_search.space import plan
-from scaling_search.study import check
-from scaling_search.trial import Epoch, Outcome
-from scaling_search.verdict import verdicts
+from scaling_search.report.page import Page
+from scaling_search.results.record import Record
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check
+from scaling_search.training.trial import Epoch, Outcome
+from scaling_search.verdict.verdict import verdicts
 
 LIMITS = {"build": 5.0, "megabytes": 8.0, "painted": 3.0}
 
@@ -55,7 +55,7 @@ def page(runs: int) -> Page:
 
 def ours(runs: int, to: Path) -> float:
     made = page(runs)
-    from scaling_search.report import build
+    from scaling_search.report.render import build
 
     began = time.perf_counter()
     to.write_text(build(replace(made, found=tuple(verdicts(made.records, made.study)))))

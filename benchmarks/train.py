@@ -81,9 +81,9 @@ def measure(spec: dict[str, Any]) -> dict[str, float]:
     from torch.nn import functional as F
 
     import effnet
-    from scaling_search import memory
-    from scaling_search.recipe import Recipe
-    from scaling_search.step import Step
+    from scaling_search.training import memory
+    from scaling_search.training.recipe import Recipe
+    from scaling_search.training.step import Step
 
     device, batch = torch.device("cpu"), spec["batch"]
     torch.set_num_threads(spec["threads"])
@@ -178,8 +178,8 @@ def b0(checks: Checks, rounds: int) -> None:
 
 def quick_networks() -> list[Any]:
     """The quick preset's baseline and four of its candidates, spread over the list."""
-    from scaling_search.space import plan
-    from scaling_search.study import preset_path, read
+    from scaling_search.study.plan import plan
+    from scaling_search.study.settings import preset_path, read
 
     study = read(preset_path("quick"))
     todo = plan(study, 10, 28)
@@ -188,7 +188,7 @@ def quick_networks() -> list[Any]:
 
 
 def quick(checks: Checks, rounds: int) -> None:
-    from scaling_search.study import preset_path, read
+    from scaling_search.study.settings import preset_path, read
 
     batch, ratios = read(preset_path("quick")).recipe.batch, []
     for candidate in quick_networks():
@@ -216,9 +216,9 @@ def machine(checks: Checks, rounds: int) -> None:
 
 
 def _job_trial(spec: dict[str, Any], epochs: int = 1, batch: int = 128, train: int = 4096, val: int = 1000) -> Any:
-    from scaling_search.recipe import Recipe
-    from scaling_search.sources import load
-    from scaling_search.trial import Trial
+    from scaling_search.data.sources import load
+    from scaling_search.training.recipe import Recipe
+    from scaling_search.training.trial import Trial
 
     data = load(str(CIFAR))
     return Trial(
@@ -240,8 +240,8 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
     """What an epoch's training and evaluation take, over their bare steps and forward passes alone."""
     import torch
 
-    from scaling_search import train
-    from scaling_search.data import Dataset
+    from scaling_search.data.dataset import Dataset
+    from scaling_search.training import train
 
     trial = _job_trial(spec, epochs=4, batch=32, train=2048, val=1500)
     data = Dataset.open(Path(trial.data_folder))
@@ -283,7 +283,7 @@ def measure_start(spec: dict[str, Any]) -> dict[str, float]:
 
     from jobs import Jobs
 
-    from scaling_search.executors.local import LocalExecutor
+    from scaling_search.driver.executors.local import LocalExecutor
 
     # a run of one step: its outcome comes after the step and a validation of one image
     trial = _job_trial(spec, batch=32, train=32, val=1)
@@ -312,7 +312,7 @@ def _ten() -> list[dict[str, Any]]:
 def measure_job(spec: dict[str, Any]) -> dict[str, float]:
     from jobs import Jobs
 
-    from scaling_search.executors.local import LocalExecutor
+    from scaling_search.driver.executors.local import LocalExecutor
 
     jobs = Jobs([_job_trial(s) for s in _ten()])  # reading CIFAR-10 into the cache is counted out
     began = time.perf_counter()

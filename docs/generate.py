@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from scaling_search.cli import _parser
-from scaling_search.study import PRESETS, Study, preset_path, read
+from scaling_search.study.settings import PRESETS, Study, preset_path, read
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE, NOTEBOOK = DOCS / "cli.md", DOCS / "study.ipynb"

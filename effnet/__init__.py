@@ -18,7 +18,7 @@ from effnet.families import arch, baseline, implied_phi
 from effnet.families import names as list
 
 if TYPE_CHECKING:
-    from effnet.model import ConvNet
+    from effnet.nn.model import ConvNet
 
 __all__ = [
     "Arch",
@@ -54,9 +54,9 @@ def build(
 ) -> ConvNet:
     """The torch module of a network or of a published member (`build("b3", num_classes=10)`).
 
-    See `effnet.model.ConvNet` for the options. Raises ValueError for an unknown name, and for
+    See `effnet.nn.model.ConvNet` for the options. Raises ValueError for an unknown name, and for
     `num_classes` beside an Arch, which has its own."""
-    from effnet.model import ConvNet
+    from effnet.nn.model import ConvNet
 
     if isinstance(net, str):
         net = arch(net, num_classes=1000 if num_classes is None else num_classes)

@@ -76,7 +76,7 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], needed: Iterable
 
 
 def read_config(path: str | Path) -> Arch:
-    """The network in a config.json: what a study chose, or what `effnet.weights.save` wrote beside its weights.
+    """The network in a config.json: what a study chose, or what `effnet.nn.weights.save` wrote beside its weights.
 
     Raises ValueError for any other file."""
     try:

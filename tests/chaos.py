@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scaling_search.store import Store
+from scaling_search.results.store import Store
 
 ROOT = Path(__file__).parent.parent
 # As small as networks train: nine of them, an epoch takes about a second.
@@ -33,7 +33,7 @@ WORDS = [
 UNLIKE = ["seconds", "images_per_s", "peak_memory", "note"]
 _LOG = """
 import functools, json, os
-import scaling_search.train as train
+import scaling_search.training.train as train
 inner = train.run
 @functools.wraps(inner)
 def run(trial, data):  # a generator: an actor that Tune sets up and then does not use has started nothing

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from effnet.arch import Arch
-from scaling_search import shapes
-from scaling_search.data import CacheWriter, Dataset
-from scaling_search.recipe import Recipe
-from scaling_search.study import Study, check
-from scaling_search.trial import Trial
+from scaling_search.data import shapes
+from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.study.settings import Study, check
+from scaling_search.training.recipe import Recipe
+from scaling_search.training.trial import Trial
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,7 +64,7 @@ def study() -> Study:
 @pytest.fixture(scope="session")
 def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The table of SMALL, trained by one worker."""
-    from scaling_search.executors.local import LocalExecutor
+    from scaling_search.driver.executors.local import LocalExecutor
     from tests.test_search import search
 
     _, table = search(check(SMALL, "test"), data, tmp_path_factory.mktemp("one"), LocalExecutor(1))

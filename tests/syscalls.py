@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from scaling_search import UserError, checkpoint
-from scaling_search.answer import finish
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import check
-from scaling_search.trial import Epoch, Outcome
+from scaling_search import UserError
+from scaling_search.report.answer import finish
+from scaling_search.results.store import Store
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check
+from scaling_search.training import checkpoint
+from scaling_search.training.trial import Epoch, Outcome
 from tests.conftest import SMALL
 
 STUDY = check(SMALL, "test")

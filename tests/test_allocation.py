@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scaling_search.allocation import BATCH, half, next_runs, promoted, top_two
-from scaling_search.confirm import confirmed
-from scaling_search.verdict import FRESH, verdicts
+from scaling_search.driver.allocation import BATCH, half, next_runs, promoted, top_two
+from scaling_search.verdict.confirm import confirmed
+from scaling_search.verdict.verdict import FRESH, verdicts
 from tests.test_verdict import STUDY, TODO, TWO, record
 
 

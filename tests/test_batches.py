@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from scaling_search.batches import Batches
-from scaling_search.data import Dataset, Images
-from scaling_search.recipe import Recipe
+from scaling_search.data.dataset import Dataset
+from scaling_search.data.images import Images
+from scaling_search.training.batches import Batches
+from scaling_search.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch=16, cutout=0.3)
@@ -25,7 +26,7 @@ def test_images_read_ahead_are_those_that_lie_in_memory(
 ) -> None:
     """Forward, over an epoch's end, back to the first step and to one in the middle."""
     resident = batches(data)
-    monkeypatch.setattr("scaling_search.memory.free", lambda device: 1000)
+    monkeypatch.setattr("scaling_search.training.memory.free", lambda device: 1000)
     streamed = batches(data)
     assert streamed.per_epoch == 6
     for step in (0, 1, 5, 6, 7, 0, 1, 4, 2):

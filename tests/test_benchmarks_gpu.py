@@ -10,8 +10,8 @@ import pytest
 
 import effnet
 from benchmarks import gpu
-from scaling_search.space import plan
-from scaling_search.study import check, preset_path, read
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check, preset_path, read
 from tests.cuda_stub import stub
 
 ROOT = Path(__file__).resolve().parent.parent

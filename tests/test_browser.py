@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from scaling_search.page import Page
-from scaling_search.report import build, build_comparison
-from scaling_search.triangle import NAMED
+from scaling_search.report.page import Page
+from scaling_search.report.render import build, build_comparison
+from scaling_search.study.directions import NAMED
 from tests.chaos import ROOT, WORDS
 from tests.test_report import page, told
 from tests.test_verdict import TODO, record

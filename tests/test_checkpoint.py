@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effnet import atomic
-from scaling_search import checkpoint
+from scaling_search.training import checkpoint
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_check_fails_on_a_difference(monkeypatch: pytest.MonkeyPatch, capsys: py
     import effnet
 
     other, build = effnet.arch("b0", width=0.5, resolution=32), effnet.build
-    monkeypatch.setattr("effnet.measure.effnet.build", lambda net: build(other))
+    monkeypatch.setattr("effnet.nn.measure.effnet.build", lambda net: build(other))
     assert main(["cost", "b0", "--width", "0.25", "--resolution", "32", "--check"]) == 1
     assert "NOT equal" in capsys.readouterr().out
 

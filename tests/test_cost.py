@@ -13,7 +13,7 @@ from effnet.arch import Arch, scale
 from effnet.blocks import blocks, ops
 from effnet.cost import Cost, conventions, cost, cost_by_block, cost_by_kind, macs, training_memory
 from effnet.families import BASELINES
-from effnet.measure import compare, peak_training_memory
+from effnet.nn.measure import compare, peak_training_memory
 from effnet.rounding import ROUNDINGS
 
 # as torchvision and timm count, which agree to the unit
@@ -84,7 +84,7 @@ def test_compare_sees_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The referee can fail: a module that is not the described one is told apart."""
     net, other = effnet.arch("b0", width=0.25, resolution=32), effnet.arch("b0", width=0.5, resolution=32)
     build = effnet.build
-    monkeypatch.setattr("effnet.measure.effnet.build", lambda arch: build(other))
+    monkeypatch.setattr("effnet.nn.measure.effnet.build", lambda arch: build(other))
     assert not any(row.equal for row in compare(net).rows)
 
 

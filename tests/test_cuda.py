@@ -11,8 +11,8 @@ pytestmark = stub.needs_stub
 
 PRELUDE = """
 import torch
-from scaling_search import memory, train
-from scaling_search.trial import Outcome
+from scaling_search.training import memory, train
+from scaling_search.training.trial import Outcome
 from tests.cuda_stub import counters
 from tests.cuda_stub.trainings import SMALL, STANDARD, finish, make_trial, random_data
 MIB = 2**20
@@ -108,9 +108,9 @@ def test_a_batch_on_the_device_is_the_one_that_a_cpu_draws() -> None:
     """The plan of many steps, made ahead for CUDA, holds what a CPU draws step by step. Copies work on
     the stand-in, kernels do not: so the plan itself is compared."""
     program = """
-from scaling_search.batches import Batches
-from scaling_search.data import Images
-from scaling_search.recipe import Recipe
+from scaling_search.training.batches import Batches
+from scaling_search.data.images import Images
+from scaling_search.training.recipe import Recipe
 import numpy as np
 data = random_data()
 recipe = Recipe(batch=16, cutout=0.3)
@@ -131,8 +131,8 @@ for step in (2, 3, 5, 6, 7, 14):
 def test_a_refused_capture_leaves_the_process_as_it_was() -> None:
     program = """
 import effnet
-from scaling_search.recipe import Recipe
-from scaling_search.step import Step
+from scaling_search.training.recipe import Recipe
+from scaling_search.training.step import Step
 from effnet.nn import cuda
 
 data = random_data()
@@ -277,7 +277,7 @@ assert outcome.status == "done" and outcome.eager == "", outcome.note
 
 def test_latency_is_one_launch_of_the_network() -> None:
     program = """
-from effnet.measure import latency, peak_training_memory
+from effnet.nn.measure import latency, peak_training_memory
 counters.reset()
 assert latency(SMALL, 4, "bf16", device="cuda", runs=5) > 0
 assert counters.count("graph_replays") == 8

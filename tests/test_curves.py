@@ -11,14 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from scaling_search import UserError, answer, curves, run
+from scaling_search import UserError, session
 from scaling_search.cli import main
-from scaling_search.data import Facts
-from scaling_search.record import Record
-from scaling_search.space import plan
-from scaling_search.study import Study, check
-from scaling_search.trial import Epoch, Outcome
-from scaling_search.verdict import FRESH, verdicts
+from scaling_search.data.dataset import Facts
+from scaling_search.report import answer
+from scaling_search.results import curves
+from scaling_search.results.record import Record
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import Study, check
+from scaling_search.training.trial import Epoch, Outcome
+from scaling_search.verdict.verdict import FRESH, verdicts
 from tests.conftest import SMALL
 
 RECORDED = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
@@ -43,7 +45,7 @@ def synthetic(path: Path, settings: dict, seeds: range, noise: float = 0.005, se
                 outcome = Outcome("done", done, "f" * 100, None, 1.0, 100.0, 1, {"torch": "2"})
                 test = truth[c.key] if s >= FRESH and epochs == study.rungs[-1] else None
                 records.append(Record(len(records), c, s, epochs, outcome, test))
-    facts = run._facts(study, todo, data, "made up", study.identity("digest"), None)
+    facts = session._facts(study, todo, data, "made up", study.identity("digest"), None)
     curves.write(path, records, {**facts, "state": "finished"})
     return truth
 
@@ -57,8 +59,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def replay(study: Study, table: Path, out: Path) -> int:
     console = Console(quiet=True)
-    return run.search(
-        study, label="", out=out, place=run.Place(), clock=run.Clock(), command="test", console=console, replay=table
+    return session.search(
+        study, label="", out=out, place=session.Place(), clock=session.Clock(), command="test", console=console,
+        replay=table,
     )
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling_search import device_check
 from scaling_search.cli import main
-from scaling_search.data import Dataset
-from scaling_search.device_check import Subject, line, steps_agree, verdict_before_study
-from scaling_search.step import Step
+from scaling_search.data.dataset import Dataset
+from scaling_search.training import device_check
+from scaling_search.training.device_check import Subject, line, steps_agree, verdict_before_study
+from scaling_search.training.step import Step
 from tests.cuda_stub import stub
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_begins_anew_has_not_been_resumed(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is the same: that its checkpoint was taken up must be seen otherwise."""
-    monkeypatch.setattr("scaling_search.train._resume", lambda *a: 0)
+    monkeypatch.setattr("scaling_search.training.train._resume", lambda *a: 0)
     answers = {a.question: a.ok for a in device_check.resume_and_promotion(subject)}
     assert answers == {"state comes back": True, "resumed": False, "promoted": False}
 
@@ -184,7 +184,7 @@ def test_a_verdict_with_failures_is_asked_for_again(
 @stub.needs_stub
 def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
     """Its kernels do nothing; a study on it is warned, and its verdict is not remembered."""
-    done = stub.run("-m", "scaling_search.device_check", "--short", "--json", "--device", "cuda")
+    done = stub.run("-m", "scaling_search.training.device_check", "--short", "--json", "--device", "cuda")
     assert done.returncode == 1, done.stderr
     answers = {row["question"]: row["ok"] for row in json.loads(done.stdout.splitlines()[-1])}
     assert answers["gradients"] is False

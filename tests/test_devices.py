@@ -12,15 +12,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from scaling_search import UserError, devices, run
-from scaling_search.data import Dataset
-from scaling_search.devices import Machine
-from scaling_search.executors import Job
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import Study, check
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search import UserError, session
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver import devices
+from scaling_search.driver.devices import Machine
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.protocol import Job
+from scaling_search.results.store import Store
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import Study, check
+from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
 
@@ -82,7 +83,7 @@ def test_bad_input_for_gpus_is_one_line_and_the_driver_takes_no_memory_of_a_card
 ) -> None:
     code = f"""
 import contextlib, io
-from scaling_search import devices
+from scaling_search.driver import devices
 from scaling_search.cli import main
 from tests.cuda_stub import counters
 
@@ -110,7 +111,7 @@ assert not counters.has_context(0) and not counters.has_context(1)
 def test_one_card_alone_is_used(pets: str, tmp_path: Path) -> None:
     code = f"""
 from scaling_search.cli import main
-from scaling_search.executors.local import open_local
+from scaling_search.driver.executors.local import open_local
 from tests.cuda_stub import counters
 
 assert set(open_local(None, "cuda", 1, (1,))._slots) == {{"cuda:1"}}
@@ -125,7 +126,7 @@ assert counters.has_context(1) and not counters.has_context(0)
 @stub.needs_stub
 def test_a_driver_too_old_is_said_and_auto_does_not_hide_it() -> None:
     code = """
-from scaling_search import UserError, devices
+from scaling_search import UserError; from scaling_search.driver import devices
 assert devices.probe_cuda() == devices.probe_cuda(), "torch warns once, and is asked twice"
 device, note = devices.resolve("auto")
 assert device == "cpu" and "a GPU seems to be here, but the NVIDIA driver knows CUDA 9.2, too old for torch" in note
@@ -176,7 +177,7 @@ def test_a_card_without_bf16_needs_more_memory(study: Study) -> None:
 def test_memory_is_predicted_in_the_precision_of_the_card() -> None:
     code = """
 import torch
-from scaling_search import devices, step
+from scaling_search.driver import devices; from scaling_search.training import step
 from tests.cuda_stub import counters
 assert devices.describe("cuda").precision == "fp32" and not counters.has_context(0)
 assert step._dtype_on(torch.device("cuda:0")) == torch.float32
@@ -200,14 +201,14 @@ def test_a_study_keeps_to_its_kernels(study: Study, data: Dataset, tmp_path: Pat
     store = recorded(tmp_path / "old", study, data, "numba")
     for _ in range(2):  # taken from its runs, then from the fact
         with pytest.raises(UserError, match=r"kernels of numba, here they are those of torch \(no numba\)") as error:
-            run._agreed_kernels(store, study, tmp_path, Machine("torch", "no numba"), run.Place())
+            session._agreed_kernels(store, study, tmp_path, Machine("torch", "no numba"), session.Place())
         assert "\n" not in str(error.value)
-        assert run._agreed_kernels(store, study, tmp_path, Machine("numba"), run.Place()) == "numba"
+        assert session._agreed_kernels(store, study, tmp_path, Machine("numba"), session.Place()) == "numba"
         assert store.fact("kernels") == "numba"
     store.close()
     fresh = Store.create(tmp_path / "new", study.identity(data.digest), {})
-    assert run._agreed_kernels(fresh, study, tmp_path, Machine("torch"), run.Place()) == "torch"
-    changed = run._agreed_kernels(fresh, study, tmp_path, Machine("numba"), run.Place())
+    assert session._agreed_kernels(fresh, study, tmp_path, Machine("torch"), session.Place()) == "torch"
+    changed = session._agreed_kernels(fresh, study, tmp_path, Machine("numba"), session.Place())
     assert changed == "numba", "nothing is trained yet"
     fresh.close()
 
@@ -217,7 +218,7 @@ def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
 ) -> None:
     cuda = check({**study.settings(), "device": "cuda"}, "test")
     store = recorded(tmp_path, cuda, data, "numba")
-    assert run._agreed_kernels(store, cuda, tmp_path, Machine("triton"), run.Place()) == "torch"
+    assert session._agreed_kernels(store, cuda, tmp_path, Machine("triton"), session.Place()) == "torch"
     store.close()
 
 
@@ -241,7 +242,7 @@ def test_a_study_of_tritons_kernels_says_why_they_are_missing(
     store = recorded(tmp_path, cuda, data, "triton")
     store.set_fact("kernels", "triton")
     with pytest.raises(UserError) as error:
-        run._agreed_kernels(store, cuda, tmp_path, machine, run.Place(check=checked))
+        session._agreed_kernels(store, cuda, tmp_path, machine, session.Place(check=checked))
     store.close()
     message = str(error.value)
     assert cause in message and f"differ: {remedy}, or choose another folder" in message
@@ -257,14 +258,14 @@ def test_triton_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) ->
 from pathlib import Path
 import torch
 from rich.console import Console
-from scaling_search import UserError, run, train
-from scaling_search.space import plan
-from scaling_search.study import read
-from scaling_search.trial import Trial
+from scaling_search import UserError, session; from scaling_search.training import train
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import read
+from scaling_search.training.trial import Trial
 study = read(Path({str(tmp_path / "study.toml")!r}))
 assert study.device == "cuda"
 todo = plan(study, 10, 64)
-machine = run._examine_machine(study, todo, run.Place(check=False), Console(width=1000))
+machine = session._examine_machine(study, todo, session.Place(check=False), Console(width=1000))
 assert machine.kernels == "torch"
 trial = Trial(todo.baseline.arch, "", "", study.recipe, 0, 1, None, None, "cuda", 1, "", kernels="triton")
 try:
@@ -295,11 +296,11 @@ def test_numba_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) -> 
     code = f"""
 from pathlib import Path
 from rich.console import Console
-from scaling_search import run
-from scaling_search.space import plan
-from scaling_search.study import read
+from scaling_search import session
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import read
 study = read(Path({str(tmp_path / "study.toml")!r}))
-machine = run._examine_machine(study, plan(study, 10, 64), run.Place(), Console(width=1000))
+machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), Console(width=1000))
 assert machine.kernels == "torch"
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(stub.ROOT)])}
@@ -311,5 +312,5 @@ assert machine.kernels == "torch"
 
 def test_a_machine_with_numba_has_nothing_to_say(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("numba")
-    machine = run._examine_machine(study, plan(study, 10, 64), run.Place(), Console())
+    machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), Console())
     assert machine == Machine("numba") and capsys.readouterr().out == ""

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from scaling_search.candidate import Candidate
-from scaling_search.dispatch import DEATHS, Measuring, Training
-from scaling_search.packing import Packing
-from scaling_search.record import Record
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import Study
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.driver.dispatch import DEATHS, Measuring, Training
+from scaling_search.driver.packing import Packing
+from scaling_search.results.record import Record
+from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import Study
+from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.test_search import Quiet
 from tests.test_store import done
 

@@ -12,9 +12,9 @@ import effnet
 from effnet.budget import Budget
 from effnet.families import baseline
 from scaling_search.cli import main
-from scaling_search.data import Dataset
-from scaling_search.family import aim_of, dropout, fit, fit_words, members, phis
-from scaling_search.triangle import NAMED
+from scaling_search.cli.family import aim_of, dropout, fit, fit_words, members, phis
+from scaling_search.data.dataset import Dataset
+from scaling_search.study.directions import NAMED
 from tests.test_curves import OWN, RECORDED, replay, synthetic
 from tests.test_verdict import TODO
 
@@ -140,13 +140,13 @@ def test_family_of_the_recorded_study(capsys: pytest.CaptureFixture[str]) -> Non
 def test_trained_and_fitted(
     data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scaling_search import run
-    from scaling_search.study import check
+    from scaling_search import session
+    from scaling_search.study.settings import check
 
     own = {**OWN, "rungs": [1], "seeds": 1, "extra": 0, "confirm": 0}
     synthetic(tmp_path / "t.parquet", own, range(4))
     replay(check(own, "test"), tmp_path / "t.parquet", tmp_path / "run")
-    monkeypatch.setattr(run, "load_or_explain", lambda source: data)
+    monkeypatch.setattr(session, "load_or_explain", lambda source: data)
     words = ["family", str(tmp_path / "run"), "--budgets", "1.5x,2x,3x", "--train", "--workers", "2"]
     capsys.readouterr()
     assert main(words) == 0

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import effnet
-from effnet import fast, kernels
 from effnet.arch import Arch, scale
 from effnet.families import BASELINES
+from effnet.nn.cpu import fast, kernels
 
 
 def twins(arch: Arch, drop_path: float = 0.0) -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -15,17 +15,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scaling_search import UserError, analysis
-from scaling_search.candidate import Candidate
-from scaling_search.data import Dataset
-from scaling_search.executors import Job
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import Study
-from scaling_search.train import run
-from scaling_search.trial import Epoch, Outcome, Pulse, Trial
-from scaling_search.watchdog import watched
+from scaling_search import UserError
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.protocol import Job
+from scaling_search.results import tables
+from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import Study
+from scaling_search.training.train import run
+from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.training.watchdog import watched
 from tests.chaos import ROOT, WORDS, Chaos, kill, kill_worker
 from tests.test_search import TIMINGS, Quiet, few, search
 from tests.test_store import done
@@ -76,7 +77,7 @@ def _kills_its_worker(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome |
 def test_a_run_that_kills_its_worker_each_time_is_a_row(
     study: Study, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling_search.dispatch.DEATHS", 2)
+    monkeypatch.setattr("scaling_search.driver.dispatch.DEATHS", 2)
     _, table = search(few(study, 3, extra=0), data, tmp_path, LocalExecutor(2, train=_kills_its_worker))
     crashed = table[table["status"] == "crashed"]
     assert len(crashed) == 1 and crashed["note"].str.startswith("worker killed by SIGSEGV, 2 times after epoch 0").all()
@@ -102,7 +103,7 @@ def test_a_hung_worker_is_ended_and_its_run_goes_on(study: Study, data: Dataset,
 
 def test_watching_ends_with_its_block() -> None:
     code = (
-        "import time; from scaling_search.watchdog import alive, watched\n"
+        "import time; from scaling_search.training.watchdog import alive, watched\n"
         "with watched(0.8):\n    for _ in range(8): time.sleep(0.2); alive()\n"
         "time.sleep(1.5); print('alive', flush=True)\nwith watched(0.5): time.sleep(60)"
     )
@@ -178,7 +179,7 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(small
 def test_a_locked_database_is_waited_for_and_then_one_error(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling_search.store._PATIENCE", 0.3)
+    monkeypatch.setattr("scaling_search.results.store._PATIENCE", 0.3)
     store = Store.create(tmp_path, {}, {})
     baseline, *_ = plan(study, 10, 64).everything
     number = store.start(baseline, 0, 1)
@@ -241,4 +242,4 @@ def test_images_that_shrink_under_a_worker_stop_the_study(study: Study, data: Da
     shutil.copy(data.folder / "train_images.npy", tmp_path / "data" / "train_images.npy")
     _, table = search(few(study, 3), own, tmp_path / "run", LocalExecutor(2))
     assert (table["status"] == "done").all()
-    assert len(analysis.table(Store.read(tmp_path / "run").records())) == len(table)
+    assert len(tables.table(Store.read(tmp_path / "run").records())) == len(table)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scaling_search import analysis
-from scaling_search.front import front, hypervolume, hypervolume_so_far
+from scaling_search.report.front import front, front_of_table, hypervolume, hypervolume_so_far
 
 ODD = [math.nan, math.inf, -math.inf, -0.0]
 # small integers tie often
@@ -136,6 +135,6 @@ def test_the_table_of_the_front_keeps_the_first_of_equals(rows: list[tuple[float
     labels = list(range(100, 100 + len(rows)))
     random.shuffle(labels)  # type: ignore[attr-defined]
     cost, value = columns(rows)
-    kept = analysis.front(pd.DataFrame({"macs": cost, "mean": value, "label": labels}, index=labels))
+    kept = front_of_table(pd.DataFrame({"macs": cost, "mean": value, "label": labels}, index=labels))
     firsts = {(cost[i], value[i]): labels[i] for i in reversed(brute(cost, value))}
     assert kept["label"].tolist() == list(kept.index) == [firsts[k] for k in sorted(firsts)]

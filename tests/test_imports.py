@@ -1,8 +1,10 @@
-"""Imports run one way: effnet knows nothing of studies, each library has one door, training needs torch alone."""
+"""Imports run one way: from folder to folder, each library through one door, training on torch alone."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,37 +12,81 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*ROOT.glob("effnet/**/*.py"), *ROOT.glob("scaling_search/**/*.py")])
 
+# Each folder (or file) of scaling_search may import those before it. What lies beside them (the
+# package itself: its version, its errors) is there for all.
+ORDER = ["data", "training", "study", "results", "verdict", "driver", "report", "session", "cli"]
 
-def imported(path: Path) -> set[str]:
+# The one place that may import a library: a file, or a folder that is about it.
+DOORS = {
+    "optuna": "scaling_search/results/",
+    "plotly": "scaling_search/report/figures/",
+    "ray": "scaling_search/driver/executors/ray.py",
+    "numba": "effnet/nn/cpu/",
+    "llvmlite": "effnet/nn/cpu/",
+    "triton": "effnet/nn/cuda/kernels.py",
+    "fvcore": "effnet/nn/measure.py",
+    "safetensors": "effnet/nn/weights.py",
+    "onnxscript": "effnet/nn/weights.py",
+}
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
     """Modules named by any import statement of the file, inside functions too."""
-    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
 
 
-def tops(path: Path) -> set[str]:
+def libraries(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path)}
+
+
+def place(module: str) -> int:
+    """The place of a module's folder in ORDER; -1 for what all may import."""
+    parts = module.split(".")
+    if parts[0] != "scaling_search" or len(parts) == 1:
+        return -1
+    return ORDER.index(parts[1])
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("scaling_search.")])
+def test_a_folder_imports_those_before_it(module: str) -> None:
+    later = [name for name in imported(MODULES[module]) if place(name) > place(module)]
+    assert not later
+
+
+def test_no_circle() -> None:
+    graph = {}
+    for module, path in MODULES.items():
+        graph[module] = {name for name in imported(path) if name in MODULES and name != module}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
 
 
 def test_effnet_knows_nothing_of_studies() -> None:
     for path in ROOT.glob("effnet/**/*.py"):
-        assert "scaling_search" not in tops(path), path
+        assert "scaling_search" not in libraries(path), path
 
 
-@pytest.mark.parametrize(
-    "name", ["__init__", "rounding", "arch", "blocks", "definition", "families", "cost", "budget", "shares"]
-)
-def test_descriptions_need_no_torch(name: str) -> None:
-    allowed = sys.stdlib_module_names | {"effnet"}
-    assert tops(ROOT / "effnet" / f"{name}.py") <= allowed
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_one_door(library: str) -> None:
+    users = [str(path.relative_to(ROOT)) for path in FILES if library in libraries(path)]
+    assert users
+    assert all(user.startswith(DOORS[library]) for user in users), users
 
 
 def test_describing_and_costing_load_no_torch() -> None:
-    """Not even through each other."""
     code = (
         "import sys, effnet; effnet.cost(effnet.arch('b3')); effnet.fit('b0', '2x', along='paper');"
         "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
@@ -48,46 +94,24 @@ def test_describing_and_costing_load_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("library", "door"),
-    [
-        ("optuna", "scaling_search/store.py"),
-        ("plotly", "scaling_search/figures/"),
-        ("ray", "scaling_search/executors/ray.py"),
-        ("fvcore", "effnet/measure.py"),
-        ("llvmlite", "effnet/lanes.py"),
-        ("safetensors", "effnet/weights.py"),
-        ("onnxscript", "effnet/weights.py"),
-        ("triton", "effnet/nn/cuda/kernels.py"),
-    ],
-)
-def test_each_library_has_one_door(library: str, door: str) -> None:
-    users = [str(p.relative_to(ROOT)) for p in FILES if library in tops(p)]
-    assert users and all(user == door or (door[-1] == "/" and user.startswith(door)) for user in users), users
+def test_training_needs_torch_and_numpy_alone() -> None:
+    """Every module of training/ is imported where no other library can be."""
+    modules = [name for name in MODULES if name.startswith("scaling_search.training")]
+    code = f"""
+import importlib, sys
+import numpy, torch
+allowed = set(sys.modules) | sys.stdlib_module_names | {{"effnet", "scaling_search"}}
 
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {{m.split(".")[0] for m in allowed}}:
+            raise ModuleNotFoundError(name)
 
-def test_only_the_kernels_know_numba() -> None:
-    assert {p.name for p in FILES if "numba" in tops(p)} == {"kernels.py", "lanes.py"}
-
-
-def test_arrows_do_not_turn_round() -> None:
-    order = ["study", "space", "store", "search", "run", "cli"]
-    assert not imported(ROOT / "scaling_search" / "networks.py") & {f"scaling_search.{n}" for n in order}
-    for i, name in enumerate(order):
-        later = {f"scaling_search.{n}" for n in order[i + 1 :]}
-        assert not imported(ROOT / "scaling_search" / f"{name}.py") & later, name
-    order = ["rounding", "arch", "definition", "families", "budget", "shares"]
-    order_of_modules = ["arch", "blocks", "cost", "budget", "shares"], ["arch", "blocks", "model", "measure"]
-    for names in (order, *order_of_modules, ["model", "fast"], ["model", "weights"]):
-        for i, name in enumerate(names):
-            later = {f"effnet.{n}" for n in names[i + 1 :]}
-            assert not imported(ROOT / "effnet" / f"{name}.py") & later, name
-
-
-def test_training_imports_torch_and_numpy_alone() -> None:
-    names = "train", "trial", "recipe", "batches", "randaugment", "step", "memory", "data", "checkpoint"
-    for name in (*names, "__init__"):
-        assert not tops(ROOT / "scaling_search" / f"{name}.py") & {
-            "optuna", "ray", "plotly", "pandas", "pydantic", "rich", "pyarrow", "PIL", "fvcore", "tomli_w",
-            "torchvision",
-        }, name  # fmt: skip
+sys.meta_path.insert(0, Refuse())
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

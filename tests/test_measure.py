@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import effnet
-from effnet.measure import compare, latency, peak_training_memory
+from effnet.nn.measure import compare, latency, peak_training_memory
 
 
 @pytest.mark.parametrize("name", ["b0", "v2-s", "resnet50", "mobilenetv1", "notebook-b0"])
@@ -25,7 +25,7 @@ def test_nothing_hides_between_the_kinds(monkeypatch: pytest.MonkeyPatch) -> Non
         model.stray = nn.Parameter(torch.zeros(14))  # type: ignore[assignment]
         return model
 
-    monkeypatch.setattr("effnet.measure.effnet.build", padded)
+    monkeypatch.setattr("effnet.nn.measure.effnet.build", padded)
     report = compare(net)
     assert not report.equal and all(row.equal for row in report.rows[:-1])
     assert report.rows[-1].theirs.params == report.rows[-1].ours.params + 14

@@ -7,7 +7,7 @@ from torch import nn
 import effnet
 from effnet.arch import Stage, scale
 from effnet.families import BASELINES
-from effnet.model import BN_EPS, BN_MOMENTUM, ConvBlock, ConvNet, SameConv2d
+from effnet.nn.model import BN_EPS, BN_MOMENTUM, ConvBlock, ConvNet, SameConv2d
 
 
 @pytest.fixture(scope="module")

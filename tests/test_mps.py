@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.jobs import Jobs
-from scaling_search import mps
-from scaling_search.data import Dataset
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver import mps
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -129,9 +129,9 @@ def test_workers_are_its_clients_and_it_ends_with_them(trial: Trial) -> None:
 
 DRIVER = """
 import signal, sys, time
-from scaling_search import mps
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.signals import Stopping
+from scaling_search.driver import mps
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.signals import Stopping
 
 with Stopping(lambda: None) as stopping:
     executor = LocalExecutor(1)
@@ -149,7 +149,7 @@ with Stopping(lambda: None) as stopping:
 
 def driver(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
     """A study's process with a server, and the server's."""
-    code = f"from scaling_search import mps\nfrom pathlib import Path\n{DRIVER}"
+    code = f"from scaling_search.driver import mps\nfrom pathlib import Path\n{DRIVER}"
     code = code.replace("with Stop", "mps._DEFAULT_PIPES = Path('/nowhere')\nwith Stop", 1)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import effnet
-from effnet import weights
+from effnet.nn import weights
 from scaling_search.cli import main
 
 HEAD = "resolution = 64\nstem_width = 16\nstem_stride = 2\nhead_width = 0\n"

@@ -15,20 +15,13 @@ import torch
 from benchmarks.jobs import Jobs
 from effnet.cost import Precision
 from effnet.nn import cuda
-from scaling_search.data import Dataset
-from scaling_search.executors import local
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.packing import (
-    CONTEXT,
-    Measured,
-    Packing,
-    choose_level,
-    measuring_pays,
-    predicted_peak,
-)
-from scaling_search.recipe import Recipe
-from scaling_search.store import Store
-from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.executors import local
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.packing import CONTEXT, Measured, Packing, choose_level, measuring_pays, predicted_peak
+from scaling_search.results.store import Store
+from scaling_search.training.recipe import Recipe
+from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
 
@@ -285,7 +278,7 @@ def test_a_measurement_ends_when_the_user_says_so(executor: Executor, trial: Tri
 
 STUDY = """
 import sys
-from scaling_search import sharing
+from scaling_search.driver import sharing
 from scaling_search.cli import main
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scaling_search.posterior import _VAGUE, Array, Runs, _Data, posterior
+from scaling_search.verdict.posterior import _VAGUE, Array, Runs, _Data, posterior
 
 RNG = np.random.default_rng(4)
 SHARES = RNG.dirichlet((1, 1, 1), 7)

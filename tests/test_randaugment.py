@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaling_search.batches import Batches
-from scaling_search.data import Dataset, Images
-from scaling_search.randaugment import OPERATIONS, ROUNDS, randaugmented
-from scaling_search.recipe import Recipe
-from scaling_search.trial import Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.data.images import Images
+from scaling_search.data.randaugment import OPERATIONS, ROUNDS, randaugmented
+from scaling_search.training.batches import Batches
+from scaling_search.training.recipe import Recipe
+from scaling_search.training.trial import Trial
 from tests.cuda_stub import stub
 
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -149,11 +150,11 @@ def test_captured_steps_hold_it(trial: Trial, data: Dataset) -> None:
 import json
 from pathlib import Path
 import torch
-from scaling_search import memory
-from scaling_search.data import Dataset
-from scaling_search.randaugment import randaugmented
-from scaling_search.train import prepare
-from scaling_search.trial import Trial
+from scaling_search.training import memory
+from scaling_search.data.dataset import Dataset
+from scaling_search.data.randaugment import randaugmented
+from scaling_search.training.train import prepare
+from scaling_search.training.trial import Trial
 from tests.cuda_stub import counters
 
 for channels in (3, 1):

@@ -14,17 +14,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scaling_search import UserError, step
-from scaling_search.candidate import Candidate
+from scaling_search import UserError
 from scaling_search.cli import main
-from scaling_search.data import Dataset
-from scaling_search.executors import Job
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.executors.ray import RayExecutor, describe_cluster, disconnect, resolve_on_cluster
-from scaling_search.search import StoppedError
-from scaling_search.store import Store
-from scaling_search.study import Study
-from scaling_search.trial import Epoch, Outcome, Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.protocol import Job
+from scaling_search.driver.executors.ray import RayExecutor, describe_cluster, disconnect, resolve_on_cluster
+from scaling_search.driver.search import StoppedError
+from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.settings import Study
+from scaling_search.training import step
+from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
 from tests.test_search import TIMINGS, Quiet, few, search
@@ -141,7 +142,7 @@ def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset,
 def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
     study: Study, data: Dataset, tmp_path: Path, cluster: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling_search.executors.ray._EMPTY", 3.0)
+    monkeypatch.setattr("scaling_search.driver.executors.ray._EMPTY", 3.0)
 
     class Kill(Quiet):
         def epoch(self, job: Job, epoch: Epoch) -> None:

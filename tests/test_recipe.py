@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import effnet
-from scaling_search.recipe import RECIPES, Recipe, RMSpropTF, flatten, optimizer
+from scaling_search.training.recipe import RECIPES, Recipe, RMSpropTF, flatten, optimizer
 
 
 def test_linear_schedule() -> None:

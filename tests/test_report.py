@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from scaling_search.page import Page
-from scaling_search.record import Record
-from scaling_search.report import build, build_comparison
-from scaling_search.space import plan
-from scaling_search.study import preset_path, read
-from scaling_search.trial import Outcome
-from scaling_search.verdict import verdicts
+from scaling_search.report.page import Page
+from scaling_search.report.render import build, build_comparison
+from scaling_search.results.record import Record
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import preset_path, read
+from scaling_search.training.trial import Outcome
+from scaling_search.verdict.verdict import verdicts
 from tests.test_verdict import STUDY, TODO, record
 
 EVIL = "</pre><script>alert(3)</script>"

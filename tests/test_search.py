@@ -12,18 +12,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scaling_search import analysis
-from scaling_search.allocation import half, promoted
-from scaling_search.candidate import Candidate
-from scaling_search.data import Dataset
-from scaling_search.executors import Executor, Job
-from scaling_search.executors.local import LocalExecutor
-from scaling_search.search import Search, StoppedError, runs_needed
-from scaling_search.space import Plan, plan
-from scaling_search.store import Store
-from scaling_search.study import Study
-from scaling_search.trial import Epoch, Outcome
-from scaling_search.verdict import FRESH
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.allocation import half, promoted
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.protocol import Executor, Job
+from scaling_search.driver.search import Search, StoppedError, runs_needed
+from scaling_search.results import tables
+from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.plan import Plan, plan
+from scaling_search.study.settings import Study
+from scaling_search.training.trial import Epoch, Outcome
+from scaling_search.verdict.verdict import FRESH
 
 
 class Quiet:
@@ -65,7 +65,7 @@ def search(
             stopping=stopping,
         )
         trained = job.run()
-        return trained, analysis.table(store.records())
+        return trained, tables.table(store.records())
     finally:
         store.close()
         executor.close()
@@ -172,8 +172,9 @@ class _Open:
 
 
 def test_vanished_data_stop_the_study_and_condemn_no_network(study: Study, tmp_path: Path) -> None:
-    from scaling_search import UserError, shapes
-    from scaling_search.data import CacheWriter
+    from scaling_search import UserError
+    from scaling_search.data import shapes
+    from scaling_search.data.dataset import CacheWriter
 
     with CacheWriter(tmp_path / "data") as writer:
         own = writer.commit("s", "g", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1))
@@ -244,13 +245,13 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
     assert job.out_of_time and 0 <= trained < len(undisturbed)
     job, rest = sitting(math.inf)
     assert not job.out_of_time and trained + rest == len(undisturbed)
-    table = analysis.table(Store.read(tmp_path).records())
+    table = tables.table(Store.read(tmp_path).records())
     drop = [*TIMINGS, "test_acc", "note"]
     pd.testing.assert_frame_equal(table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True)
 
 
 def test_ranking_ignores_what_failed(study: Study) -> None:
-    from scaling_search.record import Record
+    from scaling_search.results.record import Record
     from tests.test_store import done
 
     todo = plan(study, 10, 64).candidates

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 import effnet
-from scaling_search import memory, step
-from scaling_search.data import Dataset, Images, Normalise
-from scaling_search.recipe import Recipe
-from scaling_search.step import Step
-from scaling_search.train import run
-from scaling_search.trial import Outcome, Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.data.images import Images, Normalise
+from scaling_search.training import memory, step
+from scaling_search.training.recipe import Recipe
+from scaling_search.training.step import Step
+from scaling_search.training.train import run
+from scaling_search.training.trial import Outcome, Trial
 
 CPU = torch.device("cpu")
 

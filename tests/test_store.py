@@ -12,11 +12,11 @@ import optuna
 import pytest
 
 from scaling_search import UserError
-from scaling_search.database import described
-from scaling_search.space import plan
-from scaling_search.store import Store
-from scaling_search.study import Study
-from scaling_search.trial import Epoch, Outcome
+from scaling_search.results.database import described
+from scaling_search.results.store import Store
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import Study
+from scaling_search.training.trial import Epoch, Outcome
 
 FACTS = {"settings": {"rungs": [1]}, "data": "x"}
 Open = Callable[..., Store]

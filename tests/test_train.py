@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from scaling_search import checkpoint
-from scaling_search.data import Dataset, Normalise
-from scaling_search.train import Ready, _evenly, evaluate, prepare, run
-from scaling_search.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.data.dataset import Dataset
+from scaling_search.data.images import Normalise
+from scaling_search.training import checkpoint
+from scaling_search.training.train import Ready, _evenly, evaluate, prepare, run
+from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 
 
 def told(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
@@ -87,7 +88,7 @@ def test_stopped_between_any_two_steps_is_bit_identical(
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    monkeypatch.setattr("scaling_search.train._PULSE", -1.0)  # at every step
+    monkeypatch.setattr("scaling_search.training.train._PULSE", -1.0)  # at every step
     events = run(stopped, data)
     pulses = (event for event in events if isinstance(event, Pulse))
     for _ in range(step + 1):
@@ -204,7 +205,7 @@ def test_crash_and_lack_of_memory_are_outcomes(trial: Trial, data: Dataset, monk
     def no_memory(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")  # cannot be had without a GPU
 
-    monkeypatch.setattr("scaling_search.train.Step.__call__", no_memory)
+    monkeypatch.setattr("scaling_search.training.train.Step.__call__", no_memory)
     short = finish(trial, data)
     assert short.status == "out-of-memory" and short.peak_memory > 2**20
     assert "batch 16 needs about 0.0 GiB; CUDA out of memory. Tried to allocate 20 MiB" in short.note
@@ -245,7 +246,7 @@ def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
 
 def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset, tmp_path: Path) -> None:
     """A folder of class folders is sorted by class; its first images are no sample of it."""
-    from scaling_search.data import CacheWriter
+    from scaling_search.data.dataset import CacheWriter
 
     order = np.argsort(data.train_labels, kind="stable")
     with CacheWriter(tmp_path / "sorted") as writer:
@@ -259,7 +260,7 @@ def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset
         return 1.0, 0.5, "ff"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scaling_search.train.evaluate", record)
+        patch.setattr("scaling_search.training.train.evaluate", record)
         recipe = dataclasses.replace(trial.recipe, bn_images=128)
         changes = {"train_images": None, "recipe": recipe, "data_digest": ordered.digest}
         finish(elsewhere(trial, tmp_path, epochs=1, **changes), ordered)
@@ -273,7 +274,7 @@ def test_disk_failure_is_not_a_networks(trial: Trial, data: Dataset, monkeypatch
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scaling_search.checkpoint.save", full)
+    monkeypatch.setattr("scaling_search.training.checkpoint.save", full)
     with pytest.raises(OSError, match="No space left"):
         finish(trial, data)
 
@@ -297,7 +298,7 @@ def test_trains_with_torch_and_numpy_alone() -> None:
         "    if name.split('.')[0] in banned: raise ImportError(name)\n"
         "    return allowed(name, *a, **k)\n"
         "builtins.__import__ = guard\n"
-        "import scaling_search.train, effnet.model\n"
+        "import scaling_search.training.train, effnet.nn.model\n"
         "effnet_model = sys.modules['effnet'].build(sys.modules['effnet'].arch('b0', width=0.1))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

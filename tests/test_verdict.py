@@ -3,13 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from scaling_search.candidate import Candidate
-from scaling_search.record import Record
-from scaling_search.space import plan
-from scaling_search.study import Study, preset_path, read
-from scaling_search.trial import Epoch, Outcome
-from scaling_search.verdict import FRESH, MARGIN, Verdict, chances, settle, tied_set, verdicts
-from scaling_search.words import (
+from scaling_search.results.record import Record
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import Study, preset_path, read
+from scaling_search.training.trial import Epoch, Outcome
+from scaling_search.verdict.narration import (
     against,
     baseline_words,
     bound_words,
@@ -20,6 +19,7 @@ from scaling_search.words import (
     surface_words,
     tied_words,
 )
+from scaling_search.verdict.verdict import FRESH, MARGIN, Verdict, chances, settle, tied_set, verdicts
 
 STUDY = read(preset_path("quick"), {"rungs": [1]})
 TWO = read(preset_path("quick"), {"rungs": [1, 2]})

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import effnet
-from effnet import weights
-from effnet.model import ConvNet
+from effnet.nn import weights
+from effnet.nn.model import ConvNet
 
 CASES = [
     # ours, library, theirs

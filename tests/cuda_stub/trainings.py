@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 import effnet
-from scaling_search import train
-from scaling_search.data import CacheWriter, Dataset
-from scaling_search.recipe import Recipe
-from scaling_search.trial import Outcome, Trial
+from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.training import train
+from scaling_search.training.recipe import Recipe
+from scaling_search.training.trial import Outcome, Trial
 
 STANDARD = effnet.arch("b0-s4", width=0.5, resolution=20, num_classes=10)
 SMALL = effnet.arch("b0-s4", width=0.1, depth=0.5, resolution=12, num_classes=10)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effnet.model import ConvBlock, ConvNet, ConvNorm, SameConv2d, SqueezeExcite
 from effnet.nn.cuda import fused as kernels
+from effnet.nn.model import ConvBlock, ConvNet, ConvNorm, SameConv2d, SqueezeExcite
 
 
 class TrainingForward(nn.Module):

@@ -1,0 +1,1 @@
+"""Modules whose CPU kernels are fused, with the same numbers as torch's."""

@@ -1,0 +1,151 @@
+"""A data set's images as uint8 batches on a device, resized once or as they are read."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from scaling_search.data.dataset import Dataset
+
+_AHEAD = 3  # batches: the one that is wanted now and two more
+_CHUNK = 512
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with suppress(OSError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2**33
+
+
+
+class Images:
+    """Images `at` of a data set's array [N, h, h, c], as uint8 [n, c, side, side] on a device.
+
+    Resized once, antialiased from the original, and resident where half of the free memory holds
+    them; else read from the mapped file ahead of time and resized batch by batch, through pinned
+    memory to a CUDA device."""
+
+    def __init__(
+        self,
+        source: NDArray[np.uint8],
+        at: NDArray[np.int64],
+        side: int,
+        device: torch.device,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`progress` is called again and again while they are read and resized."""
+        self._source, self._at, self.side, self.device = source, at, side, device
+        self.channels: int = source.shape[3]
+        self._resident: Tensor | None = None
+        if 2 * len(at) * self.channels * side * side <= free_memory(device):
+            shape = (len(at), self.channels, side, side)
+            self._resident = torch.empty(shape, dtype=torch.uint8, device=device)
+            for i in range(0, len(at), _CHUNK):
+                rows = torch.arange(i, min(i + _CHUNK, len(at)))
+                self._resident[i : i + _CHUNK] = self.place(self.fetch(rows))
+                progress()
+
+    @property
+    def resident(self) -> bool:
+        """Whether all of them lie on the device."""
+        return self._resident is not None
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The images at these places of `at`. Of resident ones `index` may lie on the device, and
+        nothing is waited for."""
+        if self._resident is not None:
+            return self._resident[index.to(self.device)]
+        return self.place(self.fetch(index))
+
+    def fetch(self, index: Tensor) -> Tensor:
+        """The originals at these places, uint8 [n, h, h, c] in memory (pinned for a CUDA device);
+        read in the file's order, since a disk reads forward. May be called by another thread."""
+        rows = self._at[index.numpy()]
+        order = np.argsort(rows)
+        images = torch.empty((len(rows), *self._source.shape[1:]), dtype=torch.uint8)
+        images.numpy()[order] = self._source[rows[order]]
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def place(self, originals: Tensor) -> Tensor:
+        """What `fetch` gave, on the device and resized."""
+        return resized(originals.to(self.device, non_blocking=True), self.side)
+
+    def batches(self, size: int, index: Tensor | None = None) -> Iterator[Tensor]:
+        """All of them, or those at `index`, `size` at a time; the next are read meanwhile."""
+        chosen = torch.arange(len(self)) if index is None else index
+        parts = chosen.split(size)
+        if self._resident is not None:
+            for part in parts:
+                yield self[part]
+            return
+        with ReadAhead(self, parts) as originals:
+            for batch in originals:
+                yield self.place(batch)
+
+
+class ReadAhead:
+    """The originals of `parts` of `images`, one after the other, two of them read ahead by a thread:
+    a disk and a device work at the same time. Iterate within a `with` block, which ends the thread."""
+
+    def __init__(self, images: Images, parts: Sequence[Tensor]) -> None:
+        self._images = images
+        self._waiting = deque(parts)
+        self._reading: deque[Future[Tensor]] = deque()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        """Raises OSError where the data have vanished."""
+        while self._waiting and len(self._reading) < _AHEAD:
+            self._reading.append(self._reader.submit(self._images.fetch, self._waiting.popleft()))
+        if not self._reading:
+            raise StopIteration
+        return self._reading.popleft().result()
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """uint8 [n, h, h, c] → [n, c, side, side], antialiased, on the same device."""
+    images = images.permute(0, 3, 1, 2)
+    if side == images.shape[-1]:
+        return images.contiguous()
+    scaled = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Normalise:
+    """uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last; grey becomes three equal channels."""
+
+    def __init__(self, data: Dataset, device: torch.device) -> None:
+        std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
+        self._scale = (1 / std).to(device)
+        self._shift = (-torch.tensor(data.mean).view(1, -1, 1, 1) * 255 / std).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = images.contiguous(memory_format=torch.channels_last).float().mul_(self._scale).add_(self._shift)
+        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,123 @@
+"""Before the first run on GPUs of this machine: MPS is started, and how many trainings share each
+GPU is measured, or known from before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from scaling_search.data.dataset import Dataset, Facts
+from scaling_search.driver import mps
+from scaling_search.driver.devices import Machine
+from scaling_search.driver.executors.local import LocalExecutor, cores
+from scaling_search.driver.packing import MOST, Packing, at_a_time, measuring_pays
+from scaling_search.driver.progress import say
+from scaling_search.results.store import Store
+from scaling_search.study.plan import Plan
+from scaling_search.study.settings import Study
+from scaling_search.training.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a study will train: `runs` of `steps` steps at least, most of them much like `typical`,
+    a training of the network with the median number of blocks."""
+
+    typical: Trial
+    runs: int
+    steps: int
+
+
+def workload(
+    study: Study, todo: Plan, data: Facts, kernels: str, checkpoints: str, runs: int
+) -> Workload:
+    """Of `runs` that are still to be trained."""
+    networks = sorted((c.arch for c in (*todo.candidates, *todo.pool)), key=lambda a: a.blocks)
+    typical = Trial(
+        arch=networks[len(networks) // 2] if networks else todo.baseline.arch,
+        data_digest=data.digest,
+        data_folder=data.folder,
+        recipe=study.recipe,
+        seed=study.seed,
+        epochs=study.rungs[0],
+        train_images=study.data.train_images,
+        val_images=study.data.val_images,
+        device=study.device,
+        threads=study.threads,
+        checkpoints=checkpoints,
+        compile=study.compile,
+        kernels=kernels,
+    )
+    images = study.data.train_images
+    if images is None:  # a fifth is the validation fold
+        images = len(Dataset.open(Path(data.folder)).train_labels) * 4 // 5
+    return Workload(typical, runs, study.rungs[0] * images // study.recipe.batch)
+
+
+def settle(
+    load: Workload,
+    machine: Machine,
+    where: LocalExecutor,
+    workers: int | None,
+    store: Store,
+    over: Callable[[], bool],
+    console: Console,
+) -> Packing:
+    """How the GPUs of `where` are shared.
+
+    With `workers` from the user there are as many on each device as these make, unmeasured; else
+    what a measurement says, where one pays, and 1 where none does. Says what it comes to, and keeps
+    it in the store: on the same GPUs it holds for later sittings. Leaves early once `over`."""
+    devices = len(where.devices)
+    if workers:
+        packing = Packing(machine.memory, math.ceil(workers / devices), machine.precision)
+        if packing.level > 1:
+            _start_mps(where, console)
+        return packing
+    packing = Packing(machine.memory, 1, machine.precision)
+    # launching keeps a core busy: two trainings can share one, more would wait for it
+    most = min(MOST, packing.room(load.typical), max(2, 2 * cores() // devices))
+    if most > 1 and measuring_pays(load.runs, load.steps, devices):
+        under_mps = _start_mps(where, console)
+        setting = {"gpu": machine.gpu, "devices": devices, "mps": under_mps}
+        recorded = store.fact("packing") or {}
+        if all(recorded.get(name) == value for name, value in setting.items()):
+            _apply(packing, load.typical, recorded["level"], recorded["peak"])
+            say(console, "gpu", f"{at_a_time(packing.level)}, as in an earlier sitting")
+            return packing
+        with console.status("measuring how many trainings at a time pay on each device"):
+            measured = where.measure(load.typical, most, over)
+        if measured is None:
+            return packing
+        _apply(packing, load.typical, measured.level, measured.peak)
+        if measured.rates:
+            store.set_fact("packing", {**setting, **asdict(measured)})
+        say(console, "gpu", measured.words(under_mps))
+    return packing
+
+
+def _apply(packing: Packing, typical: Trial, level: int, peak: int) -> None:
+    packing.level = level
+    packing.record_peak(typical, peak)
+
+
+def _start_mps(where: LocalExecutor, console: Console) -> bool:
+    """Whether workers that start from now on run under MPS; where it cannot be had, why is said."""
+    try:
+        server = mps.start()
+    except mps.UnavailableError as error:
+        say(
+            console,
+            "gpu",
+            f"MPS cannot be started ({error}): trainings on one GPU take turns; where an "
+            f"administrator starts it ({mps.CONTROL} -d), they run at the same time",
+        )
+        return False
+    if server is None:
+        return mps.is_running()
+    where.use_mps(server)
+    return True

@@ -1,0 +1,1 @@
+"""Runs as recorded: the store and its readers, locks, tables, every curve."""

@@ -1,0 +1,1 @@
+"""One experiment: its settings, directions, candidates and the plan of distinct networks."""

@@ -1,0 +1,229 @@
+"""One training step of one network on one device, as fast as the device takes it.
+
+CPU: effnet's fused kernels where numba is, else the plain modules, in fp32. CUDA: bf16 (fp32 on cards
+without it), channels_last, the whole step with its batch captured as a CUDA graph after a few eager
+ones, so that small networks do not wait for kernel launches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from effnet.cost import Precision
+from effnet.messages import first_line
+from effnet.nn import cuda
+from effnet.nn.model import ConvNet
+from scaling_search.training.recipe import Recipe, flatten, optimizer
+
+try:
+    from effnet.nn.cpu import fast
+
+    _NO_NUMBA = ""
+except ImportError as error:  # a machine with torch and numpy alone, or a numba that does not load
+    fast = None  # type: ignore[assignment]
+    _NO_NUMBA = first_line(error, named=True)
+
+Load = Callable[[], tuple[Tensor, Tensor]]  # uint8 images [n, c, s, s] and labels [n] on the device
+
+
+def kernels(device_type: str) -> str:
+    """Whose inner loops a step can use on cpu or cuda: the last bits of every number depend on it."""
+    if device_type == "cuda":
+        return "triton" if cuda.why_no_triton() == "" else "torch"
+    return "torch" if fast is None else "numba"
+
+
+def why_no_kernels() -> str:
+    """The error with which numba's kernels failed to load; "" where they did not."""
+    return _NO_NUMBA
+
+
+_EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocate their workspaces
+
+
+class Step:
+    """`normalise` makes float images of uint8 ones; on CUDA `fused` trains through Triton's kernels, in
+    `dtype` (None: bf16 where the card has it).
+    `loss_sum` adds up the losses until the caller zeroes it."""
+
+    def __init__(
+        self,
+        model: ConvNet,
+        recipe: Recipe,
+        device: torch.device,
+        normalise: Callable[[Tensor], Tensor],
+        compile: bool = False,
+        fused: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model: ConvNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device, self._recipe, self._normalise = device, recipe, normalise
+        self._flat: cuda.FlatParameters | None = None
+        self._dtype = torch.float32
+        if device.type == "cuda":
+            self._dtype = dtype or _dtype_on(device)
+            self._flat = cuda.FlatParameters(self.model, self._dtype)
+            self._vectors = self._flat.parts()
+        else:
+            self._vectors = flatten(self.model)
+        self._optimizer = optimizer(self._vectors, recipe)
+        self._average = [v.clone() for v, _ in self._vectors] if recipe.ema else []
+        self._decay = torch.zeros((), device=device)  # of the average, in this step
+        self.loss_sum = torch.zeros((), device=device)
+        self._train_forward: Callable[[Tensor], Tensor] = self.model
+        if self._flat is not None:
+            leaves = {f"net.{name}": leaf for name, leaf in self._flat.leaves.items()}
+            self._train_forward = _with_parameters(
+                cuda.TrainingForward(self.model, fused), leaves, compile
+            )
+        elif fast is not None:
+            self._train_forward = functools.partial(fast.forward, self.model)
+        elif compile:
+            self._train_forward = torch.compile(self.model)  # type: ignore[assignment]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._may_capture = device.type == "cuda"
+        self._eager_steps = 0
+        self.eager = ""  # why a step on CUDA is not captured
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are replays of a captured one."""
+        return self._graph is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next step takes as long as every later one: no capture is still to come."""
+        return not self._may_capture
+
+    def stay_eager(self) -> None:
+        """Do not capture."""
+        self._may_capture = False
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[n, classes] float32 of uint8 images, in the model's present mode; no gradient."""
+        with torch.no_grad():
+            x = self._normalise(images)
+            if self._flat is not None:
+                self._flat.refresh()
+                x = x.to(self._dtype)
+                return torch.func.functional_call(self.model, self._flat.leaves, (x,)).float()
+            return self._train_forward(x).float()
+
+    def __call__(self, load: Load, lr: float, step: int) -> None:
+        """Forward, backward, optimizer and average on the batch that `load` gives; `step` counts from
+        0 over the whole run. On CUDA `load` is captured too: each call must read the same memory."""
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        if self._average:
+            # as TensorFlow's num_updates does
+            self._decay.fill_(min(self._recipe.ema, (1 + step) / (10 + step)))
+        if self._may_capture and self._eager_steps == _EAGER_STEPS:
+            self._may_capture = False
+            self._graph, self.eager = cuda.capture(self.device, lambda: self._step(load))
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._eager_steps += 1
+            self._step(load)
+
+    def _step(self, load: Load) -> None:
+        self.backward(self.loss(*load()))
+        self.update()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = self._normalise(images)
+        if self._flat is not None:
+            with torch.no_grad():
+                self._flat.refresh()
+            x = x.to(self._dtype)
+        logits = self._train_forward(x).float()
+        return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
+
+    def backward(self, loss: Tensor) -> None:
+        if self._flat is not None:
+            self._flat.backward(loss)
+        else:
+            loss.backward()
+        self.loss_sum += loss.detach()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the last `backward`, by parameter, in fp32 on the CPU."""
+        if self._flat is not None:
+            return {name: g.cpu() for name, g in self._flat.gradients().items()}
+        named = self.model.named_parameters()
+        return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+    def update(self) -> None:
+        """The optimizer's step and the average's, the gradients zero again where they add up."""
+        self._optimizer.step()
+        with torch.no_grad():
+            if self._flat is None:
+                for vector, _ in self._vectors:
+                    # not None: the parameters' gradients are views of it
+                    vector.grad.zero_()  # type: ignore[union-attr]
+            for average, (vector, _) in zip(self._average, self._vectors, strict=False):
+                average.lerp_(vector, 1 - self._decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the weights are their moving average, where the recipe keeps one."""
+        kept = [v.clone() for v, _ in self._vectors] if self._average else []
+        for average, (vector, _) in zip(self._average, self._vectors, strict=False):
+            vector.copy_(average)
+        try:
+            yield
+        finally:
+            for weights, (vector, _) in zip(kept, self._vectors, strict=False):
+                vector.copy_(weights)
+
+    def norms(self) -> list[nn.BatchNorm2d]:
+        return [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # the tensor on the device, where it is one
+        for average, saved in zip(self._average, state["average"], strict=False):
+            average.copy_(saved)
+
+
+def precision_on(device: torch.device) -> Precision:
+    """What a step computes in: on CUDA bf16 where the card does (compute capability 8.0 on). cuDNN has
+    no bf16 convolutions for older ones, and fp16 would need its loss scaled."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+        return "bf16"
+    return "fp32"
+
+
+def _dtype_on(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if precision_on(device) == "bf16" else torch.float32
+
+
+def _with_parameters(
+    module: nn.Module, parameters: dict[str, Tensor], compile: bool
+) -> Callable[[Tensor], Tensor]:
+    """`module` as a function that computes with these in its parameters' places."""
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.func.functional_call(module, parameters, (x,))  # type: ignore[no-any-return]
+
+    return torch.compile(forward) if compile else forward

@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaling_search.study.directions import apart, on_square, on_triangle, simplex, sobol
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import preset_path, read
+
+UNIT = st.floats(0, 1)
+
+
+@given(UNIT, UNIT)
+def test_square_and_triangle(u: float, v: float) -> None:
+    shares = on_triangle(u, v)
+    assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+    back = on_triangle(*on_square(shares))
+    assert back == pytest.approx(shares, abs=1e-9)
+
+
+def test_uniform_on_the_square_is_uniform_on_the_triangle() -> None:
+    rng = np.random.default_rng(0)
+    points = np.array([on_triangle(u, v) for u, v in rng.random((20000, 2))])
+    assert points.mean(0) == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert (points.max(1) > 0.5).mean() == pytest.approx(3 / 4, abs=0.02)  # three of the four equal parts
+
+
+def test_simplex_lattice() -> None:
+    for m in (1, 4, 6):
+        points = simplex(m)
+        assert len(set(points)) == (m + 1) * (m + 2) // 2
+        assert all(sum(p) == pytest.approx(1) and min(p) >= 0 for p in points)
+
+
+def test_sobol_covers_better_than_chance_and_repeats() -> None:
+    points = sobol(32, 3)
+    assert points == sobol(32, 3) != sobol(32, 4) and len(set(points)) == 32
+
+    def hole(of: list[tuple[float, float, float]]) -> float:
+        return max(min(apart(g, p) for p in of) for g in simplex(12))
+
+    rng = np.random.default_rng(1)
+    chance = [hole([on_triangle(u, v) for u, v in rng.random((32, 2))]) for _ in range(30)]
+    assert hole(points) < np.mean(chance)
+    assert apart(None, points[0]) == math.inf
+
+
+@pytest.mark.parametrize("sampler", ["lattice", "sobol"])
+@pytest.mark.parametrize("count", [1, 3, 8, 15, 99])
+def test_every_point_becomes_a_network_and_none_twice(sampler: str, count: int) -> None:
+    study = read(preset_path("quick"), {"space.sampler": sampler, "space.candidates": count})
+    todo = plan(study, 10, 28)
+    keys = [c.key for c in todo.candidates]
+    assert len(keys) == len(set(keys)) == min(count, todo.found["2x"])
+    assert all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)

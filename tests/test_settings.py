@@ -1,0 +1,153 @@
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from scaling_search import UserError
+from scaling_search.study.settings import PRESETS, Study, check, identity_hash, preset_path, read
+from scaling_search.training.recipe import RECIPES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_round_trip(name: str) -> None:
+    study = read(preset_path(name))
+    assert check(tomllib.loads(study.to_toml()), "again") == study
+    assert study.network().blocks >= 7
+
+
+def test_overrides_reach_every_setting() -> None:
+    study = read(
+        preset_path("quick"),
+        {"budgets": ["0.5x", "4x"], "recipe.lr": 0.01, "space.alpha_max": 1.5, "rungs": [1, 3], "baseline.blocks": 11},
+    )
+    assert study.recipe.lr == 0.01 and study.rungs == (1, 3) and study.network().blocks == 11
+    assert [str(b) for b in study.parsed_budgets()] == ["0.5x", "4x"]
+
+
+def test_recipes_by_name(tmp_path: Path) -> None:
+    """A name, or a table that starts from one; what was read says everything."""
+    assert check({"recipe": "paper"}, "x").recipe == RECIPES["paper"]
+    own = check({"recipe": {"base": "paper", "lr": 0.5}}, "x")
+    assert own.recipe == dataclasses.replace(RECIPES["paper"], lr=0.5)
+    assert check({"recipe": {"lr": 0.5}}, "x").recipe == dataclasses.replace(RECIPES["proxy"], lr=0.5)
+    assert check(tomllib.loads(own.to_toml()), "x") == own
+    file = tmp_path / "s.toml"
+    file.write_text('recipe = "paper"\n')
+    assert read(file, {"recipe.batch": 64}).recipe == dataclasses.replace(RECIPES["paper"], batch=64)
+    file.write_text("[recipe]\nlr = 0.5\n")
+    assert read(file, {"recipe.base": "paper"}).recipe == RECIPES["paper"], "not the file's numbers put over it"
+    assert read(preset_path("paper")).recipe.optimizer == "rmsprop"
+    # which recipe it came from is not in a study's identity, its numbers are
+    assert own.identity("d") == check({"recipe": dataclasses.asdict(own.recipe)}, "x").identity("d")
+
+
+def test_identity_holds_what_determines_results() -> None:
+    a = check({"recipe": {"lr": 0.01}, "data": {"source": "a"}}, "test")
+    b = check({"recipe": {"lr": 0.01}, "data": {"source": "elsewhere"}}, "test")
+    assert a.identity("digest") == b.identity("digest") == {"recipe.lr": 0.01, "data.digest": "digest", "schema": 1}
+    assert identity_hash(a.identity("digest")) != identity_hash(a.identity("other"))
+    # a default written out is no difference
+    assert check({"seed": 0}, "test").identity("d") == Study().identity("d")
+    assert identity_hash(check({"seed": 1}, "test").identity("d")) != identity_hash(Study().identity("d"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budgets": ["abc"]}, "budget 'abc': a budget is a ratio"),
+        ({"budgets": []}, "budgets"),
+        ({"budgets": ["2x", "2.0x"]}, "the same budget twice"),
+        ({"space": {"alpha_max": 0.5}}, "space.alpha_max: should be greater than or equal to 1, not 0.5"),
+        ({"space": {"alhpa_max": 2}}, "space.alhpa_max: no such setting"),
+        ({"recipe": {"lr": -1.0}}, r"recipe.lr = -1.0: must be above 0"),
+        ({"recipe": {"lr": "fast"}}, "recipe.lr: should be a valid number"),
+        ({"recipe": {"learning": 1}}, "recipe.learning: no such setting"),
+        ({"recipe": {"optimizer": "lion"}}, "recipe.optimizer: should be 'adamw', 'sgd' or 'rmsprop'"),
+        ({"rungs": [4, 2]}, "rungs: whole numbers of epochs above 0 that increase"),
+        ({"rungs": [0]}, "rungs"),
+        ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
+        ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
+        ({"budgets": ["5M params"]}, "budget 5M params: a search compares networks of equal multiply-adds"),
+        ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: name is missing"),
+        ({"threads": 0}, "threads"),
+        ({"recipe": "fast"}, "recipe: recipe 'fast': known are proxy, paper"),
+        ({"recipe": {"base": 3}}, "recipe: recipe 3: known are"),
+        ({"recipe": {"cutout": 1.0}}, "recipe.cutout = 1.0: must be from 0 to below 1"),
+        ({"recipe": {"ema": -0.1}}, "recipe.ema = -0.1"),
+        ({"deadline": 0}, "deadline: should be greater than 0"),
+        ({"recipe": {"batch": 1}}, "recipe.batch = 1: must be at least 2"),
+        ({"colour": "red"}, "colour: no such setting"),
+    ],
+)
+def test_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        check(settings, "here")
+    assert str(caught.value).startswith("here: ") and "\n" not in str(caught.value)
+
+
+def test_file_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        read(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("rungs = [1,")
+    with pytest.raises(UserError, match="bad.toml"):
+        read(tmp_path / "bad.toml")
+    (tmp_path / "s.toml").write_text("rungs = [1]")
+    with pytest.raises(UserError, match="command line: rungs.x"):
+        read(tmp_path / "s.toml", {"rungs.x": 1})
+
+
+OWN = """
+resolution = 16
+divisor = 4
+width = 0.5
+stem_width = 16
+stem_stride = 1
+head_width = 64
+stages = [
+    { operator = "mbconv", expand = 1, kernel = 3, stride = 2, width = 16, repeats = 2 },
+    { operator = "fused", expand = 2, kernel = 3, stride = 2, width = 32, repeats = 3 },
+]
+"""
+
+
+def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(OWN)
+    study = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    base = study.network()
+    assert (study.baseline.name, base.blocks, base.divisor, base.width, base.rounding) == (
+        "mine", 5, 4, 0.5, "spread"
+    )  # fmt: skip
+    assert [s.operator for s in base.stages] == ["mbconv", "fused"]
+    # written out and read back without the file: the same study
+    (tmp_path / "mine.toml").unlink()
+    (tmp_path / "study.toml").write_text(study.to_toml())
+    again = read(tmp_path / "study.toml")
+    assert again == study and again.network() == base
+    assert again.identity("x") == study.identity("x")
+    # spelled otherwise, it is the same study; with another kernel, another
+    (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 3\n")
+    spelled = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    assert spelled.identity("x") == study.identity("x")
+    (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 5\n")
+    other = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    assert other.identity("x") != study.identity("x")
+    # another baseline given on the command line replaces it
+    assert read(tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8}).baseline.definition is None
+    (tmp_path / "mine.toml").write_text(
+        OWN.replace("kernel = 3, stride = 2, width = 32", "kernel = 2, stride = 2, width = 32")
+    )
+    with pytest.raises(UserError, match="mine.toml: stage 2: kernel = 2: must be odd"):
+        read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml")})
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet50", "v2-s", "lite", "mobilenetv1"])
+def test_any_family_can_be_searched(name: str) -> None:
+    from scaling_search.study.plan import plan
+
+    study = check(
+        {"baseline": {"name": name, "width": 0.25, "resolution": 64}, "space": {"candidates": 8}, "device": "cpu"},
+        "test",
+    )
+    todo = plan(study, 10, 160)
+    assert len(todo.candidates) >= 8 and all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)
