@@ -1,12 +1,14 @@
-"""Where should runs go? Our allocations beside random search and Optuna's TPE with its median pruner, on real curves.
+"""Where should runs go? Our allocations beside random search and Optuna's TPE with its median
+pruner, on real curves.
 
     python benchmarks/allocation.py [--repeats 120] [--check]
 
-The curves are studies/imagenette-24px-2x: 24 networks of one cost, six seeds (curves.parquet, heldout.parquet). Each
-repeat draws three seeds that can be trained on and leaves the other three as the truth, which no method sees: regret is
-the best network's mean over these, minus the chosen one's. Costs are epochs; the full grid, every network with three
-seeds at 2 epochs, is 144 of them. `rungs` is held against the peers, `flat` is for comparison. The truth is three
-seeds' mean, so its own noise makes every regret larger, alike for all; what is compared is paired.
+The curves are studies/imagenette-24px-2x: 24 networks of one cost, six seeds (curves.parquet,
+heldout.parquet). Each repeat draws three seeds that can be trained on and leaves the other three as
+the truth, which no method sees: regret is the best network's mean over these, minus the chosen
+one's. Costs are epochs; the full grid, every network with three seeds at 2 epochs, is 144 of them.
+`rungs` is held against the peers, `flat` is for comparison. The truth is three seeds' mean, so its
+own noise makes every regret larger, alike for all; what is compared is paired.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ UNIT = 0.0113
 
 @dataclass(frozen=True)
 class Table:
-    """Accuracies [networks, seeds]: after 1 epoch of training for 1 (`short`), after the first of 2 (`first`), after
-    2 (`long`); `x` the shares."""
+    """Accuracies [networks, seeds]: after 1 epoch of training for 1 (`short`), after the first of 2
+    (`first`), after 2 (`long`); `x` the shares."""
 
     x: Array
     short: Array
@@ -43,7 +45,9 @@ class Table:
 
 
 def table() -> Table:
-    records = [r for name in ("curves", "heldout") for r in read(STUDY / f"{name}.parquet").records()]
+    records = [
+        r for name in ("curves", "heldout") for r in read(STUDY / f"{name}.parquet").records()
+    ]
     records = [r for r in records if r.candidate.role == "candidate" and not 500 <= r.seed < 1000]
     order = list(dict.fromkeys(r.candidate.key for r in records))
     seeds = sorted({r.seed for r in records})
@@ -66,7 +70,8 @@ Method = Callable[[Table, list[int], float, np.random.Generator], int]
 
 
 def flat(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
-    """Every network with one seed in the study's order while it lasts, then where the posterior says."""
+    """Every network with one seed in the study's order while it lasts, then where the posterior
+    says."""
     runs: list[tuple[int, int]] = []
     while 2 * (len(runs) + 1) <= budget:
         if len(runs) < len(t.x):
@@ -109,7 +114,9 @@ def rungs(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -
 def believed(t: Table, seeds: list[int], runs: list[tuple[int, int, int]], levels: int) -> Array:
     network, rung, seed = (np.array(column) for column in zip(*runs, strict=True))
     y = np.array([(t.short, t.long)[r][k, seeds[s]] for k, r, s in runs])
-    return posterior(Runs(t.x, network, rung - (2 - levels), seed, y, levels, UNIT), samples=2048).accuracy
+    return posterior(
+        Runs(t.x, network, rung - (2 - levels), seed, y, levels, UNIT), samples=2048
+    ).accuracy
 
 
 def random_search(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
@@ -119,7 +126,8 @@ def random_search(t: Table, seeds: list[int], budget: float, rng: np.random.Gene
 
 
 def tpe(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
-    """Optuna as its users run it: TPE over the map, MedianPruner after the first epoch, best_trial at the end."""
+    """Optuna as its users run it: TPE over the map, MedianPruner after the first epoch, best_trial
+    at the end."""
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=int(rng.integers(2**31))),
@@ -145,7 +153,12 @@ def tpe(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> 
     return int(study.best_trial.user_attrs["network"])
 
 
-METHODS: dict[str, Method] = {"rungs": rungs, "flat": flat, "random": random_search, "TPE + median": tpe}
+METHODS: dict[str, Method] = {
+    "rungs": rungs,
+    "flat": flat,
+    "random": random_search,
+    "TPE + median": tpe,
+}
 
 
 def repeat(number: int) -> dict[tuple[str, float], float]:
@@ -171,7 +184,9 @@ def main() -> int:
     args = parser.parse_args()
     with ProcessPoolExecutor(args.workers) as pool:
         results = list(pool.map(repeat, range(args.repeats), chunksize=5))
-    print(f"mean regret in points, ± 95%, over {args.repeats} draws of seeds; in brackets: more than with rungs by")
+    print(
+        f"mean regret in points, ± 95%, over {args.repeats} draws of seeds; in brackets: more than with rungs by"
+    )
     print(f"{'of the grid':>12} " + " ".join(f"{name:>28}" for name in METHODS))
     lost = 0
     for part in SHARES_OF_GRID:
@@ -181,7 +196,11 @@ def main() -> int:
             more = values - regret["rungs"]
             half_width = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
             apart_by = 1.96 * more.std(ddof=1) / np.sqrt(len(more))
-            cells.append(f"{values.mean():5.2f} ± {half_width:.2f} [{more.mean():+.2f} ± {apart_by:.2f}]".rjust(28))
+            cells.append(
+                f"{values.mean():5.2f} ± {half_width:.2f} [{more.mean():+.2f} ± {apart_by:.2f}]".rjust(
+                    28
+                )
+            )
             lost += name in ("random", "TPE + median") and more.mean() <= 0
         print(f"{part:12.0%} " + " ".join(cells))
     print(

@@ -2,11 +2,12 @@
 
     python benchmarks/calibration.py [--studies 500] [--check] [--workers 2]
 
-Each study: 24 networks on the map; one short run each, half of them promoted to a long one, the five best with three
-seeds (rungs); or every network long with one seed, then twelve more runs where the posterior says (flat); or every
-network three times, short and long (grid, as studies/imagenette-24px-2x). The noise is what that study shows: one long
-run varies by 1.45 points, a short one by 1.6, the two of one seed correlate by 0.5, a seed moves all by 0.75.
-The model knows none of this; it is given what every study has, the noise of 1,930 validation images. Beside it, on
+Each study: 24 networks on the map; one short run each, half of them promoted to a long one, the
+five best with three seeds (rungs); or every network long with one seed, then twelve more runs where
+the posterior says (flat); or every network three times, short and long (grid, as
+studies/imagenette-24px-2x). The noise is what that study shows: one long run varies by 1.45 points,
+a short one by 1.6, the two of one seed correlate by 0.5, a seed moves all by 0.75. The model knows
+none of this; it is given what every study has, the noise of 1,930 validation images. Beside it, on
 the same runs, the usual verdict: the finalists' means and their standard errors.
 """
 
@@ -32,7 +33,8 @@ WORLDS = ("matched", "rough surface", "unequal noise", "strong bias", "large eff
 
 @dataclass(frozen=True)
 class Truth:
-    """`final` [networks] and `short` [networks]: expected accuracies; `noisy` [networks]: factor on the noise."""
+    """`final` [networks] and `short` [networks]: expected accuracies; `noisy` [networks]: factor on
+    the noise."""
 
     x: Array
     final: Array
@@ -51,17 +53,34 @@ def truth(world: str, rng: np.random.Generator) -> Truth:
     smooth = np.linalg.cholesky(np.exp(-0.5 * gap / length**2) + 1e-9 * np.eye(NETWORKS))
 
     def effects(surface: float, own: float) -> Array:
-        found = surface * smooth @ rng.standard_normal(NETWORKS) + own * rng.standard_normal(NETWORKS)
+        found = surface * smooth @ rng.standard_normal(NETWORKS) + own * rng.standard_normal(
+            NETWORKS
+        )
         return np.asarray(found)
 
     final = effects(large * 0.012 * np.exp(0.5 * z[1]), large * 0.003 * np.exp(0.5 * z[2]))
     biased = world == "strong bias"
     slope = 0.3 if biased else 0.9 + 0.3 * z[3]
-    own = effects(0.013, 0.006) if biased else effects(0.0065 * np.exp(0.5 * z[4]), 0.0025 * np.exp(0.5 * z[5]))
-    noisy = np.exp(0.4 * rng.standard_normal(NETWORKS)) if world == "unequal noise" else np.ones(NETWORKS)
+    own = (
+        effects(0.013, 0.006)
+        if biased
+        else effects(0.0065 * np.exp(0.5 * z[4]), 0.0025 * np.exp(0.5 * z[5]))
+    )
+    noisy = (
+        np.exp(0.4 * rng.standard_normal(NETWORKS))
+        if world == "unequal noise"
+        else np.ones(NETWORKS)
+    )
     seeds = SHARED * np.exp(0.4 * z[6]) * rng.standard_normal((2, 64))
     scale = np.exp(0.2 * z[7])
-    return Truth(x, 0.55 + final, 0.45 + slope * final + own, noisy, seeds, (LOW_NOISE * scale, NOISE * scale))
+    return Truth(
+        x,
+        0.55 + final,
+        0.45 + slope * final + own,
+        noisy,
+        seeds,
+        (LOW_NOISE * scale, NOISE * scale),
+    )
 
 
 class Study:
@@ -70,7 +89,9 @@ class Study:
     def __init__(self, known: Truth, rng: np.random.Generator) -> None:
         self._known, self._rng = known, rng
         self.rows: list[tuple[int, int, int, float]] = []
-        self._luck: dict[tuple[int, int], float] = {}  # of a network and seed, at the rung that came first
+        self._luck: dict[
+            tuple[int, int], float
+        ] = {}  # of a network and seed, at the rung that came first
 
     def run(self, network: int, rung: int) -> None:
         seed = sum(r[0] == network and r[1] == rung for r in self.rows)
@@ -84,13 +105,17 @@ class Study:
 
     def means(self, rung: int) -> dict[int, float]:
         networks = {r[0] for r in self.rows if r[1] == rung}
-        return {k: float(np.mean([r[3] for r in self.rows if r[:2] == (k, rung)])) for k in networks}
+        return {
+            k: float(np.mean([r[3] for r in self.rows if r[:2] == (k, rung)])) for k in networks
+        }
 
     def accuracy(self, rungs: int) -> Array:
         rows = [r for r in self.rows if rungs == 2 or r[1] == 1]
         network, rung, seed = (np.array([r[i] for r in rows]) for i in range(3))
         y = np.array([r[3] for r in rows])
-        return posterior(Runs(self._known.x, network, rung - (2 - rungs), seed, y, rungs, UNIT)).accuracy
+        return posterior(
+            Runs(self._known.x, network, rung - (2 - rungs), seed, y, rungs, UNIT)
+        ).accuracy
 
 
 def rungs(study: Study, rng: np.random.Generator) -> Array:
@@ -125,7 +150,8 @@ def grid(study: Study, rng: np.random.Generator) -> Array:
 
 
 def usual(study: Study, rng: np.random.Generator) -> tuple[int, set[int], float]:
-    """The finalists' means and standard errors: the best, those within two errors of the difference, its P(best)."""
+    """The finalists' means and standard errors: the best, those within two errors of the
+    difference, its P(best)."""
     by = {k: [r[3] for r in study.rows if r[:2] == (k, 1)] for k in study.means(1)}
     finalists = {k: v for k, v in by.items() if len(v) > 1}
     mean = {k: np.mean(v) for k, v in finalists.items()}
@@ -136,7 +162,11 @@ def usual(study: Study, rng: np.random.Generator) -> tuple[int, set[int], float]
     return best, tied, float((draws.argmax(0) == list(mean).index(best)).mean())
 
 
-KINDS: dict[str, Callable[[Study, np.random.Generator], Array]] = {"rungs": rungs, "flat": flat, "grid": grid}
+KINDS: dict[str, Callable[[Study, np.random.Generator], Array]] = {
+    "rungs": rungs,
+    "flat": flat,
+    "grid": grid,
+}
 
 
 @dataclass(frozen=True)
@@ -166,7 +196,14 @@ def one(job: tuple[str, str, int]) -> Result:
     tied_now = {*tied_set(best), pick}
     loss = known.final[top] - known.final[pick]
     return Result(
-        top in tied_now, bool(loss <= bound), len(tied_now), float(best[pick]), pick == top, tuple(best), top, other
+        top in tied_now,
+        bool(loss <= bound),
+        len(tied_now),
+        float(best[pick]),
+        pick == top,
+        tuple(best),
+        top,
+        other,
     )
 
 
@@ -190,7 +227,11 @@ def main() -> int:
                 for name in ("covered", "bounded", "size", "stated", "right")
             )
             other = [r.usual for r in mine if r.usual]
-            beside = " ".join(f"{np.mean([o[i] for o in other]):6.3f}" for i in range(3)) if other else ""
+            beside = (
+                " ".join(f"{np.mean([o[i] for o in other]):6.3f}" for i in range(3))
+                if other
+                else ""
+            )
             line = f"{world:14} {kind:6} {covered:8.3f} {bounded:6.3f} {size:5.1f} {stated:7.2f} {right:5.2f}"
             print(f"{line}          {beside}")
             hard = world == "strong bias"

@@ -1,11 +1,13 @@
-"""A hundred SIGKILLs over drivers, workers and Ray nodes, in the middle of studies of cheap real trainings.
+"""A hundred SIGKILLs over drivers, workers and Ray nodes, in the middle of studies of cheap real
+trainings.
 
     python benchmarks/chaos.py [--kills 100] [--ray 40] [--seed 0] [--check]
 
-An undisturbed study first, then as many disturbed ones as it takes: the same command is given again whenever its driver
-was killed, lost Ray nodes come back. After each study: every acknowledged result present once, no run started again
-without a recorded reason (the workers keep a log of their own), the final table and the verdict the undisturbed one's.
-`--ray` of the kills are on a cluster of two nodes. The last line is the number of violations.
+An undisturbed study first, then as many disturbed ones as it takes: the same command is given again
+whenever its driver was killed, lost Ray nodes come back. After each study: every acknowledged
+result present once, no run started again without a recorded reason (the workers keep a log of their
+own), the final table and the verdict the undisturbed one's. `--ray` of the kills are on a cluster
+of two nodes. The last line is the number of violations.
 """
 
 from __future__ import annotations
@@ -65,7 +67,17 @@ def main() -> int:
     studies(args.kills - args.ray, local, {"driver": kill, "worker": kill_worker(rng)}, (0.3, 7.0))
     if args.ray:
         cluster = _cluster(folder)
-        words = [*WORDS, "--data", "shapes", "--executor", "ray", "--ray-address", cluster.address, "--workers", "2"]
+        words = [
+            *WORDS,
+            "--data",
+            "shapes",
+            "--executor",
+            "ray",
+            "--ray-address",
+            cluster.address,
+            "--workers",
+            "2",
+        ]
 
         def node(driver: int) -> bool:
             lost = rng.choice(list(cluster.worker_nodes))
@@ -83,7 +95,11 @@ def main() -> int:
             return bool(pids) and kill(rng.choice(pids))
 
         studies(
-            args.ray, words, {"driver": kill, "actor": actor, "node": node}, (2.0, 12.0), folder / "cluster" / "log"
+            args.ray,
+            words,
+            {"driver": kill, "actor": actor, "node": node},
+            (2.0, 12.0),
+            folder / "cluster" / "log",
         )
         cluster.shutdown()
     print(f"kills: {dict(killed)}, {killed.total()} in all")
@@ -98,7 +114,9 @@ def _cluster(folder: Path) -> Any:
 
     os.environ.update(environment(folder / "cluster"))
     here = {"node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here}
+    )
     cluster.add_node(num_cpus=1, **here)
     cluster.add_node(num_cpus=1, **here)
     return cluster

@@ -1,11 +1,13 @@
-"""CIFAR-10: test accuracy against seconds of training, beside airbench's 94% in 2.6 s on an A100 (a bespoke network).
+"""CIFAR-10: test accuracy against seconds of training, beside airbench's 94% in 2.6 s on an A100 (a
+bespoke network).
 
-python benchmarks/cifar10.py [--network b0-s4] [--width 1] [--epochs 4 8 16 32] [--seeds 5] [--batch 512] [--lr 0.01]
-                             [--data ../shared/data/cifar10] [--train-images N] [--device auto] [--check]
+python benchmarks/cifar10.py [--network b0-s4] [--width 1] [--epochs 4 8 16 32] [--seeds 5] [--batch
+512] [--lr 0.01] [--data ../shared/data/cifar10] [--train-images N] [--device auto] [--check]
 
-One row for each length of training: mean and deviation of the test accuracy over the seeds, seconds of the run. Then
-the shortest run whose mean reaches 90%, 92%, 94%. It trains on four folds of five: 40,000 of the 50,000 images.
-The last line is the best mean; `--check` exits 1 when it is below 94%."""
+One row for each length of training: mean and deviation of the test accuracy over the seeds, seconds
+of the run. Then the shortest run whose mean reaches 90%, 92%, 94%. It trains on four folds of five:
+40,000 of the 50,000 images. The last line is the best mean; `--check` exits 1 when it is below
+94%."""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", default="b0-s4")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--epochs", type=int, nargs="+", default=[4, 8, 16, 32])
@@ -51,7 +55,9 @@ def main() -> int:
         from scaling_search.data.sources import load
 
         data = load(args.data)
-    net = effnet.arch(args.network, width=args.width, resolution=data.native, num_classes=len(data.classes))
+    net = effnet.arch(
+        args.network, width=args.width, resolution=data.native, num_classes=len(data.classes)
+    )
     recipe = dataclasses.replace(
         RECIPES["proxy"], lr=args.lr, batch=args.batch, cutout=0.25, shift=0.125, warmup_steps=200
     )
@@ -73,9 +79,14 @@ def main() -> int:
         deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         rows.append((statistics.mean(accuracies), seconds, epochs))
         rate = statistics.median(o.images_per_s for o in outcomes)
-        print(f"{epochs:>8}{seconds:>10.1f}{rows[-1][0]:>8.2f}{deviation:>6.2f}{rate:>11,.0f}", flush=True)
+        print(
+            f"{epochs:>8}{seconds:>10.1f}{rows[-1][0]:>8.2f}{deviation:>6.2f}{rate:>11,.0f}",
+            flush=True,
+        )
     for level in (90, 92, 94):
-        reached = [f"{seconds:.1f} s ({epochs} epochs)" for mean, seconds, epochs in rows if mean >= level]
+        reached = [
+            f"{seconds:.1f} s ({epochs} epochs)" for mean, seconds, epochs in rows if mean >= level
+        ]
         print(f"{level}%: {reached[0] if reached else 'not reached'}")
     best = max(mean for mean, _, _ in rows)
     print(f"{best:.2f}")

@@ -1,11 +1,13 @@
-"""How fast exact costs come, beside analytic counting in pycls' style and fvcore's tracing, in one run.
+"""How fast exact costs come, beside analytic counting in pycls' style and fvcore's tracing, in one
+run.
 
 python benchmarks/cost.py [--networks 20000] [--repeats 5] [--check]
 
-Three figures: costs of B0-sized networks not seen before (blocks of the same shape count once, times their
-number; shapes met before in other networks are remembered); the same with nothing remembered; the lattice alpha in
-[1, 2], beta and gamma in [1, 1.5] at step 0.01, from its triples to its distinct networks with their costs.
-The last line is costs per second. `--check` exits 1 below 20,000 of them, or when the lattice takes 2 s or more."""
+Three figures: costs of B0-sized networks not seen before (blocks of the same shape count once,
+times their number; shapes met before in other networks are remembered); the same with nothing
+remembered; the lattice alpha in [1, 2], beta and gamma in [1, 1.5] at step 0.01, from its triples
+to its distinct networks with their costs. The last line is costs per second. `--check` exits 1
+below 20,000 of them, or when the lattice takes 2 s or more."""
 
 from __future__ import annotations
 
@@ -34,9 +36,18 @@ LEAST_PER_SECOND, MOST_SECONDS = 20_000, 2.0
 
 
 def per_layer(arch: Arch) -> dict[str, int]:
-    """Counting as pycls does it: a running dictionary handed through every layer of every block, repeats one by one."""
+    """Counting as pycls does it: a running dictionary handed through every layer of every block,
+    repeats one by one."""
 
-    def conv(cx: dict[str, int], c_in: int, c_out: int, k: int, stride: int = 1, groups: int = 1, bias: bool = False):  # type: ignore[no-untyped-def]
+    def conv(
+        cx: dict[str, int],
+        c_in: int,
+        c_out: int,
+        k: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ):  # type: ignore[no-untyped-def]
         side = (cx["side"] - 1) // stride + 1
         weights = k * k * c_in * c_out // groups
         return {
@@ -70,7 +81,9 @@ def drawn(count: int, seed: int) -> list[Arch]:
     """Distinct networks between B0 and about four times B0."""
     rng, found = random.Random(seed), {}
     while len(found) < count:
-        net = scale(BASELINES["b0"], rng.uniform(1, 2), rng.uniform(1, 1.5), rng.randrange(224, 337))
+        net = scale(
+            BASELINES["b0"], rng.uniform(1, 2), rng.uniform(1, 1.5), rng.randrange(224, 337)
+        )
         found[net] = None
     return list(found)
 
@@ -101,19 +114,27 @@ def traced_macs(net: Arch) -> int:
     with torch.device("meta"):
         model = effnet.build(net)
     image = torch.zeros(1, 3, net.resolution, net.resolution)
-    counts = FlopCountAnalysis(model.to_empty(device="cpu").eval(), image).unsupported_ops_warnings(False).by_operator()
+    counts = (
+        FlopCountAnalysis(model.to_empty(device="cpu").eval(), image)
+        .unsupported_ops_warnings(False)
+        .by_operator()
+    )
     return int(counts["conv"] + counts["linear"])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     ours, unseen, theirs, traced, lattices, sizes = [], [], [], [], [], (0, 0)
-    for repeat in range(args.repeats):  # every contender in every round, so that a noisy machine is noisy for all
+    for repeat in range(
+        args.repeats
+    ):  # every contender in every round, so that a noisy machine is noisy for all
         nets = drawn(args.networks, repeat)
         _block_parts.cache_clear()
         ours.append(seconds(lambda n=nets: [cost(net) for net in n]) / len(nets))  # type: ignore[misc]
@@ -147,7 +168,9 @@ def main() -> int:
     found = f"{sizes[0]:,} triples, {sizes[1]:,} distinct networks with their costs"
     print(f"lattice at 0.01: {found}, {lattice_seconds:.2f} s")
     print(f"{1 / mine:,.0f} costs/s")
-    return 1 if args.check and (1 / mine < LEAST_PER_SECOND or lattice_seconds >= MOST_SECONDS) else 0
+    return (
+        1 if args.check and (1 / mine < LEAST_PER_SECOND or lattice_seconds >= MOST_SECONDS) else 0
+    )
 
 
 if __name__ == "__main__":

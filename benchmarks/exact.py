@@ -2,7 +2,8 @@
 
 python benchmarks/exact.py [--networks 1000] [--jobs 2] [--seed 0] [--check]
 
-The last line is how many are equal to all of them to the unit. `--check` exits 1 unless every one is."""
+The last line is how many are equal to all of them to the unit. `--check` exits 1 unless every one
+is."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def differs(net: Arch) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,8 @@
-"""What a GPU study costs on this card: steps, set-up, evaluation, memory, several trainings at once.
+"""What a GPU study costs on this card: steps, set-up, evaluation, memory, several trainings at
+once.
 
-    python benchmarks/gpu.py [--device cuda] [--only standard b0 ...] [--seconds 450] [--timm FOLDER]
-                             [--mps] [--check]
+    python benchmarks/gpu.py [--device cuda] [--only standard b0 ...] [--seconds 450] [--timm
+    FOLDER] [--mps] [--check]
 
 It needs torch, numpy and this checkout; timm, where it can be imported, is the rival, else the
 project's own modules in the same plain loop, and the table says which. No new row begins after
@@ -22,10 +23,10 @@ batch lies ready on the device. Contenders train one after the other on an other
 there and back (A B C C B A), and every figure is a median over both passes. `set-up` is from the
 uint8 images in memory to the end of the sixth step, by when a step has been captured.
 
-The last line is the least ratio of a figure to its target: at 1 or more all are met. --check exits 1
-where a target is missed or a measurement failed, or where no target could be measured. On a CPU and
-on the tests' stand-in for CUDA everything runs in a small version: rates have no targets there, and
-on the stand-in they mean nothing. So far this script has been run on those two only."""
+The last line is the least ratio of a figure to its target: at 1 or more all are met. --check exits
+1 where a target is missed or a measurement failed, or where no target could be measured. On a CPU
+and on the tests' stand-in for CUDA everything runs in a small version: rates have no targets there,
+and on the stand-in they mean nothing. So far this script has been run on those two only."""
 
 from __future__ import annotations
 
@@ -231,7 +232,8 @@ class Rate:
 
 
 def compare(bench: Bench, contenders: Mapping[str, Contender], name: str) -> dict[str, Rate]:
-    """What each takes, in two passes, there and back; those that fail are left out, and it is said."""
+    """What each takes, in two passes, there and back; those that fail are left out, and it is
+    said."""
     steps: dict[str, list[float]] = {}
     setups: dict[str, float] = {}
     failed: set[str] = set()
@@ -619,7 +621,8 @@ def rival_step(
 
 
 def judge_b0(bench: Bench, rates: B0Rates) -> None:
-    """At each resolution, the best batch of ours over the rival's best; then kernel against kernel."""
+    """At each resolution, the best batch of ours over the rival's best; then kernel against
+    kernel."""
     print("\nB0, the best batch of each over the tuned rival")
     for side in dict.fromkeys(side for side, _ in rates):
         at_side = [of_case for (px, _), of_case in rates.items() if px == side]

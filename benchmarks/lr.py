@@ -1,10 +1,11 @@
-"""The learning rate of a preset, chosen where it matters: on the baseline and the corners, never at the centre alone.
+"""The learning rate of a preset, chosen where it matters: on the baseline and the corners, never at
+the centre alone.
 
 python benchmarks/lr.py [--preset quick] [--data fashion-mnist] [--lr 0.004 0.008 0.016] [--seeds 2]
 
-Trains the baseline and the networks nearest to depth only, width only and resolution only, as the preset does, at each
-learning rate; validation accuracy in per cent, mean over the seeds. The last line is the rate that loses least: its
-worst network lies nearest to that network's best."""
+Trains the baseline and the networks nearest to depth only, width only and resolution only, as the
+preset does, at each learning rate; validation accuracy in per cent, mean over the seeds. The last
+line is the rate that loses least: its worst network lies nearest to that network's best."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ from scaling_search.training.trial import Trial
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--lr", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3])

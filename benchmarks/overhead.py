@@ -2,10 +2,11 @@
 
     python benchmarks/overhead.py [--runs 1000] [--rounds 3] [--check]
 
-Here: every run started, reported, recorded and told through this project's driver, store and executor (two workers).
-Beside it: plain Optuna doing the same (ask, three suggestions, report, tell) on SQLite, and plain Ray Tune with reused
-actors, two at a time. Medians of several rounds, in one process after the other, on one disk. Then a study of 10,000
-recorded runs is opened, and the driver's memory is read as runs are added. The last line is the worst ratio to a peer.
+Here: every run started, reported, recorded and told through this project's driver, store and
+executor (two workers). Beside it: plain Optuna doing the same (ask, three suggestions, report,
+tell) on SQLite, and plain Ray Tune with reused actors, two at a time. Medians of several rounds, in
+one process after the other, on one disk. Then a study of 10,000 recorded runs is opened, and the
+driver's memory is read as runs are added. The last line is the worst ratio to a peer.
 """
 
 from __future__ import annotations
@@ -60,12 +61,18 @@ def data() -> Dataset:
     from scaling_search.data import shapes
 
     with CacheWriter(Path(tempfile.mkdtemp()) / "shapes") as writer:
-        return writer.commit("shapes", "generated", shapes.CLASSES, *shapes.generate(200, 0), shapes.generate(50, 1))
+        return writer.commit(
+            "shapes", "generated", shapes.CLASSES, *shapes.generate(200, 0), shapes.generate(50, 1)
+        )
 
 
 def ours(runs: int, images: Dataset, executor: Executor) -> float:
     """Seconds a run, from the first outcome to the last: starting workers is not counted."""
-    study, folder, watcher = check({"device": "cpu"}, "benchmark"), Path(tempfile.mkdtemp()), _Quiet()
+    study, folder, watcher = (
+        check({"device": "cpu"}, "benchmark"),
+        Path(tempfile.mkdtemp()),
+        _Quiet(),
+    )
     networks = plan(study, 10, 64).everything
     wanted = [(c, seed) for seed in range(-(-runs // len(networks))) for c in networks][:runs]
     store = Store.create(folder / "run", {}, _FACTS)
@@ -92,7 +99,9 @@ def ours_ray(runs: int) -> float:
     from scaling_search.driver.executors.ray import RayExecutor
 
     images = data()
-    return ours(runs, images, RayExecutor(2, "cpu", 1, images.folder, images.digest, "", train=trivial))
+    return ours(
+        runs, images, RayExecutor(2, "cpu", 1, images.folder, images.digest, "", train=trivial)
+    )
 
 
 def plain_optuna(runs: int) -> float:
@@ -100,7 +109,8 @@ def plain_optuna(runs: int) -> float:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
-        storage=f"sqlite:///{tempfile.mkdtemp()}/study.db", sampler=optuna.samplers.RandomSampler(seed=0)
+        storage=f"sqlite:///{tempfile.mkdtemp()}/study.db",
+        sampler=optuna.samplers.RandomSampler(seed=0),
     )
     began = time.perf_counter()
     for _ in range(runs):
@@ -133,7 +143,13 @@ def plain_ray(runs: int) -> float:
             ends.append(time.perf_counter())
 
     kept = tune.CheckpointConfig(checkpoint_at_end=False)
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     tune.Tuner(
         tune.with_resources(Nothing, {"cpu": 1}),
         param_space={"alpha": tune.uniform(0.001, 1000)},
@@ -154,8 +170,12 @@ def rss() -> float:
 
 
 def recorded(runs: int) -> float:
-    """Seconds to open a study of `runs` recorded runs; prints the driver's memory while they are added."""
-    study, folder = check({"device": "cpu"}, "benchmark"), Path(tempfile.mkdtemp(dir="/dev/shm"))  # fsync costs nothing
+    """Seconds to open a study of `runs` recorded runs; prints the driver's memory while they are
+    added."""
+    study, folder = (
+        check({"device": "cpu"}, "benchmark"),
+        Path(tempfile.mkdtemp(dir="/dev/shm")),
+    )  # fsync costs nothing
     networks = plan(study, 10, 64).everything
     store = Store.create(folder, {}, _FACTS)
     outcome = list(trivial(None, None))[-1]  # type: ignore[arg-type]
@@ -168,7 +188,9 @@ def recorded(runs: int) -> float:
             memory[i + 1] = rss()
     store.close()
     (a, x), (b, y) = memory.items()
-    print(f"driver's memory: {x:.0f} MiB at {a:,} runs, {y:.0f} MiB at {b:,}: {1024 * (y - x) / (b - a):.1f} KiB a run")
+    print(
+        f"driver's memory: {x:.0f} MiB at {a:,} runs, {y:.0f} MiB at {b:,}: {1024 * (y - x) / (b - a):.1f} KiB a run"
+    )
     times = []
     for _ in range(3):
         del store
@@ -189,7 +211,10 @@ PARTS: dict[str, Callable[[int], float]] = {
 def part(name: str, runs: int) -> float:
     """In a process of its own; its last line."""
     done = subprocess.run(
-        [sys.executable, __file__, "--part", name, "--runs", str(runs)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, __file__, "--part", name, "--runs", str(runs)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     *lines, last = done.stdout.strip().splitlines()
     for line in lines:
@@ -208,11 +233,18 @@ def main() -> int:
     if args.part:
         print(PARTS[args.part](args.runs))
         return 0
-    rounds = [{name: part(name, args.runs) for name in PARTS if name != "recorded"} for _ in range(args.rounds)]
+    rounds = [
+        {name: part(name, args.runs) for name in PARTS if name != "recorded"}
+        for _ in range(args.rounds)
+    ]
     ms = {name: 1000 * statistics.median(r[name] for r in rounds) for name in rounds[0]}
     print(f"{args.runs:,} trivial runs, {args.rounds} rounds, milliseconds of the driver a run")
-    print(f"local workers {ms['local']:6.1f}   plain Optuna on SQLite            {ms['optuna']:6.1f}")
-    print(f"Ray Tune      {ms['ours_ray']:6.1f}   plain Ray Tune with reused actors {ms['ray']:6.1f}")
+    print(
+        f"local workers {ms['local']:6.1f}   plain Optuna on SQLite            {ms['optuna']:6.1f}"
+    )
+    print(
+        f"Ray Tune      {ms['ours_ray']:6.1f}   plain Ray Tune with reused actors {ms['ray']:6.1f}"
+    )
     seconds = part("recorded", 10 * args.runs)
     print(f"a study of {10 * args.runs:,} recorded runs opens in {seconds:.2f} s (at most 2)")
     worst = max(ms["local"] / ms["optuna"], ms["ours_ray"] / ms["ray"])

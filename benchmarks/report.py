@@ -1,11 +1,13 @@
-"""What a report costs: seconds to build, its size, seconds until a browser has painted it and drawn its figures.
+"""What a report costs: seconds to build, its size, seconds until a browser has painted it and drawn
+its figures.
 
     python benchmarks/report.py [--runs 100,1000,10000] [--check]
 
-Studies of networks that exist (one budget, quick's space) with accuracies that are made up, over as many seeds as it
-takes. Built is the verdict (the joint model of all runs) and the page. Beside it optuna's own plot_pareto_front of the
-same trials, as a page of its own; it has no verdict. Each in a process of its own; Chromium, headless, opens the page
-from the disk. The last line is the seconds to build at the most runs.
+Studies of networks that exist (one budget, quick's space) with accuracies that are made up, over as
+many seeds as it takes. Built is the verdict (the joint model of all runs) and the page. Beside it
+optuna's own plot_pareto_front of the same trials, as a page of its own; it has no verdict. Each in
+a process of its own; Chromium, headless, opens the page from the disk. The last line is the seconds
+to build at the most runs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,12 @@ def page(runs: int) -> Page:
         k, seed = i % len(todo.everything), i // len(todo.everything)
         accuracy = float(truth[k] + rng.normal(0, 0.01))
         epochs = tuple(Epoch(e, 1.0, 1.0, accuracy - 0.1 * (2 - e), 1.0) for e in (1, 2))
-        outcome = Outcome("done", epochs, seconds=float(2 + rng.random()), images_per_s=float(900 + 100 * rng.random()))
+        outcome = Outcome(
+            "done",
+            epochs,
+            seconds=float(2 + rng.random()),
+            images_per_s=float(900 + 100 * rng.random()),
+        )
         records.append(Record(i, todo.everything[k], seed, 2, outcome))
     return Page(
         "benchmark", "made up", "made up", "python benchmarks/report.py", study,
@@ -69,7 +76,10 @@ def optuna_front(runs: int, to: Path) -> float:
     made = page(runs)
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.add_trials(
-        [optuna.trial.create_trial(values=[float(r.candidate.cost.macs), r.val_acc]) for r in made.records]
+        [
+            optuna.trial.create_trial(values=[float(r.candidate.cost.macs), r.val_acc])
+            for r in made.records
+        ]
     )
     began = time.perf_counter()
     figure = optuna.visualization.plot_pareto_front(study, target_names=["MACs", "accuracy"])
@@ -78,20 +88,29 @@ def optuna_front(runs: int, to: Path) -> float:
 
 
 def browser(file: Path) -> tuple[float, float]:
-    """Seconds from the start of navigation to the first contentful paint, and until every figure is drawn."""
+    """Seconds from the start of navigation to the first contentful paint, and until every figure is
+    drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+            args=["--no-sandbox"],
         )
         opened = chromium.new_page(viewport={"width": 1600, "height": 1000})
         began = time.perf_counter()
         opened.goto(file.as_uri())
-        opened.wait_for_selector(".plot-container .point, .plot-container .points", state="attached", timeout=120_000)
+        opened.wait_for_selector(
+            ".plot-container .point, .plot-container .points", state="attached", timeout=120_000
+        )
         drawn = time.perf_counter() - began
-        opened.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
-        painted = opened.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
+        opened.wait_for_function(
+            "performance.getEntriesByName('first-contentful-paint').length > 0"
+        )
+        painted = (
+            opened.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            / 1000
+        )
         chromium.close()
     return float(painted), drawn
 
@@ -104,7 +123,12 @@ def part(name: str, runs: int, to: Path) -> dict[str, float]:
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     painted, drawn = browser(to)
     build = json.loads(found.stdout)
-    return {"build": build, "megabytes": to.stat().st_size / 1e6, "painted": painted, "drawn": drawn}
+    return {
+        "build": build,
+        "megabytes": to.stat().st_size / 1e6,
+        "painted": painted,
+        "drawn": drawn,
+    }
 
 
 def main() -> int:

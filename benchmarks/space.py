@@ -2,9 +2,10 @@
 
 python benchmarks/space.py [--check]
 
-Whole blocks 16-32 spread over the stages, every pixel from r0 to floor(1.45 r0), width multiplier 1-1.5 in steps of
-.001, channels to the nearest multiple of the divisor, nearest width per cell, 10 classes. The last line is how many
-rows agree with the numbers recorded below; `--check` exits 1 unless all do."""
+Whole blocks 16-32 spread over the stages, every pixel from r0 to floor(1.45 r0), width multiplier
+1-1.5 in steps of .001, channels to the nearest multiple of the divisor, nearest width per cell, 10
+classes. The last line is how many rows agree with the numbers recorded below; `--check` exits 1
+unless all do."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ ROWS = (
 
 def cells(name: str, px: int, width: float, divisor: int) -> tuple[int, int, int]:
     """The baseline's MACs, the cells within 2% of twice that, and those of waste at most 8%."""
-    base = dataclasses.replace(BASELINES[name], resolution=px, width=width, divisor=divisor, rounding="spread")
+    base = dataclasses.replace(
+        BASELINES[name], resolution=px, width=width, divisor=divisor, rounding="spread"
+    )
     base_macs, budget = macs(scale(base, num_classes=10)), Budget.parse("2x")
     sides = range(px, math.floor(1.45 * px) + 1)
     wasted = waste(base, sides, 10)
@@ -51,10 +54,14 @@ def cells(name: str, px: int, width: float, divisor: int) -> tuple[int, int, int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    print(f"{'baseline':10}{'px':>5}{'width':>7}{'divisor':>9}{'MACs':>14}{'cells':>7}{'waste<=8%':>11}  facts")
+    print(
+        f"{'baseline':10}{'px':>5}{'width':>7}{'divisor':>9}{'MACs':>14}{'cells':>7}{'waste<=8%':>11}  facts"
+    )
     agree = 0
     for name, px, width, divisor, *facts in ROWS:
         got = cells(name, px, width, divisor)

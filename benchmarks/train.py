@@ -1,4 +1,5 @@
-"""How fast short trainings are, beside what users run today. Every figure is a median, every rival in the same run.
+"""How fast short trainings are, beside what users run today. Every figure is a median, every rival
+in the same run.
 
 python benchmarks/train.py [--only b0 quick machine epoch start job] [--rounds 5] [--check]
 
@@ -12,8 +13,9 @@ job      ten networks, 4,096 CIFAR-10 images, one epoch each: this project's wor
 
 A GPU's figures are gpu.py's.
 
-Each measurement has a process of its own, rivals in turn, so that nobody inherits another's allocator or threads.
-`--check` exits 1 when a target of the issue is missed; the last line is the least of the ratios over its target."""
+Each measurement has a process of its own, rivals in turn, so that nobody inherits another's
+allocator or threads. `--check` exits 1 when a target of the issue is missed; the last line is the
+least of the ratios over its target."""
 
 from __future__ import annotations
 
@@ -59,7 +61,11 @@ def _arch(spec: dict[str, Any]) -> Any:
     import effnet
     from effnet.arch import Arch
 
-    return Arch.from_dict(spec["arch"]) if "arch" in spec else effnet.arch("b0", num_classes=10, **spec["dials"])
+    return (
+        Arch.from_dict(spec["arch"])
+        if "arch" in spec
+        else effnet.arch("b0", num_classes=10, **spec["dials"])
+    )
 
 
 def _peer(spec: dict[str, Any]) -> Any:
@@ -76,7 +82,8 @@ def _peer(spec: dict[str, Any]) -> Any:
 
 
 def measure(spec: dict[str, Any]) -> dict[str, float]:
-    """images/s of a training step: `who` is ours, plain (contiguous, SGD) or tuned (channels_last, fused)."""
+    """images/s of a training step: `who` is ours, plain (contiguous, SGD) or tuned (channels_last,
+    fused)."""
     import torch
     from torch.nn import functional as F
 
@@ -111,7 +118,9 @@ def measure(spec: dict[str, Any]) -> dict[str, float]:
         x = images.float().div_(64).sub_(2)
         x = x.contiguous(memory_format=torch.channels_last) if tuned else x
         if spec["optimizer"] == "adamw":
-            optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=tuned and spec.get("fused", True))
+            optimizer: Any = torch.optim.AdamW(
+                model.parameters(), lr=1e-3, fused=tuned and spec.get("fused", True)
+            )
         else:
             optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=tuned)
 
@@ -127,7 +136,11 @@ def measure(spec: dict[str, Any]) -> dict[str, float]:
 def in_process(spec: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--measure", json.dumps(spec)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=tempfile.gettempdir()
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=tempfile.gettempdir(),
     )
 
 
@@ -154,7 +167,9 @@ class Checks:
     def __init__(self) -> None:
         self.least = float("inf")
 
-    def row(self, text: str, value: float, target: float | None, unit: str = "x", below: bool = False) -> None:
+    def row(
+        self, text: str, value: float, target: float | None, unit: str = "x", below: bool = False
+    ) -> None:
         line = f"{text:<88}{value:8.2f} {unit}"
         if target is not None:
             margin = target / value if below else value / target
@@ -168,12 +183,27 @@ class Checks:
 
 def b0(checks: Checks, rounds: int) -> None:
     for side, least_plain, least_tuned in ((32, 3.3, 1.15), (64, 1.8, 1.1)):
-        common = {"model": "timm", "dials": {"resolution": side}, "batch": 128, "threads": 2, "optimizer": "sgd"}
+        common = {
+            "model": "timm",
+            "dials": {"resolution": side},
+            "batch": 128,
+            "threads": 2,
+            "optimizer": "sgd",
+        }
         specs = {who: {**common, "who": who, "seconds": 6.0} for who in ("plain", "tuned", "ours")}
         found = rates(specs, rounds)
-        print(f"B0 at {side} px, images/s: " + ", ".join(f"{who} {rate:.0f}" for who, rate in found.items()))
-        checks.row(f"B0 at {side} px beside timm, plain", found["ours"] / found["plain"], least_plain)
-        checks.row(f"B0 at {side} px beside timm, channels_last, fused", found["ours"] / found["tuned"], least_tuned)
+        print(
+            f"B0 at {side} px, images/s: "
+            + ", ".join(f"{who} {rate:.0f}" for who, rate in found.items())
+        )
+        checks.row(
+            f"B0 at {side} px beside timm, plain", found["ours"] / found["plain"], least_plain
+        )
+        checks.row(
+            f"B0 at {side} px beside timm, channels_last, fused",
+            found["ours"] / found["tuned"],
+            least_tuned,
+        )
 
 
 def quick_networks() -> list[Any]:
@@ -192,7 +222,13 @@ def quick(checks: Checks, rounds: int) -> None:
 
     batch, ratios = read(preset_path("quick")).recipe.batch, []
     for candidate in quick_networks():
-        common = {"model": "ours", "arch": candidate.arch.as_dict(), "batch": batch, "threads": 1, "optimizer": "adamw"}
+        common = {
+            "model": "ours",
+            "arch": candidate.arch.as_dict(),
+            "batch": batch,
+            "threads": 1,
+            "optimizer": "adamw",
+        }
         specs = {who: {**common, "who": who, "fused": False} for who in ("tuned", "ours")}
         found = rates(specs, rounds)
         ratios.append(found["ours"] / found["tuned"])
@@ -204,18 +240,28 @@ def quick(checks: Checks, rounds: int) -> None:
 def machine(checks: Checks, rounds: int) -> None:
     ratios = []
     for candidate in quick_networks()[::2]:
-        spec = {"who": "ours", "arch": candidate.arch.as_dict(), "batch": 32, "optimizer": "adamw", "seconds": 6.0}
+        spec = {
+            "who": "ours",
+            "arch": candidate.arch.as_dict(),
+            "batch": 32,
+            "optimizer": "adamw",
+            "seconds": 6.0,
+        }
         found = []
         for _ in range(rounds):
             pair = [in_process({**spec, "threads": 1}) for _ in range(2)]
             both = sum(result(p)["images_per_s"] for p in pair)
             found.append(both / result(in_process({**spec, "threads": 2}))["images_per_s"])
         ratios.append(statistics.median(found))
-        checks.row(f"two one-thread workers over one of two threads: {candidate.label}", ratios[-1], None)
+        checks.row(
+            f"two one-thread workers over one of two threads: {candidate.label}", ratios[-1], None
+        )
     checks.row("machine throughput, the least", min(ratios), 1.7)
 
 
-def _job_trial(spec: dict[str, Any], epochs: int = 1, batch: int = 128, train: int = 4096, val: int = 1000) -> Any:
+def _job_trial(
+    spec: dict[str, Any], epochs: int = 1, batch: int = 128, train: int = 4096, val: int = 1000
+) -> Any:
     from scaling_search.data.sources import load
     from scaling_search.training.recipe import Recipe
     from scaling_search.training.trial import Trial
@@ -237,7 +283,8 @@ def epoch(checks: Checks, rounds: int) -> None:
 
 
 def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
-    """What an epoch's training and evaluation take, over their bare steps and forward passes alone."""
+    """What an epoch's training and evaluation take, over their bare steps and forward passes
+    alone."""
     import torch
 
     from scaling_search.data.dataset import Dataset
@@ -273,7 +320,10 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
 def start(checks: Checks, rounds: int) -> None:
     spec = {"what": "start", "arch": quick_networks()[1].arch.as_dict()}
     found = [result(in_process(spec)) for _ in range(rounds)]
-    for name, target in (("fresh worker to its first step", 5.0), ("next run on a warm worker to its first step", 0.5)):
+    for name, target in (
+        ("fresh worker to its first step", 5.0),
+        ("next run on a warm worker to its first step", 0.5),
+    ):
         checks.row(name, statistics.median(f[name] for f in found), target, "s", below=True)
 
 
@@ -294,14 +344,19 @@ def measure_start(spec: dict[str, Any]) -> dict[str, float]:
     executor.run(jobs)
     executor.close()
     warm = statistics.median(b - a for a, b in itertools.pairwise(jobs.ends))
-    return {"fresh worker to its first step": jobs.ends[0] - began, "next run on a warm worker to its first step": warm}
+    return {
+        "fresh worker to its first step": jobs.ends[0] - began,
+        "next run on a warm worker to its first step": warm,
+    }
 
 
 def job(checks: Checks, rounds: int) -> None:
     """Once, not `rounds` times: the rival takes minutes."""
     ours = result(in_process({"what": "job"}))
     theirs = result(in_process({"what": "peer job"}))
-    print(f"the whole job: this project {ours['seconds']:.0f} s, Optuna + timm + ImageFolder {theirs['seconds']:.0f} s")
+    print(
+        f"the whole job: this project {ours['seconds']:.0f} s, Optuna + timm + ImageFolder {theirs['seconds']:.0f} s"
+    )
     checks.row("the whole job beside it", theirs["seconds"] / ours["seconds"], 4.0)
 
 
@@ -324,7 +379,8 @@ def measure_job(spec: dict[str, Any]) -> dict[str, float]:
 
 
 def measure_peer_job(spec: dict[str, Any]) -> dict[str, float]:
-    """As people write it: one trial after another on all cores, torchvision transforms in two loader processes."""
+    """As people write it: one trial after another on all cores, torchvision transforms in two
+    loader processes."""
     import optuna
     import pyarrow.parquet as parquet
     import torch
@@ -346,7 +402,9 @@ def measure_peer_job(spec: dict[str, Any]) -> dict[str, float]:
         dials = _ten()[trial.suggest_categorical("network", list(range(10)))]["dials"]
         plain = [transforms.Resize((dials["resolution"],) * 2), transforms.ToTensor(),
                  transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))]  # fmt: skip
-        train = ImageFolder(folder / "train", transforms.Compose([transforms.RandomHorizontalFlip(), *plain]))
+        train = ImageFolder(
+            folder / "train", transforms.Compose([transforms.RandomHorizontalFlip(), *plain])
+        )
         val = ImageFolder(folder / "val", transforms.Compose(plain))
         model = _peer({"model": "timm", "dials": dials})
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -378,7 +436,9 @@ SECTIONS: dict[str, Callable[[Checks, int], None]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true")

@@ -66,7 +66,11 @@ def _help(action: argparse.Action) -> str:
     text = action.help or ""
     if "." in action.dest:
         text += f" (`{action.dest}`)"
-    stated = action.default not in (None, False, argparse.SUPPRESS, []) and "default" not in text and action.nargs != 0
+    stated = (
+        action.default not in (None, False, argparse.SUPPRESS, [])
+        and "default" not in text
+        and action.nargs != 0
+    )
     return f"{text} (default: {action.default})".strip() if stated else text
 
 
@@ -80,7 +84,10 @@ def _usage(name: str, parser: argparse.ArgumentParser, actions: list[argparse.Ac
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [" | ".join(cell.replace("|", r"\|") for cell in line) for line in (head, ("---",) * len(head), *rows)]
+    lines = [
+        " | ".join(cell.replace("|", r"\|") for cell in line)
+        for line in (head, ("---",) * len(head), *rows)
+    ]
     return "".join(f"| {line} |\n" for line in lines)
 
 
@@ -106,13 +113,21 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(parts[0])}"
     if get_origin(annotation) is dict:
         return "table"
-    return _kind(parts[0]) if parts else {"str": "text", "bool": "true or false"}.get(n := annotation.__name__, n)
+    return (
+        _kind(parts[0])
+        if parts
+        else {"str": "text", "bool": "true or false"}.get(n := annotation.__name__, n)
+    )
 
 
 def _fields(study: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """(name, kind, value) of every setting."""
     kinds = get_type_hints(type(study))
-    names = type(study).model_fields if isinstance(study, BaseModel) else [f.name for f in dataclasses.fields(study)]
+    names = (
+        type(study).model_fields
+        if isinstance(study, BaseModel)
+        else [f.name for f in dataclasses.fields(study)]
+    )
     for name in names:
         value = getattr(study, name)
         if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
@@ -138,7 +153,11 @@ def reference() -> str:
     parser = _parser("scaling-search")
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     summaries = {a.dest: a.help or "" for a in commands._choices_actions}
-    return _HEAD + "".join(_command(n, summaries[n], p) for n, p in commands.choices.items()) + _settings()
+    return (
+        _HEAD
+        + "".join(_command(n, summaries[n], p) for n, p in commands.choices.items())
+        + _settings()
+    )
 
 
 # ---- the notebook
@@ -150,12 +169,15 @@ def run_notebook(path: Path = NOTEBOOK) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     return notebook
 
 
 def _keep(notebook: Any) -> None:
-    """Without plotly's script (4.8 MB a notebook) and what differs from machine to machine: times, warnings, paths."""
+    """Without plotly's script (4.8 MB a notebook) and what differs from machine to machine: times,
+    warnings, paths."""
     import nbformat
 
     notebook.metadata.pop("language_info", None)
@@ -170,9 +192,15 @@ def _keep(notebook: Any) -> None:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--check", action="store_true", help="write nothing; 1 where cli.md is stale")
-    arguments.add_argument("--notebook", action="store_true", help="run study.ipynb and keep what it printed")
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--check", action="store_true", help="write nothing; 1 where cli.md is stale"
+    )
+    arguments.add_argument(
+        "--notebook", action="store_true", help="run study.ipynb and keep what it printed"
+    )
     given = arguments.parse_args()
     if given.notebook:
         _keep(run_notebook())
@@ -180,7 +208,11 @@ def main() -> int:
     text = reference()
     if given.check:
         stale = not REFERENCE.is_file() or REFERENCE.read_text() != text
-        print(f"{REFERENCE.name}: stale; python docs/generate.py" if stale else f"{REFERENCE.name}: up to date")
+        print(
+            f"{REFERENCE.name}: stale; python docs/generate.py"
+            if stale
+            else f"{REFERENCE.name}: up to date"
+        )
         return int(stale)
     REFERENCE.write_text(text)
     return 0

@@ -62,4 +62,6 @@ def build(
         net = arch(net, num_classes=1000 if num_classes is None else num_classes)
     elif num_classes is not None:
         raise ValueError("num_classes: an Arch has its own; give it to effnet.arch")
-    return ConvNet(net, dropout=dropout, drop_path=drop_path, bn_eps=bn_eps, same_padding=same_padding)
+    return ConvNet(
+        net, dropout=dropout, drop_path=drop_path, bn_eps=bn_eps, same_padding=same_padding
+    )

@@ -29,9 +29,9 @@ _FARTHEST = 1e6  # for a multiplier, a side, a number of channels
 class Stage:
     """One row of a baseline table (EfficientNet paper, Table 1).
 
-    `width` is the row's output channels. `se_percent` is the squeeze-and-excitation ratio, in percent of
-    the block's input width (0: none; only the two mbconv operators have one). A bottleneck's inner
-    width is width // expand."""
+    `width` is the row's output channels. `se_percent` is the squeeze-and-excitation ratio, in
+    percent of the block's input width (0: none; only the two mbconv operators have one). A
+    bottleneck's inner width is width // expand."""
 
     operator: Operator
     expand: int
@@ -49,22 +49,30 @@ STAGE_KEYS = tuple(Stage.__dataclass_fields__)
 def check_stage(stage: Stage, where: str) -> None:
     """Raises ValueError naming the row and the key that is wrong, and what would be right."""
     if not isinstance(stage.operator, str) or stage.operator not in OPERATORS:
-        raise ValueError(f"{where}: operator = {stage.operator!r}: known are {', '.join(OPERATORS)}")
+        raise ValueError(
+            f"{where}: operator = {stage.operator!r}: known are {', '.join(OPERATORS)}"
+        )
     for key in STAGE_KEYS[1:]:
         _check_count(where, key, getattr(stage, key), 0 if key == "se_percent" else 1)
     if stage.kernel % 2 == 0:
         raise ValueError(f"{where}: kernel = {stage.kernel}: must be odd, such as 3, 5 or 7")
     if stage.se_percent and not stage.operator.startswith("mbconv"):
-        raise ValueError(f"{where}: se_percent = {stage.se_percent}: must be 0, {stage.operator} has no such layer")
+        raise ValueError(
+            f"{where}: se_percent = {stage.se_percent}: must be 0, {stage.operator} has no such layer"
+        )
     if stage.se_percent > 100:
         raise ValueError(f"{where}: se_percent = {stage.se_percent}: at most 100")
     if stage.operator == "separable" and stage.expand != 1:
         raise ValueError(f"{where}: expand = {stage.expand}: must be 1, separable does not expand")
 
 
-def _check_count(where: str, key: str, value: object, least: int, most: int = int(_FARTHEST)) -> None:
+def _check_count(
+    where: str, key: str, value: object, least: int, most: int = int(_FARTHEST)
+) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{where}: {key} = {value!r}: must be a whole number from {least} to {most:,}")
+        raise ValueError(
+            f"{where}: {key} = {value!r}: must be a whole number from {least} to {most:,}"
+        )
 
 
 def _check_network(net: Baseline | Arch, where: str) -> None:
@@ -80,7 +88,9 @@ def _check_network(net: Baseline | Arch, where: str) -> None:
     if net.stem_kernel % 2 == 0:
         raise ValueError(f"{where}: stem_kernel = {net.stem_kernel}: must be odd")
     if net.activation not in ACTIVATIONS:
-        raise ValueError(f"{where}: activation = {net.activation!r}: known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(
+            f"{where}: activation = {net.activation!r}: known are {', '.join(ACTIVATIONS)}"
+        )
     _check_side(net.resolution, net.total_stride)
 
 
@@ -108,10 +118,10 @@ class Baseline:
     """An unscaled network of a family.
 
     `width` multiplies every channel count of the table before rounding (0.25 makes a quarter-width
-    baseline), stem and head too where the family's rule keeps them from scaling; the width multiplier of a
-    scaling multiplies it again, so rounding happens once.
-    `stem_pool` is the stride of a 3x3 max-pool after the stem (1: none); a `head_width` of 0 means that
-    the classifier follows the last stage. Raises ValueError naming the row and the key that is wrong."""
+    baseline), stem and head too where the family's rule keeps them from scaling; the width
+    multiplier of a scaling multiplies it again, so rounding happens once. `stem_pool` is the stride
+    of a 3x3 max-pool after the stem (1: none); a `head_width` of 0 means that the classifier
+    follows the last stage. Raises ValueError naming the row and the key that is wrong."""
 
     name: str
     stem_width: int
@@ -151,7 +161,8 @@ class Baseline:
         return replace(self, stages=stages)
 
     def with_stages(self, changes: Mapping[int, Mapping[str, Any]]) -> Baseline:
-        """Rows overridden, counted from 1 as in the paper's table: `{5: {"kernel": 3, "repeats": 4}}`.
+        """Rows overridden, counted from 1 as in the paper's table: `{5: {"kernel": 3, "repeats":
+        4}}`.
 
         Raises ValueError for a row or a key that is not there."""
         rows = list(self.stages)
@@ -160,13 +171,19 @@ class Baseline:
                 raise ValueError(f"stage {number}: {self.name} has stages 1 to {len(rows)}")
             for key in change:
                 if key not in STAGE_KEYS:
-                    raise ValueError(f"stage {number}: {key}: known keys are {', '.join(STAGE_KEYS)}")
+                    raise ValueError(
+                        f"stage {number}: {key}: known keys are {', '.join(STAGE_KEYS)}"
+                    )
             rows[number - 1] = replace(rows[number - 1], **change)
         return replace(self, stages=tuple(rows))
 
 
 def _check_multiplier(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (math.isfinite(value) and value > 0)
+    ):
         raise ValueError(f"{name} = {value!r}: must be a finite number above 0")
     if not 1 / _FARTHEST <= value <= _FARTHEST:
         raise ValueError(f"{name} = {value:g}: beyond a factor of a million")
@@ -174,7 +191,8 @@ def _check_multiplier(name: str, value: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Compound scaling (paper section 3.3): depth = alpha^phi, width = beta^phi, resolution = gamma^phi."""
+    """Compound scaling (paper section 3.3): depth = alpha^phi, width = beta^phi, resolution =
+    gamma^phi."""
 
     alpha: float
     beta: float
@@ -232,7 +250,8 @@ class Arch:
 
     @property
     def key(self) -> str:
-        """12 hexadecimal digits. What has its default is left out, so that a new field changes no old key."""
+        """12 hexadecimal digits. What has its default is left out, so that a new field changes no
+        old key."""
         rows = [
             f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}"
             + (f",{s.se_percent}" if s.se_percent != 25 else "")
@@ -261,8 +280,8 @@ class Arch:
         return net
 
     def check(self) -> None:
-        """Raises ValueError naming the row and the key that no network can have. `scale` makes none such; a file or
-        `dataclasses.replace` may."""
+        """Raises ValueError naming the row and the key that no network can have. `scale` makes none
+        such; a file or `dataclasses.replace` may."""
         _check_network(self, "network")
         _check_count("network", "num_classes", self.num_classes, 1)
         _check_count("network", "in_channels", self.in_channels, 1)
@@ -280,8 +299,9 @@ def scale(
 ) -> Arch:
     """Apply multipliers of depth and width and a resolution in px; round by the baseline's rule.
 
-    Raises ValueError for a multiplier that is not a finite number above 0, a resolution that the strides
-    leave no pixels of, a class count below 1, and, under `spread`, fewer blocks than stages.
+    Raises ValueError for a multiplier that is not a finite number above 0, a resolution that the
+    strides leave no pixels of, a class count below 1, and, under `spread`, fewer blocks than
+    stages.
     """
     return assemble(
         baseline,
@@ -303,7 +323,11 @@ def repeats_at(baseline: Baseline, depth: float) -> tuple[int, ...]:
 def widths_at(baseline: Baseline, width: float) -> tuple[int, ...]:
     """Channels at a width multiplier: stem, each stage, head."""
     _check_multiplier("width", width)
-    rounding, divisor, multiplier = rule(baseline.rounding), baseline.divisor, baseline.width * width
+    rounding, divisor, multiplier = (
+        rule(baseline.rounding),
+        baseline.divisor,
+        baseline.width * width,
+    )
     channels = rounding.channels
 
     def unscaled(c: int) -> int:
@@ -311,9 +335,15 @@ def widths_at(baseline: Baseline, width: float) -> tuple[int, ...]:
 
     stages = [channels(s.width * multiplier, divisor) for s in baseline.stages]
     stem, head = baseline.stem_width, baseline.head_width
-    stem = unscaled(stem) if rounding.stem_fixed else (rounding.stem or channels)(stem * multiplier, divisor)
+    stem = (
+        unscaled(stem)
+        if rounding.stem_fixed
+        else (rounding.stem or channels)(stem * multiplier, divisor)
+    )
     if head:
-        head = rounding.head(unscaled(head), head * multiplier, channels(head * multiplier, divisor), stages[-1])
+        head = rounding.head(
+            unscaled(head), head * multiplier, channels(head * multiplier, divisor), stages[-1]
+        )
     return (stem, *stages, head)
 
 
@@ -323,8 +353,13 @@ def side_at(baseline: Baseline, resolution: float, step: int = 1) -> int:
 
 
 def least_depth(baseline: Baseline) -> float:
-    """Depth multipliers below it are refused; 0 where the rule gives every stage a block at any depth."""
-    return (len(baseline.stages) - 0.5) / baseline.blocks if rule(baseline.rounding).whole_blocks else 0.0
+    """Depth multipliers below it are refused; 0 where the rule gives every stage a block at any
+    depth."""
+    return (
+        (len(baseline.stages) - 0.5) / baseline.blocks
+        if rule(baseline.rounding).whole_blocks
+        else 0.0
+    )
 
 
 def assemble(
@@ -340,7 +375,9 @@ def assemble(
     """The network of these repeats (`repeats_at`), channels (`widths_at`) and resolution in px."""
     for label, count in (("resolution", resolution), ("num_classes", num_classes)):
         if not (math.isfinite(count) and int(count) == count and 1 <= count <= _FARTHEST):
-            raise ValueError(f"{label} = {count}: must be a whole number from 1 to {_FARTHEST:,.0f}")
+            raise ValueError(
+                f"{label} = {count}: must be a whole number from 1 to {_FARTHEST:,.0f}"
+            )
     _check_side(int(resolution), baseline.total_stride)
     return Arch(
         widths[0],

@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write beside `path`, sync, rename. Raises OSError (a full disk, say), leaving `path` as it was."""
+    """Write beside `path`, sync, rename. Raises OSError (a full disk, say), leaving `path` as it
+    was."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)
     try:

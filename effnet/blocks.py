@@ -1,7 +1,7 @@
 """A network resolved: its blocks with every shape, and the layers of each.
 
-Everything about shapes is computed here, once. `model.py` builds modules from `ops(block)` and `cost.py`
-sums over the same layers, so a network and its cost cannot drift apart. No torch.
+Everything about shapes is computed here, once. `model.py` builds modules from `ops(block)` and
+`cost.py` sums over the same layers, so a network and its cost cannot drift apart. No torch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from effnet.arch import Arch
 class Block(NamedTuple):
     """One block fully resolved, with its count of identical repeats.
 
-    `expanded` is the inner width (the head's is its convolution's width, 0 without one), `squeezed` the
-    squeeze-and-excitation width (0: none). Sides are in px; the stem's `side_out` is its convolution's."""
+    `expanded` is the inner width (the head's is its convolution's width, 0 without one), `squeezed`
+    the squeeze-and-excitation width (0: none). Sides are in px; the stem's `side_out` is its
+    convolution's."""
 
     repeats: int
     side_in: int
@@ -35,7 +36,9 @@ class Block(NamedTuple):
 class Op(NamedTuple):
     """One convolution or linear layer with what follows it. Padding is kernel // 2."""
 
-    kind: str  # stem expand depthwise squeeze excite project fused pointwise reduce conv shortcut head classifier
+    # stem expand depthwise squeeze excite project fused pointwise reduce conv shortcut head
+    # classifier
+    kind: str
     c_in: int
     c_out: int
     kernel: int = 1
@@ -51,7 +54,18 @@ def blocks(arch: Arch) -> Iterator[Block]:
 
     A kernel k, odd, with padding k // 2 makes a side ceil(side / stride)."""
     c, out = arch.stem_width, -(-arch.resolution // arch.stem_stride)
-    yield Block(1, arch.resolution, out, "stem", arch.in_channels, 0, 0, c, arch.stem_kernel, arch.stem_stride)
+    yield Block(
+        1,
+        arch.resolution,
+        out,
+        "stem",
+        arch.in_channels,
+        0,
+        0,
+        c,
+        arch.stem_kernel,
+        arch.stem_stride,
+    )
     side = -(-out // arch.stem_pool)
     for stage in arch.stages:
         operator, expand, kernel, stride, width, repeats, se = (
@@ -59,7 +73,13 @@ def blocks(arch: Arch) -> Iterator[Block]:
         )  # fmt: skip
         # only a stage's first block changes width and side
         while repeats:
-            n = 1 if c != width or stride != 1 or (operator == "bottleneck" and repeats == stage.repeats) else repeats
+            n = (
+                1
+                if c != width
+                or stride != 1
+                or (operator == "bottleneck" and repeats == stage.repeats)
+                else repeats
+            )
             shortcut: Literal["", "identity", "conv"] = ""
             if operator == "bottleneck":  # a stage begins with a convolution on the shortcut
                 inner = max(1, width // expand)
@@ -122,7 +142,10 @@ def _bottleneck(b: Block) -> tuple[Op, ...]:
 def _head(b: Block) -> tuple[Op, ...]:
     if not b.expanded:
         return (Op("classifier", b.c_in, b.c_out),)
-    return (Op("head", b.c_in, b.expanded, 1, 1, 1, "in", True, True), Op("classifier", b.expanded, b.c_out))
+    return (
+        Op("head", b.c_in, b.expanded, 1, 1, 1, "in", True, True),
+        Op("classifier", b.expanded, b.c_out),
+    )
 
 
 _LAYERS: dict[str, Callable[[Block], tuple[Op, ...]]] = {
@@ -137,5 +160,6 @@ _LAYERS: dict[str, Callable[[Block], tuple[Op, ...]]] = {
 
 
 def ops(block: Block) -> tuple[Op, ...]:
-    """The convolutions and linear layers of one repeat of `block`; a shortcut's convolution comes last."""
+    """The convolutions and linear layers of one repeat of `block`; a shortcut's convolution comes
+    last."""
     return _LAYERS[block.operator](block)

@@ -1,4 +1,5 @@
-"""Budgets met in exact cost: what a text such as `2x` asks for, and the network that meets it. No torch."""
+"""Budgets met in exact cost: what a text such as `2x` asks for, and the network that meets it. No
+torch."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ _WANTED = (
     "a budget is a ratio such as 2x or 0.5x, or multiply-adds such as 400M or 1.2G; or either of something else: "
     "5M params, 2x acts, 8GiB@64 (training memory at batch 64), 2x memory@64/bf16"
 )
-# How far each dial is searched. Widths and depths go in thousandths, finer than any divisor's rounding
-# can tell apart; phi in millionths.
+# How far each dial is searched. Widths and depths go in thousandths, finer than any divisor's
+# rounding can tell apart; phi in millionths.
 _MAX_WIDTH, _MAX_DEPTH, _MAX_RESOLUTION = 100.0, 1000.0, 16384
 _PHI_UNIT = 1_000_000
 
@@ -37,8 +38,8 @@ _PHI_UNIT = 1_000_000
 class Budget:
     """A target with a relative tolerance: a ratio to the baseline's cost (`relative`) or absolute.
 
-    `of` macs [multiply-adds], params, acts [elements], or memory [bytes at the peak of a training step
-    of `batch` images in `precision`, estimated]."""
+    `of` macs [multiply-adds], params, acts [elements], or memory [bytes at the peak of a training
+    step of `batch` images in `precision`, estimated]."""
 
     value: float
     relative: bool
@@ -65,10 +66,17 @@ class Budget:
         match = _TEXT.fullmatch(text.strip())
         if not match:
             raise ValueError(f"budget {text!r}: {_WANTED}")
-        unit, of = match["unit"].upper(), (match["of"] or ("memory" if match["bytes"] else "macs")).lower()
+        unit, of = (
+            match["unit"].upper(),
+            (match["of"] or ("memory" if match["bytes"] else "macs")).lower(),
+        )
         in_bytes, precision = bool(match["bytes"]), (match["precision"] or "fp32").lower()
-        if in_bytes != (of == "memory" and unit != "X") or (of != "memory" and (match["batch"] or match["precision"])):
-            raise ValueError(f"budget {text!r}: memory, and only memory, has bytes, a batch and a precision; {_WANTED}")
+        if in_bytes != (of == "memory" and unit != "X") or (
+            of != "memory" and (match["batch"] or match["precision"])
+        ):
+            raise ValueError(
+                f"budget {text!r}: memory, and only memory, has bytes, a batch and a precision; {_WANTED}"
+            )
         value = float(match["value"]) * _SUFFIX.get(unit.removesuffix("B"), 1.0)
         low, high = (0.01, 1000.0) if unit == "X" else (1e3, 1e15)
         if not low <= value <= high:
@@ -78,11 +86,17 @@ class Budget:
 
     def __str__(self) -> str:
         """A text that `parse` reads as this target, to twelve digits."""
-        units = ["x"] if self.relative else [u for u in ("G", "M", "K") if self.value >= _SUFFIX[u] or u == "K"]
+        units = (
+            ["x"]
+            if self.relative
+            else [u for u in ("G", "M", "K") if self.value >= _SUFFIX[u] or u == "K"]
+        )
         if self.of == "memory" and not self.relative:
             binary = [u for u in ("Gi", "Mi") if self.value % _SUFFIX[u.upper()] == 0]
             units = [f"{(binary or units)[0]}B"]
-        number = f"{self.value / _SUFFIX.get(units[0].removesuffix('B').upper(), 1.0):.12g}{units[0]}"
+        number = (
+            f"{self.value / _SUFFIX.get(units[0].removesuffix('B').upper(), 1.0):.12g}{units[0]}"
+        )
         if self.of == "memory":
             return f"{number}{' memory' if self.relative else ''}@{self.batch}/{self.precision}"
         return number if self.of == "macs" else f"{number} {self.of}"
@@ -117,10 +131,12 @@ def human(count: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The network that comes nearest to a budget with one dial left free. It may still miss it: `met` says.
+    """The network that comes nearest to a budget with one dial left free. It may still miss it:
+    `met` says.
 
-    `value` is the free dial's setting (a multiplier, px, or phi), `depth` and `width` the multipliers that build
-    `arch`, `cost` in the budget's unit, `off` the signed relative distance from the target."""
+    `value` is the free dial's setting (a multiplier, px, or phi), `depth` and `width` the
+    multipliers that build `arch`, `cost` in the budget's unit, `off` the signed relative distance
+    from the target."""
 
     arch: Arch
     budget: Budget
@@ -156,8 +172,8 @@ class InfeasibleError(ValueError):
 
 
 def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
-    """The integer in [low, high] whose cost is nearest to `target`, the lower one on a tie; cost_at must
-    not decrease."""
+    """The integer in [low, high] whose cost is nearest to `target`, the lower one on a tie; cost_at
+    must not decrease."""
     # the first whose cost reaches the target, else the last
     found = low + bisect_left(range(low, high), target, key=cost_at)
     below = found > low and target - cost_at(found - 1) <= abs(cost_at(found) - target)
@@ -165,13 +181,14 @@ def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) 
 
 
 def _last(cost_at: Callable[[int], int], here: int, high: int) -> int:
-    """The last integer up to `high` that costs what `here` does: pixels that cost nothing are taken."""
+    """The last integer up to `high` that costs what `here` does: pixels that cost nothing are
+    taken."""
     return here + bisect_right(range(here, high + 1), cost_at(here), key=cost_at) - 1
 
 
 def _shortest(builds: Callable[[int], bool], here: int, unit: int) -> int:
-    """The shortest decimal among the integers, in parts of `unit` (a power of ten), around `here` that
-    build the same network; of several, the one nearest to the middle of their interval."""
+    """The shortest decimal among the integers, in parts of `unit` (a power of ten), around `here`
+    that build the same network; of several, the one nearest to the middle of their interval."""
     low, high = here, here
     step = unit
     while step:  # the interval is connected: walk outwards in shrinking strides
@@ -196,7 +213,8 @@ def nearest_width(
     num_classes: int,
     limits: tuple[float, float] = (0.001, _MAX_WIDTH),
 ) -> float:
-    """The width multiplier, in whole thousandths within `limits`, that comes nearest to `target` multiply-adds."""
+    """The width multiplier, in whole thousandths within `limits`, that comes nearest to `target`
+    multiply-adds."""
 
     def cost_at(thousandths: int) -> int:
         return macs(scale(base, depth, thousandths / 1000, resolution, num_classes=num_classes))
@@ -210,7 +228,10 @@ def shortest_width(base: Baseline, arch: Arch, depth: float, near: float) -> flo
     which `near` is one; of several, the one nearest to the middle of their interval."""
 
     def builds(n: int) -> bool:
-        return n > 0 and scale(base, depth, n / 1000, arch.resolution, num_classes=arch.num_classes) == arch
+        return (
+            n > 0
+            and scale(base, depth, n / 1000, arch.resolution, num_classes=arch.num_classes) == arch
+        )
 
     here = round_half_up(near * 1000)
     if not builds(here):
@@ -220,7 +241,8 @@ def shortest_width(base: Baseline, arch: Arch, depth: float, near: float) -> flo
 
 @dataclass(frozen=True, slots=True)
 class _Dial:
-    """One free dial as a range of integers in parts of `unit`, and depth, width and resolution at each."""
+    """One free dial as a range of integers in parts of `unit`, and depth, width and resolution at
+    each."""
 
     name: Literal["width", "depth", "resolution", "phi"]
     unit: int
@@ -241,10 +263,10 @@ def fit(
 ) -> Solution:
     """The network nearest to `budget` with one dial left free, whether or not it meets it.
 
-    Given resolution [px], width is solved; given width, resolution; given both, depth (which is otherwise 1
-    unless given). Given `along` (alpha, beta and gamma of at least 1), phi is solved: a step function,
-    since all three dimensions round. Of resolutions, and of phi, that cost the same, the largest. A relative
-    budget is relative to the baseline at its own resolution.
+    Given resolution [px], width is solved; given width, resolution; given both, depth (which is
+    otherwise 1 unless given). Given `along` (alpha, beta and gamma of at least 1), phi is solved: a
+    step function, since all three dimensions round. Of resolutions, and of phi, that cost the same,
+    the largest. A relative budget is relative to the baseline at its own resolution.
 
     Raises ValueError for another combination, or a value out of range."""
     base = baseline(base)
@@ -264,7 +286,8 @@ def fit(
 
     found, high = _nearest(cost_at, target, dial.low, dial.high), dial.high
     if least_depth(base) and dial.name in ("depth", "phi"):
-        # a block more can move another to a cheaper stage: only at equal repeats does cost never fall
+        # a block more can move another to a cheaper stage: only at equal repeats does cost never
+        # fall
         pieces = _pieces(base, dial, lambda n: net_at(n).blocks, found)
         each = [(_nearest(cost_at, target, low, high), high) for low, high in pieces]
         found, high = min(each, key=lambda piece: abs(cost_at(piece[0]) - target))
@@ -274,9 +297,13 @@ def fit(
         found = _last(cost_at, found, high)
     arch = net_at(found)
     if dial.name != "resolution":
-        found = _shortest(lambda n: dial.low <= n <= dial.high and net_at(n) == arch, found, dial.unit)
+        found = _shortest(
+            lambda n: dial.low <= n <= dial.high and net_at(n) == arch, found, dial.unit
+        )
     cost, (depth, width, _) = budget.measure(arch), dial.at(found)
-    return Solution(arch, budget, dial.name, found / dial.unit, depth, width, cost, budget.off(cost, base_cost))
+    return Solution(
+        arch, budget, dial.name, found / dial.unit, depth, width, cost, budget.off(cost, base_cost)
+    )
 
 
 class Dials(TypedDict, total=False):
@@ -290,7 +317,8 @@ class Dials(TypedDict, total=False):
 
 
 def solve(base: Baseline | str, budget: Budget | str, **dials: Unpack[Dials]) -> Arch:
-    """The network of `fit`; raises InfeasibleError, which holds the nearest, when it misses the tolerance."""
+    """The network of `fit`; raises InfeasibleError, which holds the nearest, when it misses the
+    tolerance."""
     solution = fit(base, budget, **dials)
     if not solution.met:
         raise InfeasibleError(solution)
@@ -298,16 +326,24 @@ def solve(base: Baseline | str, budget: Budget | str, **dials: Unpack[Dials]) ->
 
 
 def _dial(
-    base: Baseline, depth: float | None, width: float | None, resolution: int | None, along: Scaling | None
+    base: Baseline,
+    depth: float | None,
+    width: float | None,
+    resolution: int | None,
+    along: Scaling | None,
 ) -> _Dial:
     """Which dial is free, and how far it reaches."""
     least = least_side(base.total_stride)
     if along is not None:
         if depth is not None or width is not None or resolution is not None:
-            raise ValueError("along leaves phi free and sets depth, width and resolution: give it alone")
+            raise ValueError(
+                "along leaves phi free and sets depth, width and resolution: give it alone"
+            )
         return _phi_dial(base, along, least)
     if width is None and resolution is None:
-        raise ValueError("give resolution (width is solved), width (resolution is solved), both (depth), or along")
+        raise ValueError(
+            "give resolution (width is solved), width (resolution is solved), both (depth), or along"
+        )
     if depth is not None and width is not None and resolution is not None:
         raise ValueError("depth, width and resolution are all given: leave one of them free")
     d, w = (1.0 if given is None else given for given in (depth, width))
@@ -323,7 +359,9 @@ def _dial(
 def _phi_dial(base: Baseline, along: Scaling, least: int) -> _Dial:
     coefficients = (along.alpha, along.beta, along.gamma)
     if min(coefficients) < 1 or max(coefficients) == 1:
-        raise ValueError(f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them above")
+        raise ValueError(
+            f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them above"
+        )
     lows, highs = [], []
     reach = (
         (least_depth(base) or 0.001, _MAX_DEPTH),
@@ -339,17 +377,23 @@ def _phi_dial(base: Baseline, along: Scaling, least: int) -> _Dial:
         s = Scaling(*coefficients, n / _PHI_UNIT)
         return s.depth, s.width, side_at(base, s.resolution)
 
-    return _Dial("phi", _PHI_UNIT, math.ceil(max(lows) * _PHI_UNIT), math.floor(min(highs) * _PHI_UNIT), at)
+    return _Dial(
+        "phi", _PHI_UNIT, math.ceil(max(lows) * _PHI_UNIT), math.floor(min(highs) * _PHI_UNIT), at
+    )
 
 
-def _pieces(base: Baseline, dial: _Dial, blocks_at: Callable[[int], int], found: int) -> list[tuple[int, int]]:
-    """Ranges of the dial at equal block counts, as far around `found` as counts of blocks can disturb the order:
-    largest remainders keep every stage within one block of its share, so no further than one block of the
-    smallest stage is worth."""
+def _pieces(
+    base: Baseline, dial: _Dial, blocks_at: Callable[[int], int], found: int
+) -> list[tuple[int, int]]:
+    """Ranges of the dial at equal block counts, as far around `found` as counts of blocks can
+    disturb the order: largest remainders keep every stage within one block of its share, so no
+    further than one block of the smallest stage is worth."""
     around = math.ceil(base.blocks / min(s.repeats for s in base.stages)) + 1
     middle = blocks_at(found)
 
     reach = range(dial.low, dial.high + 1)
     # the first position with at least so many blocks, for each count
-    edges = {dial.low + bisect_left(reach, middle + k, key=blocks_at) for k in range(-around, around + 2)}
+    edges = {
+        dial.low + bisect_left(reach, middle + k, key=blocks_at) for k in range(-around, around + 2)
+    }
     return [(low, high - 1) for low, high in itertools.pairwise(sorted(edges))]

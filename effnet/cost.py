@@ -32,8 +32,9 @@ _Parts = tuple[int, int, int, int, int, int, int]
 
 
 def _parts(layers: Iterable[Op]) -> _Parts:
-    """What layers cost whatever the sides of their block: macs per pixel of side_in, of side_out and once; acts in
-    the same three parts; params, with a batch norm's scale and shift or the layer's own bias."""
+    """What layers cost whatever the sides of their block: macs per pixel of side_in, of side_out
+    and once; acts in the same three parts; params, with a batch norm's scale and shift or the
+    layer's own bias."""
     macs_in = macs_out = macs_one = acts_in = acts_out = acts_one = params = 0
     for _, c_in, c_out, kernel, _, groups, side, norm, _ in layers:
         weights = c_in // groups * c_out * kernel * kernel
@@ -86,7 +87,9 @@ def cost(arch: Arch) -> Cost:
 
 def cost_by_block(arch: Arch) -> list[tuple[Block, Cost]]:
     """Each block, stem to head, with the cost of all its repeats."""
-    return [(b, sum((op_cost(op, b) for op in ops(b)), Cost(0, 0, 0)) * b.repeats) for b in blocks(arch)]
+    return [
+        (b, sum((op_cost(op, b) for op in ops(b)), Cost(0, 0, 0)) * b.repeats) for b in blocks(arch)
+    ]
 
 
 def cost_by_kind(arch: Arch) -> dict[str, Cost]:
@@ -110,8 +113,9 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 
 def _kept(op: Op, acts: int, block: Block, activation: str) -> int:
-    """Elements per image that a layer leaves for the backward pass: the convolution's output for the batch norm,
-    the norm's for the activation (ReLU needs only its own result), and what the next layer reads."""
+    """Elements per image that a layer leaves for the backward pass: the convolution's output for
+    the batch norm, the norm's for the activation (ReLU needs only its own result), and what the
+    next layer reads."""
     if not op.norm:
         return 3 * acts
     copies = (2 if activation == "relu" else 3) if op.act else 2
@@ -122,25 +126,37 @@ def _kept(op: Op, acts: int, block: Block, activation: str) -> int:
     return copies * acts
 
 
-def training_memory(arch: Arch, batch: int = 32, precision: Precision = "fp32", states: int = 1) -> int:
-    """Estimated peak bytes of one training step under PyTorch: weights, gradients, `states` optimizer states per
-    weight (1: SGD with momentum; 2: AdamW), and at the worst moment of the backward pass the activations still
-    kept, the gradients already there and the pair in flight. fp16 and bf16 are autocast: weights, gradients and
-    states stay fp32, activations and a copy of the weights take 2 bytes.
+def training_memory(
+    arch: Arch, batch: int = 32, precision: Precision = "fp32", states: int = 1
+) -> int:
+    """Estimated peak bytes of one training step under PyTorch: weights, gradients, `states`
+    optimizer states per weight (1: SGD with momentum; 2: AdamW), and at the worst moment of the
+    backward pass the activations still kept, the gradients already there and the pair in flight.
+    fp16 and bf16 are autocast: weights, gradients and states stay fp32, activations and a copy of
+    the weights take 2 bytes.
 
-    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context. Raises ValueError for a
-    batch below 1 or an unknown precision."""
+    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context. Raises
+    ValueError for a batch below 1 or an unknown precision."""
     if precision not in PRECISIONS or batch < 1:
-        raise ValueError(f"batch {batch} in {precision}: a batch of at least 1 in {', '.join(PRECISIONS)}")
+        raise ValueError(
+            f"batch {batch} in {precision}: a batch of at least 1 in {', '.join(PRECISIONS)}"
+        )
     element = 4 if precision == "fp32" else 2
     copies = 0 if precision == "fp32" else 2  # bytes per weight that autocast adds
     params, after, peak = cost(arch).params, 0, 0
     kept = batch * arch.in_channels * arch.resolution**2 * 4
     for block in blocks(arch):
         parts = [(op, op_cost(op, block)) for op in ops(block)]
-        layers = [(batch * element * _kept(op, part.acts, block, arch.activation), part) for op, part in parts]
-        if block.operator == "stem" and arch.stem_pool > 1:  # the pool's result, and an int64 index for each
-            kept += batch * block.c_out * (-(-block.side_out // arch.stem_pool)) ** 2 * (element + 8)
+        layers = [
+            (batch * element * _kept(op, part.acts, block, arch.activation), part)
+            for op, part in parts
+        ]
+        if (
+            block.operator == "stem" and arch.stem_pool > 1
+        ):  # the pool's result, and an int64 index for each
+            kept += (
+                batch * block.c_out * (-(-block.side_out // arch.stem_pool)) ** 2 * (element + 8)
+            )
         left, weights = sum(k for k, _ in layers), sum(part.params for _, part in layers)
         # what is held moves evenly from repeat to repeat: it is most at the first or the last
         for last in range(min(2, block.repeats)):

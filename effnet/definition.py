@@ -40,7 +40,8 @@ def read_table(path: str | Path) -> dict[str, Any]:
 def read_baseline(path: str | Path) -> Baseline:
     """The baseline in a TOML file.
 
-    Raises ValueError naming the file, the row and the key that is wrong, and what would be right."""
+    Raises ValueError naming the file, the row and the key that is wrong, and what would be
+    right."""
     return parse_baseline(read_table(path), str(path))
 
 
@@ -49,12 +50,16 @@ def parse_baseline(table: Mapping[str, Any], where: str) -> Baseline:
     _check_keys(table, _KEYS, _NEEDED, where)
     rows = table["stages"]
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f'{where}: stages: at least one row such as {{ operator = "mbconv", expand = 6, ... }}')
+        raise ValueError(
+            f'{where}: stages: at least one row such as {{ operator = "mbconv", expand = 6, ... }}'
+        )
     stages = tuple(_stage(row, f"{where}: stage {i}") for i, row in enumerate(rows, 1))
     try:
         return Baseline(**{**table, "stages": stages})
     except ValueError as error:
-        raise ValueError(f"{where}: {str(error).removeprefix('baseline ' + str(table['name']) + ': ')}") from None
+        raise ValueError(
+            f"{where}: {str(error).removeprefix('baseline ' + str(table['name']) + ': ')}"
+        ) from None
 
 
 def _stage(row: Any, where: str) -> Stage:
@@ -64,7 +69,9 @@ def _stage(row: Any, where: str) -> Stage:
     return Stage(**{"se_percent": 25 if str(row["operator"]).startswith("mbconv") else 0, **row})
 
 
-def _check_keys(table: Mapping[str, Any], known: Iterable[str], needed: Iterable[str], where: str) -> None:
+def _check_keys(
+    table: Mapping[str, Any], known: Iterable[str], needed: Iterable[str], where: str
+) -> None:
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, list(known), 1)
@@ -76,7 +83,8 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], needed: Iterable
 
 
 def read_config(path: str | Path) -> Arch:
-    """The network in a config.json: what a study chose, or what `effnet.nn.weights.save` wrote beside its weights.
+    """The network in a config.json: what a study chose, or what `effnet.nn.weights.save` wrote
+    beside its weights.
 
     Raises ValueError for any other file."""
     try:

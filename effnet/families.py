@@ -12,7 +12,9 @@ from effnet.arch import Arch, Baseline, Operator, Scaling, Stage, scale, side_at
 from effnet.definition import read_baseline
 
 
-def _rows(operator: Operator, se_percent: int, *rows: tuple[int, int, int, int, int]) -> tuple[Stage, ...]:
+def _rows(
+    operator: Operator, se_percent: int, *rows: tuple[int, int, int, int, int]
+) -> tuple[Stage, ...]:
     """(expand, kernel, stride, width, repeats) of one operator."""
     return tuple(Stage(operator, *row, se_percent) for row in rows)
 
@@ -32,7 +34,8 @@ _B0 = Baseline("b0", 32, 2, _rows("mbconv", 25, *_B0_ROWS), 1280, 224)
 
 
 def _less_stride(name: str, removed: int) -> Baseline:
-    """B0 with its first `removed` strides of 2 made 1, at the resolution that keeps the size of B0's last maps."""
+    """B0 with its first `removed` strides of 2 made 1, at the resolution that keeps the size of
+    B0's last maps."""
     stages, left = list(_B0.stages), removed - 1
     for i, stage in enumerate(stages):
         if left and stage.stride == 2:
@@ -49,7 +52,8 @@ _BASELINES = (
     Baseline("lite", 32, 2, _rows("mbconv", 0, *_B0_ROWS), 1280, 224, rounding="lite", activation="relu6"),
     # TinyNet (arXiv 2010.14819): B0's rows under another rounding.
     replace(_B0, name="tinynet", rounding="tinynet"),
-    # EfficientNetV2 (arXiv 2104.00298), Table 4; M and L, google/automl efficientnetv2. Evaluation resolutions.
+    # EfficientNetV2 (arXiv 2104.00298), Table 4; M and L, google/automl efficientnetv2. Evaluation
+    # resolutions.
     Baseline(
         "v2-s",
         24,
@@ -124,8 +128,8 @@ _BASELINES = (
         stem_pool=2,
         activation="relu",
     ),
-    # The widely copied teaching notebook, `EfficientNet(version, num_classes)`: dense 3x3 expansions,
-    # channels to multiples of 4.
+    # The widely copied teaching notebook, `EfficientNet(version, num_classes)`: dense 3x3
+    # expansions, channels to multiples of 4.
     Baseline("notebook", 32, 2, _rows("mbconv3x3", 25, *_B0_ROWS), 1280, 224, rounding="notebook"),
 )  # fmt: skip
 BASELINES: dict[str, Baseline] = {b.name: b for b in _BASELINES}
@@ -133,7 +137,8 @@ BASELINES: dict[str, Baseline] = {b.name: b for b in _BASELINES}
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A published network: multipliers on a baseline, the resolution [px] and the classifier's dropout."""
+    """A published network: multipliers on a baseline, the resolution [px] and the classifier's
+    dropout."""
 
     baseline: str
     width: float
@@ -176,7 +181,8 @@ MEMBERS: dict[str, Member] = {
     "tinynet-c": Member("tinynet", 0.54, 0.85, 184, 20),
     "tinynet-d": Member("tinynet", 0.54, 0.695, 152, 20),
     "tinynet-e": Member("tinynet", 0.51, 0.6, 106, 20),
-    # EfficientNet-X (arXiv 2102.05610), released builder: B0's rows at its GPU multipliers, dropout as B1-B7
+    # EfficientNet-X (arXiv 2102.05610), released builder: B0's rows at its GPU multipliers, dropout
+    # as B1-B7
     "x-gpu-b1": Member("b0", 1.05, 1.09, 229, 20),
     "x-gpu-b2": Member("b0", 1.13, 1.24, 237, 30),
     "x-gpu-b3": Member("b0", 1.31, 1.63, 255, 30),
@@ -197,12 +203,14 @@ MEMBERS: dict[str, Member] = {
 
 
 def names() -> list[str]:
-    """Everything that `arch` and `build` take by name: published members, then the other baselines."""
+    """Everything that `arch` and `build` take by name: published members, then the other
+    baselines."""
     return list(dict.fromkeys([*MEMBERS, *BASELINES]))
 
 
 def _canonical(name: str) -> str:
-    """`EfficientNet_B3`, `efficientnet_v2_s` and `mobilenet_v2` are what others call b3, v2-s and mobilenetv2."""
+    """`EfficientNet_B3`, `efficientnet_v2_s` and `mobilenet_v2` are what others call b3, v2-s and
+    mobilenetv2."""
     text = name.strip().lower().replace("_", "-").removeprefix("efficientnet-")
     for theirs, ours in (("efficientnetv2-", "v2-"), ("mobilenet-v", "mobilenetv")):
         if text.startswith(theirs):
@@ -243,14 +251,14 @@ def arch(
     rounding: str | None = None,
     stages: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Arch:
-    """A published member (`arch("b3")`, at another `resolution` too), compound coefficients on a baseline
-    (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
+    """A published member (`arch("b3")`, at another `resolution` too), compound coefficients on a
+    baseline (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
     (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px).
 
     `phi` defaults to 1; it may be any real number. `rounding` is the name of another rule
-    (rounding.ROUNDINGS); `stages` overrides rows of the baseline, counted from 1, before they are scaled:
-    `{5: {"kernel": 3, "repeats": 4}}`. Raises ValueError for an unknown name, both kinds of coefficients at
-    once, phi alone, or a value out of range.
+    (rounding.ROUNDINGS); `stages` overrides rows of the baseline, counted from 1, before they are
+    scaled: `{5: {"kernel": 3, "repeats": 4}}`. Raises ValueError for an unknown name, both kinds of
+    coefficients at once, phi alone, or a value out of range.
     """
     compound = any(c is not None for c in (alpha, beta, gamma))
     if phi is not None and not compound:
@@ -266,7 +274,11 @@ def arch(
     else:
         if member and _canonical(str(name)) not in BASELINES:
             raise ValueError(f"{name!r} is already scaled: scale {member.baseline!r} instead")
-        if isinstance(name, str) and not name.endswith(".toml") and _canonical(name) not in BASELINES:
+        if (
+            isinstance(name, str)
+            and not name.endswith(".toml")
+            and _canonical(name) not in BASELINES
+        ):
             raise _unknown("network", name, [*names(), "a TOML file of your own"])
         base = baseline(name)
         label, dropout_percent = base.name, base.dropout_percent
@@ -289,15 +301,20 @@ def arch(
 
 
 def implied_phi(name: str, coefficients: Scaling = PAPER) -> tuple[float, float, float]:
-    """The phi that each dimension of a published member would need under `coefficients`: depth, width,
-    resolution. Compound scaling at one phi would make the three equal; no published member does.
+    """The phi that each dimension of a published member would need under `coefficients`: depth,
+    width, resolution. Compound scaling at one phi would make the three equal; no published member
+    does.
 
     Raises ValueError for a name that is not a member's, or a coefficient of 1."""
     if _canonical(name) not in MEMBERS:
         raise _unknown("member", name, list(MEMBERS))
     member = MEMBERS[_canonical(name)]
     gamma = member.resolution / BASELINES[member.baseline].resolution
-    pairs = ((member.depth, coefficients.alpha), (member.width, coefficients.beta), (gamma, coefficients.gamma))
+    pairs = (
+        (member.depth, coefficients.alpha),
+        (member.width, coefficients.beta),
+        (gamma, coefficients.gamma),
+    )
     if any(c == 1 for _, c in pairs):
         raise ValueError("a coefficient of 1 reaches nothing at any phi")
     d, w, r = (math.log(factor) / math.log(c) for factor, c in pairs)

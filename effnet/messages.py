@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def first_line(error: BaseException, named: bool = False) -> str:
-    """The first line of its message, at most 300 characters; `named`: after the kind of error. torch's
-    messages go on with stack traces and advice."""
+    """The first line of its message, at most 300 characters; `named`: after the kind of error.
+    torch's messages go on with stack traces and advice."""
     lines = str(error).strip().splitlines() or [""]
     text = lines[0][:300]
     kind = type(error).__name__

@@ -1,4 +1,5 @@
-"""How multiplied channel counts and repeats become integers: one rule per family, by name. No torch.
+"""How multiplied channel counts and repeats become integers: one rule per family, by name. No
+torch.
 
 The rules are written down from their sources and tested against them."""
 
@@ -40,7 +41,8 @@ def _snapped(width: float, divisor: int) -> int:
 
 
 def _guarded(width: float, divisor: int) -> int:
-    """EfficientNet's `round_filters`: the same, and one divisor more where that lost over a tenth."""
+    """EfficientNet's `round_filters`: the same, and one divisor more where that lost over a
+    tenth."""
     rounded = _plain(width, divisor)
     return rounded + divisor if rounded < 0.9 * width else rounded
 
@@ -51,7 +53,8 @@ def _half_even(width: float, divisor: int) -> int:
 
 
 def _fours(width: float, divisor: int) -> int:
-    """The teaching notebook: cut to an integer, then up to a multiple of 4, whatever the divisor."""
+    """The teaching notebook: cut to an integer, then up to a multiple of 4, whatever the
+    divisor."""
     return max(4, 4 * math.ceil(int(width) / 4))
 
 
@@ -76,16 +79,21 @@ def _round(depth: float, base: Repeats) -> Repeats:
 
 
 def spread_repeats(blocks: int, base: Repeats) -> Repeats:
-    """`blocks` shared out in proportion to `base`: largest remainder, ties to the earlier stage, at least 1 each."""
+    """`blocks` shared out in proportion to `base`: largest remainder, ties to the earlier stage, at
+    least 1 each."""
     if blocks < len(base):
-        raise ValueError(f"{blocks} blocks: at least one for each of the {len(base)} stages is needed")
+        raise ValueError(
+            f"{blocks} blocks: at least one for each of the {len(base)} stages is needed"
+        )
     total = sum(base)
     counts = [max(1, blocks * n // total) for n in base]
     remainder = [blocks * n % total if blocks * n >= total else 0 for n in base]
     by_remainder = sorted(range(len(base)), key=lambda i: (-remainder[i], i))
     for i in by_remainder[: max(0, blocks - sum(counts))]:
         counts[i] += 1
-    while sum(counts) > blocks:  # the floor of 1 gave out too many: take from the largest, late first
+    while (
+        sum(counts) > blocks
+    ):  # the floor of 1 gave out too many: take from the largest, late first
         counts[max(range(len(base)), key=lambda i: (counts[i], i))] -= 1
     return tuple(counts)
 
@@ -129,13 +137,23 @@ class Rounding:
 
 ROUNDINGS: dict[str, Rounding] = {
     "official": Rounding(_guarded, _ceil),  # tensorflow/tpu efficientnet_builder.py; timm
-    "torchvision": Rounding(_guarded, _ceil, head=_four_times_last),  # torchvision/models/efficientnet.py
-    "mobilenet": Rounding(_guarded, _ceil, head=_at_least),  # MobileNetV2 paper: a thin net keeps its head
-    "lite": Rounding(_guarded, _inner_ceil, head=_fixed, stem_fixed=True),  # tensorflow/tpu efficientnet/lite
-    "tinynet": Rounding(_guarded, _round, head=_at_least, stem_fixed=True),  # huawei-noah tinynet_pytorch
+    "torchvision": Rounding(
+        _guarded, _ceil, head=_four_times_last
+    ),  # torchvision/models/efficientnet.py
+    "mobilenet": Rounding(
+        _guarded, _ceil, head=_at_least
+    ),  # MobileNetV2 paper: a thin net keeps its head
+    "lite": Rounding(
+        _guarded, _inner_ceil, head=_fixed, stem_fixed=True
+    ),  # tensorflow/tpu efficientnet/lite
+    "tinynet": Rounding(
+        _guarded, _round, head=_at_least, stem_fixed=True
+    ),  # huawei-noah tinynet_pytorch
     "nearest": Rounding(_half_even, _round),  # pycls models/scaler.py
     "v2": Rounding(_plain, _ceil),  # google/automl efficientnetv2
-    "notebook": Rounding(_fours, _ceil, head=_up, stem=_cut),  # the widely copied EfficientNet(version, num_classes)
+    "notebook": Rounding(
+        _fours, _ceil, head=_up, stem=_cut
+    ),  # the widely copied EfficientNet(version, num_classes)
     "spread": Rounding(_snapped, _spread, whole_blocks=True),  # ours
 }
 

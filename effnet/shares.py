@@ -1,4 +1,5 @@
-"""Where a network's extra cost went: shares, directions, and the network of a direction. No torch."""
+"""Where a network's extra cost went: shares, directions, and the network of a direction. No
+torch."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from effnet.rounding import round_half_up
 Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 
 
-def shares(base: Baseline, depth: float, width: float, resolution: int, num_classes: int) -> Shares | None:
-    """Real cost shares: each dial's mean contribution to the log of exact cost over all six orders of
-    turning them (a Shapley value over 8 exact counts), divided by the log of the whole ratio.
+def shares(
+    base: Baseline, depth: float, width: float, resolution: int, num_classes: int
+) -> Shares | None:
+    """Real cost shares: each dial's mean contribution to the log of exact cost over all six orders
+    of turning them (a Shapley value over 8 exact counts), divided by the log of the whole ratio.
 
     None where the network costs what the baseline costs: nothing is there to share."""
     settings = ((1.0, depth), (1.0, width), (base.resolution, resolution))
@@ -64,8 +67,11 @@ def direction(s: Shares, ratio: float) -> Scaling:
 def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
     """Per resolution [px]: the baseline's cost per pixel over the best among `sides`, minus 1.
 
-    Feature maps shrink by ceil, so a side just above a multiple of a stride pays for a whole row more."""
-    per_pixel = {px: macs(scale(base, resolution=px, num_classes=num_classes)) / px**2 for px in sides}
+    Feature maps shrink by ceil, so a side just above a multiple of a stride pays for a whole row
+    more."""
+    per_pixel = {
+        px: macs(scale(base, resolution=px, num_classes=num_classes)) / px**2 for px in sides
+    }
     best = min(per_pixel.values())
     return {px: c / best - 1 for px, c in per_pixel.items()}
 
@@ -80,21 +86,25 @@ def toward(
     top: float = math.inf,
 ) -> tuple[Solution, float]:
     """The network of `budget` nearest to a direction, and its resolution's waste: three block
-    counts and three resolutions of low waste around the direction, at most `top` px, width solved; of those that
-    meet the budget the nearest in shares, else the nearest in cost.
+    counts and three resolutions of low waste around the direction, at most `top` px, width solved;
+    of those that meet the budget the nearest in shares, else the nearest in cost.
 
     Raises ValueError for a budget that is not of MACs, or an aim that does not sum to 1."""
     if budget.of != "macs":
         raise ValueError(f"shares are of multiply-adds: {budget} is not")
     if not (abs(sum(aim) - 1) <= 1e-6 and min(aim) >= 0):
-        raise ValueError(f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1")
+        raise ValueError(
+            f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1"
+        )
     base_macs = macs(scale(base, num_classes=num_classes))
     s = direction(aim, budget.target(base_macs) / base_macs)
     side, least = s.resolution * base.resolution, least_side(base.total_stride)
     most = max(least, int(min(top, math.ceil(1.25 * side))))
     sides = range(max(least, min(most, math.floor(0.8 * side))), most + 1)
     wasted = waste(base, sides, num_classes)
-    best_sides = sorted((px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side))[:3]
+    best_sides = sorted(
+        (px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side)
+    )[:3]
 
     def rank(found: Solution) -> tuple[float, float, int]:
         real = shares(base, found.depth, found.width, found.arch.resolution, num_classes)
@@ -110,14 +120,19 @@ def toward(
 
 
 def _depths(base: Baseline, depth: float) -> list[float]:
-    """Depth multipliers of the three networks whose block counts are nearest to that many times the baseline's."""
+    """Depth multipliers of the three networks whose block counts are nearest to that many times the
+    baseline's."""
     blocks = depth * base.blocks
     if least_depth(base):
         fewest = max(len(base.stages), round_half_up(blocks) - 1)
         return [n / base.blocks for n in range(fewest, fewest + 3)]
-    around = 2000 // max(s.repeats for s in base.stages) + 1  # two blocks of the longest stage, in thousandths
+    around = (
+        2000 // max(s.repeats for s in base.stages) + 1
+    )  # two blocks of the longest stage, in thousandths
     middle = round_half_up(1000 * depth)
-    thousandths = sorted(range(max(1, middle - around), middle + around + 1), key=lambda n: abs(n - middle))
+    thousandths = sorted(
+        range(max(1, middle - around), middle + around + 1), key=lambda n: abs(n - middle)
+    )
     built: dict[tuple[int, ...], float] = {}
     for n in thousandths:
         built.setdefault(repeats_at(base, n / 1000), n / 1000)

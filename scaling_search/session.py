@@ -1,4 +1,5 @@
-"""A run folder from start to finish: data, plan, store, executor, search; then the answer (answer.py)."""
+"""A run folder from start to finish: data, plan, store, executor, search; then the answer
+(answer.py)."""
 
 from __future__ import annotations
 
@@ -43,27 +44,32 @@ from scaling_search.verdict.narration import percent
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a study runs and what it writes to: no part of its identity. None: this machine, the run folder."""
+    """Where a study runs and what it writes to: no part of its identity. None: this machine, the
+    run folder."""
 
     executor: str = "local"
     workers: int | None = None
     ray_address: str | None = None
     devices: tuple[int, ...] | None = None  # of this machine's GPUs, these alone; None: every one
     check: bool = True  # the numbers of a GPU, once per machine and torch release
-    storage: str | None = None  # of checkpoints: a folder that all nodes share, or an address such as s3://bucket/path
+    storage: str | None = (
+        # of checkpoints: a folder that all nodes share, or an address such as s3://bucket/path
+        None
+    )
     store: str | None = None  # postgresql://...
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """`limit` seconds from `began` (time.monotonic()) bound the whole study, earlier sittings included."""
+    """`limit` seconds from `began` (time.monotonic()) bound the whole study, earlier sittings
+    included."""
 
     limit: float = math.inf
     began: float = field(default_factory=time.monotonic)
 
     def ends(self, spent: float) -> tuple[float, float]:
-        """time.monotonic() at which training stops, and testing, `spent` seconds having gone before; some is left for
-        the report."""
+        """time.monotonic() at which training stops, and testing, `spent` seconds having gone
+        before; some is left for the report."""
         if self.limit == math.inf:
             return math.inf, math.inf
         end = self.began + self.limit - spent
@@ -81,8 +87,9 @@ def search(
     clock: Clock,
     replay: Path | None = None,
 ) -> int:
-    """The main job. `replay`: a table of curves in place of training. Exit status 0; 1 when no network of the budget
-    finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same command goes on).
+    """The main job. `replay`: a table of curves in place of training. Exit status 0; 1 when no
+    network of the budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded
+    stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
     curves = read_curves(replay) if replay else None
@@ -101,15 +108,21 @@ def search(
         machine = _examine_machine(study, todo, place, console)
 
     names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
-    folder = out or Path("runs") / re.sub(r"[^\w.,+-]", "_", "-".join(filter(None, names))).lstrip(".")
+    folder = out or Path("runs") / re.sub(r"[^\w.,+-]", "_", "-".join(filter(None, names))).lstrip(
+        "."
+    )
     identity = study.identity(data.digest)
     facts = _facts(study, todo, data, command, identity, machine)
     if curves and (folder / "study.db").exists():
-        raise UserError(f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose another")
+        raise UserError(
+            f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose another"
+        )
     checkpoints = _checkpoints(folder, place.storage)
     store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts, place.store)
     try:
-        status = _train(study, todo, data, store, folder, checkpoints, place, clock, curves, machine, console)
+        status = _train(
+            study, todo, data, store, folder, checkpoints, place, clock, curves, machine, console
+        )
         if any(r.outcome for r in store.records()):
             if curves:  # in place of study.db
                 write_table(store, folder / TABLE)
@@ -137,14 +150,19 @@ def _train(
     kernels = _agreed_kernels(store, study, folder, machine, place) if machine else ""
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    finished, spent = sum(r.outcome is not None for r in store.records()), store.fact("spent") or 0.0
+    finished, spent = (
+        sum(r.outcome is not None for r in store.records()),
+        store.fact("spent") or 0.0,
+    )
     if finished:
         say(console, "resume", f"{finished} runs are recorded in {folder}")
     planned = max(runs_needed(study, todo) - finished, 0)
     known = curves.by_key() if curves else {}
     where: Executor | None = None
     with Stopping(
-        lambda: say(console, "stopping", "each run writes its checkpoint; again, and it stops at once")
+        lambda: say(
+            console, "stopping", "each run writes its checkpoint; again, and it stops at once"
+        )
     ) as asked:
         try:
             where = (
@@ -187,7 +205,9 @@ def _train(
                     checkpoints=checkpoints,
                     until=until,
                     test_until=test_until,
-                    exists=lambda network, seed, epochs: not curves or (network, seed, epochs) in known,
+                    exists=lambda network, seed, epochs: (
+                        not curves or (network, seed, epochs) in known
+                    ),
                     stopping=asked,
                     packing=packing,
                 )
@@ -197,7 +217,11 @@ def _train(
         except StoppedError:
             store.set_fact("state", "stopped")
             recorded = sum(r.outcome is not None for r in store.records())
-            say(console, "stopped", f"{recorded} runs are recorded; the same command goes on from here")
+            say(
+                console,
+                "stopped",
+                f"{recorded} runs are recorded; the same command goes on from here",
+            )
             return asked.status
         finally:
             if where:
@@ -212,7 +236,8 @@ def _train(
 
 
 def _checkpoints(folder: Path, storage: str | None) -> str:
-    """Where the runs of a run folder keep theirs. Raises UserError for an address that leads nowhere."""
+    """Where the runs of a run folder keep theirs. Raises UserError for an address that leads
+    nowhere."""
     if storage is None:
         return str(folder.resolve() / "checkpoints")
     if "://" not in storage:
@@ -233,7 +258,9 @@ def train_family(
     command = f"scaling-search family, in {folder}"
     store = Store.create(folder, identity, _facts(study, todo, data, command, identity, machine))
     try:
-        status = _train(study, todo, data, store, folder, checkpoints, place, Clock(), None, machine, console)
+        status = _train(
+            study, todo, data, store, folder, checkpoints, place, Clock(), None, machine, console
+        )
         return status, store.records()
     finally:
         store.close()
@@ -273,15 +300,21 @@ def resolve_device_and_data(
 
 
 def _examine_machine(study: Study, todo: Plan, place: Place, console: Console) -> Machine:
-    """What trains the study: this machine, or the nodes of its cluster; what is slow or does not fit
-    is said. Raises UserError where nothing could be trained."""
+    """What trains the study: this machine, or the nodes of its cluster; what is slow or does not
+    fit is said. Raises UserError where nothing could be trained."""
     cuda = study.device == "cuda"
-    wait = "checking the numbers of each kind of GPU (once; it is remembered)" if cuda and place.check else ""
+    wait = (
+        "checking the numbers of each kind of GPU (once; it is remembered)"
+        if cuda and place.check
+        else ""
+    )
     with console.status(wait or "looking at the devices"):
         if place.ray_address is not None:
             from scaling_search.driver.executors.ray import describe_cluster
 
-            machine = describe_cluster(place.ray_address, study.device, study.threads, cuda and place.check)
+            machine = describe_cluster(
+                place.ray_address, study.device, study.threads, cuda and place.check
+            )
         else:
             machine = devices.describe(study.device, place.devices)
             if cuda and place.check:
@@ -360,11 +393,17 @@ def _agreed_kernels(
 
 
 def _recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
-    """The same from a table: its device and its data. Raises UserError for a study of other data."""
+    """The same from a table: its device and its data. Raises UserError for a study of other
+    data."""
     there = Study.model_validate(curves.fact("settings"))
     wanted = Path(study.data.source).stem
-    if not is_choice(study.data.source) and wanted not in (curves.data.name, Path(there.data.source).stem):
-        raise UserError(f"{curves.path}: its runs are of {curves.data.name}, the study's data are {study.data.source}")
+    if not is_choice(study.data.source) and wanted not in (
+        curves.data.name,
+        Path(there.data.source).stem,
+    ):
+        raise UserError(
+            f"{curves.path}: its runs are of {curves.data.name}, the study's data are {study.data.source}"
+        )
     settings = study.settings()
     settings["data"]["source"] = curves.data.name
     settings["device"] = there.device if study.device == "auto" else study.device
@@ -395,16 +434,23 @@ def _facts(
         "notes": [
             f"The space holds {found}; {len(todo.candidates)} were chosen.",
             *todo.notes,
-            *(f"This machine failed a check of its numbers. {w}" for w in (machine.warnings if machine else ())),
+            *(
+                f"This machine failed a check of its numbers. {w}"
+                for w in (machine.warnings if machine else ())
+            ),
         ],
-        "targets": {} if study.space.mode == "nominal" else {str(b): b.target(base) for b in study.parsed_budgets()},
+        "targets": {}
+        if study.space.mode == "nominal"
+        else {str(b): b.target(base) for b in study.parsed_budgets()},
         "planned": runs_needed(study, todo),
         "provenance": {
             "data digest": data.digest,
             "study": identity_hash(identity),
             "begun": time.strftime("%Y-%m-%d %H:%M"),
             "hardware": hardware,
-            "versions": ", ".join(f"{name} {version}" for name, version in installed.items() if version),
+            "versions": ", ".join(
+                f"{name} {version}" for name, version in installed.items() if version
+            ),
         },
     }
 
@@ -415,7 +461,8 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
         console,
         "baseline",
         f"{spec.name}, {base.arch.blocks} blocks, width {spec.width:g}, at {base.arch.resolution} px · "
-        f"{human(base.cost.macs)} MACs" + (f" · wastes {percent(base.waste)}" if base.waste > 0.005 else ""),
+        f"{human(base.cost.macs)} MACs"
+        + (f" · wastes {percent(base.waste)}" if base.waste > 0.005 else ""),
     )
     for budget in study.parsed_budgets():
         chosen = sum(c.budget == str(budget) for c in todo.candidates)

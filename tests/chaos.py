@@ -1,6 +1,8 @@
-"""Studies of cheap real trainings whose processes are killed at random moments, and what must be true of them after.
+"""Studies of cheap real trainings whose processes are killed at random moments, and what must be
+true of them after.
 
-Every start of a run is also written down by the workers themselves (`LOG`), independently of the store.
+Every start of a run is also written down by the workers themselves (`LOG`), independently of the
+store.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ import functools, json, os
 import scaling_search.training.train as train
 inner = train.run
 @functools.wraps(inner)
-def run(trial, data):  # a generator: an actor that Tune sets up and then does not use has started nothing
+# a generator: an actor that Tune sets up and then does not use has started nothing
+def run(trial, data):
     if not trial.test:
         line = json.dumps([trial.arch.key, trial.seed, trial.epochs, os.getpid()]) + "\\n"
         handle = os.open(os.environ["CHAOS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -51,7 +54,11 @@ def environment(folder: Path) -> dict[str, str]:
     """Python processes with this environment write down each run that they start."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(_LOG)
-    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "CHAOS_LOG": str(folder / "log")}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "CHAOS_LOG": str(folder / "log"),
+    }
 
 
 def children(pid: int) -> list[int]:
@@ -68,13 +75,16 @@ def children(pid: int) -> list[int]:
     while new:
         new = {child for child, parent in parents.items() if parent in new} - found
         found |= new
-    return [p for p in found if "spawn_main" in names.get(p, "") or names.get(p, "").startswith("ray::")]
+    return [
+        p for p in found if "spawn_main" in names.get(p, "") or names.get(p, "").startswith("ray::")
+    ]
 
 
 @dataclass
 class Chaos:
-    """`command` run again and again in `folder` until it ends well, `kills` of its processes on the way; `victims`
-    are the kinds to choose from, each a function of the driver's pid that kills one and says whether it did."""
+    """`command` run again and again in `folder` until it ends well, `kills` of its processes on the
+    way; `victims` are the kinds to choose from, each a function of the driver's pid that kills one
+    and says whether it did."""
 
     folder: Path
     words: list[str]
@@ -90,7 +100,13 @@ class Chaos:
         environ = environment(self.folder / "log")
         self.log = self.log or self.folder / "log" / "log"
         self.log.unlink(missing_ok=True)
-        command = [sys.executable, str(ROOT / "run_search.py"), *self.words, "--out", str(self.folder / "run")]
+        command = [
+            sys.executable,
+            str(ROOT / "run_search.py"),
+            *self.words,
+            "--out",
+            str(self.folder / "run"),
+        ]
         while True:
             driver = subprocess.Popen(
                 command,
@@ -131,20 +147,30 @@ class Chaos:
     def verdict(self) -> list[str]:
         """But for the fastest network, which depends on the machine's mood."""
         lines = self.output.splitlines()
-        return [line for line in lines if line.startswith(("choose", "paper", "single", "baseline  val", "surface"))]
+        return [
+            line
+            for line in lines
+            if line.startswith(("choose", "paper", "single", "baseline  val", "surface"))
+        ]
 
     def check(self, whole: Chaos) -> None:
-        """Everything acknowledged is there once, nothing was trained again without a recorded reason, and the table
-        and the verdict are those of the undisturbed study."""
+        """Everything acknowledged is there once, nothing was trained again without a recorded
+        reason, and the table and the verdict are those of the undisturbed study."""
         a, b = self.table.drop(columns=UNLIKE), whole.table.drop(columns=UNLIKE)
         pd.testing.assert_frame_equal(a, b, check_exact=True)
-        assert not a.duplicated(["network", "seed", "epochs"]).any() and self.verdict == whole.verdict
-        assert Counter(self.acknowledged) <= Counter(whole.acknowledged), "an acknowledged result was told again"
+        assert (
+            not a.duplicated(["network", "seed", "epochs"]).any() and self.verdict == whole.verdict
+        )
+        assert Counter(self.acknowledged) <= Counter(whole.acknowledged), (
+            "an acknowledged result was told again"
+        )
         assert self.log is not None
         starts = Counter(tuple(json.loads(line)[:3]) for line in self.log.read_text().splitlines())
         for record in Store.read(self.folder / "run").records():
             again = starts.pop(record.key, 1) - 1
-            assert again <= len(record.again), f"{record.key}: started again {again} times for {record.again}"
+            assert again <= len(record.again), (
+                f"{record.key}: started again {again} times for {record.again}"
+            )
         assert not starts, "trained and not recorded"
 
 

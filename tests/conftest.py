@@ -41,7 +41,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """600 + 100 images of shapes, 64 px."""
     with CacheWriter(tmp_path_factory.mktemp("data") / "shapes") as writer:
-        return writer.commit("shapes", "generated", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1))
+        return writer.commit(
+            "shapes", "generated", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1)
+        )
 
 
 # A network that trains in a second: seven blocks, a tenth of B0's channels.
@@ -108,7 +110,8 @@ def write_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> Non
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The address of a database on a PostgreSQL server of this session's own, from Debian's package."""
+    """The address of a database on a PostgreSQL server of this session's own, from Debian's
+    package."""
     pytest.importorskip("psycopg")
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not places:
@@ -126,9 +129,19 @@ def postgres() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*own, str(places[-1].parent / "pg_ctl"), "-D", str(folder / "data"), "-w", "-l", str(folder / "log")]
+    control = [
+        *own,
+        str(places[-1].parent / "pg_ctl"),
+        "-D",
+        str(folder / "data"),
+        "-w",
+        "-l",
+        str(folder / "log"),
+    ]
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder}
-    subprocess.run([*own, str(places[-1]), "-D", str(folder / "data"), "-A", "trust", "-U", "tests"], **quiet)
+    subprocess.run(
+        [*own, str(places[-1]), "-D", str(folder / "data"), "-A", "trust", "-U", "tests"], **quiet
+    )
     subprocess.run([*control, "-o", options, "start"], **quiet)
     try:
         yield f"postgresql://tests@127.0.0.1:{port}/postgres"

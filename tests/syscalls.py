@@ -1,7 +1,9 @@
-"""Run with syscalls.c preloaded: the n-th write, fsync or rename fails, for n = 1, 2, 3, ... until none is hit.
+"""Run with syscalls.c preloaded: the n-th write, fsync or rename fails, for n = 1, 2, 3, ... until
+none is hit.
 
-python -m tests.syscalls FOLDER WHAT [STEP]: checkpoint, report, store (one that holds a run takes another) or new (one
-made and filled; minutes); of the calls every STEP-th. Prints how many failed in turn."""
+python -m tests.syscalls FOLDER WHAT [STEP]: checkpoint, report, store (one that holds a run takes
+another) or new (one made and filled; minutes); of the calls every STEP-th. Prints how many failed
+in turn."""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def store_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool)
         assert acknowledged.items() <= told.items(), (acknowledged, told)
     store(folder, {})
     records = [r for r in Store.read(folder).records() if r.seed == 0]
-    assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))] and records[0].test_acc == 0.5
+    assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))] and records[
+        0
+    ].test_acc == 0.5
     assert len({r.key for r in records}) == len(NETWORKS)
 
 
@@ -71,7 +75,11 @@ def save(folder: Path, acknowledged: dict[int, float]) -> None:
 
 def checkpoint_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
     state = checkpoint.load(f"{folder}/e2.ckpt")
-    assert state is not None and state["step"] == (2 if finished else 1) and float(state["w"][0]) == state["step"] - 1
+    assert (
+        state is not None
+        and state["step"] == (2 if finished else 1)
+        and float(state["w"][0]) == state["step"] - 1
+    )
     assert [p.name for p in folder.iterdir()] == ["e2.ckpt"], "nothing is left behind"
 
 
@@ -86,8 +94,14 @@ def report_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool
     """Each of the two files."""
     for name, whole in (("results.csv", "network,alpha"), ("report.html", "<!doctype html>")):
         text = (folder / name).read_text()
-        assert text.startswith(whole) and text.endswith("\n") if finished or text != "old" else text == "old"
-    assert {p.name for p in folder.iterdir()} == {"results.csv", "report.html"}, "nothing is left behind"
+        assert (
+            text.startswith(whole) and text.endswith("\n")
+            if finished or text != "old"
+            else text == "old"
+        )
+    assert {p.name for p in folder.iterdir()} == {"results.csv", "report.html"}, (
+        "nothing is left behind"
+    )
 
 
 def prepared(what: str, folder: Path) -> None:

@@ -15,7 +15,8 @@ def test_never_fewer_than_half_go_on() -> None:
 
 
 def test_top_two_draws_the_leader_and_its_rivals() -> None:
-    """Leader and rival are the bests of two samples that differ, either with probability a half (Russo 2020)."""
+    """Leader and rival are the bests of two samples that differ, either with probability a half
+    (Russo 2020)."""
     p = np.array([0.6, 0.3, 0.1])
     accuracy = np.eye(3)[np.repeat([0, 1, 2], (p * 1000).astype(int))]
     rng = np.random.default_rng(0)
@@ -29,13 +30,17 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
     rng = np.random.default_rng(1)
     good = {c.key for c in TODO.candidates[:3]}
     records = [
-        record(c, s, (0.75 if c.key in good else 0.5) + rng.normal(0, 0.005)) for c in TODO.candidates for s in range(2)
+        record(c, s, (0.75 if c.key in good else 0.5) + rng.normal(0, 0.005))
+        for c in TODO.candidates
+        for s in range(2)
     ]
     free = {c.key: list(range(2, 10)) for c in TODO.candidates}
     runs = next_runs(records, STUDY, "2x", free)
     assert len(runs) == BATCH == len(set(runs)) and {key for key, _ in runs} <= good
     assert all(seed not in free[key] for key, seed in runs)
-    again = next_runs(records[::-1], STUDY, "2x", {c.key: list(range(2, 10)) for c in TODO.candidates})
+    again = next_runs(
+        records[::-1], STUDY, "2x", {c.key: list(range(2, 10)) for c in TODO.candidates}
+    )
     assert again == runs  # whatever the order in which they ended
 
 
@@ -58,9 +63,14 @@ def test_confirmation_is_the_paired_t_interval() -> None:
     rng = np.random.default_rng(2)
     records = [record(c, 0, 0.6 + 0.01 * k) for k, c in enumerate(TODO.everything)]
     (v,) = verdicts(records, STUDY)
-    tests = {row.candidate.key: 0.7 + 0.02 * i + rng.normal(0, 0.01, 5) for i, row in enumerate(v.finalists)}
+    tests = {
+        row.candidate.key: 0.7 + 0.02 * i + rng.normal(0, 0.01, 5)
+        for i, row in enumerate(v.finalists)
+    }
     records += [
-        record(row.candidate, FRESH + s, 0.6, test=tests[row.candidate.key][s]) for row in v.finalists for s in range(5)
+        record(row.candidate, FRESH + s, 0.6, test=tests[row.candidate.key][s])
+        for row in v.finalists
+        for s in range(5)
     ]
     found = confirmed(records, STUDY, v)
     assert [c.row.candidate.key for c in found] == [row.candidate.key for row in v.finalists]

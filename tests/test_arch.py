@@ -19,7 +19,12 @@ def test_key_is_the_shape_and_survives_json() -> None:
     for name in ("b3", "resnet50", "v2-s", "lite2"):
         net = arch(name, num_classes=10)
         back = Arch.from_dict(json.loads(json.dumps(net.as_dict())))
-        assert back == net and back.key == net.key and hash(net) == hash(back) and back.name == net.name
+        assert (
+            back == net
+            and back.key == net.key
+            and hash(net) == hash(back)
+            and back.name == net.name
+        )
     assert arch("b0").key == arch("b0", depth=1.0, width=1.0).key
     # x-gpu's are scaled B0s, the others their own; tinynet's baseline and b0 are one network
     assert len({arch(name).key for name in MEMBERS}) == len(MEMBERS)
@@ -27,7 +32,11 @@ def test_key_is_the_shape_and_survives_json() -> None:
 
 def test_keys_of_older_studies_still_hold() -> None:
     """Recorded results name networks by key: fields added since are left out at their defaults."""
-    assert [arch(name).key for name in ("b0", "b3", "l2")] == ["1f832f81cfc4", "3a03a16cacf5", "f56738599b55"]
+    assert [arch(name).key for name in ("b0", "b3", "l2")] == [
+        "1f832f81cfc4",
+        "3a03a16cacf5",
+        "f56738599b55",
+    ]
     old = arch("b0").as_dict()
     stages = [row[:6] for row in old["stages"]]  # type: ignore[index, union-attr]
     for field in ("stem_kernel", "stem_pool", "activation"):
@@ -77,10 +86,19 @@ def test_per_stage_overrides() -> None:
     ("change", "message"),
     [
         ({"stages": ()}, "at least one row"),
-        ({"stages": (dataclasses.replace(ROW, kernel=4),)}, "stage 1: kernel = 4: must be odd, such as 3, 5 or 7"),
+        (
+            {"stages": (dataclasses.replace(ROW, kernel=4),)},
+            "stage 1: kernel = 4: must be odd, such as 3, 5 or 7",
+        ),
         ({"stages": (ROW, dataclasses.replace(ROW, stride=0))}, "stage 2: stride = 0"),
-        ({"stages": (dataclasses.replace(ROW, repeats=True),)}, "repeats = True: must be a whole number"),
-        ({"stages": (Stage("fused", 4, 3, 2, 24, 2),)}, "se_percent = 25: must be 0, fused has no such layer"),
+        (
+            {"stages": (dataclasses.replace(ROW, repeats=True),)},
+            "repeats = True: must be a whole number",
+        ),
+        (
+            {"stages": (Stage("fused", 4, 3, 2, 24, 2),)},
+            "se_percent = 25: must be 0, fused has no such layer",
+        ),
         ({"stages": (Stage("separable", 4, 3, 2, 24, 2, 0),)}, "expand = 4: must be 1"),
         ({"stages": (dataclasses.replace(ROW, se_percent=200),)}, "se_percent = 200: at most 100"),
         ({"stem_kernel": 2}, "stem_kernel = 2: must be odd"),
@@ -89,7 +107,10 @@ def test_per_stage_overrides() -> None:
         ({"width": math.nan}, "width = nan"),
         ({"divisor": 0}, "divisor = 0"),
         ({"dropout_percent": 100}, "dropout_percent = 100"),
-        ({"resolution": 15}, "resolution = 15 px: a total stride of 32 leaves no pixels; at least 16"),
+        (
+            {"resolution": 15},
+            "resolution = 15 px: a total stride of 32 leaves no pixels; at least 16",
+        ),
     ],
 )
 def test_a_wrong_baseline(change: dict, message: str) -> None:
@@ -119,7 +140,10 @@ def test_strides_that_leave_no_pixels() -> None:
     assert [least_side(s) for s in (32, 4, 1, 7)] == [16, 2, 1, 4]
     assert arch("b0", resolution=16).resolution == 16
     for name in ("b0", "resnet50", "v2-s"):
-        with pytest.raises(ValueError, match="resolution = 15 px: a total stride of 32 leaves no pixels; at least 16"):
+        with pytest.raises(
+            ValueError,
+            match="resolution = 15 px: a total stride of 32 leaves no pixels; at least 16",
+        ):
             arch(name, resolution=15)
     with pytest.raises(ValueError, match="a total stride of 1024 leaves no pixels"):
         arch("b0", stages={7: {"stride": 32}})

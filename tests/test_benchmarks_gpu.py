@@ -95,7 +95,8 @@ def test_a_failed_row_is_said_and_fails_a_check(
 
 @stub.needs_stub
 def test_every_section_runs_on_the_stand_in() -> None:
-    """Captured steps, their nodes, streams and memory; nodes and memory are real there, rates not."""
+    """Captured steps, their nodes, streams and memory; nodes and memory are real there, rates
+    not."""
     sections = ("standard", "streams", "memory")
     output = stub.check(SCRIPT, "--seconds", "600", "--check", "--only", *sections, timeout=300)
     assert "a stand-in for CUDA: times and rates below mean nothing" in output

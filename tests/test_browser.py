@@ -28,11 +28,20 @@ from tests.test_report import page, told
 from tests.test_verdict import TODO, record
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here: apt-get install chromium"
+)
 __all__ = ["page"]  # the fixture
-COMMAND = [sys.executable, "-c", "import sys; from scaling_search.cli import main; sys.exit(main())"]
-# A name that would be a script, an element, the end of a style, an attribute; and one that reads from the right.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from scaling_search.cli import main; sys.exit(main())",
+]
+# A name that would be a script, an element, the end of a style, an attribute; and one that reads
+# from the right.
 HOSTILE = "</style></script><script>window.hit=1</script><img src=x onerror='window.hit=1'>\"'\\ \u202eright\u2066"
 
 
@@ -51,7 +60,10 @@ class Seen:
         self.page = browser.new_page(viewport={"width": width, "height": 1000}, **options)
         self.errors: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on(
+            "console",
+            lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None,
+        )
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on("request", lambda r: self.asked.append(r.url))
         self.page.goto(address)
@@ -60,7 +72,9 @@ class Seen:
     def column(self, table: str, name: str) -> list[str]:
         heads = self.page.locator(f"#{table} th").all_inner_texts()
         at = [h.rstrip(" ▲▼") for h in heads].index(name)
-        texts: list[str] = self.page.locator(f"#{table} tbody tr td:nth-child({at + 1})").all_inner_texts()
+        texts: list[str] = self.page.locator(
+            f"#{table} tbody tr td:nth-child({at + 1})"
+        ).all_inner_texts()
         return texts
 
     def count(self, selector: str) -> int:
@@ -84,24 +98,39 @@ def test_the_page_draws_all_and_asks_for_nothing(
     marks = len(TODO.candidates) + len(NAMED) + len(v.surface.points) + len(set(v.surface.optimum))
     assert seen.count("#map .point") == marks
     assert seen.count("#behind .point") == len(v.rows)  # the others and the baseline
-    assert seen.count("#curves .lines") > 0 and seen.count("#progress .lines") > 0 and seen.count("#time .bars") > 0
-    wide = seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert (
+        seen.count("#curves .lines") > 0
+        and seen.count("#progress .lines") > 0
+        and seen.count("#time .bars") > 0
+    )
+    wide = seen.page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
     assert wide <= 0, f"the page is wider than {width} px"
-    dark = seen.page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    dark = (
+        seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        != "rgb(255, 255, 255)"
+    )
     ink = seen.page.evaluate("getComputedStyle(document.querySelector('#front .xtick text')).fill")
     assert dark == (scheme == "dark") and (ink == "rgb(26, 26, 26)") == (scheme == "light")
-    assert seen.errors == [] and [a for a in seen.asked if not a.startswith(("data:", "blob:"))] == [address]
+    assert seen.errors == [] and [
+        a for a in seen.asked if not a.startswith(("data:", "blob:"))
+    ] == [address]
 
 
 def test_hovering_names_the_network(browser: Any, page: Page, tmp_path: Path) -> None:
     seen = Seen(browser, saved(build(page), tmp_path))
     seen.page.locator("#front").scroll_into_view_if_needed()
-    star = seen.page.locator("#front .scatterlayer .trace").nth(2).locator(".point").first  # the chosen
+    star = (
+        seen.page.locator("#front .scatterlayer .trace").nth(2).locator(".point").first
+    )  # the chosen
     box = star.bounding_box()
     seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     seen.page.wait_for_selector("#front .hovertext")
     said = seen.page.locator("#front .hovertext").text_content()
-    assert page.found[0].pick.candidate.label in said and "shares: depth" in said and "P(best)" in said
+    assert (
+        page.found[0].pick.candidate.label in said and "shares: depth" in said and "P(best)" in said
+    )
 
 
 def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -110,14 +139,18 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
     head.click()
     down = [float(v) for v in seen.column("networks", "val %") if v]
     assert down == sorted(down, reverse=True) and len(down) == len(TODO.everything)
-    assert seen.column("networks", "val %")[len(down) :] == [""] * (len(TODO.everything) - len(down))
+    assert seen.column("networks", "val %")[len(down) :] == [""] * (
+        len(TODO.everything) - len(down)
+    )
     head.click()
     assert [float(v) for v in seen.column("networks", "val %") if v] == sorted(down)
 
     label = TODO.candidates[1].label
     seen.page.fill("#of-networks input", label.upper())
     assert seen.column("networks", "network") == [label]
-    assert seen.page.locator("#of-networks .count").inner_text() == f"1 of {len(TODO.everything)} rows"
+    assert (
+        seen.page.locator("#of-networks .count").inner_text() == f"1 of {len(TODO.everything)} rows"
+    )
     seen.page.locator("#networks tbody tr").first.click()
     assert "seed 0, epochs 1: done, val" in seen.page.locator("#networks tr.runs").inner_text()
 
@@ -126,7 +159,9 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
         seen.page.click("#of-runs button.csv")
     with Path(download.value.path()).open() as file:
         rows = list(csv.DictReader(file))
-    assert [r["status"] for r in rows] == ["crashed"] and rows[0]["note"] == "<script>alert(1)</script>"
+    assert [r["status"] for r in rows] == ["crashed"] and rows[0][
+        "note"
+    ] == "<script>alert(1)</script>"
     assert download.value.suggested_filename == "runs.csv" and seen.errors == []
 
 
@@ -160,17 +195,27 @@ def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
     )  # fmt: skip
     for text in (build(hostile), build_comparison([hostile, page])):
         seen = Seen(browser, saved(text, tmp_path))
-        assert seen.page.evaluate("window.hit") is None and seen.count("img") == 0 and seen.count("main script") == 0
+        assert (
+            seen.page.evaluate("window.hit") is None
+            and seen.count("img") == 0
+            and seen.count("main script") == 0
+        )
         assert seen.count("body > script") == 3 and seen.count("style[nonce], head style") >= 1
         assert HOSTILE.split("\u202e")[0] in seen.page.locator("main").inner_text()
         assert seen.errors == [], "nothing was even tried, or the page's policy would have said so"
     # and if something slipped through, the policy would stop it
-    seen.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.hit=1'}))")
+    seen.page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hit=1'}))"
+    )
     assert seen.page.evaluate("window.hit") is None
 
 
 def test_pages_of_little_have_no_error(browser: Any, page: Page, tmp_path: Path) -> None:
-    for records in ([], [record(TODO.candidates[0], 0, 0.5)], [record(c, 0, None) for c in TODO.everything]):
+    for records in (
+        [],
+        [record(TODO.candidates[0], 0, 0.5)],
+        [record(c, 0, None) for c in TODO.everything],
+    ):
         (tmp_path / "report.html").write_text(build(told(page, records)))
         opened = browser.new_page()
         errors: list[str] = []
@@ -198,7 +243,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
         "--out",
         str(folder),
     ]  # longer than the tests
-    study = subprocess.Popen([sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True)
+    study = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True
+    )
     assert study.stdout is not None
     for line in study.stdout:
         if line.startswith("run "):
@@ -228,11 +275,17 @@ def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) 
     seen.page.mouse.up()
     zoomed = seen.page.evaluate("document.getElementById('curves').layout.yaxis.range")
     seen.page.wait_for_function(
-        "n => content.tables.runs.rows.status.filter(s => s === 'done').length > n + 1", arg=before, timeout=60_000
+        "n => content.tables.runs.rows.status.filter(s => s === 'done').length > n + 1",
+        arg=before,
+        timeout=60_000,
     )
     assert set(seen.column("runs", "status")) == {"done"}, "the filter is kept"
-    assert seen.page.evaluate("document.getElementById('curves').layout.yaxis.range") == zoomed, "and the zoom"
-    assert re.match(r"live · (running|finished): \d+ runs recorded", seen.page.locator("#live").inner_text())
+    assert seen.page.evaluate("document.getElementById('curves').layout.yaxis.range") == zoomed, (
+        "and the zoom"
+    )
+    assert re.match(
+        r"live · (running|finished): \d+ runs recorded", seen.page.locator("#live").inner_text()
+    )
     assert seen.errors == [] and all(a.startswith((address, "data:")) for a in seen.asked)
     request = urllib.request.Request(address, headers={"Host": "evil.example:80"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -242,10 +295,14 @@ def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) 
 def test_a_dashboard_of_nothing_is_refused(tmp_path: Path) -> None:
     command = [*COMMAND, "dashboard", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no study.db there" in done.stderr
+    assert (
+        done.returncode == 2 and done.stderr.count("\n") == 1 and "no study.db there" in done.stderr
+    )
 
 
-def test_optuna_dashboard_reads_the_same_study(browser: Any, running: tuple[Path, str], tmp_path: Path) -> None:
+def test_optuna_dashboard_reads_the_same_study(
+    browser: Any, running: tuple[Path, str], tmp_path: Path
+) -> None:
     pytest.importorskip("optuna_dashboard")
     folder, _ = running
     with socket.socket() as free:
@@ -253,7 +310,9 @@ def test_optuna_dashboard_reads_the_same_study(browser: Any, running: tuple[Path
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("optuna-dashboard")
     log = (tmp_path / "log").open("w")
-    board = subprocess.Popen([program, f"sqlite:///{folder}/study.db", "--port", str(port)], stdout=log, stderr=log)
+    board = subprocess.Popen(
+        [program, f"sqlite:///{folder}/study.db", "--port", str(port)], stdout=log, stderr=log
+    )
     try:
         for _ in range(100):
             with suppress(OSError):
@@ -264,7 +323,11 @@ def test_optuna_dashboard_reads_the_same_study(browser: Any, running: tuple[Path
         opened.goto(f"http://127.0.0.1:{port}/dashboard/studies/1", wait_until="domcontentloaded")
         opened.wait_for_selector("text=scaling-search")
         found = opened.request.get(f"http://127.0.0.1:{port}/api/studies/1").json()
-        assert found["trials"] and {p["name"] for p in found["trials"][0]["params"]} == {"alpha", "beta", "gamma"}
+        assert found["trials"] and {p["name"] for p in found["trials"][0]["params"]} == {
+            "alpha",
+            "beta",
+            "gamma",
+        }
     finally:
         board.terminate()
         board.wait()

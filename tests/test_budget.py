@@ -1,4 +1,5 @@
-"""Budgets and solving, against brute force written apart: whole lattices of settings at once in numpy."""
+"""Budgets and solving, against brute force written apart: whole lattices of settings at once in
+numpy."""
 
 import dataclasses
 import math
@@ -14,14 +15,26 @@ from hypothesis import strategies as st
 import effnet
 from benchmarks.space import ROWS, cells
 from effnet.arch import Baseline, Scaling, scale
-from effnet.budget import Budget, InfeasibleError, Solution, fit, nearest_width, shortest_width, solve
+from effnet.budget import (
+    Budget,
+    InfeasibleError,
+    Solution,
+    fit,
+    nearest_width,
+    shortest_width,
+    solve,
+)
 from effnet.cost import cost, macs, training_memory
 from effnet.families import BASELINES, PAPER
 from effnet.rounding import spread_repeats
 
 
-def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8, rounding: str = "spread") -> Baseline:
-    return dataclasses.replace(BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding=rounding)
+def base(
+    name: str, resolution: int, width: float = 1.0, divisor: int = 8, rounding: str = "spread"
+) -> Baseline:
+    return dataclasses.replace(
+        BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding=rounding
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,18 +66,29 @@ def test_targets_print_back(value: float, of: str, relative: bool) -> None:
         again = Budget.parse(str(budget))
         assert again == dataclasses.replace(budget, value=again.value)
         assert again.value == pytest.approx(budget.value, rel=1e-11)
-    assert str(Budget.parse("1000MiB")) == "1000MiB@32/fp32" and str(Budget.parse("385.814752M")) == "385.814752M"
+    assert (
+        str(Budget.parse("1000MiB")) == "1000MiB@32/fp32"
+        and str(Budget.parse("385.814752M")) == "385.814752M"
+    )
 
 
 def test_measures_that_are_none() -> None:
-    for wrong in ({"of": "flops"}, {"of": "memory", "batch": 0}, {"of": "memory", "precision": "fp64"}):
-        with pytest.raises(ValueError, match="of macs, params, acts, memory; a batch of at least 1, a precision"):
+    for wrong in (
+        {"of": "flops"},
+        {"of": "memory", "batch": 0},
+        {"of": "memory", "precision": "fp64"},
+    ):
+        with pytest.raises(
+            ValueError, match="of macs, params, acts, memory; a batch of at least 1, a precision"
+        ):
             Budget(2.0, True, **wrong)
     with pytest.raises(ValueError, match='along = .1.2, 1.1, 1.15.: must be "paper" or a Scaling'):
         fit("b0", "2x", along=(1.2, 1.1, 1.15))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("value", "tolerance"), [(0.0, 0.02), (-1.0, 0.02), (math.nan, 0.02), (2.0, -0.1), (2.0, 1.0)])
+@pytest.mark.parametrize(
+    ("value", "tolerance"), [(0.0, 0.02), (-1.0, 0.02), (math.nan, 0.02), (2.0, -0.1), (2.0, 1.0)]
+)
 def test_budgets_that_are_none(value: float, tolerance: float) -> None:
     with pytest.raises(ValueError, match="a finite number above 0, and a tolerance"):
         Budget(value, True, tolerance)
@@ -90,8 +114,11 @@ def test_parse_refuses(text: str) -> None:
 
 
 def every_macs(b: Baseline, depth: Any, width: Any, px: Any, classes: int) -> np.ndarray:
-    """Multiply-adds of MBConv baselines at arrays of settings; for the rules official and spread."""
-    depth, width, px = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=float)) for x in (depth, width, px)))
+    """Multiply-adds of MBConv baselines at arrays of settings; for the rules official and
+    spread."""
+    depth, width, px = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(x, dtype=float)) for x in (depth, width, px))
+    )
 
     def wide(c: int) -> np.ndarray:
         exact = (
@@ -107,16 +134,25 @@ def every_macs(b: Baseline, depth: Any, width: Any, px: Any, classes: int) -> np
             parts = exact / b.divisor
             parts = np.where(abs(parts - np.round(parts)) < 1e-9, np.round(parts), parts)
             return np.maximum(b.divisor, np.floor(parts + 0.5).astype(np.int64) * b.divisor)
-        rounded = np.maximum(b.divisor, (exact + b.divisor / 2).astype(np.int64) // b.divisor * b.divisor)
+        rounded = np.maximum(
+            b.divisor, (exact + b.divisor / 2).astype(np.int64) // b.divisor * b.divisor
+        )
         return rounded + b.divisor * (rounded < 0.9 * exact)
 
     base_repeats = tuple(s.repeats for s in b.stages)
     if b.rounding == "spread":
-        rows = {d: spread_repeats(math.floor(d * b.blocks + 0.5 + 1e-9), base_repeats) for d in np.unique(depth)}
+        rows = {
+            d: spread_repeats(math.floor(d * b.blocks + 0.5 + 1e-9), base_repeats)
+            for d in np.unique(depth)
+        }
         repeats = [np.array([rows[d][i] for d in depth]) for i in range(len(base_repeats))]
     else:
         repeats = [
-            np.ceil(np.where(abs(depth * n - np.round(depth * n)) < 1e-9, np.round(depth * n), depth * n))
+            np.ceil(
+                np.where(
+                    abs(depth * n - np.round(depth * n)) < 1e-9, np.round(depth * n), depth * n
+                )
+            )
             for n in base_repeats
         ]
     side = np.ceil(px / b.stem_stride).astype(np.int64)
@@ -137,7 +173,10 @@ def every_macs(b: Baseline, depth: Any, width: Any, px: Any, classes: int) -> np
 def test_brute_force_counts_what_cost_counts() -> None:
     for b in (BASELINES["b0"], base("b0-s4", 16, 0.25, 4)):
         got = every_macs(b, [0.5, 1.0, 1.7], [1.0, 0.8, 1.33], [37, 64, 51], 10)
-        nets = [scale(b, d, w, r, num_classes=10) for d, w, r in ((0.5, 1, 37), (1, 0.8, 64), (1.7, 1.33, 51))]
+        nets = [
+            scale(b, d, w, r, num_classes=10)
+            for d, w, r in ((0.5, 1, 37), (1, 0.8, 64), (1.7, 1.33, 51))
+        ]
         assert got.tolist() == [macs(net) for net in nets]
 
 
@@ -175,21 +214,38 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
             b, found.depth, found.width, found.arch.resolution, num_classes=10
         )
         target = budget.value * macs(scale(b, num_classes=10))
-        assert found.cost == macs(found.arch) and found.off == pytest.approx(found.cost / target - 1, abs=1e-12)
-        depth, width, px = given.get("depth", 1.0), given.get("width", 1.0), given.get("resolution", b.resolution)
+        assert found.cost == macs(found.arch) and found.off == pytest.approx(
+            found.cost / target - 1, abs=1e-12
+        )
+        depth, width, px = (
+            given.get("depth", 1.0),
+            given.get("width", 1.0),
+            given.get("resolution", b.resolution),
+        )
         least, lattice = -(-b.total_stride // 2), np.arange(1, 20_001) / 1000
         if free == "width":
             every = every_macs(b, depth, lattice, px, 10)
         elif free == "resolution":
             every = every_macs(b, depth, width, np.arange(least, 3000), 10)
         elif free == "depth":
-            depths = lattice[lattice * b.blocks >= len(b.stages) - 0.5] if b.rounding == "spread" else lattice
+            depths = (
+                lattice[lattice * b.blocks >= len(b.stages) - 0.5]
+                if b.rounding == "spread"
+                else lattice
+            )
             every = every_macs(b, np.append(depths, np.arange(20, 400, 0.05)), width, px, 10)
         else:
             s = given["along"]
             phi = np.arange(-20, 40, 0.01)
             d, w, r = s.alpha**phi, s.beta**phi, np.floor(b.resolution * s.gamma**phi + 0.5)
-            ok = (r >= least) & (d * b.blocks >= len(b.stages)) & (w > 0.002) & (r < 16384) & (d < 900) & (w < 90)
+            ok = (
+                (r >= least)
+                & (d * b.blocks >= len(b.stages))
+                & (w > 0.002)
+                & (r < 16384)
+                & (d < 900)
+                & (w < 90)
+            )
             every = every_macs(b, d[ok], w[ok], r[ok], 10)
         best = float(abs(every / target - 1).min())
         assert abs(found.off) <= best + 1e-12, (b, budget, given, free)
@@ -202,12 +258,15 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(7, 30), st.integers(12, 40), st.floats(0.3, 4))
 def test_solved_width_is_the_nearest(blocks: int, resolution: int, ratio: float) -> None:
-    """The helper that spaces are made with, against every width in steps of .001 around the answer."""
+    """The helper that spaces are made with, against every width in steps of .001 around the
+    answer."""
     b = base("b0-s4", 16, 0.25, 4)
     target = ratio * macs(scale(b, num_classes=10))
     width = nearest_width(b, target, blocks / b.blocks, resolution, 10)
     off = abs(macs(scale(b, blocks / b.blocks, width, resolution, num_classes=10)) - target)
-    assert off == min(abs(every_macs(b, blocks / b.blocks, np.arange(1, 6000) / 1000, resolution, 10) - target))
+    assert off == min(
+        abs(every_macs(b, blocks / b.blocks, np.arange(1, 6000) / 1000, resolution, 10) - target)
+    )
 
 
 @pytest.mark.parametrize("of", ["params", "acts", "memory"])
@@ -256,27 +315,42 @@ def test_a_gentle_slope_is_followed_to_the_end() -> None:
 
 
 def test_phi_is_the_papers() -> None:
-    """At phi = 1 the paper's coefficients (section 5.2) cost 2.57x: solving for that finds the same network."""
+    """At phi = 1 the paper's coefficients (section 5.2) cost 2.57x: solving for that finds the same
+    network."""
     at_one = effnet.arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)
     found = fit("b0", Budget(macs(at_one) / 385_814_752, True), along=PAPER)
-    assert found.free == "phi" and found.arch == at_one and found.off == 0 and found.value == pytest.approx(1, abs=0.05)
+    assert (
+        found.free == "phi"
+        and found.arch == at_one
+        and found.off == 0
+        and found.value == pytest.approx(1, abs=0.05)
+    )
     halved = fit("b0", "0.5x", along="paper")
     assert halved.value < 0 and halved.arch.resolution < 224
 
 
 def test_infeasible_is_an_answer() -> None:
-    with pytest.raises(InfeasibleError, match="nothing within 0.0001% of 2x; the nearest has width") as caught:
+    with pytest.raises(
+        InfeasibleError, match="nothing within 0.0001% of 2x; the nearest has width"
+    ) as caught:
         solve("b0", Budget.parse("2x", tolerance=1e-6), depth=1.2, resolution=257)
     solution = caught.value.solution
-    assert isinstance(solution, Solution) and not solution.met and solution.cost == macs(solution.arch)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # what a process pool does to it
+    assert (
+        isinstance(solution, Solution) and not solution.met and solution.cost == macs(solution.arch)
+    )
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(
+        caught.value
+    )  # what a process pool does to it
     # resolution moves no parameter: the answer is the network as it is, and how far off it is
     found = fit("b0", "2x params", width=1.0)
     assert not found.met and found.cost == 5_288_548 and found.off == pytest.approx(-0.5)
     assert found.arch == effnet.arch("b0")
     assert "resolution" in str(found) and "params" in str(found)
     # nothing so small, nothing so large
-    assert fit("b0", "1K", resolution=224).arch.stem_width == 8 and not fit("b0", "1K", resolution=224).met
+    assert (
+        fit("b0", "1K", resolution=224).arch.stem_width == 8
+        and not fit("b0", "1K", resolution=224).met
+    )
     assert not fit("b0-s4", "1000000G", width=1.0).met
 
 

@@ -72,15 +72,29 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
     assert lines[0].startswith("data      pets (folder pets, a tenth held out as test) · ")
     assert any(line.startswith("choose ") for line in lines) and lines[-1].startswith("report ")
     files = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"study.toml", "study.db", "results.csv", "config.json", "report.html", "checkpoints"} <= files
+    assert {
+        "study.toml",
+        "study.db",
+        "results.csv",
+        "config.json",
+        "report.html",
+        "checkpoints",
+    } <= files
     table = pd.read_csv(tmp_path / "run" / "results.csv")
-    chosen = effnet.read_config(tmp_path / "run" / "config.json")  # what was said is what effnet builds
-    assert f"choose    {chosen.blocks} blocks" in first.stdout and chosen.key in set(table["network"])
+    chosen = effnet.read_config(
+        tmp_path / "run" / "config.json"
+    )  # what was said is what effnet builds
+    assert f"choose    {chosen.blocks} blocks" in first.stdout and chosen.key in set(
+        table["network"]
+    )
     assert effnet.cost(chosen).macs == table[table["network"] == chosen.key]["macs"].iloc[0]
     assert (table["status"] == "done").all() and not list((tmp_path / "run").glob("*.partial"))
 
     again = run(*words)
-    assert again.returncode == 0 and "left to train: every run of this study is recorded" in again.stdout
+    assert (
+        again.returncode == 0
+        and "left to train: every run of this study is recorded" in again.stdout
+    )
     assert "\nrun " not in again.stdout
     # the resolved study is the same study
     resolved = run("--study", str(tmp_path / "run" / "study.toml"), "--out", str(tmp_path / "run"))
@@ -109,10 +123,15 @@ def living(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_in_the_middle_and_gone_on(pets: str, tmp_path: Path, signum: int, status: int) -> None:
+def test_stopped_in_the_middle_and_gone_on(
+    pets: str, tmp_path: Path, signum: int, status: int
+) -> None:
     words = ["--data", pets, "--out", str(tmp_path / "run"), *SMALL, "--train-images", "140"]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(ROOT / "run_search.py"), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -136,7 +155,10 @@ def test_stopped_in_the_middle_and_gone_on(pets: str, tmp_path: Path, signum: in
     finished = int(re.search(r"resume    (\d+) runs are recorded", again.stdout)[1])
     assert finished >= 2
     table = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert not table.duplicated(["network", "seed", "epochs"]).any() and (table["status"] == "done").all()
+    assert (
+        not table.duplicated(["network", "seed", "epochs"]).any()
+        and (table["status"] == "done").all()
+    )
     trained_now = len(re.findall(r"^run ", again.stdout, re.MULTILINE))
     assert finished + trained_now == len(table)
 
@@ -167,13 +189,27 @@ def test_wrong_budget(
     ("words", "message"),
     [
         (["--alpha-max", "0.5"], "space.alpha_max: should be greater than or equal to 1, not 0.5"),
-        (["--data", "fashion"], "unknown data 'fashion': known are auto, fashion-mnist, cifar10, shapes"),
+        (
+            ["--data", "fashion"],
+            "unknown data 'fashion': known are auto, fashion-mnist, cifar10, shapes",
+        ),
         (["--data", "EMPTY"], "no image in any class folder; wanted is a folder for each class"),
         (["--data", "ONE"], "only one class folder (cat)"),
         (["--data", "BROKEN"], "dog/3.png: not a readable image"),
         (["--data", "TEXT.parquet"], "no image column"),
         (
-            ["--data", "PETS", "--budget", "8x", "--alpha-max", "1", "--beta-max", "1", "--gamma-max", "1"],
+            [
+                "--data",
+                "PETS",
+                "--budget",
+                "8x",
+                "--alpha-max",
+                "1",
+                "--beta-max",
+                "1",
+                "--gamma-max",
+                "1",
+            ],
             "the nearest is",
         ),
         (["--data", "PETS", "--resolution", "64"], "above the images' native 24 px"),
@@ -195,7 +231,10 @@ def test_wrong_budget(
         (["--allocation", "halving"], "allocation: should be 'flat' or 'rungs', not 'halving'"),
         (["--sampler", "grid"], "space.sampler: should be 'lattice', 'sobol' or 'tpe', not 'grid'"),
         (["--sampler", "tpe", "--allocation", "rungs"], "take allocation flat with it"),
-        (["--data", "PETS", "--budget", "1.02x"], "distinct networks within 2%; a search takes at least 3"),
+        (
+            ["--data", "PETS", "--budget", "1.02x"],
+            "distinct networks within 2%; a search takes at least 3",
+        ),
         (["--replay", "absent.parquet"], "absent.parquet: no such file"),
         (["--mode", "exact"], "space.mode: should be 'measured' or 'nominal', not 'exact'"),
         (["--data", "PETS", "--out", "FILE/run"], "choose one that can be written with --out"),
@@ -228,7 +267,11 @@ def test_bad_input(
 
 def test_no_traceback_from_the_shell_either() -> None:
     got = run("--budget", "-2x", "--device", "cpu")
-    assert got.returncode == 2 and got.stderr.count("\n") == 1 and got.stderr.startswith("run_search.py: ")
+    assert (
+        got.returncode == 2
+        and got.stderr.count("\n") == 1
+        and got.stderr.startswith("run_search.py: ")
+    )
 
 
 # ---- the other commands
@@ -246,7 +289,9 @@ def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must be a finite number above 0" in capsys.readouterr().err
 
 
-def test_check_fails_on_a_difference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_on_a_difference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import effnet
 
     other, build = effnet.arch("b0", width=0.5, resolution=32), effnet.build
@@ -275,22 +320,35 @@ def test_readmes_own_baseline(tmp_path: Path) -> None:
 
     (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "mine.toml").write_text(block)
-    assert [s.operator for s in effnet.read_baseline(tmp_path / "mine.toml").stages] == ["fused", "mbconv"]
+    assert [s.operator for s in effnet.read_baseline(tmp_path / "mine.toml").stages] == [
+        "fused",
+        "mbconv",
+    ]
 
 
 def test_readme_and_ci_say_the_same() -> None:
-    """.ci/run calls the README's test command; before it, it installs the server that some tests would skip without."""
+    """.ci/run calls the README's test command; before it, it installs the server that some tests
+    would skip without."""
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     commands = re.findall(r"^python3 -m venv .*$", readme, re.MULTILINE)
-    assert len(commands) == 2 and "run_search.py --budget 2x" in commands[0] and "pytest" in commands[1]
+    assert (
+        len(commands) == 2
+        and "run_search.py --budget 2x" in commands[0]
+        and "pytest" in commands[1]
+    )
     steps = [line for line in ci.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
-    assert steps[-1] == commands[1] and all("apt-get install" in step and "postgresql" in step for step in steps[:-1])
+    assert steps[-1] == commands[1] and all(
+        "apt-get install" in step and "postgresql" in step for step in steps[:-1]
+    )
 
 
 def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
     words = ["--data", pets, "--out", str(tmp_path / "run"), *SMALL, "--epochs", "400"]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(ROOT / "run_search.py"), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "run").glob("checkpoints/*/*")) and time.monotonic() < deadline:
@@ -299,7 +357,10 @@ def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
     time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     rest = process.stdout.read() if process.stdout else ""
-    assert process.wait(20) in (130, 143)  # of two signals that are there together, Python sees the lower number first
+    assert process.wait(20) in (
+        130,
+        143,
+    )  # of two signals that are there together, Python sees the lower number first
     assert "\nstopped " not in rest and "\nreport " not in rest
     deadline = time.monotonic() + 10
     while living(process.pid) and time.monotonic() < deadline:
@@ -322,11 +383,16 @@ def test_passwords_are_not_written_into_results() -> None:
     ("words", "says"),
     [
         (["--ray-address", "auto"], "--ray-address auto: takes --executor ray with it"),
-        (["--store", "mysql://u:secret@h/d"], "--store mysql://u:***@h/d: wanted is postgresql://user@host/database"),
+        (
+            ["--store", "mysql://u:secret@h/d"],
+            "--store mysql://u:***@h/d: wanted is postgresql://user@host/database",
+        ),
         (["--storage", "s9://x/y"], "--storage s9://x/y: "),
         (["--executor", "slurm"], "invalid choice: 'slurm'"),
     ],
 )
-def test_wrong_places(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_places(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     error = refused(["--data", "shapes", "--out", str(tmp_path / "run"), *words], capsys)
     assert says in error and "secret" not in error

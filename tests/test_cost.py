@@ -50,14 +50,17 @@ def test_kinds_and_blocks_add_up(name: str) -> None:
 
 @st.composite
 def networks(draw: st.DrawFn) -> Arch:
-    """Every family and rounding rule; kernels 3, 5, 7; odd sides. Small enough for fvcore, which runs them."""
+    """Every family and rounding rule; kernels 3, 5, 7; odd sides. Small enough for fvcore, which
+    runs them."""
     base = BASELINES[draw(st.sampled_from(sorted(BASELINES)))]
     base = dataclasses.replace(
         base,
         rounding=draw(st.sampled_from(sorted({base.rounding, *ROUNDINGS}))),
         divisor=draw(st.sampled_from([1, 4, 8])),
         stem_kernel=draw(st.sampled_from([3, 5, 7])),
-        stages=tuple(dataclasses.replace(s, kernel=draw(st.sampled_from([3, 5, 7]))) for s in base.stages),
+        stages=tuple(
+            dataclasses.replace(s, kernel=draw(st.sampled_from([3, 5, 7]))) for s in base.stages
+        ),
     )
     least = len(base.stages) / base.blocks if base.rounding == "spread" else 0.1
     depth, width = max(least, draw(st.floats(0.1, 5))), draw(st.floats(0.1, 4))
@@ -72,7 +75,8 @@ def networks(draw: st.DrawFn) -> Arch:
 @settings(max_examples=12, deadline=None)
 @given(networks())
 def test_random_networks_equal_every_counter(net: Arch) -> None:
-    """benchmarks/exact.py does 1,000. The module's own count is taken apart from `compare`'s per kind."""
+    """benchmarks/exact.py does 1,000. The module's own count is taken apart from `compare`'s per
+    kind."""
     report = compare(net)
     assert report.equal and report.explained, report
     with torch.device("meta"):
@@ -82,7 +86,10 @@ def test_random_networks_equal_every_counter(net: Arch) -> None:
 
 def test_compare_sees_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The referee can fail: a module that is not the described one is told apart."""
-    net, other = effnet.arch("b0", width=0.25, resolution=32), effnet.arch("b0", width=0.5, resolution=32)
+    net, other = (
+        effnet.arch("b0", width=0.25, resolution=32),
+        effnet.arch("b0", width=0.5, resolution=32),
+    )
     build = effnet.build
     monkeypatch.setattr("effnet.nn.measure.effnet.build", lambda arch: build(other))
     assert not any(row.equal for row in compare(net).rows)
@@ -96,7 +103,9 @@ def test_blocks_have_the_shapes_that_run(name: str) -> None:
     seen: list[tuple[int, ...]] = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _m, _i, out: seen.append((out.shape[1], out.shape[2], out.shape[3])))
+            module.register_forward_hook(
+                lambda _m, _i, out: seen.append((out.shape[1], out.shape[2], out.shape[3]))
+            )
     with torch.no_grad():
         model(torch.zeros(1, 3, 75, 75))
     wanted = []
@@ -145,10 +154,14 @@ def test_what_fvcore_says_of_the_peers_themselves(ours: str, library: str, their
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("name", "side", "batch"), [("b0", 96, 48), ("resnet50", 64, 16), ("v2-s", 64, 16), ("mobilenetv2", 96, 16)]
+    ("name", "side", "batch"),
+    [("b0", 96, 48), ("resnet50", 64, 16), ("v2-s", 64, 16), ("mobilenetv2", 96, 16)],
 )
-def test_training_memory_is_what_the_allocator_sees(name: str, side: int, batch: int, precision: str) -> None:
-    """Within 10%: oneDNN's scratch for the depthwise weight gradients, some 30 MB here, is not in the estimate."""
+def test_training_memory_is_what_the_allocator_sees(
+    name: str, side: int, batch: int, precision: str
+) -> None:
+    """Within 10%: oneDNN's scratch for the depthwise weight gradients, some 30 MB here, is not in
+    the estimate."""
     net = effnet.arch(name, resolution=side)
     measured = peak_training_memory(net, batch, precision, device="cpu")  # type: ignore[arg-type]
     assert training_memory(net, batch, precision) == pytest.approx(measured, rel=0.1)  # type: ignore[arg-type]
@@ -159,7 +172,9 @@ def test_training_memory_on_the_gpu() -> None:
     """A wider bound: cuDNN's workspaces are in the measurement, and no GPU has been seen yet."""
     for name, side, batch in (("b0", 224, 64), ("resnet50", 224, 64)):
         net = effnet.arch(name, resolution=side)
-        assert training_memory(net, batch, "bf16") == pytest.approx(peak_training_memory(net, batch, "bf16"), rel=0.25)
+        assert training_memory(net, batch, "bf16") == pytest.approx(
+            peak_training_memory(net, batch, "bf16"), rel=0.25
+        )
 
 
 def test_training_memory_of_repeats_is_what_one_by_one_gives() -> None:
@@ -179,6 +194,9 @@ def test_training_memory_of_repeats_is_what_one_by_one_gives() -> None:
 def test_training_memory_grows_with_everything() -> None:
     net = effnet.arch("b0", resolution=64)
     least = training_memory(net, 8)
-    assert training_memory(net, 16) > least and training_memory(net, 8, states=2) == least + 4 * cost(net).params
+    assert (
+        training_memory(net, 16) > least
+        and training_memory(net, 8, states=2) == least + 4 * cost(net).params
+    )
     assert training_memory(net, 64, "bf16") < 0.7 * training_memory(net, 64)
     assert training_memory(effnet.arch("b0", resolution=96), 8) > least

@@ -1,4 +1,5 @@
-"""The CUDA path of a training, on a stand-in for CUDA that enforces its rules and counts what is done.
+"""The CUDA path of a training, on a stand-in for CUDA that enforces its rules and counts what is
+done.
 
 Each program holds several cases, since importing torch's CUDA build takes seconds.
 """
@@ -20,8 +21,8 @@ MIB = 2**20
 
 
 def test_a_fresh_process_trains_on_the_device_that_it_is_given() -> None:
-    """Before CUDA is started it keeps no peak of memory; on a second device a capture works only where
-    that device is the current one, and else every step of it was silently eager."""
+    """Before CUDA is started it keeps no peak of memory; on a second device a capture works only
+    where that device is the current one, and else every step of it was silently eager."""
     program = """
 data = random_data()
 assert not torch.cuda.is_initialized()
@@ -105,8 +106,8 @@ assert counts["synchronisations"] == 0, counts
 
 
 def test_a_batch_on_the_device_is_the_one_that_a_cpu_draws() -> None:
-    """The plan of many steps, made ahead for CUDA, holds what a CPU draws step by step. Copies work on
-    the stand-in, kernels do not: so the plan itself is compared."""
+    """The plan of many steps, made ahead for CUDA, holds what a CPU draws step by step. Copies work
+    on the stand-in, kernels do not: so the plan itself is compared."""
     program = """
 from scaling_search.training.batches import Batches
 from scaling_search.data.images import Images

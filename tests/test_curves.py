@@ -1,4 +1,5 @@
-"""Tables of curves: a study replayed from one gives what training gave; a truth of one's own is found."""
+"""Tables of curves: a study replayed from one gives what training gave; a truth of one's own is
+found."""
 
 import json
 from dataclasses import asdict, replace
@@ -27,8 +28,11 @@ RECORDED = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
 OWN = {**SMALL, "rungs": [1, 2], "seeds": 2, "extra": 4, "confirm": 2}
 
 
-def synthetic(path: Path, settings: dict, seeds: range, noise: float = 0.005, seed: int = 0) -> dict[str, float]:
-    """A table of a world whose truth is known: {network: expected accuracy after the last epoch}."""
+def synthetic(
+    path: Path, settings: dict, seeds: range, noise: float = 0.005, seed: int = 0
+) -> dict[str, float]:
+    """A table of a world whose truth is known: {network: expected accuracy after the last
+    epoch}."""
     study = check({**settings, "device": "cpu"}, "test")
     data = Facts("shapes", "digest", "", 10, 64, "shapes, made up")
     todo = plan(study, 10, 64)
@@ -38,9 +42,9 @@ def synthetic(path: Path, settings: dict, seeds: range, noise: float = 0.005, se
     for c in (*todo.everything, *todo.pool):
         for s in (*seeds, *range(FRESH, FRESH + 3)):
             for epochs in study.rungs:
-                values = [truth[c.key] - 0.05 * (epochs - e) for e in range(1, epochs + 1)] + noise * rng.normal(
-                    size=epochs
-                )
+                values = [
+                    truth[c.key] - 0.05 * (epochs - e) for e in range(1, epochs + 1)
+                ] + noise * rng.normal(size=epochs)
                 done = tuple(Epoch(e + 1, 1.0, 1.0, float(v), 0.1) for e, v in enumerate(values))
                 outcome = Outcome("done", done, "f" * 100, None, 1.0, 100.0, 1, {"torch": "2"})
                 test = truth[c.key] if s >= FRESH and epochs == study.rungs[-1] else None
@@ -60,7 +64,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def replay(study: Study, table: Path, out: Path) -> int:
     console = Console(quiet=True)
     return session.search(
-        study, label="", out=out, place=session.Place(), clock=session.Clock(), command="test", console=console,
+        study,
+        label="",
+        out=out,
+        place=session.Place(),
+        clock=session.Clock(),
+        command="test",
+        console=console,
         replay=table,
     )
 
@@ -68,7 +78,9 @@ def replay(study: Study, table: Path, out: Path) -> int:
 def test_round_trip(tmp_path: Path, table: Path) -> None:
     """Every record and fact comes back as it went, failed runs too."""
     source = curves.read(table)
-    failed = Record(0, source.records()[0].candidate, 99, 1, Outcome("diverged", note="loss not finite"))
+    failed = Record(
+        0, source.records()[0].candidate, 99, 1, Outcome("diverged", note="loss not finite")
+    )
     records = [*source.records(), failed]
     rows = curves.write(tmp_path / "again.parquet", records, source.facts())
     back = curves.read(tmp_path / "again.parquet")
@@ -76,7 +88,16 @@ def test_round_trip(tmp_path: Path, table: Path) -> None:
     assert [replace(r, number=0) for r in back.records()] == [replace(r, number=0) for r in records]
     assert back.facts() == source.facts()
     frame = pd.read_parquet(tmp_path / "again.parquet")  # for anyone's pandas
-    assert {"network", "seed", "epochs", "epoch", "epoch_val_acc", "share_width", "macs", "status"} <= set(frame)
+    assert {
+        "network",
+        "seed",
+        "epochs",
+        "epoch",
+        "epoch_val_acc",
+        "share_width",
+        "macs",
+        "status",
+    } <= set(frame)
     assert frame["epoch"].isna().sum() == 1
 
 
@@ -100,28 +121,38 @@ def test_a_replay_ends_where_its_table_does(tmp_path: Path) -> None:
     assert replay(more, tmp_path / "t.parquet", tmp_path / "run") == 0
     results = pd.read_csv(tmp_path / "run" / "results.csv")
     assert results.loc[results["seed"] < FRESH, "seed"].max() == 2
-    assert len(results[(results["seed"] == 2) & (results["epochs"] == 2)]) >= len(plan(more, 10, 64).candidates)
+    assert len(results[(results["seed"] == 2) & (results["epochs"] == 2)]) >= len(
+        plan(more, 10, 64).candidates
+    )
 
 
-@pytest.mark.parametrize("change", [{"allocation": "rungs"}, {"space": {"candidates": 9, "sampler": "tpe"}}])
+@pytest.mark.parametrize(
+    "change", [{"allocation": "rungs"}, {"space": {"candidates": 9, "sampler": "tpe"}}]
+)
 def test_other_ways_of_spending(change: dict, tmp_path: Path) -> None:
     settings = {**OWN, **change}
     synthetic(tmp_path / "t.parquet", {**settings, "space": {"candidates": 99}}, range(8))
     assert replay(check(settings, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
     results = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert not results.duplicated(["network", "seed", "epochs"]).any() and (results["status"] == "done").all()
+    assert (
+        not results.duplicated(["network", "seed", "epochs"]).any()
+        and (results["status"] == "done").all()
+    )
     low = results[(results["epochs"] == 1) & (results["seed"] == 0)]
     high = results[(results["epochs"] == 2) & (results["seed"] == 0)]
     assert len(high) < len(low) if "allocation" in change else len(high) >= len(low)
 
 
 def test_a_study_replays_from_its_own_export(tmp_path: Path) -> None:
-    """TPE proposed only some of the pool; what it never trained is not asked for. Data were given as a path."""
+    """TPE proposed only some of the pool; what it never trained is not asked for. Data were given
+    as a path."""
     settings = {**OWN, "space": {"candidates": 5, "sampler": "tpe"}}
     synthetic(tmp_path / "t.parquet", {**settings, "space": {"candidates": 99}}, range(8))
     assert replay(check(settings, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
     answer.export(tmp_path / "run", tmp_path / "own.parquet")
-    moved = check({**settings, "data": {**settings["data"], "source": "/somewhere/else/shapes"}}, "test")
+    moved = check(
+        {**settings, "data": {**settings["data"], "source": "/somewhere/else/shapes"}}, "test"
+    )
     assert replay(moved, tmp_path / "own.parquet", tmp_path / "again") == 0
     tables = [pd.read_csv(tmp_path / name / "results.csv") for name in ("run", "again")]
     # extra runs come from what the table has, which is fewer seeds now
@@ -132,31 +163,65 @@ def test_a_study_replays_from_its_own_export(tmp_path: Path) -> None:
 def test_rungs_that_the_table_lacks_are_one_line(tmp_path: Path) -> None:
     settings = {**OWN, "allocation": "rungs", "seeds": 1}
     synthetic(tmp_path / "t.parquet", settings, range(2))
-    for more, lacks in (({"seeds": 4}, r"lacks \d+ runs of 1 epochs"), ({"rungs": [1, 2, 4]}, r"lacks \d+ runs of 4")):
+    for more, lacks in (
+        ({"seeds": 4}, r"lacks \d+ runs of 1 epochs"),
+        ({"rungs": [1, 2, 4]}, r"lacks \d+ runs of 4"),
+    ):
         with pytest.raises(UserError, match=lacks):
-            replay(check({**settings, **more}, "test"), tmp_path / "t.parquet", tmp_path / f"run{len(more)}")
+            replay(
+                check({**settings, **more}, "test"),
+                tmp_path / "t.parquet",
+                tmp_path / f"run{len(more)}",
+            )
 
 
-def test_recorded_study_gives_its_verdict_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """studies/imagenette-24px-2x: the record alone, and replayed, name the network of the README."""
+def test_recorded_study_gives_its_verdict_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """studies/imagenette-24px-2x: the record alone, and replayed, name the network of the
+    README."""
     for name in ("curves.parquet", "study.toml"):
         (tmp_path / name).write_bytes((RECORDED / name).read_bytes())
     assert main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert (tmp_path / "results.csv").read_bytes() == (RECORDED / "results.csv").read_bytes()
-    assert "choose    11 blocks, width 1.03, 32 px" in said and "test 57.3 over 5 fresh seeds" in said
+    assert (
+        "choose    11 blocks, width 1.03, 32 px" in said and "test 57.3 over 5 fresh seeds" in said
+    )
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
-    words = ["search", "--study", str(RECORDED / "study.toml"), "--replay", str(tmp_path / "curves.parquet")]
+    words = [
+        "search",
+        "--study",
+        str(RECORDED / "study.toml"),
+        "--replay",
+        str(tmp_path / "curves.parquet"),
+    ]
     assert main([*words, "--out", str(tmp_path / "again")]) == 0
     again = capsys.readouterr().out
     answers = [text[text.index("choose ") : text.index("report ")] for text in (said, again)]
     assert answers[0] == answers[1]
 
 
-def refused(table: Path, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> str:
+def refused(
+    table: Path, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> str:
     toml = tmp_path / "study.toml"
     toml.write_text(check(OWN, "test").to_toml())
-    assert main(["search", "--study", str(toml), "--replay", str(table), "--out", str(tmp_path / "run"), *words]) == 2
+    assert (
+        main(
+            [
+                "search",
+                "--study",
+                str(toml),
+                "--replay",
+                str(table),
+                "--out",
+                str(tmp_path / "run"),
+                *words,
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "Traceback" not in error and not (tmp_path / "run").exists()
     return error
@@ -166,11 +231,15 @@ def test_wrong_tables(table: Path, capsys: pytest.CaptureFixture[str], tmp_path:
     frame = pq.read_table(table)
     meta = frame.schema.metadata
     first = plan(check(OWN, "test"), 10, 64).candidates[0]
-    lacking = frame.filter(pa.compute.not_equal(frame["network"], first.key)).replace_schema_metadata(meta)
+    lacking = frame.filter(
+        pa.compute.not_equal(frame["network"], first.key)
+    ).replace_schema_metadata(meta)
     pq.write_table(lacking, tmp_path / "lacking.parquet")
     error = refused(tmp_path / "lacking.parquet", [], capsys, tmp_path)
     assert "lacks 1 of the study's 9 networks" in error and first.label in error
-    assert "lacks 9 of the study's 9 networks" in refused(table, ["--seeds", "20"], capsys, tmp_path)
+    assert "lacks 9 of the study's 9 networks" in refused(
+        table, ["--seeds", "20"], capsys, tmp_path
+    )
     error = refused(table, ["--lr", "0.5"], capsys, tmp_path)
     assert "trained otherwise: recipe.lr is" in error and "0.5 here" in error
     assert "its runs are of shapes, the study's data are cifar10" in refused(
@@ -183,7 +252,9 @@ def test_wrong_tables(table: Path, capsys: pytest.CaptureFixture[str], tmp_path:
     assert "not a table of curves" in refused(tmp_path / "text.parquet", [], capsys, tmp_path)
 
 
-def test_export_says_nothing_of_this_machine(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_says_nothing_of_this_machine(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = curves.read(table)
     facts = source.facts()
     facts["settings"]["data"]["source"] = "/home/me/shapes"

@@ -20,7 +20,14 @@ from PIL import Image
 from scaling_search import UserError
 from scaling_search.data import shapes, sources
 from scaling_search.data.augment import augmented, epoch_order, mirrored
-from scaling_search.data.dataset import FOLDS, CacheWriter, Dataset, cache_root, content_hashes, split
+from scaling_search.data.dataset import (
+    FOLDS,
+    CacheWriter,
+    Dataset,
+    cache_root,
+    content_hashes,
+    split,
+)
 from scaling_search.data.images import Images, Normalise, resized
 from tests.conftest import write_images
 
@@ -42,11 +49,15 @@ def test_folds_rotate_and_cover(data: Dataset) -> None:
 
 
 @given(st.integers(0, 9), st.integers(1, 300), st.integers(1, 60))
-def test_limits_take_a_fixed_part(data: Dataset, seed: int, train_limit: int, val_limit: int) -> None:
+def test_limits_take_a_fixed_part(
+    data: Dataset, seed: int, train_limit: int, val_limit: int
+) -> None:
     train, val = split(data.train_hashes, seed, train_limit, val_limit)
     all_train, all_val = split(data.train_hashes, seed)
     assert set(train) <= set(all_train) and set(val) <= set(all_val)
-    assert len(train) == min(train_limit, len(all_train)) and len(val) == min(val_limit, len(all_val))
+    assert len(train) == min(train_limit, len(all_train)) and len(val) == min(
+        val_limit, len(all_val)
+    )
     smaller, _ = split(data.train_hashes, seed, max(1, train_limit // 2))
     assert set(smaller) <= set(train)
 
@@ -74,7 +85,8 @@ def test_resize_is_antialiased_like_pillow(data: Dataset) -> None:
         difference = np.abs(mine.permute(1, 2, 0).numpy().astype(int) - pillow)
         assert difference.max() <= 2
     assert torch.equal(
-        resized(torch.tensor(data.train_images[:3]), 64).permute(0, 2, 3, 1), torch.tensor(data.train_images[:3])
+        resized(torch.tensor(data.train_images[:3]), 64).permute(0, 2, 3, 1),
+        torch.tensor(data.train_images[:3]),
     )
 
 
@@ -88,7 +100,9 @@ def test_augmentation_flips_and_shifts() -> None:
     moved = augmented(image, shift=torch.randint(-2, 3, (200, 2)))
     wanted = {
         tuple(
-            image[0, 0][np.ix_(np.clip(np.arange(6) + dy, 0, 5), np.clip(np.arange(6) + dx, 0, 5))].flatten().tolist()
+            image[0, 0][np.ix_(np.clip(np.arange(6) + dy, 0, 5), np.clip(np.arange(6) + dx, 0, 5))]
+            .flatten()
+            .tolist()
         )
         for dy in range(-2, 3)
         for dx in range(-2, 3)
@@ -103,7 +117,10 @@ def test_cutout_is_one_grey_square_inside() -> None:
     cut = augmented(images, centre=torch.randint(0, 12, (300, 2)), cutout=5)
     assert set(cut.unique().tolist()) == {0, 128} and (cut[:, 0] == cut[:, 2]).all()
     rows, cols = (cut[:, 0] > 0).any(2).sum(1), (cut[:, 0] > 0).any(1).sum(1)
-    assert torch.equal((cut[:, 0] > 0).flatten(1).sum(1), rows * cols) and rows.max() == cols.max() == 5
+    assert (
+        torch.equal((cut[:, 0] > 0).flatten(1).sum(1), rows * cols)
+        and rows.max() == cols.max() == 5
+    )
     assert rows.min() >= 3, "at the border the square is cut off"
 
 
@@ -113,7 +130,9 @@ def test_alternating_flip_shows_every_image_both_ways() -> None:
     assert 420 < first.sum() < 580 and not torch.equal(first, mirrored(1000, 4, 0))
 
 
-def test_images_beyond_memory_are_read_batch_by_batch(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_beyond_memory_are_read_batch_by_batch(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = np.array([7, 3, 500, 41, 42])
     inside = Images(data.train_images, at, 20, torch.device("cpu"))
     monkeypatch.setattr("scaling_search.training.memory.free", lambda device: 1000)
@@ -122,7 +141,9 @@ def test_images_beyond_memory_are_read_batch_by_batch(data: Dataset, monkeypatch
     index = torch.tensor([4, 0, 2])
     assert torch.equal(inside[index], outside[index]) and len(outside) == 5
     assert torch.equal(inside[index][1], resized(torch.tensor(data.train_images[7:8]), 20)[0])
-    assert all(torch.equal(a, b) for a, b in zip(inside.batches(2), outside.batches(2), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(inside.batches(2), outside.batches(2), strict=True)
+    )
 
 
 def test_normalised_has_mean_zero_and_three_channels(data: Dataset) -> None:
@@ -189,11 +210,15 @@ def test_grey_images_stay_one_channel(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for i in range(30):
-            Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(
+                tmp_path / name / f"{i}.png"
+            )
     assert sources.load(str(tmp_path)).train_images.shape[3] == 1
 
 
-def parquet_file(path: Path, count: int, seed: int, image: str = "image", label: str = "label") -> None:
+def parquet_file(
+    path: Path, count: int, seed: int, image: str = "image", label: str = "label"
+) -> None:
     rng = np.random.default_rng(seed)
     cells = []
     for _ in range(count):
@@ -216,7 +241,8 @@ def test_parquet_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("train/0000", "test/0000"), ("cifar-train", "cifar_test"), ("data/train-1", "data/val-1")]
+    "names",
+    [("train/0000", "test/0000"), ("cifar-train", "cifar_test"), ("data/train-1", "data/val-1")],
 )
 def test_parquet_splits_by_folder_or_name(tmp_path: Path, names: tuple[str, str]) -> None:
     parquet_file(tmp_path / f"{names[0]}.parquet", 60, 0)
@@ -232,7 +258,9 @@ def test_parquet_single_file(tmp_path: Path) -> None:
 
 
 def test_refused_data(tmp_path: Path) -> None:
-    cases: list[tuple[str, str]] = [("no-such-thing", "unknown data 'no-such-thing': known are auto, fashion-mnist")]
+    cases: list[tuple[str, str]] = [
+        ("no-such-thing", "unknown data 'no-such-thing': known are auto, fashion-mnist")
+    ]
     (tmp_path / "empty").mkdir()
     cases.append((str(tmp_path / "empty"), "no image in any class folder"))
     write_images(tmp_path / "one" / "cat", 30)
@@ -260,10 +288,20 @@ def test_refused_data(tmp_path: Path) -> None:
     parquet_file(tmp_path / "mixed" / "train.parquet", 60, 0)
     parquet_file(tmp_path / "mixed" / "other.parquet", 60, 1)
     cases.append((str(tmp_path / "mixed"), "name the parquet files train"))
-    rows = pa.table({"image": pq.read_table(tmp_path / "mixed" / "train.parquet")["image"][:12], "label": range(12)})
+    rows = pa.table(
+        {
+            "image": pq.read_table(tmp_path / "mixed" / "train.parquet")["image"][:12],
+            "label": range(12),
+        }
+    )
     parquet_file(tmp_path / "labels" / "train.parquet", 60, 0)
     pq.write_table(rows, tmp_path / "labels" / "test.parquet")
-    cases.append((str(tmp_path / "labels"), "the test split has label 11, but there are only the classes 0 to 2"))
+    cases.append(
+        (
+            str(tmp_path / "labels"),
+            "the test split has label 11, but there are only the classes 0 to 2",
+        )
+    )
     cases.append(("~nobody-of-this-name/x", "data ~nobody-of-this-name/x: "))
     for part, classes in (("train", ("a", "b")), ("val", ("a", "c"))):
         for name in classes:
@@ -294,7 +332,9 @@ def test_damaged_cache_is_named(tmp_path: Path) -> None:
 
 
 def idx(array: np.ndarray) -> bytes:
-    return gzip.compress(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
+    return gzip.compress(
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+    )
 
 
 def test_fashion_mnist_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -316,7 +356,9 @@ def test_fashion_mnist_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         sources.load("fashion-mnist")
     import hashlib
 
-    digests = {n: hashlib.sha256(gzip.decompress((folder / n).read_bytes())).hexdigest() for n in arrays}
+    digests = {
+        n: hashlib.sha256(gzip.decompress((folder / n).read_bytes())).hexdigest() for n in arrays
+    }
     monkeypatch.setattr(sources, "_FASHION_SHA256", digests)
     got = sources.load("auto")
     assert got.name == "fashion-mnist" and got.native == 28
@@ -324,7 +366,9 @@ def test_fashion_mnist_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert got.test_labels.tolist() == (np.arange(20) % 10).tolist()
 
 
-@pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Debian's package is not there")
+@pytest.mark.skipif(
+    not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Debian's package is not there"
+)
 def test_fashion_mnist_of_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
     got = sources.load("auto")
@@ -332,7 +376,9 @@ def test_fashion_mnist_of_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert np.bincount(got.test_labels).tolist() == [1000] * 10
 
 
-def test_auto_gives_up_on_a_silent_network_within_5_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_gives_up_on_a_silent_network_within_5_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     silent = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "absent")
     monkeypatch.setattr(sources, "_FASHION_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
@@ -365,7 +411,9 @@ def serve(content: bytes) -> str:
         connection, _ = server.accept()
         with connection:
             connection.recv(65536)
-            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+            connection.sendall(
+                b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+            )
         server.close()
 
     threading.Thread(target=answer, daemon=True).start()
@@ -401,7 +449,10 @@ def test_cifar10_is_downloaded_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_describe_says_where_and_how_much(data: Dataset) -> None:
     line = data.describe(96, 60)
-    assert line.startswith("shapes (generated) · ") and "100 test · 64 px native · each run uses 96 / 60" in line
+    assert (
+        line.startswith("shapes (generated) · ")
+        and "100 test · 64 px native · each run uses 96 / 60" in line
+    )
 
 
 def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:

@@ -68,10 +68,18 @@ def test_the_published_tables_can_be_written_down(tmp_path: Path) -> None:
             "kernel = 4, stride = 2, width = 40",
             "stage 3: kernel = 4: must be odd",
         ),
-        ("repeats = 3, se", "repeats = 0, se", "stage 5: repeats = 0: must be a whole number from 1"),
+        (
+            "repeats = 3, se",
+            "repeats = 0, se",
+            "stage 5: repeats = 0: must be a whole number from 1",
+        ),
         ("width = 24, repeats = 2", "repeats = 2", "stage 2: width is missing"),
         ("width = 24,", "widht = 24,", "stage 2: unknown key widht; did you mean width?"),
-        ('"mbconv", expand = 1', '"mbcon", expand = 1', "stage 1: operator = 'mbcon': known are mbconv"),
+        (
+            '"mbconv", expand = 1',
+            '"mbcon", expand = 1',
+            "stage 1: operator = 'mbcon': known are mbconv",
+        ),
         ('"mbconv", expand = 1', "[1], expand = 1", "stage 1: operator = [1]: known are mbconv"),
         (
             '"mbconv", expand = 1',
@@ -80,13 +88,33 @@ def test_the_published_tables_can_be_written_down(tmp_path: Path) -> None:
         ),
         ("stride = 1, width = 320", "stride = -1, width = 320", "stage 7: stride = -1: must be"),
         ("stride = 1, width = 320", 'stride = "1", width = 320', "stage 7: stride = '1': must be"),
-        ("stride = 1, width = 320", "stride = 64, width = 320", "total stride of 2048 leaves no pixels; at least 1024"),
-        ("se_percent = 25", "se_percent = 0.25", "stage 5: se_percent = 0.25: must be a whole number from 0"),
-        ("dropout_percent = 20", "dropout_percent = 200", "dropout_percent = 200: must be a whole number from 0 to 99"),
-        ("dropout_percent = 20", "dropout = 0.2", "unknown key dropout; did you mean dropout_percent?"),
+        (
+            "stride = 1, width = 320",
+            "stride = 64, width = 320",
+            "total stride of 2048 leaves no pixels; at least 1024",
+        ),
+        (
+            "se_percent = 25",
+            "se_percent = 0.25",
+            "stage 5: se_percent = 0.25: must be a whole number from 0",
+        ),
+        (
+            "dropout_percent = 20",
+            "dropout_percent = 200",
+            "dropout_percent = 200: must be a whole number from 0 to 99",
+        ),
+        (
+            "dropout_percent = 20",
+            "dropout = 0.2",
+            "unknown key dropout; did you mean dropout_percent?",
+        ),
         ("dropout_percent = 20", "rounding = 'up'", "rounding = 'up': known are official"),
         ("dropout_percent = 20", "rounding = [1]", "rounding = [1]: known are official"),
-        ("dropout_percent = 20", "width = 'wide'", "width = 'wide': must be a finite number above 0"),
+        (
+            "dropout_percent = 20",
+            "width = 'wide'",
+            "width = 'wide': must be a finite number above 0",
+        ),
         ("dropout_percent = 20", "activation = 3", "activation = 3: known are silu, relu, relu6"),
         ('name = "mine"', "name = 3", "name = 3: must be a string"),
         ("stem_width = 32", "stem_width = '32'", "stem_width = '32': must be a whole number"),
@@ -98,7 +126,9 @@ def test_the_published_tables_can_be_written_down(tmp_path: Path) -> None:
         ("stages = [", "stages = 7\nrows = [", "unknown key rows"),
     ],
 )
-def test_a_wrong_definition_names_row_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_wrong_definition_names_row_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     assert B0.count(old) == 1
     path = written(tmp_path, B0.replace(old, new))
     with pytest.raises(ValueError) as caught:
@@ -113,7 +143,9 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
         ("[]", "at least one row"),
         ("[1]", "stage 1: 1: must be a table"),
     ):
-        text = f"resolution = 64\nstem_width = 8\nstem_stride = 2\nhead_width = 0\nstages = {rows}\n"
+        text = (
+            f"resolution = 64\nstem_width = 8\nstem_stride = 2\nhead_width = 0\nstages = {rows}\n"
+        )
         with pytest.raises(ValueError, match=message):
             read_baseline(written(tmp_path, text))
     with pytest.raises(ValueError, match="No such file"):

@@ -184,7 +184,9 @@ def test_a_verdict_with_failures_is_asked_for_again(
 @stub.needs_stub
 def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
     """Its kernels do nothing; a study on it is warned, and its verdict is not remembered."""
-    done = stub.run("-m", "scaling_search.training.device_check", "--short", "--json", "--device", "cuda")
+    done = stub.run(
+        "-m", "scaling_search.training.device_check", "--short", "--json", "--device", "cuda"
+    )
     assert done.returncode == 1, done.stderr
     answers = {row["question"]: row["ok"] for row in json.loads(done.stdout.splitlines()[-1])}
     assert answers["gradients"] is False
@@ -196,7 +198,8 @@ def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
 def test_what_a_device_is_asked(data: Dataset, tmp_path: Path) -> None:
     """Everything that a study relies on."""
     questions = [
-        name for name, _ in device_check._questions(Subject(torch.device("cuda"), data, tmp_path), False)
+        name
+        for name, _ in device_check._questions(Subject(torch.device("cuda"), data, tmp_path), False)
     ]
     for wanted in (
         "versions", "gradients", "steps, adamw", "steps, sgd", "steps, rmsprop", "resume and promotion",

@@ -25,7 +25,17 @@ from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
 
-SMALL_STUDY = ["search", "--preset", "standard", "--candidates", "2", "--allocation", "flat", "--epochs", "1"]
+SMALL_STUDY = [
+    "search",
+    "--preset",
+    "standard",
+    "--candidates",
+    "2",
+    "--allocation",
+    "flat",
+    "--epochs",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +80,14 @@ def test_one_card_is_named_and_the_study_knows_its_kind_alone() -> None:
 def test_cuda_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.resolve("auto") == ("cpu", "")
     if torch.backends.cuda.is_built():
-        with pytest.raises(UserError, match=r"--device cuda: torch .* finds no GPU here; .*, or use --device cpu"):
+        with pytest.raises(
+            UserError, match=r"--device cuda: torch .* finds no GPU here; .*, or use --device cpu"
+        ):
             devices.resolve("cuda")
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
-    with pytest.raises(UserError, match=r"--device cuda: torch .* is built without CUDA; install a CUDA build"):
+    with pytest.raises(
+        UserError, match=r"--device cuda: torch .* is built without CUDA; install a CUDA build"
+    ):
         devices.resolve("cuda")
 
 
@@ -154,7 +168,10 @@ def test_networks_that_do_not_fit_are_said(study: Study) -> None:
     assert devices.check_memory(study, networks, machine(needs[-1])) == ""
     note = devices.check_memory(study, networks, machine(needs[-1] - 1))
     assert f"1 of {len(networks)} networks need more" in note and "--batch 256 would fit" in note
-    with pytest.raises(UserError, match=r"A card has .* the smallest network .* at batch 512: --batch \d+ would fit"):
+    with pytest.raises(
+        UserError,
+        match=r"A card has .* the smallest network .* at batch 512: --batch \d+ would fit",
+    ):
         devices.check_memory(study, networks, machine(needs[0] - 1))
     assert devices.trainings_per_gpu(study, networks, machine(80 * 2**30), 2) == 2
     assert devices.trainings_per_gpu(study, networks, machine(int(1.5 * needs[-1])), 2) == 1
@@ -164,7 +181,9 @@ def test_networks_that_do_not_fit_are_said(study: Study) -> None:
 def test_a_card_without_bf16_needs_more_memory(study: Study) -> None:
     study = check({**study.settings(), "recipe": {"batch": 512}}, "test")
     networks = [c.arch for c in plan(study, 10, 64).everything]
-    needs = {p: max(devices.memory_needed(study, arch, p) for arch in networks) for p in ("bf16", "fp32")}
+    needs = {
+        p: max(devices.memory_needed(study, arch, p) for arch in networks) for p in ("bf16", "fp32")
+    }
     assert needs["fp32"] > needs["bf16"]
     newer = Machine("torch", memory=int(2.1 * needs["bf16"] / 0.9), precision="bf16")
     older = dataclasses.replace(newer, precision="fp32")
@@ -200,14 +219,24 @@ def recorded(folder: Path, study: Study, data: Dataset, kernels: str) -> Store:
 def test_a_study_keeps_to_its_kernels(study: Study, data: Dataset, tmp_path: Path) -> None:
     store = recorded(tmp_path / "old", study, data, "numba")
     for _ in range(2):  # taken from its runs, then from the fact
-        with pytest.raises(UserError, match=r"kernels of numba, here they are those of torch \(no numba\)") as error:
-            session._agreed_kernels(store, study, tmp_path, Machine("torch", "no numba"), session.Place())
+        with pytest.raises(
+            UserError, match=r"kernels of numba, here they are those of torch \(no numba\)"
+        ) as error:
+            session._agreed_kernels(
+                store, study, tmp_path, Machine("torch", "no numba"), session.Place()
+            )
         assert "\n" not in str(error.value)
-        assert session._agreed_kernels(store, study, tmp_path, Machine("numba"), session.Place()) == "numba"
+        assert (
+            session._agreed_kernels(store, study, tmp_path, Machine("numba"), session.Place())
+            == "numba"
+        )
         assert store.fact("kernels") == "numba"
     store.close()
     fresh = Store.create(tmp_path / "new", study.identity(data.digest), {})
-    assert session._agreed_kernels(fresh, study, tmp_path, Machine("torch"), session.Place()) == "torch"
+    assert (
+        session._agreed_kernels(fresh, study, tmp_path, Machine("torch"), session.Place())
+        == "torch"
+    )
     changed = session._agreed_kernels(fresh, study, tmp_path, Machine("numba"), session.Place())
     assert changed == "numba", "nothing is trained yet"
     fresh.close()
@@ -218,7 +247,10 @@ def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
 ) -> None:
     cuda = check({**study.settings(), "device": "cuda"}, "test")
     store = recorded(tmp_path, cuda, data, "numba")
-    assert session._agreed_kernels(store, cuda, tmp_path, Machine("triton"), session.Place()) == "torch"
+    assert (
+        session._agreed_kernels(store, cuda, tmp_path, Machine("triton"), session.Place())
+        == "torch"
+    )
     store.close()
 
 
@@ -226,7 +258,12 @@ def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
     ("machine", "checked", "cause", "remedy"),
     [
         (Machine("torch"), False, "Triton's kernels are not checked", "leave --no-check out"),
-        (Machine("torch", "no triton"), True, "cannot be imported (no triton)", "pip install triton"),
+        (
+            Machine("torch", "no triton"),
+            True,
+            "cannot be imported (no triton)",
+            "pip install triton",
+        ),
         (
             Machine("torch", triton_failure="A card: losses differ"),
             True,
@@ -236,7 +273,13 @@ def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
     ],
 )
 def test_a_study_of_tritons_kernels_says_why_they_are_missing(
-    machine: Machine, checked: bool, cause: str, remedy: str, study: Study, data: Dataset, tmp_path: Path
+    machine: Machine,
+    checked: bool,
+    cause: str,
+    remedy: str,
+    study: Study,
+    data: Dataset,
+    tmp_path: Path,
 ) -> None:
     cuda = check({**study.settings(), "device": "cuda"}, "test")
     store = recorded(tmp_path, cuda, data, "triton")
@@ -253,7 +296,9 @@ def test_a_study_of_tritons_kernels_says_why_they_are_missing(
 def test_triton_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) -> None:
     """By the driver, where numbers are not checked too, and by a worker that should use it."""
     (tmp_path / "triton.py").write_text("raise ImportError('no wheel for this Python')\n")
-    (tmp_path / "study.toml").write_text(study.to_toml().replace('device = "cpu"', 'device = "cuda"'))
+    (tmp_path / "study.toml").write_text(
+        study.to_toml().replace('device = "cpu"', 'device = "cuda"')
+    )
     code = f"""
 from pathlib import Path
 import torch
@@ -283,7 +328,9 @@ except UserError as error:
 def test_a_local_worker_with_other_kernels_stops_the_study(trial: Trial) -> None:
     driver, executor = OneJob(dataclasses.replace(trial, kernels="others")), LocalExecutor(1)
     try:
-        with pytest.raises(UserError, match="training stopped: .*the study trains through kernels of others"):
+        with pytest.raises(
+            UserError, match="training stopped: .*the study trains through kernels of others"
+        ):
             executor.run(driver)
     finally:
         executor.close()
@@ -304,13 +351,17 @@ machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), 
 assert machine.kernels == "torch"
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(stub.ROOT)])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "numba cannot be imported (ImportError: numba needs NumPy 1.0 or less)" in done.stdout
     assert "2 to 5 times slower" in done.stdout
 
 
-def test_a_machine_with_numba_has_nothing_to_say(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_with_numba_has_nothing_to_say(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("numba")
     machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), Console())
     assert machine == Machine("numba") and capsys.readouterr().out == ""

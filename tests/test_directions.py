@@ -24,7 +24,9 @@ def test_uniform_on_the_square_is_uniform_on_the_triangle() -> None:
     rng = np.random.default_rng(0)
     points = np.array([on_triangle(u, v) for u, v in rng.random((20000, 2))])
     assert points.mean(0) == pytest.approx([1 / 3] * 3, abs=0.01)
-    assert (points.max(1) > 0.5).mean() == pytest.approx(3 / 4, abs=0.02)  # three of the four equal parts
+    assert (points.max(1) > 0.5).mean() == pytest.approx(
+        3 / 4, abs=0.02
+    )  # three of the four equal parts
 
 
 def test_simplex_lattice() -> None:

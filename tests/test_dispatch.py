@@ -1,4 +1,5 @@
-"""What is tried again, how often, and where: on a real store, with an executor that plays a script."""
+"""What is tried again, how often, and where: on a real store, with an executor that plays a
+script."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ from scaling_search.cli import _parser
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "docs" / "generate.py"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_COMMAND = re.compile(r"(?:^|&&|\$)\s*(?:\w+=\S+\s+)*(?:scaling-search|\S*python3? (?P<search>run_search\.py))(?=\s|$)")
+_COMMAND = re.compile(
+    r"(?:^|&&|\$)\s*(?:\w+=\S+\s+)*(?:scaling-search|\S*python3? (?P<search>run_search\.py))(?=\s|$)"
+)
 
 
 def blocks(path: Path, *languages: str) -> list[str]:
@@ -30,15 +32,15 @@ def commands(text: str) -> list[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         if match := _COMMAND.search(line):
             words = shlex.split(line[match.end() :], comments=True)
-            words = words[: next((i for i, w in enumerate(words) if w in ("&&", "|", ">", ";")), len(words))]
+            words = words[
+                : next((i for i, w in enumerate(words) if w in ("&&", "|", ">", ";")), len(words))
+            ]
             found.append(["search", *words] if match["search"] else words)
     return found
 
 
 def test_commands_are_found() -> None:
-    text = (
-        "$ scaling-search list  # all\npip install . && .venv/bin/python run_search.py --data a \\\n  --upscale\nnone\n"
-    )
+    text = "$ scaling-search list  # all\npip install . && .venv/bin/python run_search.py --data a \\\n  --upscale\nnone\n"
     assert commands(text) == [["list"], ["search", "--data", "a", "--upscale"]]
     assert len([c for page in PAGES for b in blocks(page, "", "sh") for c in commands(b)]) > 30
 
@@ -55,7 +57,9 @@ def test_every_command_parses(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub makes them."""
-    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    heads = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
@@ -80,7 +84,9 @@ def test_python_runs(page: Path) -> None:
 
 
 def test_the_command_line_reference_is_up_to_date() -> None:
-    got = subprocess.run([sys.executable, str(GENERATE), "--check"], capture_output=True, text=True, timeout=120)
+    got = subprocess.run(
+        [sys.executable, str(GENERATE), "--check"], capture_output=True, text=True, timeout=120
+    )
     assert got.returncode == 0, got.stdout + got.stderr
 
 
@@ -90,4 +96,6 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     kept = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     assert any(kept), "python docs/generate.py --notebook keeps what it printed"
     assert str(ROOT) not in str(kept), "no paths of one machine"
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT / "docs")}}).execute()
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(ROOT / "docs")}}
+    ).execute()

@@ -33,7 +33,8 @@ def test_published_parameters(name: str) -> None:
     ],
 )  # fmt: skip
 def test_torchvisions_documented_cost(name: str, weights: str) -> None:
-    """`_ops` there is in billions of multiply-adds, three decimals, at the resolution that the weights are for."""
+    """`_ops` there is in billions of multiply-adds, three decimals, at the resolution that the
+    weights are for."""
     meta = getattr(pytest.importorskip("torchvision").models, weights).IMAGENET1K_V1.meta
     total = cost(arch(name))
     assert total.params == meta["num_params"]
@@ -46,7 +47,15 @@ def test_resolutions_and_dropout_follow_the_tables() -> None:
     ]  # fmt: skip
     assert [arch(f"lite{i}").resolution for i in range(5)] == [224, 240, 260, 280, 300]
     assert [arch(f"tinynet-{c}").resolution for c in "abcde"] == [192, 188, 184, 152, 106]
-    assert [arch(f"x-gpu-b{i}").resolution for i in range(1, 8)] == [229, 237, 255, 282, 306, 328, 350]
+    assert [arch(f"x-gpu-b{i}").resolution for i in range(1, 8)] == [
+        229,
+        237,
+        255,
+        282,
+        306,
+        328,
+        350,
+    ]
 
 
 def test_lists_everything_that_builds() -> None:
@@ -69,7 +78,8 @@ def test_the_names_others_use(theirs: str, ours: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "nearest"), [("b9", "b8"), ("lite5", "lite"), ("mobilnetv2", "mobilenetv2"), ("resnet-50", "resnet50")]
+    ("typed", "nearest"),
+    [("b9", "b8"), ("lite5", "lite"), ("mobilnetv2", "mobilenetv2"), ("resnet-50", "resnet50")],
 )
 def test_unknown_names_suggest_the_nearest(typed: str, nearest: str) -> None:
     with pytest.raises(ValueError, match=f"unknown network '{typed}': did you mean {nearest}"):
@@ -134,8 +144,14 @@ def test_implied_phi() -> None:
             strict=True,
         ):
             assert c**phi == pytest.approx(factor)
-    d, w, r = implied_phi("notebook-b5")  # the notebook gives depth and width one phi, and forgets gamma's
-    assert d == pytest.approx(4) and w == pytest.approx(4) and r == pytest.approx(math.log(456 / 224, 1.15))
+    d, w, r = implied_phi(
+        "notebook-b5"
+    )  # the notebook gives depth and width one phi, and forgets gamma's
+    assert (
+        d == pytest.approx(4)
+        and w == pytest.approx(4)
+        and r == pytest.approx(math.log(456 / 224, 1.15))
+    )
     for name in ("b0-s4", "resnet50"):
         with pytest.raises(ValueError, match="unknown member"):
             implied_phi(name)

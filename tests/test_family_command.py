@@ -1,4 +1,5 @@
-"""`scaling-search family`: members along the winning direction, trained on request, error against cost."""
+"""`scaling-search family`: members along the winning direction, trained on request, error against
+cost."""
 
 import math
 from dataclasses import replace
@@ -50,7 +51,10 @@ def test_interval_holds_the_largest_as_often_as_it_says() -> None:
 def test_words_say_whether_the_largest_held() -> None:
     costs = [10**6 * 2**k for k in range(5)]
     straight = [0.5 * 0.9**k for k in range(5)]
-    assert "inside" in fit_words(costs, [e * (1 + 0.01 * (-1) ** k) for k, e in enumerate(straight)])[1]
+    assert (
+        "inside"
+        in fit_words(costs, [e * (1 + 0.01 * (-1) ** k) for k, e in enumerate(straight)])[1]
+    )
     assert "10.0% with each doubling" in fit_words(costs, straight)[0]
     bent = [e * (1 + 0.001 * (-1) ** k) for k, e in enumerate(straight)]
     bent[-1] = 0.5
@@ -72,7 +76,11 @@ def test_members_meet_their_budgets_along_the_direction() -> None:
     assert [m.name for m in found] == ["phi 1", "phi 2", "phi 3"]
     for k, m in enumerate(found, 1):
         exact = effnet.cost(m.network.arch).macs
-        assert abs(exact / base_macs / 2**k - 1) <= 0.02 and m.network.cost.macs == exact and not m.notes
+        assert (
+            abs(exact / base_macs / 2**k - 1) <= 0.02
+            and m.network.cost.macs == exact
+            and not m.notes
+        )
         assert m.network.shares is not None and math.dist(m.network.shares, NAMED["paper"]) < 0.25
         assert m.network.arch.resolution == m.paper.arch.resolution  # the same direction here
     assert found[0].published is not None and found[0].published.startswith("b1")
@@ -134,11 +142,18 @@ def test_no_run_no_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_family_of_the_recorded_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["family", str(RECORDED), "--phi", "0.5,1,2"]) == 0
     out = capsys.readouterr().out
-    assert "direction depth 11% width 5% resolution 84%" in out and "(4.00x)" in out and "the paper's direction" in out
+    assert (
+        "direction depth 11% width 5% resolution 84%" in out
+        and "(4.00x)" in out
+        and "the paper's direction" in out
+    )
 
 
 def test_trained_and_fitted(
-    data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from scaling_search import session
     from scaling_search.study.settings import check
@@ -147,11 +162,25 @@ def test_trained_and_fitted(
     synthetic(tmp_path / "t.parquet", own, range(4))
     replay(check(own, "test"), tmp_path / "t.parquet", tmp_path / "run")
     monkeypatch.setattr(session, "load_or_explain", lambda source: data)
-    words = ["family", str(tmp_path / "run"), "--budgets", "1.5x,2x,3x", "--train", "--workers", "2"]
+    words = [
+        "family",
+        str(tmp_path / "run"),
+        "--budgets",
+        "1.5x,2x,3x",
+        "--train",
+        "--workers",
+        "2",
+    ]
     capsys.readouterr()
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert out.count("\ntrained ") == 4 and "with each doubling of multiply-adds" in out and "held out" in out
-    assert main(words) == 0 and "left to train" in capsys.readouterr().out  # a second time nothing is trained
+    assert (
+        out.count("\ntrained ") == 4
+        and "with each doubling of multiply-adds" in out
+        and "held out" in out
+    )
+    assert (
+        main(words) == 0 and "left to train" in capsys.readouterr().out
+    )  # a second time nothing is trained
     assert main([*words[:3], "4x", *words[4:]]) == 2
     assert "belongs to a different study" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""The fused path against the plain modules and float64: same logits, gradients and running statistics."""
+"""The fused path against the plain modules and float64: same logits, gradients and running
+statistics."""
 
 import copy
 
@@ -24,22 +25,36 @@ def twins(arch: Arch, drop_path: float = 0.0) -> tuple[nn.Module, nn.Module, nn.
 
 
 def assert_close(ours: Tensor, plain: Tensor, exact: Tensor, what: str) -> None:
-    """Ours is as near to float64 as torch's own float32 is, within a factor, or within 1e-5 of the scale."""
+    """Ours is as near to float64 as torch's own float32 is, within a factor, or within 1e-5 of the
+    scale."""
     scale = exact.abs().max().item() + 1e-6
     mine, theirs = (ours - exact).abs().max().item(), (plain - exact).abs().max().item()
     assert mine <= max(10 * theirs, 1e-5 * scale), f"{what}: {mine} against {theirs}, scale {scale}"
 
 
 NETWORKS = [
-    pytest.param("b0", {"width": 0.5, "depth": 0.5, "resolution": 37}, 6, id="b0, odd maps down to 2 px"),
+    pytest.param(
+        "b0", {"width": 0.5, "depth": 0.5, "resolution": 37}, 6, id="b0, odd maps down to 2 px"
+    ),
     pytest.param("b0", {"width": 0.3, "resolution": 32}, 5, id="b0, maps of 1 px"),
-    pytest.param("b0-s4", {"width": 0.13, "resolution": 20}, 7, id="b0-s4, channels that fill no register"),
-    pytest.param("v2-s", {"width": 0.2, "depth": 0.4, "resolution": 33}, 4, id="v2-s, fused blocks"),
+    pytest.param(
+        "b0-s4", {"width": 0.13, "resolution": 20}, 7, id="b0-s4, channels that fill no register"
+    ),
+    pytest.param(
+        "v2-s", {"width": 0.2, "depth": 0.4, "resolution": 33}, 4, id="v2-s, fused blocks"
+    ),
     pytest.param("mobilenetv2", {"width": 0.3, "resolution": 32}, 4, id="mobilenetv2, ReLU6"),
     pytest.param("mobilenetv1", {"width": 0.3, "resolution": 32}, 4, id="mobilenetv1"),
-    pytest.param("resnet50", {"width": 0.2, "resolution": 32}, 4, id="resnet50, shortcuts and last activations"),
+    pytest.param(
+        "resnet50",
+        {"width": 0.2, "resolution": 32},
+        4,
+        id="resnet50, shortcuts and last activations",
+    ),
     pytest.param("lite", {"width": 0.4, "resolution": 32}, 4, id="lite, no gate"),
-    pytest.param("notebook", {"width": 0.2, "resolution": 32}, 4, id="notebook-b0, dense 3x3 expansion"),
+    pytest.param(
+        "notebook", {"width": 0.2, "resolution": 32}, 4, id="notebook-b0, dense 3x3 expansion"
+    ),
 ]
 
 
@@ -57,7 +72,9 @@ def test_training_step_equals_the_modules(name: str, dials: dict, batch: int, th
         torch.set_num_threads(1)
     assert_close(outputs[1], outputs[0], outputs[2], "logits")
     gradient = max(p.grad.abs().max().item() for p in exact.parameters())
-    for (what, a), b, c in zip(ours.named_parameters(), plain.parameters(), exact.parameters(), strict=True):
+    for (what, a), b, c in zip(
+        ours.named_parameters(), plain.parameters(), exact.parameters(), strict=True
+    ):
         # a bias before a batch norm has no gradient but rounding: the whole network's scale counts
         error = (a.grad - c.grad).abs().max().item()
         assert error <= max(10 * (b.grad - c.grad).abs().max().item(), 3e-6 * gradient), what
@@ -73,7 +90,9 @@ def test_evaluation_equals_the_modules(mode: str) -> None:
     ours.load_state_dict(plain.state_dict())
     for model in (plain, ours, exact):
         model.eval()
-        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and mode == "re-estimation"):
+        for norm in (
+            m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and mode == "re-estimation"
+        ):
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
@@ -98,9 +117,19 @@ def test_stochastic_depth_draws_the_modules_numbers() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("c", "side", "kernel", "stride"),
-    [(16, 7, 5, 1), (17, 8, 5, 2), (33, 2, 5, 1), (40, 2, 3, 2), (24, 9, 7, 1), (31, 1, 3, 1), (18, 3, 9, 2)],
+    [
+        (16, 7, 5, 1),
+        (17, 8, 5, 2),
+        (33, 2, 5, 1),
+        (40, 2, 3, 2),
+        (24, 9, 7, 1),
+        (31, 1, 3, 1),
+        (18, 3, 9, 2),
+    ],
 )
-def test_depthwise_weight_gradient(c: int, side: int, kernel: int, stride: int, threads: int) -> None:
+def test_depthwise_weight_gradient(
+    c: int, side: int, kernel: int, stride: int, threads: int
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(5, c, side, side, dtype=torch.float64)
     weight = torch.randn(c, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
@@ -114,15 +143,30 @@ def test_depthwise_weight_gradient(c: int, side: int, kernel: int, stride: int, 
     torch.set_num_threads(threads)
     ho = dy.shape[-1]
     kernels.call(
-        kernels.depthwise, x32.data_ptr(), dy32.data_ptr(), taps.data_ptr(), 5, side, side, c, ho, ho, kernel, stride
+        kernels.depthwise,
+        x32.data_ptr(),
+        dy32.data_ptr(),
+        taps.data_ptr(),
+        5,
+        side,
+        side,
+        c,
+        ho,
+        ho,
+        kernel,
+        stride,
     )
     torch.set_num_threads(1)
-    torch.testing.assert_close(taps.t().reshape(weight.shape).double(), weight.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        taps.t().reshape(weight.shape).double(), weight.grad, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_nan_stays_one() -> None:
     """A diverged run must be seen: no kernel may turn NaN or infinity into a number."""
-    model = effnet.build(effnet.arch("b0-s4", width=0.2, resolution=12, num_classes=10), dropout=0.0).train()
+    model = effnet.build(
+        effnet.arch("b0-s4", width=0.2, resolution=12, num_classes=10), dropout=0.0
+    ).train()
     for bad in (float("nan"), float("inf")):
         x = torch.randn(4, 3, 12, 12)
         x[1, 1, 5, 5] = bad
@@ -130,7 +174,9 @@ def test_a_nan_stays_one() -> None:
 
 
 def test_one_value_per_channel_is_refused_as_torch_does() -> None:
-    model = effnet.build(effnet.arch("b0", width=0.1, resolution=32, num_classes=3), dropout=0.0).train()
+    model = effnet.build(
+        effnet.arch("b0", width=0.1, resolution=32, num_classes=3), dropout=0.0
+    ).train()
     for forward in (model, lambda x: fast.forward(model, x)):
         with pytest.raises(ValueError, match="(?i)more than (1|one) value per channel"):
             forward(torch.randn(1, 3, 32, 32))

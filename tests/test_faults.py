@@ -1,4 +1,5 @@
-"""What a study promises when machines fail: processes killed or hung, disks full, files damaged or gone."""
+"""What a study promises when machines fail: processes killed or hung, disks full, files damaged or
+gone."""
 
 from __future__ import annotations
 
@@ -37,14 +38,31 @@ DISTURBED = [*TIMINGS, "note"]
 # ---- processes
 
 
-def test_killed_at_random_nothing_is_lost_told_twice_or_trained_again_in_secret(tmp_path: Path) -> None:
-    """The short form of benchmarks/chaos.py: drivers and workers of a study in rungs, with runs where they help."""
+def test_killed_at_random_nothing_is_lost_told_twice_or_trained_again_in_secret(
+    tmp_path: Path,
+) -> None:
+    """The short form of benchmarks/chaos.py: drivers and workers of a study in rungs, with runs
+    where they help."""
     rng = random.Random(3)
-    words = [*WORDS, "--data", "shapes", "--workers", "2", "--candidates", "3", "--extra", "1", "--epochs", "1,2"]
+    words = [
+        *WORDS,
+        "--data",
+        "shapes",
+        "--workers",
+        "2",
+        "--candidates",
+        "3",
+        "--extra",
+        "1",
+        "--epochs",
+        "1,2",
+    ]
     whole = Chaos(tmp_path / "whole", words, {}, rng)
     whole.run(0)
     assert whole.verdict and len(whole.table) > 8
-    chaos = Chaos(tmp_path / "chaos", words, {"driver": kill, "worker": kill_worker(rng)}, rng, (1.0, 5.0))
+    chaos = Chaos(
+        tmp_path / "chaos", words, {"driver": kill, "worker": kill_worker(rng)}, rng, (1.0, 5.0)
+    )
     chaos.run(2)
     assert chaos.killed.total() > 0
     chaos.check(whole)
@@ -64,7 +82,9 @@ def test_a_killed_worker_s_run_goes_on(study: Study, data: Dataset, tmp_path: Pa
 
     _, table = search(small, data, tmp_path / "a", executor, Killer())
     _, whole = search(small, data, tmp_path / "b", LocalExecutor(1))
-    pd.testing.assert_frame_equal(table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True
+    )
     assert table["note"][2].endswith("worker killed by SIGKILL")
 
 
@@ -78,9 +98,14 @@ def test_a_run_that_kills_its_worker_each_time_is_a_row(
     study: Study, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scaling_search.driver.dispatch.DEATHS", 2)
-    _, table = search(few(study, 3, extra=0), data, tmp_path, LocalExecutor(2, train=_kills_its_worker))
+    _, table = search(
+        few(study, 3, extra=0), data, tmp_path, LocalExecutor(2, train=_kills_its_worker)
+    )
     crashed = table[table["status"] == "crashed"]
-    assert len(crashed) == 1 and crashed["note"].str.startswith("worker killed by SIGSEGV, 2 times after epoch 0").all()
+    assert (
+        len(crashed) == 1
+        and crashed["note"].str.startswith("worker killed by SIGSEGV, 2 times after epoch 0").all()
+    )
     assert (table[table["blocks"] <= 10]["status"] == "done").all()
 
 
@@ -94,9 +119,13 @@ def _hangs(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
     yield from run(trial, data)
 
 
-def test_a_hung_worker_is_ended_and_its_run_goes_on(study: Study, data: Dataset, tmp_path: Path) -> None:
+def test_a_hung_worker_is_ended_and_its_run_goes_on(
+    study: Study, data: Dataset, tmp_path: Path
+) -> None:
     # a step of a busy machine takes seconds, and must not count as hanging
-    _, table = search(few(study, 3, extra=0), data, tmp_path, LocalExecutor(1, train=_hangs, stall=20.0))
+    _, table = search(
+        few(study, 3, extra=0), data, tmp_path, LocalExecutor(1, train=_hangs, stall=20.0)
+    )
     assert (table["status"] == "done").all()
     assert table["note"][0] == "started again after epoch 0: worker hung, no step in 20 s"
 
@@ -107,7 +136,9 @@ def test_watching_ends_with_its_block() -> None:
         "with watched(0.8):\n    for _ in range(8): time.sleep(0.2); alive()\n"
         "time.sleep(1.5); print('alive', flush=True)\nwith watched(0.5): time.sleep(60)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=ROOT)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=ROOT
+    )
     assert found.returncode == 1 and found.stdout == "alive\n" and "Timeout" in found.stderr
     with watched(1000.0), watched(1000.0):
         pass
@@ -124,17 +155,23 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C compiler, or no Linux to preload a library on")
     found = tmp_path_factory.mktemp("shim") / "shim.so"
     source = Path(__file__).parent / "syscalls.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(found), str(source), "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(found), str(source), "-ldl"], check=True
+    )
     return found
 
 
-@pytest.mark.parametrize(("what", "step", "least"), [("store", 3, 30), ("checkpoint", 1, 4), ("report", 1, 8)])
+@pytest.mark.parametrize(
+    ("what", "step", "least"), [("store", 3, 30), ("checkpoint", 1, 4), ("report", 1, 8)]
+)
 def test_any_write_may_fail(shim: Path, tmp_path: Path, what: str, step: int, least: int) -> None:
-    """Every n-th write, fsync or rename (of a store every third, the command alone takes all), one alone and all
-    from there on: old or new, never mixed, one clear error."""
+    """Every n-th write, fsync or rename (of a store every third, the command alone takes all), one
+    alone and all from there on: old or new, never mixed, one clear error."""
     command = [sys.executable, "-m", "tests.syscalls", str(tmp_path), what, str(step)]
     environ = {**os.environ, "LD_PRELOAD": str(shim)}
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environ)
+    found = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environ
+    )
     assert found.returncode == 0, found.stderr[-3000:]
     assert int(found.stdout) >= least
 
@@ -155,11 +192,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
-    words = [*WORDS, "--data", "shapes", "--out", str(small_disk / "run"), "--candidates", "3", "--extra", "0"]
+def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    words = [
+        *WORDS,
+        "--data",
+        "shapes",
+        "--out",
+        str(small_disk / "run"),
+        "--candidates",
+        "3",
+        "--extra",
+        "0",
+    ]
     command = [sys.executable, str(ROOT / "run_search.py"), *words]
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(1_400_000))  # room for the study's start, not for all of its checkpoints
+    ballast.write_bytes(
+        bytes(1_400_000)
+    )  # room for the study's start, not for all of its checkpoints
     full = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert full.returncode == 2, full.stdout
     assert full.stderr.count("\n") == 1 and "Traceback" not in full.stderr
@@ -172,7 +223,9 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(small
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     table = pd.read_csv(small_disk / "run" / "results.csv")
-    assert (table["status"] == "done").all() and not table.duplicated(["network", "seed", "epochs"]).any()
+    assert (table["status"] == "done").all() and not table.duplicated(
+        ["network", "seed", "epochs"]
+    ).any()
     assert list(table["val_acc"][: len(before)]) == before
 
 
@@ -185,7 +238,9 @@ def test_a_locked_database_is_waited_for_and_then_one_error(
     number = store.start(baseline, 0, 1)
     other = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
     other.execute("begin immediate")
-    with pytest.raises(UserError, match="study.db: database is locked; every result recorded before is intact"):
+    with pytest.raises(
+        UserError, match="study.db: database is locked; every result recorded before is intact"
+    ):
         store.finish(number, done(0.5))
     other.execute("rollback")
     other.close()
@@ -228,8 +283,11 @@ def test_altered_images_are_refused_before_any_training(data: Dataset, tmp_path:
         path.write_bytes(raw)
 
 
-def test_images_that_shrink_under_a_worker_stop_the_study(study: Study, data: Dataset, tmp_path: Path) -> None:
-    """A mapped file cut short is SIGBUS in whoever reads it: the worker dies, the next one finds the file too short."""
+def test_images_that_shrink_under_a_worker_stop_the_study(
+    study: Study, data: Dataset, tmp_path: Path
+) -> None:
+    """A mapped file cut short is SIGBUS in whoever reads it: the worker dies, the next one finds
+    the file too short."""
     shutil.copytree(data.folder, tmp_path / "data")
     own = Dataset.open(tmp_path / "data")
 
@@ -237,7 +295,9 @@ def test_images_that_shrink_under_a_worker_stop_the_study(study: Study, data: Da
         def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
             os.truncate(tmp_path / "data" / "train_images.npy", 4096)
 
-    with pytest.raises(UserError, match="training stopped: data cache .*; mend it, and the same command goes on"):
+    with pytest.raises(
+        UserError, match="training stopped: data cache .*; mend it, and the same command goes on"
+    ):
         search(few(study, 3), own, tmp_path / "run", LocalExecutor(1), Cut())
     shutil.copy(data.folder / "train_images.npy", tmp_path / "data" / "train_images.npy")
     _, table = search(few(study, 3), own, tmp_path / "run", LocalExecutor(2))

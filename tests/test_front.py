@@ -18,7 +18,9 @@ REFERENCE = (5.0, -2.0)
 
 def brute(cost: np.ndarray, value: np.ndarray) -> list[int]:
     """By the definition, every pair of rows; sorted by cost, then row."""
-    as_good = (cost[:, None] <= cost) & (value[:, None] >= value)  # [i, j]: i is at least as good as j
+    as_good = (cost[:, None] <= cost) & (
+        value[:, None] >= value
+    )  # [i, j]: i is at least as good as j
     better = (cost[:, None] < cost) | (value[:, None] > value)
     on = ~(as_good & better).any(axis=0) & ~np.isnan(cost) & ~np.isnan(value)
     return sorted(np.flatnonzero(on).tolist(), key=lambda i: (cost[i], i))
@@ -42,7 +44,10 @@ SHAPES = {
     "ties all along the front": lambda g, n: ((x := g.integers(0, n // 5, n)), x),
     "noise about a line": lambda g, n: ((x := g.random(n)), x + 0.02 * g.standard_normal(n)),
     "all on the front": lambda g, n: ((x := g.random(n)), x),
-    "a good value at each cost": lambda g, n: ((x := np.round(g.random(n), 2)), x - (g.random(n) < 0.5)),
+    "a good value at each cost": lambda g, n: (
+        (x := np.round(g.random(n), 2)),
+        x - (g.random(n) < 0.5),
+    ),
     "one point": lambda g, n: (np.ones(n), np.ones(n)),
     "nothing known": lambda g, n: (np.full(n, np.nan), g.random(n)),
     "always worse": lambda g, n: ((x := np.sort(g.random(n))), -x),
@@ -57,7 +62,9 @@ def test_front_of_thousands(shape: str, odd: float) -> None:
         g = np.random.default_rng(seed)
         cost, value = SHAPES[shape](g, 2048 + 500 * seed)
         if odd:
-            cost, value = (np.where(g.random(len(a)) < odd, g.choice(ODD, len(a)), a) for a in (cost, value))
+            cost, value = (
+                np.where(g.random(len(a)) < odd, g.choice(ODD, len(a)), a) for a in (cost, value)
+            )
         assert front(cost, value).tolist() == brute(cost, value)
 
 
@@ -70,14 +77,20 @@ def test_front_of_integers_beyond_floats() -> None:
 def test_front_of_few() -> None:
     assert front([], []).tolist() == []
     assert front([7], [math.nan]).tolist() == []
-    assert front([2, 1, 1, 2], [5, 3, 3, 5]).tolist() == [1, 2, 0, 3], "equal points, all of them, by row"
+    assert front([2, 1, 1, 2], [5, 3, 3, 5]).tolist() == [1, 2, 0, 3], (
+        "equal points, all of them, by row"
+    )
     assert front([math.inf, 1], [2, -math.inf]).tolist() == [1, 0]
     assert front([None, 1.0], [0.5, None]).tolist() == [], "what pandas holds as objects"
 
 
 def test_misshapen_input_is_refused() -> None:
     for cost, value in (([1, 2], [1]), ([[1, 2]], [[1, 2]]), (1, 2)):
-        for of in (front, lambda c, v: hypervolume(c, v, (1, 1)), lambda c, v: hypervolume_so_far(c, v, (1, 1))):
+        for of in (
+            front,
+            lambda c, v: hypervolume(c, v, (1, 1)),
+            lambda c, v: hypervolume_so_far(c, v, (1, 1)),
+        ):
             with pytest.raises(ValueError, match="a cost and a value per point"):
                 of(cost, value)
     for reference in ((math.inf, 0), (0, -math.inf), (math.nan, 0)):
@@ -88,9 +101,15 @@ def test_misshapen_input_is_refused() -> None:
 
 @given(st.lists(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), max_size=15))
 def test_hypervolume_counts_cells(rows: list[tuple[int, int]]) -> None:
-    """On whole numbers, it is the number of unit squares that some point dominates; the same after every row."""
-    cells = list(itertools.product(range(-2, 8), range(1, 10)))  # reference (8, 1); a cell by its lower left corner
-    anew = [sum(any(c <= x and v >= y + 1 for c, v in rows[:n]) for x, y in cells) for n in range(1, len(rows) + 1)]
+    """On whole numbers, it is the number of unit squares that some point dominates; the same after
+    every row."""
+    cells = list(
+        itertools.product(range(-2, 8), range(1, 10))
+    )  # reference (8, 1); a cell by its lower left corner
+    anew = [
+        sum(any(c <= x and v >= y + 1 for c, v in rows[:n]) for x, y in cells)
+        for n in range(1, len(rows) + 1)
+    ]
     cost, value = [c for c, _ in rows], [v for _, v in rows]
     assert [hypervolume(cost[:n], value[:n], (8, 1)) for n in range(1, len(rows) + 1)] == anew
     assert hypervolume_so_far(cost, value, (8, 1)).tolist() == anew
@@ -99,8 +118,12 @@ def test_hypervolume_counts_cells(rows: list[tuple[int, int]]) -> None:
 
 @given(points)
 @settings(max_examples=200)
-@example([(-math.inf, 1.0), (-math.inf, 2.0), (1.0, math.inf), (1.0, math.inf), (-math.inf, math.inf)])
-@example([(1.0, 0.0), (1.0, 1.0), (0.0, math.inf)])  # no step without width, whose area would be 0 x inf
+@example(
+    [(-math.inf, 1.0), (-math.inf, 2.0), (1.0, math.inf), (1.0, math.inf), (-math.inf, math.inf)]
+)
+@example(
+    [(1.0, 0.0), (1.0, 1.0), (0.0, math.inf)]
+)  # no step without width, whose area would be 0 x inf
 def test_hypervolume_so_far_is_each_computed_anew(rows: list[tuple[float, float]]) -> None:
     cost, value = columns(rows)
     anew = [hypervolume(cost[:n], value[:n], REFERENCE) for n in range(1, len(rows) + 1)]
@@ -125,16 +148,23 @@ def test_hypervolume_is_optunas(rows: list[tuple[float, float]]) -> None:
     cost, value = cost[within], value[within]
     if not len(cost):
         return
-    theirs = peer.compute_hypervolume(np.column_stack([cost, -value]), np.array([REFERENCE[0], -REFERENCE[1]]))
+    theirs = peer.compute_hypervolume(
+        np.column_stack([cost, -value]), np.array([REFERENCE[0], -REFERENCE[1]])
+    )
     assert hypervolume(cost, value, REFERENCE) == pytest.approx(theirs, rel=1e-12)
 
 
 @given(st.lists(st.tuples(number, number), min_size=1, max_size=30), st.randoms())
-def test_the_table_of_the_front_keeps_the_first_of_equals(rows: list[tuple[float, float]], random: object) -> None:
-    """pandas in, pandas out: the rows whole, with their own index, by cost, one of each pair of numbers."""
+def test_the_table_of_the_front_keeps_the_first_of_equals(
+    rows: list[tuple[float, float]], random: object
+) -> None:
+    """pandas in, pandas out: the rows whole, with their own index, by cost, one of each pair of
+    numbers."""
     labels = list(range(100, 100 + len(rows)))
     random.shuffle(labels)  # type: ignore[attr-defined]
     cost, value = columns(rows)
-    kept = front_of_table(pd.DataFrame({"macs": cost, "mean": value, "label": labels}, index=labels))
+    kept = front_of_table(
+        pd.DataFrame({"macs": cost, "mean": value, "label": labels}, index=labels)
+    )
     firsts = {(cost[i], value[i]): labels[i] for i in reversed(brute(cost, value))}
     assert kept["label"].tolist() == list(kept.index) == [firsts[k] for k in sorted(firsts)]

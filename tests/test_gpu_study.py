@@ -43,7 +43,9 @@ def test_every_run_of_a_study_on_gpus_is_done(
     ledger = tmp_path / "ledger"
     blank = {"FAKE_CUDA_BLANK": "1"}
     told = stub.check(*arguments, gpus=gpus, ledger=ledger, timeout=400, variables=blank)
-    assert "Triton's kernels are not used, since a check failed (" in " ".join(told.split()), "no kernel computes here"
+    assert "Triton's kernels are not used, since a check failed (" in " ".join(told.split()), (
+        "no kernel computes here"
+    )
     table = pd.read_csv(out / "results.csv")
     assert len(table) >= 4, "the baseline, two networks and references"
     assert set(table["status"]) == {"done"}, table[["network", "status", "note"]].to_string()

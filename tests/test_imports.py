@@ -1,4 +1,5 @@
-"""Imports run one way: from folder to folder, each library through one door, training on torch alone."""
+"""Imports run one way: from folder to folder, each library through one door, training on torch
+alone."""
 
 import ast
 import subprocess

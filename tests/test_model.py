@@ -66,7 +66,9 @@ def test_dropout_defaults_to_the_members() -> None:
 
 
 def test_every_parameter_learns() -> None:
-    model = effnet.build(effnet.arch("b0-s4", width=0.1, resolution=16, num_classes=5), dropout=0.0, drop_path=0.0)
+    model = effnet.build(
+        effnet.arch("b0-s4", width=0.1, resolution=16, num_classes=5), dropout=0.0, drop_path=0.0
+    )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
@@ -130,7 +132,9 @@ def test_build_takes_names_and_classes() -> None:
         effnet.build("c0")
 
 
-@pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 2, 32), (3, 2, 33), (5, 2, 64), (7, 2, 30), (5, 4, 18)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side"), [(3, 2, 32), (3, 2, 33), (5, 2, 64), (7, 2, 30), (5, 4, 18)]
+)
 def test_same_padding_is_timms(kernel: int, stride: int, side: int) -> None:
     layers = pytest.importorskip("timm.layers")
     theirs = layers.create_conv2d(4, 6, kernel, stride=stride, padding="same")

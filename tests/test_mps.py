@@ -1,5 +1,5 @@
-"""The life of an MPS server: with a stand-in for NVIDIA's control program, and for the driver library
-that its clients load. There is no GPU where these run, so nothing is said of MPS itself."""
+"""The life of an MPS server: with a stand-in for NVIDIA's control program, and for the driver
+library that its clients load. There is no GPU where these run, so nothing is said of MPS itself."""
 
 from __future__ import annotations
 

@@ -22,7 +22,17 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     rows = said(capsys, "list").splitlines()
     assert len(rows) == 1 + len(effnet.list())
     row = next(r for r in rows if r.split()[:1] == ["v2-s"]).split()
-    assert row == ["v2-s", "v2-s", "1", "1", "384", "40", "8,365,617,152", "21,458,488", "35,766,624"]
+    assert row == [
+        "v2-s",
+        "v2-s",
+        "1",
+        "1",
+        "384",
+        "40",
+        "8,365,617,152",
+        "21,458,488",
+        "35,766,624",
+    ]
 
 
 def test_conventions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +57,17 @@ def test_cost_per_block(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_overrides_and_rounding(capsys: pytest.CaptureFixture[str]) -> None:
-    out = said(capsys, "cost", "b0", "--stage", "5.kernel=3", "--stage", "5.repeats=4", "--rounding", "nearest")
+    out = said(
+        capsys,
+        "cost",
+        "b0",
+        "--stage",
+        "5.kernel=3",
+        "--stage",
+        "5.repeats=4",
+        "--rounding",
+        "nearest",
+    )
     net = effnet.arch("b0", stages={5: {"kernel": 3, "repeats": 4}}, rounding="nearest")
     assert f"{effnet.cost(net).macs:,}" in out and "17 blocks" in out
 
@@ -55,7 +75,9 @@ def test_overrides_and_rounding(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_and_measure(capsys: pytest.CaptureFixture[str]) -> None:
     out = said(capsys, "cost", "mobilenetv2", "--resolution", "64", "--check")
     assert "equal to fvcore" in out and "of batch_norm" in out
-    out = said(capsys, "cost", "b0-s4", "--width", "0.2", "--resolution", "16", "--measure", "--batch", "4")
+    out = said(
+        capsys, "cost", "b0-s4", "--width", "0.2", "--resolution", "16", "--measure", "--batch", "4"
+    )
     assert "ms for 1 image" in out and "bytes at the peak of a training step" in out
 
 
@@ -66,20 +88,36 @@ def test_check_and_measure(capsys: pytest.CaptureFixture[str]) -> None:
         (["b0", "--budget", "4x", "--along", "paper"], 0, "phi 1."),
         (["b0", "--budget", "4x", "--along", "1.2,1.1,1.15"], 0, "phi 1."),
         (["b0", "--budget", "8GB", "--width", "1"], 0, "resolution "),
-        (["b0", "--budget", "2x", "--width", "1", "--resolution", "224"], 0, "shares of MACs: depth 100%, width 0%"),
+        (
+            ["b0", "--budget", "2x", "--width", "1", "--resolution", "224"],
+            0,
+            "shares of MACs: depth 100%, width 0%",
+        ),
         (["b0", "--budget", "1x", "--along", "paper"], 0, "phi 0: 16 blocks, width 1, 224 px"),
-        (["b0", "--budget", "2x", "--width", "1", "--resolution", "224", "--rounding", "spread"], 0, "depth "),
+        (
+            ["b0", "--budget", "2x", "--width", "1", "--resolution", "224", "--rounding", "spread"],
+            0,
+            "depth ",
+        ),
         (["b0", "--budget", "256x", "--shares", "1,0,0"], 0, "resolution 0%"),
-        (["resnet50", "--budget", "5M params", "--width", "1"], 1, "nothing within 2% of 5M params; the nearest has"),
+        (
+            ["resnet50", "--budget", "5M params", "--width", "1"],
+            1,
+            "nothing within 2% of 5M params; the nearest has",
+        ),
         (["b0", "--budget", "4x", "--shares", "0.28,0.29,0.43"], 0, "shares of MACs: depth"),
     ],
 )
-def test_solve(capsys: pytest.CaptureFixture[str], words: list[str], status: int, expected: str) -> None:
+def test_solve(
+    capsys: pytest.CaptureFixture[str], words: list[str], status: int, expected: str
+) -> None:
     out = said(capsys, "solve", *words, status=status)
     assert expected in out and "-0%" not in out
     count = re.search(r"macs ([\d,]+)", out)
     if words[2].endswith("x"):  # the cost it prints is within 2% of what was asked
-        assert count and int(count[1].replace(",", "")) / 385_814_752 == pytest.approx(float(words[2][:-1]), rel=0.02)
+        assert count and int(count[1].replace(",", "")) / 385_814_752 == pytest.approx(
+            float(words[2][:-1]), rel=0.02
+        )
 
 
 def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -88,7 +126,15 @@ def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     out = said(capsys, "cost", str(tmp_path / "mine.toml"), "--classes", "10", "--check")
     assert "2 blocks, 64 px, 10 classes" in out and "equal to fvcore" in out
     assert "width" in said(
-        capsys, "solve", str(tmp_path / "mine.toml"), "--budget", "2x", "--resolution", "64", "--tolerance", "0.1"
+        capsys,
+        "solve",
+        str(tmp_path / "mine.toml"),
+        "--budget",
+        "2x",
+        "--resolution",
+        "64",
+        "--tolerance",
+        "0.1",
     )
 
 
@@ -131,39 +177,84 @@ def test_export_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (["cost", "b0", "--check", "--convention", "all"], "not allowed with argument"),
         (["cost", "b0", "--stage", "5.operator=[1]"], "stage 5: operator = [1]: known are mbconv"),
         (["cost", "b0", "--measure", "--batch", "100000000"], "--batch 100000000 at 224 px: "),
-        (["cost", "b0", "--measure", "--batch", "1", "--resolution", "32"], "--batch 1 at 32 px: Expected more than 1"),
+        (
+            ["cost", "b0", "--measure", "--batch", "1", "--resolution", "32"],
+            "--batch 1 at 32 px: Expected more than 1",
+        ),
         (["cost", "b0", "--depth", "1e308"], "depth = 1e+308: beyond a factor of a million"),
         (["cost", "b0", "--width", "1e308"], "width = 1e+308: beyond a factor of a million"),
-        (["cost", "b0", "--resolution", "1000000000"], "resolution = 1000000000: must be a whole number from 1 to"),
+        (
+            ["cost", "b0", "--resolution", "1000000000"],
+            "resolution = 1000000000: must be a whole number from 1 to",
+        ),
         (["cost", "b0", "--stage", "².kernel=3"], "wanted is N.KEY=VALUE"),
         (["solve", "b0", "--budget", "2x", "--shares=-1,1,1"], "each at least 0, must sum to 1"),
-        (["solve", "b0", "--budget", "2x", "--width", "1", "--rounding", "up"], "rounding = 'up': known are"),
+        (
+            ["solve", "b0", "--budget", "2x", "--width", "1", "--rounding", "up"],
+            "rounding = 'up': known are",
+        ),
         (["cost", "none.toml"], "none.toml: No such file"),
         (["cost", "BAD.toml"], "BAD.toml: stage 2: kernel = 2: must be odd"),
         (["solve", "b0", "--budget", "2"], "budget '2': a budget is a ratio such as 2x"),
         (["solve", "b0", "--budget", "2x"], "give resolution (width is solved)"),
-        (["solve", "b0", "--budget", "2x", "--along", "1.2,1.1"], "--along 1.2,1.1: paper, or alpha,beta,gamma"),
-        (["solve", "b0", "--budget", "2x", "--shares", "1,2"], "--shares 1,2: depth,width,resolution"),
+        (
+            ["solve", "b0", "--budget", "2x", "--along", "1.2,1.1"],
+            "--along 1.2,1.1: paper, or alpha,beta,gamma",
+        ),
+        (
+            ["solve", "b0", "--budget", "2x", "--shares", "1,2"],
+            "--shares 1,2: depth,width,resolution",
+        ),
         (["solve", "b0", "--budget", "2x", "--shares", "1,1,1"], "must sum to 1"),
         (
             ["solve", "b0", "--budget", "2x params", "--shares", "1,0,0"],
             "shares are of multiply-adds: 2x params is not",
         ),
-        (["solve", "b0", "--budget", "2x", "--shares", "1,0,0", "--width", "1"], "give it without them"),
+        (
+            ["solve", "b0", "--budget", "2x", "--shares", "1,0,0", "--width", "1"],
+            "give it without them",
+        ),
         (["solve", "b0", "--budget", "2x", "--width", "1", "--tolerance", "0"], "--tolerance 0"),
         (["solve", "b3", "--budget", "2x", "--width", "1"], "unknown baseline 'b3'"),
-        (["export", "b0", "--to", "net.tflite"], "a folder, or a file that ends in .onnx, .pt2, .safetensors"),
+        (
+            ["export", "b0", "--to", "net.tflite"],
+            "a folder, or a file that ends in .onnx, .pt2, .safetensors",
+        ),
         (["export", "b0", "--to", "missing/net.safetensors"], "there is no folder missing"),
         (["export", "b0", "--to", "missing/net.pt2"], "there is no folder missing"),
-        (["export", "b0", "--weights", "FOLDER", "--bn-eps", "1e-5", "--to", "net"], "FOLDER says itself how"),
-        (["export", "b0", "--bn-eps", "0", "--to", "net"], "bn_eps = 0.0: must be from 0 to below 1, and above 0"),
-        (["export", "b0", "--names", "timm", "--to", "net"], "--names timm is for --to FILE.safetensors"),
+        (
+            ["export", "b0", "--weights", "FOLDER", "--bn-eps", "1e-5", "--to", "net"],
+            "FOLDER says itself how",
+        ),
+        (
+            ["export", "b0", "--bn-eps", "0", "--to", "net"],
+            "bn_eps = 0.0: must be from 0 to below 1, and above 0",
+        ),
+        (
+            ["export", "b0", "--names", "timm", "--to", "net"],
+            "--names timm is for --to FILE.safetensors",
+        ),
         (["export", "b0", "--weights", "none.pth", "--to", "net"], "none.pth: No such file"),
-        (["export", "b0", "--weights", "TEXT.pth", "--to", "net"], "TEXT.pth: damaged, or not a state dict"),
-        (["export", "b0", "--weights", "CUT.safetensors", "--to", "net"], "CUT.safetensors: damaged or not"),
-        (["export", "b1", "--weights", "STATE.pth", "--to", "net"], "state dict does not fit b1: stem.0.weight is"),
-        (["export", "b0", "--weights", "FOLDER", "--to", "net"], "FOLDER holds another network (b0-s4) than b0"),
-        (["export", "b0", "--weights", "ALTERED", "--to", "net"], "truncated or altered since it was saved"),
+        (
+            ["export", "b0", "--weights", "TEXT.pth", "--to", "net"],
+            "TEXT.pth: damaged, or not a state dict",
+        ),
+        (
+            ["export", "b0", "--weights", "CUT.safetensors", "--to", "net"],
+            "CUT.safetensors: damaged or not",
+        ),
+        (
+            ["export", "b1", "--weights", "STATE.pth", "--to", "net"],
+            "state dict does not fit b1: stem.0.weight is",
+        ),
+        (
+            ["export", "b0", "--weights", "FOLDER", "--to", "net"],
+            "FOLDER holds another network (b0-s4) than b0",
+        ),
+        (
+            ["export", "b0", "--weights", "ALTERED", "--to", "net"],
+            "truncated or altered since it was saved",
+        ),
     ],
 )
 def test_bad_input(

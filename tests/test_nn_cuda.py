@@ -1,5 +1,5 @@
-"""The CUDA step's arithmetic, which needs no GPU to be compared: flat parameters and the forward pass
-in few launches, beside the modules' own."""
+"""The CUDA step's arithmetic, which needs no GPU to be compared: flat parameters and the forward
+pass in few launches, beside the modules' own."""
 
 import pytest
 import torch

@@ -18,7 +18,14 @@ from effnet.nn import cuda
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.executors import local
 from scaling_search.driver.executors.local import LocalExecutor
-from scaling_search.driver.packing import CONTEXT, Measured, Packing, choose_level, measuring_pays, predicted_peak
+from scaling_search.driver.packing import (
+    CONTEXT,
+    Measured,
+    Packing,
+    choose_level,
+    measuring_pays,
+    predicted_peak,
+)
 from scaling_search.results.store import Store
 from scaling_search.training.recipe import Recipe
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial

@@ -12,7 +12,9 @@ from scaling_search.study.plan import NAMED, Plan, choose, measured, nominal_tri
 from scaling_search.study.settings import Study, preset_path, read
 
 
-def make(overrides: dict | None = None, native: int = 28, preset: str = "quick", classes: int = 10) -> Plan:
+def make(
+    overrides: dict | None = None, native: int = 28, preset: str = "quick", classes: int = 10
+) -> Plan:
     return plan(read(preset_path(preset), overrides or {}), classes, native)
 
 
@@ -36,18 +38,26 @@ def test_coefficients_rebuild_the_network(budgets: list[str]) -> None:
     assert {c.budget for c in todo.candidates} == set(budgets)
     assert bool(todo.references) == (len(budgets) == 1)
     for c in todo.everything:
-        assert scale(base, c.alpha, c.beta, round(c.gamma * base.resolution), num_classes=10) == c.arch
+        assert (
+            scale(base, c.alpha, c.beta, round(c.gamma * base.resolution), num_classes=10) == c.arch
+        )
         assert c.cost == cost(c.arch) and c.ratio == macs(c.arch) / todo.baseline.cost.macs
         assert c.shares is None or sum(c.shares) == pytest.approx(1)
         assert Candidate.from_dict(c.as_dict()) == c
 
 
 def test_one_network_per_cell_and_within_the_space() -> None:
-    study = read(preset_path("quick"), {"space.alpha_max": 1.4, "space.gamma_max": 1.3, "space.candidates": 500})
+    study = read(
+        preset_path("quick"),
+        {"space.alpha_max": 1.4, "space.gamma_max": 1.3, "space.candidates": 500},
+    )
     todo = plan(study, 10, 64)
     cells = [(c.arch.blocks, c.arch.resolution) for c in todo.candidates]
     assert len(set(cells)) == len(cells) == todo.found["2x"]
-    assert max(c.alpha for c in todo.candidates) <= 1.4 and max(c.gamma for c in todo.candidates) <= 1.3
+    assert (
+        max(c.alpha for c in todo.candidates) <= 1.4
+        and max(c.gamma for c in todo.candidates) <= 1.3
+    )
 
 
 def test_resolution_never_exceeds_the_native_side_unless_asked() -> None:
@@ -58,12 +68,28 @@ def test_resolution_never_exceeds_the_native_side_unless_asked() -> None:
 
 
 def test_no_network_within_the_budget_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no network within 2% .* the nearest is \d+ blocks, width .* px at .*x\)"):
-        make({"budgets": ["8x"], "space.alpha_max": 1.1, "space.beta_max": 1.1, "space.gamma_max": 1.1})
+    with pytest.raises(
+        UserError, match=r"no network within 2% .* the nearest is \d+ blocks, width .* px at .*x\)"
+    ):
+        make(
+            {
+                "budgets": ["8x"],
+                "space.alpha_max": 1.1,
+                "space.beta_max": 1.1,
+                "space.gamma_max": 1.1,
+            }
+        )
     with pytest.raises(UserError, match="use measured mode below 1x"):
         make({"budgets": ["0.5x"], "space.mode": "nominal"})
     with pytest.raises(UserError, match="no alpha, beta, gamma on the lattice"):
-        make({"space.mode": "nominal", "space.step": 50, "space.nominal_tolerance": 0.001, "space.alpha_max": 1.5})
+        make(
+            {
+                "space.mode": "nominal",
+                "space.step": 50,
+                "space.nominal_tolerance": 0.001,
+                "space.alpha_max": 1.5,
+            }
+        )
 
 
 def test_shrinking_budgets_never_grow_a_dial() -> None:
@@ -89,13 +115,17 @@ def test_lattice_of_the_paper() -> None:
         if abs(a * b * b * g * g - 2 * 10**10) <= 10**9
     ]
     assert triples == brute
-    assert (120, 110, 115) not in nominal_triples(5, 2.0, 0.02), "2% of nominal would leave the paper's answer out"
+    assert (120, 110, 115) not in nominal_triples(5, 2.0, 0.02), (
+        "2% of nominal would leave the paper's answer out"
+    )
 
 
 def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
     todo = make({"data.source": "shapes"}, native=400, preset="paper", classes=1000)
     assert len(todo.candidates) == 65
-    every_pixel = make({"data.source": "shapes", "space.resolution_step": 1}, 400, "paper", 1000).candidates
+    every_pixel = make(
+        {"data.source": "shapes", "space.resolution_step": 1}, 400, "paper", 1000
+    ).candidates
     ratios = [c.ratio for c in (*todo.candidates, *every_pixel)]
     assert 1.8 <= min(ratios) < 1.9 and 3.3 < max(ratios) <= 3.4  # though nominally all 2x
     paper = next(c for c in todo.candidates if "paper" in c.directions)
@@ -127,9 +157,12 @@ def test_choice_spreads_over_the_shares() -> None:
 
 def test_large_budgets_are_planned_and_absurd_ones_refused() -> None:
     todo = make({"budgets": ["400M"]})
-    assert len(todo.candidates) >= 10 and all(abs(c.cost.macs / 4e8 - 1) <= 0.02 for c in todo.candidates)
+    assert len(todo.candidates) >= 10 and all(
+        abs(c.cost.macs / 4e8 - 1) <= 0.02 for c in todo.candidates
+    )
     with pytest.raises(
-        UserError, match=r"budget 4G: 1.1e\+03 times the baseline's 3.62M multiply-adds; take one between"
+        UserError,
+        match=r"budget 4G: 1.1e\+03 times the baseline's 3.62M multiply-adds; take one between",
     ):
         make({"budgets": ["4G"]})
 
@@ -139,7 +172,9 @@ def test_waste_is_stated() -> None:
     assert make().baseline.waste < 0.01
     nominal = make({"space.mode": "nominal", "space.candidates": 500}).candidates
     assert max(c.waste for c in nominal) > 0.05
-    assert make({"space.mode": "nominal", "budgets": ["1x"], "space.nominal_tolerance": 0.3}).candidates
+    assert make(
+        {"space.mode": "nominal", "budgets": ["1x"], "space.nominal_tolerance": 0.3}
+    ).candidates
 
 
 def test_reference_above_the_native_side_takes_another_way() -> None:
@@ -149,7 +184,9 @@ def test_reference_above_the_native_side_takes_another_way() -> None:
 
 def test_unreachable_direction_is_said() -> None:
     todo = make({"space.alpha_max": 1.0}, native=64)
-    assert any("depth only is unreachable; the nearest of this cost is" in note for note in todo.notes)
+    assert any(
+        "depth only is unreachable; the nearest of this cost is" in note for note in todo.notes
+    )
     assert not any("depth only" in d for c in todo.candidates for d in c.directions)
 
 

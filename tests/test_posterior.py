@@ -1,4 +1,5 @@
-"""The model against the same Gaussian written out densely, and against truths that it did not see."""
+"""The model against the same Gaussian written out densely, and against truths that it did not
+see."""
 
 import numpy as np
 import pytest
@@ -11,16 +12,29 @@ SHARES = RNG.dirichlet((1, 1, 1), 7)
 
 
 def runs(rungs: int = 2, seeds: int = 2, off: int = 1) -> Runs:
-    """Every network at every rung with every seed, but for a few; the last networks have no shares."""
+    """Every network at every rung with every seed, but for a few; the last networks have no
+    shares."""
     x = np.vstack([SHARES, np.full((off, 3), np.nan)])
-    every = [(k, r, s) for k in range(len(x)) for r in range(rungs) for s in range(seeds) if (k + 2 * r + s) % 5]
+    every = [
+        (k, r, s)
+        for k in range(len(x))
+        for r in range(rungs)
+        for s in range(seeds)
+        if (k + 2 * r + s) % 5
+    ]
     network, rung, seed = (np.array(column) for column in zip(*every, strict=True))
-    y = 0.5 + 0.1 * rung + 0.02 * RNG.standard_normal(len(x))[network] + 0.01 * RNG.standard_normal(len(network))
+    y = (
+        0.5
+        + 0.1 * rung
+        + 0.02 * RNG.standard_normal(len(x))[network]
+        + 0.01 * RNG.standard_normal(len(network))
+    )
     return Runs(x, network, rung, seed, y, rungs, 0.01)
 
 
 def dense(data: _Data, z: Array) -> tuple[Array, Array, Array]:
-    """For one draw: covariance of all runs, of the last rung's effects with all runs, and of these effects."""
+    """For one draw: covariance of all runs, of the last rung's effects with all runs, and of these
+    effects."""
     d, r, last = data.draws(z), data.runs, data.runs.rungs - 1
     k = len(r.x)
     on = ~np.isnan(r.x).any(1)
@@ -44,7 +58,8 @@ def dense(data: _Data, z: Array) -> tuple[Array, Array, Array]:
         [
             [
                 effect(r.network[i], r.rung[i], r.network[j], r.rung[j])
-                + (r.rung[i] == r.rung[j]) * (_VAGUE**2 + (r.seed[i] == r.seed[j]) * d.shared[0] ** 2)
+                + (r.rung[i] == r.rung[j])
+                * (_VAGUE**2 + (r.seed[i] == r.seed[j]) * d.shared[0] ** 2)
                 + (r.network[i] == r.network[j] and r.seed[i] == r.seed[j])
                 * (1.0 if i == j else d.alike[0])
                 * d.noise[0, r.rung[i]]
@@ -57,7 +72,10 @@ def dense(data: _Data, z: Array) -> tuple[Array, Array, Array]:
     # what is asked for: m_F + h_F
     cross = np.array(
         [
-            [effect(a, last, r.network[j], r.rung[j]) + (r.rung[j] == last) * _VAGUE**2 for j in range(n)]
+            [
+                effect(a, last, r.network[j], r.rung[j]) + (r.rung[j] == last) * _VAGUE**2
+                for j in range(n)
+            ]
             for a in range(k)
         ]
     )
@@ -71,7 +89,10 @@ def test_evidence_is_the_dense_gaussians(rungs: int) -> None:
     z = np.random.default_rng(1).standard_normal((4, 5 + 4 * (rungs - 1) + (rungs > 1)))
     ours = data.evidence(data.draws(z))
     y = data.runs.y - data.means[data.runs.rung]
-    theirs = [stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0]) for row in z]
+    theirs = [
+        stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0])
+        for row in z
+    ]
     assert np.diff(ours) == pytest.approx(np.diff(theirs), abs=1e-5)
 
 
@@ -98,11 +119,16 @@ def test_same_input_same_output_and_another_seed_about_the_same() -> None:
 
 
 def test_a_network_off_the_surface_moves_no_other() -> None:
-    """It shares the rung's mean and the seeds with them, nothing else: ten points less change nothing."""
+    """It shares the rung's mean and the seeds with them, nothing else: ten points less change
+    nothing."""
     data = runs(rungs=1)
-    low = Runs(data.x, data.network, data.rung, data.seed, data.y - 0.1 * (data.network == 7), 1, data.unit)
+    low = Runs(
+        data.x, data.network, data.rung, data.seed, data.y - 0.1 * (data.network == 7), 1, data.unit
+    )
     a, b = (posterior(d).accuracy for d in (data, low))
-    assert a[:, :7].mean(0) - a[:, 0].mean() == pytest.approx(b[:, :7].mean(0) - b[:, 0].mean(), abs=2e-3)
+    assert a[:, :7].mean(0) - a[:, 0].mean() == pytest.approx(
+        b[:, :7].mean(0) - b[:, 0].mean(), abs=2e-3
+    )
     assert a[:, 7].mean() - b[:, 7].mean() == pytest.approx(0.1, abs=0.02)
 
 
@@ -134,7 +160,9 @@ def test_surface_is_found() -> None:
 
 
 def test_extremes_give_numbers() -> None:
-    one = Runs(SHARES[:1], np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), np.array([0.5]), 1, 0.01)
+    one = Runs(
+        SHARES[:1], np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), np.array([0.5]), 1, 0.01
+    )
     assert posterior(one).accuracy.shape == (4096, 1)
     n = np.arange(7)
     equal = Runs(SHARES, n, 0 * n, 0 * n, np.full(7, 0.4), 1, 0.0)

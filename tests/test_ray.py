@@ -19,7 +19,12 @@ from scaling_search.cli import main
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.executors.local import LocalExecutor
 from scaling_search.driver.executors.protocol import Job
-from scaling_search.driver.executors.ray import RayExecutor, describe_cluster, disconnect, resolve_on_cluster
+from scaling_search.driver.executors.ray import (
+    RayExecutor,
+    describe_cluster,
+    disconnect,
+    resolve_on_cluster,
+)
 from scaling_search.driver.search import StoppedError
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
@@ -33,13 +38,16 @@ from tests.test_search import TIMINGS, Quiet, few, search
 DISTURBED = [*TIMINGS, "note"]
 
 
-def executor(data: Dataset, checkpoints: Path, workers: int | None, address: str | None = None) -> RayExecutor:
+def executor(
+    data: Dataset, checkpoints: Path, workers: int | None, address: str | None = None
+) -> RayExecutor:
     return RayExecutor(workers, "cpu", 1, data.folder, data.digest, str(checkpoints), address)
 
 
 @pytest.fixture
 def cluster() -> Iterator[object]:
-    """Two nodes of one core each, the head with none: processes of their own, as on two machines."""
+    """Two nodes of one core each, the head with none: processes of their own, as on two
+    machines."""
     from ray.cluster_utils import Cluster
 
     quiet, here = {"include_dashboard": False}, {"node_ip_address": "127.0.0.1"}
@@ -54,7 +62,11 @@ def listening() -> set[tuple[str, str]]:
     """(address, port) of every listening TCP socket, in the kernel's hexadecimal."""
     sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        rows = [line.split() for line in Path(table).read_text().splitlines()[1:]] if Path(table).exists() else []
+        rows = (
+            [line.split() for line in Path(table).read_text().splitlines()[1:]]
+            if Path(table).exists()
+            else []
+        )
         sockets |= {tuple(row[1].split(":")) for row in rows if row[3] == "0A"}
     return sockets
 
@@ -70,7 +82,9 @@ def test_a_ray_of_this_machine_gives_the_same_table_and_listens_here_alone(
             opened.update(listening() - before)
 
     _, table = search(study, data, tmp_path, executor(data, tmp_path / "checkpoints", 2), Look())
-    pd.testing.assert_frame_equal(table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True
+    )
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     if Path("/proc/net/tcp").exists():
         assert opened and {address for address, _ in opened} <= loopback
@@ -79,11 +93,15 @@ def test_a_ray_of_this_machine_gives_the_same_table_and_listens_here_alone(
 def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
     undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path, cluster: object
 ) -> None:
-    """The nodes are shown a folder that only the driver can read: the images come through the object store."""
+    """The nodes are shown a folder that only the driver can read: the images come through the
+    object store."""
     own = tmp_path / "data"
     shutil.copytree(data.folder, own)
     on_cluster = executor(
-        Dataset.open(own), tmp_path / "checkpoints", None, cluster.address  # type: ignore[attr-defined]
+        Dataset.open(own),
+        tmp_path / "checkpoints",
+        None,
+        cluster.address,  # type: ignore[attr-defined]
     )
     assert on_cluster.workers == 2
     nodes, killed = list(cluster.worker_nodes), []  # type: ignore[attr-defined]
@@ -102,14 +120,21 @@ def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
 
     _, table = search(study, data, tmp_path, on_cluster, Kill())
     assert killed and len(seen) <= 2 and all("its Ray actor or node ended" in why for why in seen)
-    pd.testing.assert_frame_equal(table.drop(columns=DISTURBED), undisturbed.drop(columns=DISTURBED), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=DISTURBED), undisturbed.drop(columns=DISTURBED), check_exact=True
+    )
 
 
-def test_the_images_travel_where_a_node_has_no_copy(data: Dataset, tmp_path: Path, cluster: object) -> None:
+def test_the_images_travel_where_a_node_has_no_copy(
+    data: Dataset, tmp_path: Path, cluster: object
+) -> None:
     moved = tmp_path / "data"
     shutil.copytree(data.folder, moved)
     on_cluster = executor(
-        Dataset.open(moved), tmp_path / "c", 1, cluster.address  # type: ignore[attr-defined]
+        Dataset.open(moved),
+        tmp_path / "c",
+        1,
+        cluster.address,  # type: ignore[attr-defined]
     )
     assert on_cluster._data(moved, data.digest, str(tmp_path / "c")) is None, "every node maps it"
     travelling = on_cluster._data(moved, "another digest", str(tmp_path / "c"))
@@ -117,7 +142,9 @@ def test_the_images_travel_where_a_node_has_no_copy(data: Dataset, tmp_path: Pat
     assert travelling is not None and type(travelling.train_images).__name__ == "ndarray"
 
 
-def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset, tmp_path: Path) -> None:
+def test_asked_to_stop_runs_write_their_checkpoints(
+    study: Study, data: Dataset, tmp_path: Path
+) -> None:
     long = few(study, 2, extra=0).model_copy(
         update={"rungs": (3,), "data": study.data.model_copy(update={"train_images": None})}
     )
@@ -131,11 +158,15 @@ def test_asked_to_stop_runs_write_their_checkpoints(study: Study, data: Dataset,
         one = executor(data, tmp_path / "checkpoints", 1)
         search(long, data, tmp_path, one, Stop(), stop_requested.is_set)
     left = Store.read(tmp_path).records()
-    assert 1 <= len(left) <= 2 and all(r.outcome is None for r in left), "one in progress, one in line"
+    assert 1 <= len(left) <= 2 and all(r.outcome is None for r in left), (
+        "one in progress, one in line"
+    )
     assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
     _, table = search(long, data, tmp_path, executor(data, tmp_path / "checkpoints", 2))
     _, whole = search(long, data, tmp_path / "b", LocalExecutor(2))
-    pd.testing.assert_frame_equal(table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True
+    )
     assert table["note"][0].startswith("started again after epoch ")
 
 
@@ -151,15 +182,20 @@ def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
 
     on_cluster = executor(data, tmp_path / "c", 2, cluster.address)  # type: ignore[attr-defined]
     with pytest.raises(
-        UserError, match=r"no node of the cluster has had .* for 3 s; mend it, and the same command goes"
+        UserError,
+        match=r"no node of the cluster has had .* for 3 s; mend it, and the same command goes",
     ):
         search(few(study, 3, extra=0), data, tmp_path, on_cluster, Kill())
-    assert all(r.outcome is None or r.done for r in Store.read(tmp_path).records()), "no network is blamed"
+    assert all(r.outcome is None or r.done for r in Store.read(tmp_path).records()), (
+        "no network is blamed"
+    )
 
 
 def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
     for address in ("auto", "127.0.0.1:1", "nonsense"):
-        with pytest.raises(UserError, match=rf"--ray-address {address}: .*; start a cluster with ray start --head "):
+        with pytest.raises(
+            UserError, match=rf"--ray-address {address}: .*; start a cluster with ray start --head "
+        ):
             executor(data, tmp_path, 1, address)
 
 
@@ -234,9 +270,7 @@ def test_four_gpus_of_a_cluster_are_kept_busy(
         note = f"{os.environ['CUDA_VISIBLE_DEVICES']} {trial.deadline:g} {waited < 100}"
         yield Outcome("done", images_per_s=5.0, note=note)
 
-    four = RayExecutor(
-        None, "cuda", 1, data.folder, data.digest, place, gpu_cluster, train=train
-    )
+    four = RayExecutor(None, "cuda", 1, data.folder, data.digest, place, gpu_cluster, train=train)
     assert four.workers == 4
     ended = outcomes(four, of_seeds(trial, 4))
     assert sorted(outcome.note for outcome in ended) == [f"{card} 10 True" for card in range(4)]
@@ -251,7 +285,15 @@ def test_runs_that_share_a_gpu_have_no_rate_and_a_longer_deadline(
 
     def on_cluster(workers: int | None, per_gpu: int) -> RayExecutor:
         return RayExecutor(
-            workers, "cuda", 4, data.folder, data.digest, str(tmp_path), gpu_cluster, per_gpu=per_gpu, train=train
+            workers,
+            "cuda",
+            4,
+            data.folder,
+            data.digest,
+            str(tmp_path),
+            gpu_cluster,
+            per_gpu=per_gpu,
+            train=train,
         )
 
     # six of 0.1667, to which Ray would round a sixth, do not fit one card
@@ -275,11 +317,15 @@ def test_a_worker_that_a_run_has_spoiled_is_not_used_again(
     assert len({outcome.note for outcome in ended}) == 3, "each in a process of its own"
 
 
-def test_other_kernels_on_a_node_stop_the_study(data: Dataset, trial: Trial, tmp_path: Path) -> None:
+def test_other_kernels_on_a_node_stop_the_study(
+    data: Dataset, trial: Trial, tmp_path: Path
+) -> None:
     driver = Jobs([replace(trial, kernels="others")])
     one = executor(data, tmp_path, 1)
     try:
-        with pytest.raises(UserError, match=r"training stopped: .*the study trains through kernels of others"):
+        with pytest.raises(
+            UserError, match=r"training stopped: .*the study trains through kernels of others"
+        ):
             one.run(driver)
     finally:
         one.close()
@@ -291,12 +337,17 @@ def test_auto_is_the_clusters(gpu_cluster: str, cluster: object) -> None:
     try:
         assert resolve_on_cluster(gpu_cluster, "auto") == "cuda"
         assert resolve_on_cluster(gpu_cluster, "cpu") == "cpu"
-        with pytest.raises(UserError, match=r"--device cuda:1: Ray hands out the cards of a cluster"):
+        with pytest.raises(
+            UserError, match=r"--device cuda:1: Ray hands out the cards of a cluster"
+        ):
             resolve_on_cluster(gpu_cluster, "cuda", (1,))
         disconnect()
         address = cluster.address  # type: ignore[attr-defined]
         assert resolve_on_cluster(address, "auto") == "cpu"
-        with pytest.raises(UserError, match=r"--device cuda: no node of this Ray cluster has a GPU; use --device cpu"):
+        with pytest.raises(
+            UserError,
+            match=r"--device cuda: no node of this Ray cluster has a GPU; use --device cpu",
+        ):
             resolve_on_cluster(address, "cuda")
         machine = describe_cluster(address, "cpu", 1)
         assert machine.kernels == step.kernels("cpu") and not machine.memory
@@ -312,7 +363,18 @@ def test_a_whole_study_on_the_gpus_of_a_cluster(
         write_images(tmp_path / "pets" / name, 60)
     size = ["--blocks", "7", "--width", "0.1", "--resolution", "12", "--batch", "16"]
     images = ["--train-images", "48", "--val-images", "20"]
-    short = ["--candidates", "2", "--epochs", "1", "--allocation", "flat", "--extra", "0", "--confirm", "0"]
+    short = [
+        "--candidates",
+        "2",
+        "--epochs",
+        "1",
+        "--allocation",
+        "flat",
+        "--extra",
+        "0",
+        "--confirm",
+        "0",
+    ]
     words = ["search", *size, *images, *short, "--workers", "2", "--data", str(tmp_path / "pets")]
     words += ["--executor", "ray", "--ray-address", gpu_cluster]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
@@ -320,7 +382,9 @@ def test_a_whole_study_on_the_gpus_of_a_cluster(
     records = store.records()
     assert len(records) >= 3 and all(r.done for r in records)
     settings = store.fact("settings")
-    assert settings["device"] == "cuda" and settings["baseline"]["divisor"] == 8, "standard, the default with GPUs"
+    assert settings["device"] == "cuda" and settings["baseline"]["divisor"] == 8, (
+        "standard, the default with GPUs"
+    )
     kernels = store.fact("kernels")
     assert {r.outcome.versions["kernels"] for r in records if r.outcome} == {kernels}
     assert "H100" in store.fact("provenance")["hardware"]

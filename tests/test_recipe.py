@@ -21,7 +21,8 @@ def test_linear_schedule() -> None:
 
 
 def test_exponential_schedule_is_tensorflows() -> None:
-    """0.97 for every whole 2.4 epochs, no matter how long the run is: every checkpoint can be continued."""
+    """0.97 for every whole 2.4 epochs, no matter how long the run is: every checkpoint can be
+    continued."""
     recipe = Recipe(lr=0.016, schedule="exponential", warmup_epochs=5)
     assert recipe.rate(0, 1000, 10) == pytest.approx(0.016 / 50)
     assert [recipe.rate(s, 3500, 10) for s in (71, 72, 3499)] == pytest.approx(
@@ -33,7 +34,12 @@ def test_exponential_schedule_is_tensorflows() -> None:
 def test_paper_recipe_is_the_official_one() -> None:
     paper = RECIPES["paper"]
     assert (paper.optimizer, paper.lr, paper.batch, paper.ema) == ("rmsprop", 0.016, 256, 0.9999)
-    assert (paper.label_smoothing, paper.weight_decay, paper.drop_path, paper.dropout) == (0.1, 1e-5, 0.2, True)
+    assert (paper.label_smoothing, paper.weight_decay, paper.drop_path, paper.dropout) == (
+        0.1,
+        1e-5,
+        0.2,
+        True,
+    )
     assert paper.randaugment, "whether torchvision is installed or not"
     proxy = RECIPES["proxy"]
     assert not proxy.dropout and proxy.drop_path == 0.0

@@ -22,14 +22,18 @@ EVIL = "</pre><script>alert(3)</script>"
 def page() -> Page:
     records = [record(c, 0, 0.7 + 0.01 * (k % 7), None) for k, c in enumerate(TODO.everything)]
     records += [record(c, 1, 0.71, 0.69) for c in TODO.everything[:4]]
-    records.append(Record(0, TODO.candidates[5], 7, 1, Outcome("crashed", note="<script>alert(1)</script>")))
+    records.append(
+        Record(0, TODO.candidates[5], 7, 1, Outcome("crashed", note="<script>alert(1)</script>"))
+    )
     base = TODO.baseline.cost.macs
     return Page(
         title='Scaling <b0> on "x" & y',
         dataset="x",
         data="data <img src=x onerror=alert(1)>",
         command="python run_search.py --data '</script><script>alert(2)</script>'",
-        study=STUDY.model_copy(update={"baseline": STUDY.baseline.model_copy(update={"name": EVIL})}),
+        study=STUDY.model_copy(
+            update={"baseline": STUDY.baseline.model_copy(update={"name": EVIL})}
+        ),
         targets={"2x": 2.0 * base},
         unfinished="",
         notes=["note <script>alert(4)</script>"],
@@ -56,7 +60,9 @@ class Outside(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._in_script = tag == "script" and ("type", "application/json") not in attrs
-        self.fetched += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")]
+        self.fetched += [
+            v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")
+        ]
 
     def handle_endtag(self, tag: str) -> None:
         self._in_script = False
@@ -80,7 +86,11 @@ def test_self_contained_and_escaped(page: Page) -> None:
 def test_answer_says_what_the_numbers_say(page: Page) -> None:
     text = re.sub(r"<[^>]+>", "", build(page).split("id='answer'")[1].split("</section>")[0])
     assert "For the budget 2x choose" in text and "alpha" in text and "shares: depth" in text
-    assert "the paper's direction" in text and "best single dimension" in text and "the baseline: val" in text
+    assert (
+        "the paper's direction" in text
+        and "best single dimension" in text
+        and "the baseline: val" in text
+    )
     assert "cannot be told apart" in text and "equal training cost" in text
     assert "Unfinished" not in text
     part = build(replace(page, unfinished="4 of 19 runs"))
@@ -98,7 +108,9 @@ def test_one_map_for_each_budget(page: Page) -> None:
 
 
 def test_page_without_any_finished_network(page: Page) -> None:
-    records = [Record(0, c, 0, 1, Outcome("diverged", note="loss not finite")) for c in TODO.everything]
+    records = [
+        Record(0, c, 0, 1, Outcome("diverged", note="loss not finite")) for c in TODO.everything
+    ]
     text = build(told(page, records))
     assert "No answer yet:</strong> every run so far has failed (" in text
     content = told_by(text)
@@ -109,12 +121,17 @@ def test_page_without_any_finished_network(page: Page) -> None:
 
 def test_baseline_alone(page: Page) -> None:
     text = build(told(page, [record(TODO.baseline, 0, 0.5)]))
-    assert "No answer yet:</strong> no network of the budget has finished (1 runs have, 0 failed)" in text
+    assert (
+        "No answer yet:</strong> no network of the budget has finished (1 runs have, 0 failed)"
+        in text
+    )
 
 
 def test_pages_of_little(page: Page) -> None:
     assert "no run has been started" in build(told(page, []))
-    assert "no run has ended; 1 is in progress" in build(told(page, [Record(0, TODO.baseline, 0, 1, None)]))
+    assert "no run has ended; 1 is in progress" in build(
+        told(page, [Record(0, TODO.baseline, 0, 1, None)])
+    )
     one = build(told(page, [record(TODO.candidates[0], 0, 0.5)]))
     assert "the only network of this cost that finished" in one
     assert "front" in [f["id"] for f in told_by(one)["figures"]]
@@ -124,7 +141,9 @@ def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
     tables = told_by(build(page))["tables"]
     networks, runs = tables["networks"]["rows"], tables["runs"]["rows"]
     (v,) = page.found
-    assert networks["network"][0] == v.pick.candidate.key and networks["stands"][0].startswith("chosen")
+    assert networks["network"][0] == v.pick.candidate.key and networks["stands"][0].startswith(
+        "chosen"
+    )
     assert networks["mean"][: len(v.rows)] == [row.mean for row in v.rows]
     assert networks["low"][1] == v.rows[1].low and networks["behind"][0] is None
     assert len(runs["row"]) == len(page.records)
@@ -137,10 +156,20 @@ def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
 def test_the_front_along_each_cost_is_not_dominated(page: Page) -> None:
     content = told_by(build(page))
     rows = content["tables"]["networks"]["rows"]
-    (lines,) = [t["meta"]["front"] for t in content["figures"][0]["figure"]["data"] if "front" in t.get("meta", {})]
+    (lines,) = [
+        t["meta"]["front"]
+        for t in content["figures"][0]["figure"]["data"]
+        if "front" in t.get("meta", {})
+    ]
     for axis in ("macs", "params", "acts"):
-        points = [(rows[axis][i], rows["mean"][i]) for i in range(len(rows[axis])) if rows["mean"][i] is not None]
-        best = {p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)}
+        points = [
+            (rows[axis][i], rows["mean"][i])
+            for i in range(len(rows[axis]))
+            if rows["mean"][i] is not None
+        ]
+        best = {
+            p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)
+        }
         assert {(rows[axis][i], rows["mean"][i]) for i in lines[axis]} == best
 
 
@@ -158,7 +187,9 @@ def test_a_trained_family_lies_over_the_front(page: Page) -> None:
     family = (record(large, 0, 0.8), record(small, 0, 0.7), record(large, 1, 0.9))
     traces = told_by(build(replace(page, family=family)))["figures"][0]["figure"]["data"]
     (trace,) = [t for t in traces if t["name"].startswith("its family")]
-    assert trace["x"] == [small.cost.macs, large.cost.macs] and trace["y"] == pytest.approx([70, 85])
+    assert trace["x"] == [small.cost.macs, large.cost.macs] and trace["y"] == pytest.approx(
+        [70, 85]
+    )
     assert trace["meta"]["costs"]["params"] == [small.cost.params, large.cost.params]
 
 
@@ -172,6 +203,8 @@ def test_several_studies_on_one_page(page: Page) -> None:
 
 def told_by(text: str) -> dict[str, Any]:
     """What a page carries."""
-    (found,) = re.findall(r"<script type='application/json' id='content'>(.*?)</script>", text, re.DOTALL)
+    (found,) = re.findall(
+        r"<script type='application/json' id='content'>(.*?)</script>", text, re.DOTALL
+    )
     content: dict[str, Any] = json.loads(found)
     return content

@@ -24,7 +24,9 @@ stages = st.lists(st.integers(1, 9), min_size=2, max_size=8)
 def test_official_and_v2_channels_are_timms(width: float, c: int) -> None:
     layers = pytest.importorskip("timm.layers")
     assert ROUNDINGS["official"].channels(c * width, 8) == layers.make_divisible(c * width, 8)
-    assert ROUNDINGS["v2"].channels(c * width, 8) == layers.make_divisible(c * width, 8, round_limit=0.0)
+    assert ROUNDINGS["v2"].channels(c * width, 8) == layers.make_divisible(
+        c * width, 8, round_limit=0.0
+    )
 
 
 @settings(deadline=None)
@@ -53,13 +55,18 @@ def test_torchvision_head_is_four_times_the_last_stage(width: float, depth: floa
 @pytest.mark.parametrize("letter", "abcde")
 def test_tinynets_are_timms(letter: str) -> None:
     theirs = pytest.importorskip("timm").create_model(f"tinynet_{letter}")
-    assert cost(effnet.arch(f"tinynet-{letter}")).params == sum(p.numel() for p in theirs.parameters())
+    assert cost(effnet.arch(f"tinynet-{letter}")).params == sum(
+        p.numel() for p in theirs.parameters()
+    )
 
 
 @pytest.mark.parametrize(("width", "depth"), [(1.0, 1.2), (1.37, 0.9), (0.41, 1.9)])
 def test_tinynet_and_lite_rules_anywhere(width: float, depth: float) -> None:
     models = pytest.importorskip("timm.models.efficientnet")
-    for rule_name, make in (("tinynet", models._gen_tinynet), ("lite", models._gen_efficientnet_lite)):
+    for rule_name, make in (
+        ("tinynet", models._gen_tinynet),
+        ("lite", models._gen_efficientnet_lite),
+    ):
         variant = {"tinynet": "tinynet_a", "lite": "efficientnet_lite0"}[rule_name]
         theirs = make(variant, width, depth)
         ours = effnet.arch(rule_name, width=width, depth=depth)
@@ -69,7 +76,10 @@ def test_tinynet_and_lite_rules_anywhere(width: float, depth: float) -> None:
 @pytest.mark.parametrize(("width", "depth"), [(1.1, 1.2), (0.55, 1.0), (1.4, 1.0)])
 def test_mobilenetv2_rule_is_torchvisions(width: float, depth: float) -> None:
     theirs = pytest.importorskip("torchvision").models
-    rows = [[s.expand, s.width, math.ceil(s.repeats * depth), s.stride] for s in BASELINES["mobilenetv2"].stages]
+    rows = [
+        [s.expand, s.width, math.ceil(s.repeats * depth), s.stride]
+        for s in BASELINES["mobilenetv2"].stages
+    ]
     model = theirs.MobileNetV2(width_mult=width, inverted_residual_setting=rows)
     ours = effnet.arch("mobilenetv2", width=width, depth=depth)
     assert cost(ours).params == sum(p.numel() for p in model.parameters())
@@ -86,7 +96,10 @@ def test_the_rules_differ_where_they_should() -> None:
     rounded = {name: r.channels(18.0, 8) for name, r in ROUNDINGS.items()}
     assert rounded["official"] == 24 and rounded["v2"] == 16  # 16 is below nine tenths of 18
     assert rounded["notebook"] == 20
-    assert (ROUNDINGS["nearest"].channels(20.0, 8), ROUNDINGS["spread"].channels(20.0, 8)) == (16, 24)  # halves
+    assert (ROUNDINGS["nearest"].channels(20.0, 8), ROUNDINGS["spread"].channels(20.0, 8)) == (
+        16,
+        24,
+    )  # halves
     assert ROUNDINGS["lite"].repeats(1.5, (1, 2, 1)) == (1, 3, 1)
     assert ROUNDINGS["tinynet"].repeats(1.2, (1, 2, 4)) == (1, 2, 5)
 
@@ -111,9 +124,17 @@ def test_spread_repeats_follow_the_base(base: list[int], extra: int) -> None:
         assert n <= math.floor(share) + 1 or n == 1
 
 
-@given(stages, st.floats(0.05, 6), st.floats(0, 2), st.sampled_from(sorted(set(ROUNDINGS) - {"spread"})))
-def test_more_depth_never_gives_fewer_blocks(base: list[int], depth: float, more: float, name: str) -> None:
-    """What solving by bisection rests on. (`spread` may move a block: budget.py walks around it.)"""
+@given(
+    stages,
+    st.floats(0.05, 6),
+    st.floats(0, 2),
+    st.sampled_from(sorted(set(ROUNDINGS) - {"spread"})),
+)
+def test_more_depth_never_gives_fewer_blocks(
+    base: list[int], depth: float, more: float, name: str
+) -> None:
+    """What solving by bisection rests on. (`spread` may move a block: budget.py walks around
+    it.)"""
     few, many = (rule(name).repeats(d, tuple(base)) for d in (depth, depth + more))
     assert all(a <= b for a, b in zip(few, many, strict=True)) and min(few) >= 1
 

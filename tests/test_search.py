@@ -94,7 +94,9 @@ def test_any_number_of_workers_gives_the_same_table(
 ) -> None:
     trained, table = search(study, data, tmp_path, LocalExecutor(2))
     assert trained == len(table)
-    pd.testing.assert_frame_equal(table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=TIMINGS), undisturbed.drop(columns=TIMINGS), check_exact=True
+    )
 
 
 def test_interrupted_goes_on_and_repeats_nothing(
@@ -114,7 +116,9 @@ def test_interrupted_goes_on_and_repeats_nothing(
     again = table["note"] != ""
     assert 1 <= again.sum() <= 2 and table["note"][again].str.endswith("its driver ended").all()
     drop = [*TIMINGS, "note"]
-    pd.testing.assert_frame_equal(table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True
+    )
     trained, again = search(study, data, tmp_path, LocalExecutor(2))
     assert trained == 0
     pd.testing.assert_frame_equal(again, table, check_exact=True)
@@ -125,7 +129,9 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
 ) -> None:
     """In the middle of an epoch: the step is in the checkpoint, and nothing changes."""
     whole_set = study.data.model_copy(update={"train_images": None})
-    long = few(study, 2, extra=0, rungs=(4,), data=whole_set)  # seconds a run: longer than a signal takes to be seen
+    long = few(
+        study, 2, extra=0, rungs=(4,), data=whole_set
+    )  # seconds a run: longer than a signal takes to be seen
     asked = False
 
     class Stop(Quiet):
@@ -144,7 +150,9 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
     assert trained == len(table) - len(records) + len(left)
     _, whole = search(long, data, tmp_path / "b", LocalExecutor(2))
     drop = [*TIMINGS, "note"]
-    pd.testing.assert_frame_equal(table.drop(columns=drop), whole.drop(columns=drop), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=drop), whole.drop(columns=drop), check_exact=True
+    )
 
 
 def test_worker_killed_while_idle_is_replaced(study: Study, data: Dataset, tmp_path: Path) -> None:
@@ -177,7 +185,9 @@ def test_vanished_data_stop_the_study_and_condemn_no_network(study: Study, tmp_p
     from scaling_search.data.dataset import CacheWriter
 
     with CacheWriter(tmp_path / "data") as writer:
-        own = writer.commit("s", "g", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1))
+        own = writer.commit(
+            "s", "g", shapes.CLASSES, *shapes.generate(600, 0), shapes.generate(100, 1)
+        )
     (tmp_path / "data").rename(tmp_path / "gone")
     with pytest.raises(UserError, match="the same command goes on"):
         search(few(study, 3), own, tmp_path / "run", LocalExecutor(1))
@@ -199,7 +209,9 @@ def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: 
     assert always <= set(table[table["epochs"] == 2]["network"])
 
 
-def test_flat_takes_every_network_through_every_rung(study: Study, data: Dataset, tmp_path: Path) -> None:
+def test_flat_takes_every_network_through_every_rung(
+    study: Study, data: Dataset, tmp_path: Path
+) -> None:
     flat = few(study, 3, rungs=(1, 2), seeds=2, extra=0, confirm=1)
     _, table = search(flat, data, tmp_path, LocalExecutor(2))
     todo = plan(flat, 10, 64)
@@ -207,7 +219,9 @@ def test_flat_takes_every_network_through_every_rung(study: Study, data: Dataset
     assert len(grid) == 2 * 2 * len(todo.everything) and not grid["test_acc"].notna().any()
     fresh = table[table["seed"] >= FRESH]
     assert (
-        fresh["test_acc"].notna().all() and (fresh["epochs"] == 2).all() and todo.baseline.key in set(fresh["network"])
+        fresh["test_acc"].notna().all()
+        and (fresh["epochs"] == 2).all()
+        and todo.baseline.key in set(fresh["network"])
     )
 
 
@@ -219,7 +233,9 @@ def test_tpe_trains_no_network_twice(study: Study, data: Dataset, tmp_path: Path
     _, table = search(tpe, data, tmp_path / "a", LocalExecutor(2))
     cells = {c.key for c in (*todo.candidates, *todo.pool)}
     mine = table[table["network"].isin(cells)]
-    assert len(mine) == mine["network"].nunique() == min(9, len(cells)) and len(table) == runs_needed(tpe, todo)
+    assert len(mine) == mine["network"].nunique() == min(9, len(cells)) and len(
+        table
+    ) == runs_needed(tpe, todo)
     _, other = search(tpe, data, tmp_path / "b", LocalExecutor(1))
     assert list(other["network"]) == list(table["network"])  # whatever the number of workers
 
@@ -247,7 +263,9 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
     assert not job.out_of_time and trained + rest == len(undisturbed)
     table = tables.table(Store.read(tmp_path).records())
     drop = [*TIMINGS, "test_acc", "note"]
-    pd.testing.assert_frame_equal(table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True
+    )
 
 
 def test_ranking_ignores_what_failed(study: Study) -> None:
@@ -258,5 +276,10 @@ def test_ranking_ignores_what_failed(study: Study) -> None:
     records = [Record(i, c, 0, 1, done(0.1 * i)) for i, c in enumerate(todo)]
     records[-1] = Record(99, todo[-1], 0, 1, Outcome("diverged"))
     chosen = promoted(records, list(todo), study)
-    assert len(chosen) == half(len(todo)) and todo[-1] not in chosen and todo[-2] in chosen and todo[0] not in chosen
+    assert (
+        len(chosen) == half(len(todo))
+        and todo[-1] not in chosen
+        and todo[-2] in chosen
+        and todo[0] not in chosen
+    )
     assert promoted([], list(todo), study) == []

@@ -19,7 +19,13 @@ def test_presets_are_valid_and_round_trip(name: str) -> None:
 def test_overrides_reach_every_setting() -> None:
     study = read(
         preset_path("quick"),
-        {"budgets": ["0.5x", "4x"], "recipe.lr": 0.01, "space.alpha_max": 1.5, "rungs": [1, 3], "baseline.blocks": 11},
+        {
+            "budgets": ["0.5x", "4x"],
+            "recipe.lr": 0.01,
+            "space.alpha_max": 1.5,
+            "rungs": [1, 3],
+            "baseline.blocks": 11,
+        },
     )
     assert study.recipe.lr == 0.01 and study.rungs == (1, 3) and study.network().blocks == 11
     assert [str(b) for b in study.parsed_budgets()] == ["0.5x", "4x"]
@@ -30,13 +36,19 @@ def test_recipes_by_name(tmp_path: Path) -> None:
     assert check({"recipe": "paper"}, "x").recipe == RECIPES["paper"]
     own = check({"recipe": {"base": "paper", "lr": 0.5}}, "x")
     assert own.recipe == dataclasses.replace(RECIPES["paper"], lr=0.5)
-    assert check({"recipe": {"lr": 0.5}}, "x").recipe == dataclasses.replace(RECIPES["proxy"], lr=0.5)
+    assert check({"recipe": {"lr": 0.5}}, "x").recipe == dataclasses.replace(
+        RECIPES["proxy"], lr=0.5
+    )
     assert check(tomllib.loads(own.to_toml()), "x") == own
     file = tmp_path / "s.toml"
     file.write_text('recipe = "paper"\n')
-    assert read(file, {"recipe.batch": 64}).recipe == dataclasses.replace(RECIPES["paper"], batch=64)
+    assert read(file, {"recipe.batch": 64}).recipe == dataclasses.replace(
+        RECIPES["paper"], batch=64
+    )
     file.write_text("[recipe]\nlr = 0.5\n")
-    assert read(file, {"recipe.base": "paper"}).recipe == RECIPES["paper"], "not the file's numbers put over it"
+    assert read(file, {"recipe.base": "paper"}).recipe == RECIPES["paper"], (
+        "not the file's numbers put over it"
+    )
     assert read(preset_path("paper")).recipe.optimizer == "rmsprop"
     # which recipe it came from is not in a study's identity, its numbers are
     assert own.identity("d") == check({"recipe": dataclasses.asdict(own.recipe)}, "x").identity("d")
@@ -45,11 +57,17 @@ def test_recipes_by_name(tmp_path: Path) -> None:
 def test_identity_holds_what_determines_results() -> None:
     a = check({"recipe": {"lr": 0.01}, "data": {"source": "a"}}, "test")
     b = check({"recipe": {"lr": 0.01}, "data": {"source": "elsewhere"}}, "test")
-    assert a.identity("digest") == b.identity("digest") == {"recipe.lr": 0.01, "data.digest": "digest", "schema": 1}
+    assert (
+        a.identity("digest")
+        == b.identity("digest")
+        == {"recipe.lr": 0.01, "data.digest": "digest", "schema": 1}
+    )
     assert identity_hash(a.identity("digest")) != identity_hash(a.identity("other"))
     # a default written out is no difference
     assert check({"seed": 0}, "test").identity("d") == Study().identity("d")
-    assert identity_hash(check({"seed": 1}, "test").identity("d")) != identity_hash(Study().identity("d"))
+    assert identity_hash(check({"seed": 1}, "test").identity("d")) != identity_hash(
+        Study().identity("d")
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,17 +76,26 @@ def test_identity_holds_what_determines_results() -> None:
         ({"budgets": ["abc"]}, "budget 'abc': a budget is a ratio"),
         ({"budgets": []}, "budgets"),
         ({"budgets": ["2x", "2.0x"]}, "the same budget twice"),
-        ({"space": {"alpha_max": 0.5}}, "space.alpha_max: should be greater than or equal to 1, not 0.5"),
+        (
+            {"space": {"alpha_max": 0.5}},
+            "space.alpha_max: should be greater than or equal to 1, not 0.5",
+        ),
         ({"space": {"alhpa_max": 2}}, "space.alhpa_max: no such setting"),
         ({"recipe": {"lr": -1.0}}, r"recipe.lr = -1.0: must be above 0"),
         ({"recipe": {"lr": "fast"}}, "recipe.lr: should be a valid number"),
         ({"recipe": {"learning": 1}}, "recipe.learning: no such setting"),
-        ({"recipe": {"optimizer": "lion"}}, "recipe.optimizer: should be 'adamw', 'sgd' or 'rmsprop'"),
+        (
+            {"recipe": {"optimizer": "lion"}},
+            "recipe.optimizer: should be 'adamw', 'sgd' or 'rmsprop'",
+        ),
         ({"rungs": [4, 2]}, "rungs: whole numbers of epochs above 0 that increase"),
         ({"rungs": [0]}, "rungs"),
         ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
         ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
-        ({"budgets": ["5M params"]}, "budget 5M params: a search compares networks of equal multiply-adds"),
+        (
+            {"budgets": ["5M params"]},
+            "budget 5M params: a search compares networks of equal multiply-adds",
+        ),
         ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: name is missing"),
         ({"threads": 0}, "threads"),
         ({"recipe": "fast"}, "recipe: recipe 'fast': known are proxy, paper"),
@@ -113,7 +140,9 @@ stages = [
 
 def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(OWN)
-    study = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    study = read(
+        preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
+    )
     base = study.network()
     assert (study.baseline.name, base.blocks, base.divisor, base.width, base.rounding) == (
         "mine", 5, 4, 0.5, "spread"
@@ -127,13 +156,22 @@ def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> Non
     assert again.identity("x") == study.identity("x")
     # spelled otherwise, it is the same study; with another kernel, another
     (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 3\n")
-    spelled = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    spelled = read(
+        preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
+    )
     assert spelled.identity("x") == study.identity("x")
     (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 5\n")
-    other = read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5})
+    other = read(
+        preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
+    )
     assert other.identity("x") != study.identity("x")
     # another baseline given on the command line replaces it
-    assert read(tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8}).baseline.definition is None
+    assert (
+        read(
+            tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8}
+        ).baseline.definition
+        is None
+    )
     (tmp_path / "mine.toml").write_text(
         OWN.replace("kernel = 3, stride = 2, width = 32", "kernel = 2, stride = 2, width = 32")
     )
@@ -146,7 +184,11 @@ def test_any_family_can_be_searched(name: str) -> None:
     from scaling_search.study.plan import plan
 
     study = check(
-        {"baseline": {"name": name, "width": 0.25, "resolution": 64}, "space": {"candidates": 8}, "device": "cpu"},
+        {
+            "baseline": {"name": name, "width": 0.25, "resolution": 64},
+            "space": {"candidates": 8},
+            "device": "cpu",
+        },
         "test",
     )
     todo = plan(study, 10, 160)

@@ -14,7 +14,9 @@ from effnet.shares import direction, nominal_shares, shares, toward, waste
 
 
 def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8) -> Baseline:
-    return dataclasses.replace(BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding="spread")
+    return dataclasses.replace(
+        BASELINES[name], resolution=resolution, width=width, divisor=divisor, rounding="spread"
+    )
 
 
 def test_resolution_is_a_staircase() -> None:
@@ -35,15 +37,17 @@ def test_shares_of_facts() -> None:
         got = shares(b, blocks / 16, width, px, 1000)
         assert got == pytest.approx(expected, abs=0.006)
         if ratio:
-            assert macs(scale(b, blocks / 16, width, px, num_classes=1000)) / 385_814_752 == pytest.approx(
-                ratio, abs=6e-4
-            )
+            assert macs(
+                scale(b, blocks / 16, width, px, num_classes=1000)
+            ) / 385_814_752 == pytest.approx(ratio, abs=6e-4)
     assert nominal_shares(PAPER) == pytest.approx((0.28, 0.29, 0.43), abs=0.005)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([("b0-s4", 16, 0.25, 4), ("b0", 64, 1.0, 8), ("resnet50", 32, 0.5, 8), ("v2-s", 64, 1.0, 8)]),
+    st.sampled_from(
+        [("b0-s4", 16, 0.25, 4), ("b0", 64, 1.0, 8), ("resnet50", 32, 0.5, 8), ("v2-s", 64, 1.0, 8)]
+    ),
     st.sampled_from(["spread", "official"]),
     st.integers(17, 60),
     st.floats(1, 3),
@@ -101,8 +105,11 @@ def test_the_family_rule(rounding: str, ratio: float, aim: tuple[float, float, f
 
 
 @pytest.mark.parametrize("rounding", ["spread", "official"])
-def test_the_family_rule_tries_nine_networks(rounding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three block counts by three resolutions; the answer is the nearest in shares of those within 2%."""
+def test_the_family_rule_tries_nine_networks(
+    rounding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three block counts by three resolutions; the answer is the nearest in shares of those within
+    2%."""
     import effnet.shares
 
     tried = []

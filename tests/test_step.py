@@ -24,7 +24,9 @@ def make(trial: Trial, data: Dataset, recipe: Recipe) -> tuple[Step, torch.Tenso
     return made, images, torch.tensor(data.train_labels[:32])
 
 
-def test_kernels_and_modules_train_alike(trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_and_modules_train_alike(
+    trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where numba is missing the plain modules do the same, up to rounding."""
     weights = []
     for kernels in (step.fast, None):
@@ -38,7 +40,8 @@ def test_kernels_and_modules_train_alike(trial: Trial, data: Dataset, monkeypatc
 
 
 def test_average_is_tensorflows(trial: Trial, data: Dataset) -> None:
-    """Decay min(ema, (1 + step) / (10 + step)); evaluation sees the average, training the weights."""
+    """Decay min(ema, (1 + step) / (10 + step)); evaluation sees the average, training the
+    weights."""
     made, images, labels = make(trial, data, Recipe(optimizer="sgd", lr=0.05, ema=0.3))
     average = [p.detach().clone() for p in made.model.parameters()]
     for at in range(5):
@@ -57,7 +60,9 @@ def test_memory_comes_back_and_the_peak_is_the_runs_own(trial: Trial, data: Data
     """A large run, then small ones, in one process: the small ones' peak is not the large one's."""
 
     def finish(recipe: Recipe, images: int) -> int:
-        *_, outcome = run(dataclasses.replace(trial, recipe=recipe, train_images=images, epochs=1), data)
+        *_, outcome = run(
+            dataclasses.replace(trial, recipe=recipe, train_images=images, epochs=1), data
+        )
         assert isinstance(outcome, Outcome) and outcome.status == "done"
         return outcome.peak_memory
 
@@ -86,8 +91,12 @@ def test_captured_steps_equal_eager_ones(
         monkeypatch.setattr(step, "_EAGER_STEPS", eager)
         torch.manual_seed(0)
         recipe = Recipe(optimizer=optimizer, lr=0.01, ema=0.9)
-        made = Step(effnet.build(trial.arch, dropout=0.0).train(), recipe, device, Normalise(data, device))
-        images = Images(data.train_images, np.arange(64), trial.arch.resolution, device)[torch.arange(64)]
+        made = Step(
+            effnet.build(trial.arch, dropout=0.0).train(), recipe, device, Normalise(data, device)
+        )
+        images = Images(data.train_images, np.arange(64), trial.arch.resolution, device)[
+            torch.arange(64)
+        ]
         labels = torch.tensor(data.train_labels[:64], device=device)
         for at in range(12):
             made(lambda: (images, labels), 0.01 / (1 + at), at)  # noqa: B023

@@ -1,4 +1,5 @@
-"""One suite for every database: SQLite in the run folder, PostgreSQL where a server is installed."""
+"""One suite for every database: SQLite in the run folder, PostgreSQL where a server is
+installed."""
 
 import json
 import multiprocessing
@@ -44,11 +45,15 @@ def store(folder: Path, url: str | None) -> Store:
 def raw(folder: Path, url: str | None) -> optuna.Study:
     """As any other program of Optuna's sees it."""
     if url is None:
-        return optuna.load_study(study_name="scaling-search", storage=f"sqlite:///{folder}/study.db")
+        return optuna.load_study(
+            study_name="scaling-search", storage=f"sqlite:///{folder}/study.db"
+        )
     return optuna.load_study(study_name=folder.name, storage=url)
 
 
-def test_results_survive_and_runs_are_unique(store: Store, study: Study, folder: Path, url: str | None) -> None:
+def test_results_survive_and_runs_are_unique(
+    store: Store, study: Study, folder: Path, url: str | None
+) -> None:
     todo = plan(study, 10, 64).everything
     first, second = (store.start(c, 0, 1) for c in todo[:2])
     assert (first, second) == (0, 1)
@@ -57,7 +62,10 @@ def test_results_survive_and_runs_are_unique(store: Store, study: Study, folder:
     store.close()  # the driver dies here, the second run in progress
     again = Store.create(folder, {"a": 1}, {}, url)
     assert again.recorded((todo[0].key, 0, 1)).outcome == done(0.5)
-    assert again.recorded((todo[1].key, 0, 1)).outcome is None and again.recorded((todo[2].key, 0, 1)) is None
+    assert (
+        again.recorded((todo[1].key, 0, 1)).outcome is None
+        and again.recorded((todo[2].key, 0, 1)) is None
+    )
     assert again.start(todo[1], 0, 1) == second
     records = again.records()
     assert [r.candidate for r in records] == list(todo[:2])
@@ -67,7 +75,9 @@ def test_results_survive_and_runs_are_unique(store: Store, study: Study, folder:
         _ = records[1].val_acc
     assert again.fact("data") == "x" and Store.read(folder, url).records() == records
     best = raw(folder, url).best_trial
-    assert best.value == 0.5 and best.params["alpha"] == 1.0 and best.intermediate_values == {1: 0.5}
+    assert (
+        best.value == 0.5 and best.params["alpha"] == 1.0 and best.intermediate_values == {1: 0.5}
+    )
     again.close()
 
 
@@ -81,13 +91,18 @@ def test_outcome_recorded_but_not_told_is_finished_on_opening(
     store.close()
     again = Store.create(folder, {"a": 1}, {}, url)
     assert again.recorded((baseline.key, 0, 1)).outcome == done(0.25)
-    assert raw(folder, url).trials[0].state == optuna.trial.TrialState.COMPLETE and raw(folder, url).best_value == 0.25
+    assert (
+        raw(folder, url).trials[0].state == optuna.trial.TrialState.COMPLETE
+        and raw(folder, url).best_value == 0.25
+    )
     again.close()
 
 
 def test_failures_are_rows(store: Store, study: Study) -> None:
     todo = plan(study, 10, 64).everything
-    for candidate, status in zip(todo, ("diverged", "out-of-memory", "crashed", "timeout"), strict=False):
+    for candidate, status in zip(
+        todo, ("diverged", "out-of-memory", "crashed", "timeout"), strict=False
+    ):
         number = store.start(candidate, 0, 1)
         store.finish(number, Outcome(status, note="why"))
         assert store.records()[number].outcome.status == status
@@ -96,7 +111,9 @@ def test_failures_are_rows(store: Store, study: Study) -> None:
     store.close()
 
 
-def test_why_a_run_starts_again_is_kept(store: Store, study: Study, folder: Path, url: str | None) -> None:
+def test_why_a_run_starts_again_is_kept(
+    store: Store, study: Study, folder: Path, url: str | None
+) -> None:
     number = store.start(plan(study, 10, 64).baseline, 0, 2)
     store.again(number, "worker killed by SIGKILL")
     store.epoch(number, Epoch(1, 1.0, 1.0, 0.5, 0.1))
@@ -116,11 +133,14 @@ def test_a_result_is_told_once(store: Store, study: Study) -> None:
     store.close()
 
 
-def test_another_study_is_refused_and_left_alone(store: Store, folder: Path, url: str | None) -> None:
+def test_another_study_is_refused_and_left_alone(
+    store: Store, folder: Path, url: str | None
+) -> None:
     store.close()
     before = raw(folder, url).user_attrs
     with pytest.raises(
-        UserError, match="belongs to a different study: a is 1 there, 2 here; b is the default there, 3 here"
+        UserError,
+        match="belongs to a different study: a is 1 there, 2 here; b is the default there, 3 here",
     ):
         Store.create(folder, {"a": 2, "b": 3}, {"more": 1}, url)
     assert raw(folder, url).user_attrs == before
@@ -145,7 +165,9 @@ def _hold(folder: str, url: str | None, ready: "multiprocessing.Queue[int]") -> 
     store.close()
 
 
-def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(folder: Path, url: str | None) -> None:
+def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(
+    folder: Path, url: str | None
+) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Queue()
     process = context.Process(target=_hold, args=(str(folder), url, ready))
@@ -155,7 +177,9 @@ def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(folde
         Store.create(folder, {"a": 1}, {}, url)
     if url is not None:  # the same study from another folder, as from another machine
         elsewhere = folder.parent / "elsewhere" / folder.name
-        with pytest.raises(UserError, match=rf"study {folder.name} on .* is in use by process {pid} on "):
+        with pytest.raises(
+            UserError, match=rf"study {folder.name} on .* is in use by process {pid} on "
+        ):
             Store.create(elsewhere, {"a": 1}, {}, url)
     assert Store.read(folder, url).records() == []
     process.kill()
@@ -163,7 +187,9 @@ def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(folde
     Store.create(folder, {"a": 1}, {}, url).close()
 
 
-def test_a_driver_whose_server_has_let_go_of_its_lock_stops(postgres: str, study: Study, tmp_path: Path) -> None:
+def test_a_driver_whose_server_has_let_go_of_its_lock_stops(
+    postgres: str, study: Study, tmp_path: Path
+) -> None:
     """Another may hold the study by then: restarted, or its network was cut for long."""
     psycopg = pytest.importorskip("psycopg")
     store = Store.create(tmp_path / "dropped", {"a": 1}, FACTS, postgres)
@@ -171,7 +197,10 @@ def test_a_driver_whose_server_has_let_go_of_its_lock_stops(postgres: str, study
     with psycopg.connect(postgres) as server:
         server.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
     other = Store.create(tmp_path / "elsewhere" / "dropped", {"a": 1}, FACTS, postgres)
-    with pytest.raises(UserError, match="every result recorded before is intact: mend it, and the same command goes"):
+    with pytest.raises(
+        UserError,
+        match="every result recorded before is intact: mend it, and the same command goes",
+    ):
         store.finish(number, done(0.5))
     store.close()
     assert other.records()[0].outcome is None
@@ -186,14 +215,17 @@ def test_a_holder_in_words() -> None:
 
 
 def test_readers_and_the_writer_never_wait_for_each_other(study: Study, tmp_path: Path) -> None:
-    """A reader in the middle of a transaction, a writer in the middle of one: both go on at once."""
+    """A reader in the middle of a transaction, a writer in the middle of one: both go on at
+    once."""
     store = Store.create(tmp_path, {"a": 1}, FACTS)
     todo = plan(study, 10, 64).everything
     reader = sqlite3.connect(tmp_path / "study.db", timeout=0)
     reader.execute("begin")
     assert reader.execute("select count(*) from trials").fetchone() == (0,)
     store.finish(store.start(todo[0], 0, 1), done(0.5))  # would be "database is locked" after 60 s
-    assert reader.execute("select count(*) from trials").fetchone() == (0,), "a reader sees one moment"
+    assert reader.execute("select count(*) from trials").fetchone() == (0,), (
+        "a reader sees one moment"
+    )
     reader.close()
     writer = sqlite3.connect(tmp_path / "study.db", timeout=0, isolation_level=None)
     writer.execute("begin immediate")
@@ -205,7 +237,9 @@ def test_readers_and_the_writer_never_wait_for_each_other(study: Study, tmp_path
     assert not list(tmp_path.glob("study.db-*")), "closed, the study is one file"
 
 
-def test_a_server_is_remembered_without_its_password(postgres: str, tmp_path: Path, study: Study) -> None:
+def test_a_server_is_remembered_without_its_password(
+    postgres: str, tmp_path: Path, study: Study
+) -> None:
     folder = tmp_path / f"remembered-{os.getpid()}"
     store = Store.create(folder, {"a": 1}, FACTS, postgres.replace("tests@", "tests:secret@"))
     store.finish(store.start(plan(study, 10, 64).baseline, 0, 1), done(0.5))
@@ -220,11 +254,15 @@ def test_a_server_is_remembered_without_its_password(postgres: str, tmp_path: Pa
 
 def test_wrong_servers(postgres: str, tmp_path: Path) -> None:
     for url in ("mysql://u:secret@h/d", "nonsense", "postgresql://host"):
-        with pytest.raises(UserError, match="--store .*: wanted is postgresql://user@host/database") as caught:
+        with pytest.raises(
+            UserError, match="--store .*: wanted is postgresql://user@host/database"
+        ) as caught:
             Store.create(tmp_path / "run", {}, {}, url)
         assert "secret" not in str(caught.value)
     absent = postgres.rpartition("/")[0] + "/absent"
-    with pytest.raises(UserError, match='--store postgresql.*://.*database "absent" does not exist'):
+    with pytest.raises(
+        UserError, match='--store postgresql.*://.*database "absent" does not exist'
+    ):
         Store.create(tmp_path / "run", {}, {}, absent)
     with pytest.raises(UserError, match="--store .*refused"):
         Store.create(tmp_path / "run", {}, {}, "postgresql://tests@127.0.0.1:1/postgres")

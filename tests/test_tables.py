@@ -24,7 +24,11 @@ from tests.test_verdict import STUDY, TODO, TWO, record
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), max_size=30))
 def test_front_is_the_non_dominated_set(rows: list[tuple[int, int]]) -> None:
     kept = front_of_table(pd.DataFrame(rows, columns=["macs", "mean"]))
-    brute = {(c, v) for c, v in rows if not any((c2 <= c and v2 >= v) and (c2 < c or v2 > v) for c2, v2 in rows)}
+    brute = {
+        (c, v)
+        for c, v in rows
+        if not any((c2 <= c and v2 >= v) and (c2 < c or v2 > v) for c2, v2 in rows)
+    }
     assert set(zip(kept["macs"], kept["mean"], strict=True)) == brute
     assert len(kept) == len(brute) and kept["macs"].is_monotonic_increasing
 
@@ -45,13 +49,17 @@ def test_table_has_the_columns_of_the_design() -> None:
     rows = table(records)
     assert list(rows.columns) == COLUMNS and len(rows) == 2
     base, failed = rows.iloc[0], rows.iloc[1]
-    assert (base["alpha"], base["beta"], base["gamma"]) == (1, 1, 1) and pd.isna(base["share_depth"])
+    assert (base["alpha"], base["beta"], base["gamma"]) == (1, 1, 1) and pd.isna(
+        base["share_depth"]
+    )
     assert (base["val_acc"], base["test_acc"], base["status"]) == (0.5, 0.4, "done")
     assert failed["status"] == "diverged" and pd.isna(failed["val_acc"])
     back = pd.read_csv(io.StringIO(write_csv(records)))
     assert back["macs"].tolist() == [TODO.baseline.cost.macs, TODO.candidates[0].cost.macs]
     assert abs(sum(back.loc[1, ["share_depth", "share_width", "share_resolution"]]) - 1) < 1e-9
-    assert back["alpha"].tolist() == [TODO.baseline.alpha, TODO.candidates[0].alpha], "floats in full"
+    assert back["alpha"].tolist() == [TODO.baseline.alpha, TODO.candidates[0].alpha], (
+        "floats in full"
+    )
 
 
 def test_the_speed_of_a_run_that_shared_its_gpu_is_left_empty(tmp_path: Path) -> None:
@@ -74,7 +82,9 @@ def test_failed_run_keeps_its_note() -> None:
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=9))
 def test_rank_is_kendalls_tau_b(pairs: list[tuple[int, int]]) -> None:
     """Counted pair by pair."""
-    signs = [(np.sign(a[0] - b[0]), np.sign(a[1] - b[1])) for a, b in itertools.combinations(pairs, 2)]
+    signs = [
+        (np.sign(a[0] - b[0]), np.sign(a[1] - b[1])) for a, b in itertools.combinations(pairs, 2)
+    ]
     moved = [sum(s[i] != 0 for s in signs) for i in (0, 1)]
     expected = sum(x * y for x, y in signs) / math.sqrt(moved[0] * moved[1]) if all(moved) else 0.0
     found = rank(*zip(*pairs, strict=True))
@@ -106,7 +116,9 @@ def test_does_it_hold_in_words() -> None:
         if k < 6:
             records.append(record(c, FRESH, 0.6 + truth[k], test=0.55 + truth[k], epochs=2))
     short, test = holds(records, TWO, "2x")
-    assert short.startswith("1 against 2 epochs, different seeds: Kendall's tau 0.") and short.endswith("they agree")
+    assert short.startswith(
+        "1 against 2 epochs, different seeds: Kendall's tau 0."
+    ) and short.endswith("they agree")
     assert test.startswith("validation against test: Kendall's tau 1.00") and "6 networks" in test
     (same,) = holds([r for r in records if r.seed == 0], TWO, "2x")
     assert "the same seed, so they share its luck" in same
@@ -121,7 +133,10 @@ def test_small_against_large_budgets() -> None:
     todo = plan(study, 10, 64)
     records = [record(c, 0, 0.5 + 0.1 * (c.shares or (0, 0, 0))[2]) for c in todo.candidates]
     (line,) = holds(records, study, "2x")
-    assert line.startswith("2x against 4x, nearest shares: Kendall's tau 0.") and "networks): they" in line
+    assert (
+        line.startswith("2x against 4x, nearest shares: Kendall's tau 0.")
+        and "networks): they" in line
+    )
 
 
 def test_more_seeds_for_the_leaders_do_not_tilt_their_means() -> None:
@@ -129,7 +144,12 @@ def test_more_seeds_for_the_leaders_do_not_tilt_their_means() -> None:
     from scaling_search.verdict.rank import _means
 
     truth = dict(zip(TODO.candidates[:4], (0.60, 0.58, 0.57, 0.50), strict=True))
-    records = [record(c, s, v + 0.01 * s) for c, v in truth.items() for s in range(4) if s == 0 or v >= 0.58]
+    records = [
+        record(c, s, v + 0.01 * s)
+        for c, v in truth.items()
+        for s in range(4)
+        if s == 0 or v >= 0.58
+    ]
     means = _means(records, lambda r: r.val_acc)
     found = [means[c.key] for c in truth]
     assert np.diff(found) == pytest.approx([-0.02, -0.01, -0.07])

@@ -56,7 +56,9 @@ def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> No
     assert Outcome.from_dict(outcome.as_dict()) == outcome
 
 
-def test_same_seed_same_numbers_other_seed_others(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+def test_same_seed_same_numbers_other_seed_others(
+    trial: Trial, data: Dataset, tmp_path: Path
+) -> None:
     first = finish(trial, data)
     assert_same(first, finish(elsewhere(trial, tmp_path), data))
     other = finish(elsewhere(trial, tmp_path, seed=1), data)
@@ -64,8 +66,12 @@ def test_same_seed_same_numbers_other_seed_others(trial: Trial, data: Dataset, t
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
-def test_resumed_after_an_epoch_is_bit_identical(trial: Trial, data: Dataset, tmp_path: Path, optimizer: str) -> None:
-    recipe = dataclasses.replace(trial.recipe, optimizer=optimizer, dropout=True, drop_path=0.2, cutout=0.3, ema=0.9)
+def test_resumed_after_an_epoch_is_bit_identical(
+    trial: Trial, data: Dataset, tmp_path: Path, optimizer: str
+) -> None:
+    recipe = dataclasses.replace(
+        trial.recipe, optimizer=optimizer, dropout=True, drop_path=0.2, cutout=0.3, ema=0.9
+    )
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
@@ -83,7 +89,8 @@ def test_resumed_after_an_epoch_is_bit_identical(trial: Trial, data: Dataset, tm
 def test_stopped_between_any_two_steps_is_bit_identical(
     trial: Trial, data: Dataset, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closed at a pulse, a run writes where it is; 6 steps an epoch, the decay begins at step 15."""
+    """Closed at a pulse, a run writes where it is; 6 steps an epoch, the decay begins at step
+    15."""
     recipe = dataclasses.replace(trial.recipe, dropout=True, drop_path=0.2, cutout=0.3, ema=0.9)
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
@@ -102,7 +109,9 @@ def test_stopped_between_any_two_steps_is_bit_identical(
         assert torch.equal(tensor, weights(stopped)[name]), name
 
 
-def test_promoted_from_before_the_decay_equals_a_run_from_scratch(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+def test_promoted_from_before_the_decay_equals_a_run_from_scratch(
+    trial: Trial, data: Dataset, tmp_path: Path
+) -> None:
     scratch = dataclasses.replace(trial, epochs=5)
     whole = finish(scratch, data)
     short = elsewhere(trial, tmp_path, epochs=2)
@@ -117,9 +126,16 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(trial: Trial, 
         assert torch.equal(tensor, weights(promoted)[name]), name
 
 
-def test_without_a_decay_every_run_can_be_continued(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+def test_without_a_decay_every_run_can_be_continued(
+    trial: Trial, data: Dataset, tmp_path: Path
+) -> None:
     recipe = dataclasses.replace(
-        trial.recipe, optimizer="rmsprop", lr=1e-3, schedule="exponential", warmup_epochs=1.0, ema=0.9
+        trial.recipe,
+        optimizer="rmsprop",
+        lr=1e-3,
+        schedule="exponential",
+        warmup_epochs=1.0,
+        ema=0.9,
     )
     scratch = dataclasses.replace(trial, recipe=recipe, epochs=4)
     whole = finish(scratch, data)
@@ -130,7 +146,9 @@ def test_without_a_decay_every_run_can_be_continued(trial: Trial, data: Dataset,
     assert_same(whole, events[-1])
 
 
-def test_killed_at_random_moments_ends_with_the_same_weights(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+def test_killed_at_random_moments_ends_with_the_same_weights(
+    trial: Trial, data: Dataset, tmp_path: Path
+) -> None:
     """SIGKILL five times, anywhere: in a step, in an evaluation, while a checkpoint is written."""
     trial = dataclasses.replace(trial, train_images=None, epochs=12)
     whole = finish(trial, data)
@@ -198,17 +216,23 @@ def test_diverging_run_is_an_outcome(trial: Trial, data: Dataset) -> None:
     assert outcome.status == "diverged" and "epoch 1" in outcome.note and outcome.epochs == ()
 
 
-def test_crash_and_lack_of_memory_are_outcomes(trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_and_lack_of_memory_are_outcomes(
+    trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = finish(dataclasses.replace(trial, data_digest="another"), data)
     assert wrong.status == "crashed" and "digest" in wrong.note
 
     def no_memory(*args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")  # cannot be had without a GPU
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20 MiB"
+        )  # cannot be had without a GPU
 
     monkeypatch.setattr("scaling_search.training.train.Step.__call__", no_memory)
     short = finish(trial, data)
     assert short.status == "out-of-memory" and short.peak_memory > 2**20
-    assert "batch 16 needs about 0.0 GiB; CUDA out of memory. Tried to allocate 20 MiB" in short.note
+    assert (
+        "batch 16 needs about 0.0 GiB; CUDA out of memory. Tried to allocate 20 MiB" in short.note
+    )
 
 
 def test_it_learns(data: Dataset, trial: Trial) -> None:
@@ -232,19 +256,29 @@ def test_the_processs_floats_stay_as_they_were(data: Dataset, trial: Trial) -> N
 
 def test_batch_norms_are_reestimated(trial: Trial, data: Dataset) -> None:
     """After evaluation the running statistics are the training images' own."""
-    ready = prepare(dataclasses.replace(trial, recipe=dataclasses.replace(trial.recipe, bn_images=90)), data)
+    ready = prepare(
+        dataclasses.replace(trial, recipe=dataclasses.replace(trial.recipe, bn_images=90)), data
+    )
     model = ready.step.model
     model.stem[1].running_mean.fill_(1e3)
     evaluate(ready)
     with torch.no_grad():
-        features = model.stem[0](Normalise(data, torch.device("cpu"))(ready.images[ready.norm_index]))
+        features = model.stem[0](
+            Normalise(data, torch.device("cpu"))(ready.images[ready.norm_index])
+        )
     assert len(features) == 90
-    torch.testing.assert_close(model.stem[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model.stem[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        model.stem[1].running_mean, features.mean((0, 2, 3)), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        model.stem[1].running_var, features.var((0, 2, 3)), atol=1e-4, rtol=1e-3
+    )
     assert model.stem[1].momentum == 0.01
 
 
-def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset, tmp_path: Path) -> None:
+def test_data_sorted_by_class_evaluate_like_shuffled(
+    trial: Trial, data: Dataset, tmp_path: Path
+) -> None:
     """A folder of class folders is sorted by class; its first images are no sample of it."""
     from scaling_search.data.dataset import CacheWriter
 
@@ -265,12 +299,18 @@ def test_data_sorted_by_class_evaluate_like_shuffled(trial: Trial, data: Dataset
         changes = {"train_images": None, "recipe": recipe, "data_digest": ordered.digest}
         finish(elsewhere(trial, tmp_path, epochs=1, **changes), ordered)
     small = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    small = torch.nn.functional.interpolate(small, size=(12, 12), mode="bilinear", antialias=True).round()
-    classes = [int(labels[(small - image).abs().flatten(1).sum(1).argmin()]) for image in seen[0].float()]
+    small = torch.nn.functional.interpolate(
+        small, size=(12, 12), mode="bilinear", antialias=True
+    ).round()
+    classes = [
+        int(labels[(small - image).abs().flatten(1).sum(1).argmin()]) for image in seen[0].float()
+    ]
     assert len(seen[0]) == 128 and len(set(classes)) == 10 and max(np.bincount(classes)) < 30
 
 
-def test_disk_failure_is_not_a_networks(trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_failure_is_not_a_networks(
+    trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -281,11 +321,22 @@ def test_disk_failure_is_not_a_networks(trial: Trial, data: Dataset, monkeypatch
 
 def test_key_is_what_determines_the_run(trial: Trial) -> None:
     assert Trial.from_dict(trial.as_dict()) == trial
-    same = dataclasses.replace(trial, epochs=9, checkpoints="x", data_folder="y", test=True, device="cpu")
+    same = dataclasses.replace(
+        trial, epochs=9, checkpoints="x", data_folder="y", test=True, device="cpu"
+    )
     assert same.key == trial.key
-    for change in ({"seed": 1}, {"threads": 2}, {"train_images": 95}, {"data_digest": "z"}, {"device": "cuda:0"}):
+    for change in (
+        {"seed": 1},
+        {"threads": 2},
+        {"train_images": 95},
+        {"data_digest": "z"},
+        {"device": "cuda:0"},
+    ):
         assert dataclasses.replace(trial, **change).key != trial.key
-    assert dataclasses.replace(trial, device="cuda:0").key == dataclasses.replace(trial, device="cuda:1").key
+    assert (
+        dataclasses.replace(trial, device="cuda:0").key
+        == dataclasses.replace(trial, device="cuda:1").key
+    )
 
 
 def test_trains_with_torch_and_numpy_alone() -> None:

@@ -19,11 +19,16 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-def test_train_says_each_epoch_and_goes_on(pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_says_each_epoch_and_goes_on(
+    pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["train", *SMALL, "--data", pets, "--epochs", "2", "--out", str(tmp_path)]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert re.search(r"epoch 1 +loss \d\.\d+ train, \d\.\d+ val · val \d+\.\d · \d+\.\d s", out) and "epoch 2" in out
+    assert (
+        re.search(r"epoch 1 +loss \d\.\d+ train, \d\.\d+ val · val \d+\.\d · \d+\.\d s", out)
+        and "epoch 2" in out
+    )
     assert re.search(r"done +\d+\.\d s · [\d,]+ images/s, [\d,]+ MiB at the peak", out)
     assert main(words) == 0
     assert "epoch" not in capsys.readouterr().out, "nothing is trained twice"
@@ -32,14 +37,23 @@ def test_train_says_each_epoch_and_goes_on(pets: str, tmp_path: Path, capsys: py
 def test_profile_splits_an_epoch(pets: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *SMALL, "--data", pets, "--profile"]) == 0
     out = capsys.readouterr().out
-    shares = [int(re.search(rf"{part} +\d+\.\d+ +(\d+)%", out)[1]) for part in ("data", "forward", "backward")]
+    shares = [
+        int(re.search(rf"{part} +\d+\.\d+ +(\d+)%", out)[1])
+        for part in ("data", "forward", "backward")
+    ]
     assert all(0 <= s < 100 for s in shares) and shares[1] > 0 and shares[2] > 0
     assert re.search(r"optimizer .*\n evaluation ", out)
-    assert re.search(r"[\d.]+ GFLOP/s, \d+\.\d% of the [\d,.]+ that a matrix product reaches here", out)
+    assert re.search(
+        r"[\d.]+ GFLOP/s, \d+\.\d% of the [\d,.]+ that a matrix product reaches here", out
+    )
 
 
-def test_a_run_over_its_deadline_has_status_1(pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", *SMALL, "--data", pets, "--deadline", "0.001", "--out", str(tmp_path)]) == 1
+def test_a_run_over_its_deadline_has_status_1(
+    pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["train", *SMALL, "--data", pets, "--deadline", "0.001", "--out", str(tmp_path)]) == 1
+    )
     assert re.search(r"timeout .*over its deadline of 0.001 s", capsys.readouterr().out)
 
 
@@ -57,7 +71,9 @@ def test_a_run_over_its_deadline_has_status_1(pets: str, tmp_path: Path, capsys:
         (["--device", "cuda:zero"], "--device cuda:zero: wanted is auto, cpu, cuda"),
     ],
 )
-def test_bad_input(words: list[str], message: str, pets: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(
+    words: list[str], message: str, pets: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", *SMALL, "--data", pets, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -19,7 +19,15 @@ from scaling_search.verdict.narration import (
     surface_words,
     tied_words,
 )
-from scaling_search.verdict.verdict import FRESH, MARGIN, Verdict, chances, settle, tied_set, verdicts
+from scaling_search.verdict.verdict import (
+    FRESH,
+    MARGIN,
+    Verdict,
+    chances,
+    settle,
+    tied_set,
+    verdicts,
+)
 
 STUDY = read(preset_path("quick"), {"rungs": [1]})
 TWO = read(preset_path("quick"), {"rungs": [1, 2]})
@@ -27,20 +35,31 @@ TODO = plan(STUDY, 10, 28)
 
 
 def record(
-    c: Candidate, seed: int, accuracy: float | None, test: float | None = None, epochs: int = 1, speed: float = 100.0
+    c: Candidate,
+    seed: int,
+    accuracy: float | None,
+    test: float | None = None,
+    epochs: int = 1,
+    speed: float = 100.0,
 ) -> Record:
     if accuracy is None:
         return Record(0, c, seed, epochs, Outcome("diverged"))
-    outcome = Outcome("done", (Epoch(epochs, 1.0, 1.0, accuracy, 0.1),), "f" * 250, images_per_s=speed)
+    outcome = Outcome(
+        "done", (Epoch(epochs, 1.0, 1.0, accuracy, 0.1),), "f" * 250, images_per_s=speed
+    )
     return Record(0, c, seed, epochs, outcome, test)
 
 
-def world(deviation: float, noise: float, seeds: int, rng: np.random.Generator) -> tuple[np.ndarray, list[Record]]:
+def world(
+    deviation: float, noise: float, seeds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[Record]]:
     """A truth without a surface, every network with every seed."""
     truth = 0.7 + rng.normal(0, deviation, len(TODO.candidates))
     shared = rng.normal(0, 0.01, seeds)
     y = truth[:, None] + shared + rng.normal(0, noise, (len(truth), seeds))
-    return truth, [record(c, s, y[k, s]) for k, c in enumerate(TODO.candidates) for s in range(seeds)]
+    return truth, [
+        record(c, s, y[k, s]) for k, c in enumerate(TODO.candidates) for s in range(seeds)
+    ]
 
 
 def only(records: list[Record], study: Study = STUDY) -> Verdict:
@@ -53,7 +72,10 @@ def test_chances_tied_set_and_bound_by_hand() -> None:
     pick, best, bound = chances(accuracy)
     assert pick == 0 and best.tolist() == [0.6, 0.37, 0.03]
     assert tied_set(best) == [0, 1] and bound == pytest.approx(0.1)
-    assert tied_set(np.array([0.96, 0.04])) == [0] and tied_set(np.array([0.5, 0.45, 0.05])) == [0, 1]
+    assert tied_set(np.array([0.96, 0.04])) == [0] and tied_set(np.array([0.5, 0.45, 0.05])) == [
+        0,
+        1,
+    ]
 
 
 def test_clear_differences_are_settled() -> None:
@@ -77,7 +99,8 @@ def test_noise_alone_is_tied_and_more_runs_are_asked_for() -> None:
 
 
 def test_interval_and_bound_hold_where_the_truth_is_known() -> None:
-    """The model's own statements over 20 studies it was not fitted to; benchmarks/calibration.py has the thousands."""
+    """The model's own statements over 20 studies it was not fitted to; benchmarks/calibration.py
+    has the thousands."""
     rng = np.random.default_rng(7)
     inside = bounds = tied = total = 0
     for _ in range(20):
@@ -101,7 +124,8 @@ def test_order_of_records_changes_nothing() -> None:
 
 
 def test_seed_effect_is_not_mistaken_for_a_networks() -> None:
-    """The second seed's fold is 10 points harder for everyone: those that met it must not look worse."""
+    """The second seed's fold is 10 points harder for everyone: those that met it must not look
+    worse."""
     accuracies = [0.80, 0.79, 0.70, 0.60]
     records = [record(c, 0, a) for c, a in zip(TODO.candidates, accuracies, strict=False)]
     records += [record(TODO.candidates[k], 1, accuracies[k] - 0.1) for k in (0, 1)]
@@ -115,7 +139,9 @@ def test_two_networks_never_run_at_the_last_rung() -> None:
     rng = np.random.default_rng(3)
     truth = 0.7 + rng.normal(0, 0.02, len(TODO.candidates))
     records = [record(c, 0, t - 0.1, epochs=1) for c, t in zip(TODO.candidates, truth, strict=True)]
-    records += [record(c, 0, t, epochs=2) for c, t in zip(TODO.candidates[:-2], truth[:-2], strict=True)]
+    records += [
+        record(c, 0, t, epochs=2) for c, t in zip(TODO.candidates[:-2], truth[:-2], strict=True)
+    ]
     v = only(records, TWO)
     assert len(v.rows) == len(TODO.candidates)
     short = [r for r in v.rows if r.seeds == 0]
@@ -142,12 +168,17 @@ def test_all_accuracies_equal() -> None:
 
 
 def test_failed_networks_are_left_out_and_said() -> None:
-    records = [record(c, 0, 0.7) for c in TODO.candidates[:3]] + [record(TODO.candidates[3], 0, None)]
+    records = [record(c, 0, 0.7) for c in TODO.candidates[:3]] + [
+        record(TODO.candidates[3], 0, None)
+    ]
     v = only(records)
     assert v.failed == (TODO.candidates[3],) and len(v.rows) == 3
-    # failed at the last rung after a good short run: out as well; failed once among good runs: in, and said
+    # failed at the last rung after a good short run: out as well; failed once among good runs: in,
+    # and said
     late = [record(c, 0, 0.6, epochs=1) for c in TODO.candidates[:4]]
-    late += [record(c, 0, 0.7, epochs=2) for c in TODO.candidates[:3]] + [record(TODO.candidates[3], 0, None, epochs=2)]
+    late += [record(c, 0, 0.7, epochs=2) for c in TODO.candidates[:3]] + [
+        record(TODO.candidates[3], 0, None, epochs=2)
+    ]
     late += [record(TODO.candidates[0], 1, None, epochs=2)]
     v = only(late, TWO)
     assert v.failed == (TODO.candidates[3],) and len(v.rows) == 3 and v.left_out == 1
@@ -159,7 +190,9 @@ def test_fresh_seeds_are_no_part_of_it() -> None:
     _, records = world(0.02, 0.01, 2, np.random.default_rng(5))
     fresh = [record(c, FRESH, 0.1 + 0.05 * k, test=0.5) for k, c in enumerate(TODO.candidates)]
     a, b = only(records), only([*records, *fresh])
-    assert [(r.candidate, r.mean, r.best) for r in a.rows] == [(r.candidate, r.mean, r.best) for r in b.rows]
+    assert [(r.candidate, r.mean, r.best) for r in a.rows] == [
+        (r.candidate, r.mean, r.best) for r in b.rows
+    ]
     assert b.pick.test == pytest.approx(0.5)
 
 
@@ -188,9 +221,16 @@ def test_standing_by_the_margin() -> None:
     rng = np.random.default_rng(8)
     values = {0: 0.8, 1: 0.7995, 2: 0.70}
     noise = 0.0005
-    records = [record(TODO.candidates[k], s, a + rng.normal(0, noise)) for k, a in values.items() for s in range(8)]
+    records = [
+        record(TODO.candidates[k], s, a + rng.normal(0, noise))
+        for k, a in values.items()
+        for s in range(8)
+    ]
     rows = {r.candidate: r for r in only(records).rows}
-    assert rows[TODO.candidates[1]].standing == "as good" and rows[TODO.candidates[2]].standing == "worse"
+    assert (
+        rows[TODO.candidates[1]].standing == "as good"
+        and rows[TODO.candidates[2]].standing == "worse"
+    )
     assert "points below (95%: " in against(rows[TODO.candidates[2]])
     _, vague = world(0.0, 0.02, 2, rng)
     v = only(vague)
@@ -213,7 +253,8 @@ def test_fastest_of_the_tied() -> None:
 def without_speed(records: list[Record], candidates: list[Candidate]) -> list[Record]:
     """As where the runs of these shared their GPU."""
     return [
-        record(r.candidate, r.seed, r.val_acc, speed=0.0) if r.candidate in candidates else r for r in records
+        record(r.candidate, r.seed, r.val_acc, speed=0.0) if r.candidate in candidates else r
+        for r in records
     ]
 
 
@@ -264,7 +305,11 @@ def test_unequal_cost_is_said() -> None:
     nominal = read(preset_path("quick"), {"space.mode": "nominal", "rungs": [1]})
     todo = plan(nominal, 10, 28)
     v = only([record(c, 0, 0.7) for c in todo.candidates], nominal)
-    assert not v.equal_cost and "that really cost" in tied_words(v) and "of this cost" not in tied_words(v)
+    assert (
+        not v.equal_cost
+        and "that really cost" in tied_words(v)
+        and "of this cost" not in tied_words(v)
+    )
 
 
 def test_named_and_what_is_confirmed() -> None:
@@ -276,5 +321,9 @@ def test_named_and_what_is_confirmed() -> None:
         row.mean for row in v.rows if any("only" in d for d in row.candidate.directions)
     )
     keys = [r.candidate.key for r in v.finalists]
-    assert v.pick.candidate.key in keys and TODO.baseline.key in keys and len(set(keys)) == len(keys) <= 4
+    assert (
+        v.pick.candidate.key in keys
+        and TODO.baseline.key in keys
+        and len(set(keys)) == len(keys) <= 4
+    )
     assert v.pick.test == pytest.approx(0.6) and points(0.1234) == "12.3"

@@ -1,4 +1,5 @@
-"""Against timm and torchvision with the same weights, onnxruntime and torch.export; files that are damaged."""
+"""Against timm and torchvision with the same weights, onnxruntime and torch.export; files that are
+damaged."""
 
 import hashlib
 import json
@@ -33,7 +34,8 @@ CASES = [
 
 
 def randomised(model: nn.Module, images: Tensor) -> Any:
-    """Seeded; batch norms with statistics of real passes, so that activations neither vanish nor explode."""
+    """Seeded; batch norms with statistics of real passes, so that activations neither vanish nor
+    explode."""
     torch.manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -68,7 +70,9 @@ def test_same_logits_with_the_same_weights_and_back(name: str, library: str, the
     assert wanted.std() > 1e-2
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     # and back: other weights of ours in the peer's names
-    other = randomised(effnet.build(ours.arch, bn_eps=eps(model), same_padding=theirs.startswith("tf_")), images)
+    other = randomised(
+        effnet.build(ours.arch, bn_eps=eps(model), same_padding=theirs.startswith("tf_")), images
+    )
     back = weights.to_peer(other.state_dict(), ours.arch, library)  # type: ignore[arg-type]
     assert list(back) == list(model.state_dict())
     model.load_state_dict(back)
@@ -80,7 +84,10 @@ def test_same_logits_with_the_same_weights_and_back(name: str, library: str, the
 def small() -> ConvNet:
     """SE, fused and plain blocks in one small network."""
     images = torch.randn(8, 3, 48, 48)
-    return randomised(effnet.build(effnet.arch("v2-s", width=0.25, depth=0.2, resolution=48, num_classes=7)), images)
+    return randomised(
+        effnet.build(effnet.arch("v2-s", width=0.25, depth=0.2, resolution=48, num_classes=7)),
+        images,
+    )
 
 
 @pytest.mark.parametrize("name", ["b0", "resnet50"])
@@ -114,9 +121,17 @@ def test_torch_export_and_onnx(name: str, tmp_path: Path) -> None:
 
 def test_save_and_load(small: ConvNet, tmp_path: Path) -> None:
     weights.save(small, tmp_path / "net")
-    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     loaded = weights.load(tmp_path / "net")
-    assert loaded.arch == small.arch and loaded.arch.name == "v2-s" and loaded.bn_eps == 1e-3 and not loaded.training
+    assert (
+        loaded.arch == small.arch
+        and loaded.arch.name == "v2-s"
+        and loaded.bn_eps == 1e-3
+        and not loaded.training
+    )
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         assert torch.equal(loaded(images), small(images))
@@ -195,11 +210,16 @@ def test_damaged_folders(small: ConvNet, tmp_path: Path, how: str, message: str)
 
 def test_reading_state_dicts(small: ConvNet, tmp_path: Path) -> None:
     state = small.state_dict()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "net.pth")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
+        tmp_path / "net.pth",
+    )
     read = weights.convert(weights.read_state(tmp_path / "net.pth"), small.arch)
     assert all(torch.equal(read[k], v) for k, v in state.items())
     weights.save_state(weights.to_peer(state, small.arch, "timm"), tmp_path / "net.safetensors")
-    read = weights.convert(weights.read_state(tmp_path / "net.safetensors"), small.arch)  # a file sorts its names
+    read = weights.convert(
+        weights.read_state(tmp_path / "net.safetensors"), small.arch
+    )  # a file sorts its names
     assert all(torch.equal(read[k], v) for k, v in state.items())
 
 
@@ -243,10 +263,16 @@ def test_damaged_state_dicts(small: ConvNet, tmp_path: Path) -> None:
 def test_a_state_dict_that_does_not_fit_names_the_first_mismatch() -> None:
     net, wider = (effnet.arch("b0", width=w, resolution=32, num_classes=5) for w in (0.25, 0.5))
     state = weights.to_peer(effnet.build(net).state_dict(), net, "timm")
-    with pytest.raises(ValueError, match=r"conv_stem.weight is \(8, 3, 3, 3\), wanted \(16, 3, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"conv_stem.weight is \(8, 3, 3, 3\), wanted \(16, 3, 3, 3\)"
+    ):
         weights.convert(state, wider)
-    lacking = {k: v for k, v in state.items() if k not in ("blocks.2.0.conv_dw.weight", "classifier.bias")}
-    with pytest.raises(ValueError, match="blocks.2.0.conv_dw.weight is missing .read in timm's names."):
+    lacking = {
+        k: v for k, v in state.items() if k not in ("blocks.2.0.conv_dw.weight", "classifier.bias")
+    }
+    with pytest.raises(
+        ValueError, match="blocks.2.0.conv_dw.weight is missing .read in timm's names."
+    ):
         weights.convert(lacking, net)
     with pytest.raises(ValueError, match="it has no place for blocks.9.weight"):
         weights.convert({**state, "blocks.9.weight": torch.zeros(1)}, net)
@@ -260,7 +286,11 @@ def test_a_state_dict_that_does_not_fit_names_the_first_mismatch() -> None:
 
 
 def test_networks_that_a_peer_does_not_have() -> None:
-    for name, library in (("notebook-b0", "timm"), ("notebook-b0", "torchvision"), ("mobilenetv1", "torchvision")):
+    for name, library in (
+        ("notebook-b0", "timm"),
+        ("notebook-b0", "torchvision"),
+        ("mobilenetv1", "torchvision"),
+    ):
         net = effnet.arch(name, resolution=32)
         with pytest.raises(ValueError, match=f"{library} has no network of"):
             weights.names(net, library)  # type: ignore[arg-type]

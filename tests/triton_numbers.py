@@ -1,4 +1,5 @@
-"""Triton's kernels against float64: `TRITON_INTERPRET=1 python -m pytest -n0 tests/triton_numbers.py`.
+"""Triton's kernels against float64: `TRITON_INTERPRET=1 python -m pytest -n0
+tests/triton_numbers.py`.
 
 Not collected by itself: Triton decides at its import whether the interpreter runs its functions, so
 this has a process of its own, which tests/test_triton.py starts. On a machine with a GPU the same

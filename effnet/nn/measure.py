@@ -1,5 +1,5 @@
-"""The referees: fvcore and torch's counter beside our own numbers, per operator kind; latency and peak memory
-of the built module on this device."""
+"""The referees: fvcore and torch's counter beside our own numbers, per operator kind; latency and
+peak memory of the built module on this device."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One operator kind: our cost; what fvcore (MACs, acts) and the module (params) count for it; and torch's
-    FlopCounterMode, halved to multiply-adds."""
+    """One operator kind: our cost; what fvcore (MACs, acts) and the module (params) count for it;
+    and torch's FlopCounterMode, halved to multiply-adds."""
 
     kind: str
     ours: Cost
@@ -48,8 +48,9 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`rows` per operator kind and, last, the whole as each referee adds it up (no layer can hide between kinds);
-    `fvcore_total` what fvcore's total() prints, and `extras` what it adds to convolutions and linear layers."""
+    """`rows` per operator kind and, last, the whole as each referee adds it up (no layer can hide
+    between kinds); `fvcore_total` what fvcore's total() prints, and `extras` what it adds to
+    convolutions and linear layers."""
 
     rows: tuple[Comparison, ...]
     fvcore_total: int
@@ -89,7 +90,9 @@ def compare(arch: Arch) -> Report:
         kind = next(part for part in reversed(name.split(".")) if not part.isdigit())
         params = sum(p.numel() for p in module.parameters())
         parent, _, leaf = name.rpartition(".")
-        if leaf == "0":  # the convolution of a ConvNorm: the batch norm after it is part of the operator
+        if (
+            leaf == "0"
+        ):  # the convolution of a ConvNorm: the batch norm after it is part of the operator
             params += sum(p.numel() for p in modules[f"{parent}.1"].parameters())
         theirs[kind] += Cost(int(flops_by[name]), params, int(acts_by[name]))
         halved[kind] += sum(torch_by[f"{type(model).__name__}.{name}"].values()) // 2
@@ -97,12 +100,15 @@ def compare(arch: Arch) -> Report:
     counted = int(by_operator["conv"] + by_operator["linear"])
     whole = Cost(counted, sum(p.numel() for p in model.parameters()), int(acts.total()))
     rows.append(Comparison("total", cost(arch), whole, counter.get_total_flops() // 2))
-    extras = {str(op): int(n) for op, n in by_operator.items() if op not in ("conv", "linear") and n}
+    extras = {
+        str(op): int(n) for op, n in by_operator.items() if op not in ("conv", "linear") and n
+    }
     return Report(tuple(rows), int(flops.total()), extras)
 
 
 def _bare(arch: Arch) -> ConvNet:
-    """In eval mode with weights left as memory has them: counters read shapes, and drawing weights takes longer."""
+    """In eval mode with weights left as memory has them: counters read shapes, and drawing weights
+    takes longer."""
     with torch.device("meta"):
         model = effnet.build(arch)
     return model.to_empty(device="cpu").eval()
@@ -116,21 +122,33 @@ def _on(device: str | torch.device | None) -> torch.device:
 
 
 def latency(
-    arch: Arch, batch: int = 1, precision: Precision = "fp32", *, device: str | None = None, runs: int = 20
+    arch: Arch,
+    batch: int = 1,
+    precision: Precision = "fp32",
+    *,
+    device: str | None = None,
+    runs: int = 20,
 ) -> float:
-    """Median seconds of one forward pass of `batch` images in eval mode, after three unmeasured ones.
+    """Median seconds of one forward pass of `batch` images in eval mode, after three unmeasured
+    ones.
 
     On CUDA the pass is captured as a graph, as a network in use would be: launched one by one, its
-    kernels' launches would be measured. Weights and images are in `precision` there; on a CPU autocast
-    casts them."""
+    kernels' launches would be measured. Weights and images are in `precision` there; on a CPU
+    autocast casts them."""
     place = _on(device)
     model = effnet.build(arch).eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = _images(arch, batch, place)
-    autocast = torch.autocast(place.type, _DTYPES[precision], enabled=place.type == "cpu" and precision != "fp32")
+    autocast = torch.autocast(
+        place.type, _DTYPES[precision], enabled=place.type == "cpu" and precision != "fp32"
+    )
     with torch.inference_mode(), autocast:
         if place.type == "cuda":
             model, images = model.to(_DTYPES[precision]), images.to(_DTYPES[precision])
-        forward = _captured(lambda: model(images), place) if place.type == "cuda" else lambda: model(images)
+        forward = (
+            _captured(lambda: model(images), place)
+            if place.type == "cuda"
+            else lambda: model(images)
+        )
         seconds = []
         for _ in range(runs + 3):
             start = time.perf_counter()
@@ -147,7 +165,10 @@ def _captured(work: Callable[[], object], place: torch.device) -> Callable[[], o
         work()
     graph, refusal = cuda.capture(place, work)
     if graph is None:
-        warnings.warn(f"latency is that of single launches, which a graph would not have: {refusal}", stacklevel=3)
+        warnings.warn(
+            f"latency is that of single launches, which a graph would not have: {refusal}",
+            stacklevel=3,
+        )
         return work
     return graph.replay
 
@@ -155,8 +176,9 @@ def _captured(work: Callable[[], object], place: torch.device) -> Callable[[], o
 def peak_training_memory(
     arch: Arch, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
 ) -> int:
-    """Peak bytes that torch's allocator holds for tensors during a training step (SGD with momentum): the
-    second step, when the optimizer's states exist. The truth beside `cost.training_memory`."""
+    """Peak bytes that torch's allocator holds for tensors during a training step (SGD with
+    momentum): the second step, when the optimizer's states exist. The truth beside
+    `cost.training_memory`."""
     place = _on(device)
     model = effnet.build(arch).train().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -174,8 +196,12 @@ def peak_training_memory(
         torch.cuda.reset_peak_memory_stats(place)
         step()
         return torch.cuda.max_memory_allocated(place)
-    held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), images))
-    held += sum(s.numel() * s.element_size() for state in optimizer.state.values() for s in state.values())
+    held = sum(
+        t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), images)
+    )
+    held += sum(
+        s.numel() * s.element_size() for state in optimizer.state.values() for s in state.values()
+    )
     return held + _cpu_growth(step)
 
 
@@ -185,8 +211,8 @@ def _images(arch: Arch, batch: int, place: torch.device) -> Tensor:
 
 
 def _cpu_growth(step: Callable[[], None]) -> int:
-    """The most bytes that the CPU allocator held during `step` above what it held before: torch keeps no such
-    count outside its profiler, whose trace has it."""
+    """The most bytes that the CPU allocator held during `step` above what it held before: torch
+    keeps no such count outside its profiler, whose trace has it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it prints that there is no GPU
     from torch.profiler import ProfilerActivity, profile
 
@@ -195,6 +221,10 @@ def _cpu_growth(step: Callable[[], None]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         trace.export_chrome_trace(str(path))
-        events = [e["args"] for e in json.loads(path.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+        events = [
+            e["args"]
+            for e in json.loads(path.read_text())["traceEvents"]
+            if e.get("name") == "[memory]"
+        ]
     before = events[0]["Total Allocated"] - events[0]["Bytes"]
     return max(e["Total Allocated"] for e in events) - before

@@ -33,7 +33,8 @@ class _Style(NamedTuple):
 
 
 class SameConv2d(nn.Conv2d):
-    """TensorFlow's `SAME`: the odd pixel of padding goes after, not before, so strided layers see other pixels."""
+    """TensorFlow's `SAME`: the odd pixel of padding goes after, not before, so strided layers see
+    other pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -41,12 +42,16 @@ class SameConv2d(nn.Conv2d):
         for side in (x.shape[-1], x.shape[-2]):
             total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
             pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(
+            F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
 
 
 def _conv(op: Op, same: bool = False) -> nn.Conv2d:
     kind, padding = (SameConv2d, 0) if same and op.stride > 1 else (nn.Conv2d, op.kernel // 2)
-    return kind(op.c_in, op.c_out, op.kernel, op.stride, padding, groups=op.groups, bias=not op.norm)
+    return kind(
+        op.c_in, op.c_out, op.kernel, op.stride, padding, groups=op.groups, bias=not op.norm
+    )
 
 
 class ConvNorm(nn.Sequential):
@@ -70,7 +75,8 @@ class SqueezeExcite(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """One repeat of a Block; input and output [N, C, side, side]. Its layers are named by their kinds.
+    """One repeat of a Block; input and output [N, C, side, side]. Its layers are named by their
+    kinds.
 
     `drop` is the probability that an image's residual branch is dropped in training
     (stochastic depth)."""
@@ -111,21 +117,25 @@ class ConvBlock(nn.Module):
         return y if self.last is None else cast(Tensor, self.last(y))
 
     def drop_branches(self, y: Tensor) -> Tensor:
-        """Stochastic depth: in training, some images' branches zero and the others scaled up for them."""
+        """Stochastic depth: in training, some images' branches zero and the others scaled up for
+        them."""
         if not self.training or self.drop <= 0:
             return y
         keep = 1 - self.drop
-        return y * (torch.empty(len(y), 1, 1, 1, dtype=y.dtype, device=y.device).bernoulli_(keep) / keep)
+        return y * (
+            torch.empty(len(y), 1, 1, 1, dtype=y.dtype, device=y.device).bernoulli_(keep) / keep
+        )
 
 
 class ConvNet(nn.Module):
     """[N, 3, r, r] → logits [N, classes].
 
-    `dropout` (before the classifier) defaults to the Arch's; block i of N drops its residual
-    branch with probability drop_path · i / N (official TensorFlow code; the teaching notebook's at a
-    constant drop_path). `bn_eps` is every batch norm's eps (1e-3; the notebook's 1e-5, whose batch norms and
-    initialisation are torch's own), and `same_padding` pads as TensorFlow does: weights trained elsewhere may
-    want either. Raises ValueError for a network that cannot be, or a rate or an eps out of range."""
+    `dropout` (before the classifier) defaults to the Arch's; block i of N drops its residual branch
+    with probability drop_path · i / N (official TensorFlow code; the teaching notebook's at a
+    constant drop_path). `bn_eps` is every batch norm's eps (1e-3; the notebook's 1e-5, whose batch
+    norms and initialisation are torch's own), and `same_padding` pads as TensorFlow does: weights
+    trained elsewhere may want either. Raises ValueError for a network that cannot be, or a rate or
+    an eps out of range."""
 
     def __init__(
         self,
@@ -143,7 +153,9 @@ class ConvNet(nn.Module):
         rate = arch.dropout_percent / 100 if dropout is None else dropout
         for name, value in (("bn_eps", eps), ("drop_path", drop_path), ("dropout", rate)):
             if not 0 <= value < 1 or (name == "bn_eps" and value == 0):
-                raise ValueError(f"{name} = {value}: must be from 0 to below 1{', and above 0' * (name == 'bn_eps')}")
+                raise ValueError(
+                    f"{name} = {value}: must be from 0 to below 1{', and above 0' * (name == 'bn_eps')}"
+                )
         self.arch, self.bn_eps, self.same_padding = arch, eps, same_padding
         style = _Style(arch.activation, same_padding, eps, 0.1 if notebook else BN_MOMENTUM)
         stem, *middle, head = blocks(arch)
@@ -163,8 +175,9 @@ class ConvNet(nn.Module):
             self.reset()
 
     def reset(self) -> None:
-        """TensorFlow's initialisation: He normal over fan-out, the classifier uniform in ±1/sqrt(classes);
-        the last batch norm of a residual branch starts at zero, so that a deep network begins shallow."""
+        """TensorFlow's initialisation: He normal over fan-out, the classifier uniform in
+        ±1/sqrt(classes); the last batch norm of a residual branch starts at zero, so that a deep
+        network begins shallow."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * module.kernel_size[0] ** 2 // module.groups

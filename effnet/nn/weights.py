@@ -1,8 +1,9 @@
-"""Weights: state dicts of timm and torchvision into our names and back; safetensors; torch.export and ONNX.
+"""Weights: state dicts of timm and torchvision into our names and back; safetensors; torch.export
+and ONNX.
 
-A state dict does not say how its network pads or which eps its batch norms have. Give those to `effnet.build`:
-torchvision's and timm's own EfficientNets, MobileNets and ResNets want bn_eps=1e-5; torchvision's B5-B7 and V2
-bn_eps=1e-3; timm's `tf_*` bn_eps=1e-3 and same_padding=True."""
+A state dict does not say how its network pads or which eps its batch norms have. Give those to
+`effnet.build`: torchvision's and timm's own EfficientNets, MobileNets and ResNets want bn_eps=1e-5;
+torchvision's B5-B7 and V2 bn_eps=1e-3; timm's `tf_*` bn_eps=1e-3 and same_padding=True."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ Layer = tuple[str, str, str]
 
 
 def _layers(net: Arch, peer: Peer) -> Iterator[Layer]:
-    """Every layer of `net` in both namings. Raises ValueError where the peer has no such network."""
+    """Every layer of `net` in both namings. Raises ValueError where the peer has no such
+    network."""
     if peer not in PEERS:
         raise ValueError(f"{peer!r}: known are {' and '.join(PEERS)}")
     _, *middle, _ = blocks(net)
@@ -50,12 +52,20 @@ def _layers(net: Arch, peer: Peer) -> Iterator[Layer]:
     else:
         known = resnet or kinds <= {"mbconv", "fused"}
     if not known:
-        raise ValueError(f"{peer} has no network of {' and '.join(sorted(kinds))} blocks to exchange weights with")
-    plain = not any(b.squeezed or b.operator == "fused" for b in middle)  # torchvision: mobilenet_v2's names
+        raise ValueError(
+            f"{peer} has no network of {' and '.join(sorted(kinds))} blocks to exchange weights with"
+        )
+    plain = not any(
+        b.squeezed or b.operator == "fused" for b in middle
+    )  # torchvision: mobilenet_v2's names
     if resnet:
         yield "stem", "conv1", "bn1"
     else:
-        yield ("stem", "conv_stem", "bn1") if peer == "timm" else ("stem", "features.0.0", "features.0.1")
+        yield (
+            ("stem", "conv_stem", "bn1")
+            if peer == "timm"
+            else ("stem", "features.0.0", "features.0.1")
+        )
     n = 0
     for block, stage, place in _places(net, middle):
         ours = f"blocks.{n}"
@@ -70,7 +80,11 @@ def _layers(net: Arch, peer: Peer) -> Iterator[Layer]:
         n += 1
     if net.head_width:
         last = n + 1 if plain else len(net.stages) + 1
-        yield ("head", "conv_head", "bn2") if peer == "timm" else ("head", f"features.{last}.0", f"features.{last}.1")
+        yield (
+            ("head", "conv_head", "bn2")
+            if peer == "timm"
+            else ("head", f"features.{last}.0", f"features.{last}.1")
+        )
     yield "classifier", "fc" if resnet else "classifier" if peer == "timm" else "classifier.1", ""
 
 
@@ -84,7 +98,12 @@ def _places(net: Arch, middle: list[Block]) -> Iterator[tuple[Block, int, int]]:
 
 def _timm(block: Block, ours: str, theirs: str) -> Iterator[Layer]:
     kinds = [op.kind for op in ops(block)]
-    names = {"depthwise": "conv_dw", "pointwise": "conv_pw", "fused": "conv_exp", "project": "conv_pwl"}
+    names = {
+        "depthwise": "conv_dw",
+        "pointwise": "conv_pw",
+        "fused": "conv_exp",
+        "project": "conv_pwl",
+    }
     if "expand" in kinds:
         names["expand"] = "conv_pw"
     elif "depthwise" in kinds:  # DepthwiseSeparableConv
@@ -150,7 +169,9 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
 
     Raises ValueError naming the first entry that is missing, too many or of another shape."""
     wanted = _shapes(net)
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}  # DataParallel's
+    state = {
+        str(key).removeprefix("module."): value for key, value in state.items()
+    }  # DataParallel's
     if "stem.0.weight" in state:
         source, table = "ours", {key: key for key in wanted}
     elif "features.0.0.weight" in state:
@@ -165,20 +186,31 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
             if ours.endswith(_COUNTER):
                 found[ours] = torch.tensor(0)
                 continue
-            raise ValueError(f"state dict does not fit {label}: {theirs} is missing (read in {source}'s names)")
+            raise ValueError(
+                f"state dict does not fit {label}: {theirs} is missing (read in {source}'s names)"
+            )
         if not isinstance(state[theirs], Tensor) or state[theirs].shape != shape:
-            got = tuple(state[theirs].shape) if isinstance(state[theirs], Tensor) else type(state[theirs]).__name__
-            raise ValueError(f"state dict does not fit {label}: {theirs} is {got}, wanted {tuple(shape)}")
+            got = (
+                tuple(state[theirs].shape)
+                if isinstance(state[theirs], Tensor)
+                else type(state[theirs]).__name__
+            )
+            raise ValueError(
+                f"state dict does not fit {label}: {theirs} is {got}, wanted {tuple(shape)}"
+            )
         found[ours] = state[theirs]
     known = set(table.values())
     extra = next((key for key in state if key not in known), None)
     if extra is not None:
-        raise ValueError(f"state dict does not fit {label}: it has no place for {extra} (read in {source}'s names)")
+        raise ValueError(
+            f"state dict does not fit {label}: it has no place for {extra} (read in {source}'s names)"
+        )
     return found
 
 
 def to_peer(state: Mapping[str, Tensor], net: Arch, peer: Peer) -> State:
-    """Our state dict in the names of timm or torchvision; `convert` is its inverse. Raises ValueError."""
+    """Our state dict in the names of timm or torchvision; `convert` is its inverse. Raises
+    ValueError."""
     state = convert(state, net)
     return {theirs: state[ours] for ours, theirs in names(net, peer).items()}
 
@@ -192,13 +224,16 @@ def _shapes(net: Arch) -> dict[str, torch.Size]:
 
 
 def read_state(path: str | Path) -> State:
-    """The state dict in a .safetensors file, or in a file of torch.save (weights only: nothing in it is run).
+    """The state dict in a .safetensors file, or in a file of torch.save (weights only: nothing in
+    it is run).
 
     Raises ValueError for anything else, or a damaged file."""
     path = Path(path)
     safe = path.suffix == ".safetensors"
     try:
-        state: Any = path.read_bytes() if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = (
+            path.read_bytes() if safe else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except Exception:  # torch.load raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
@@ -228,7 +263,8 @@ def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
 
 
 def save(model: ConvNet, folder: str | Path) -> None:
-    """model.safetensors and config.json (the Arch, how it was built, and the weights' digest) into `folder`."""
+    """model.safetensors and config.json (the Arch, how it was built, and the weights' digest) into
+    `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -253,7 +289,9 @@ def load(folder: str | Path) -> ConvNet:
             raise ValueError("bn_eps must be a number such as 1e-3, same_padding true or false")
         digest, data = config["sha256"], (folder / _FILE).read_bytes()
     except OSError as error:
-        raise ValueError(f"{error.filename}: {error.strerror}; `effnet.nn.weights.save` writes such a folder") from None
+        raise ValueError(
+            f"{error.filename}: {error.strerror}; `effnet.nn.weights.save` writes such a folder"
+        ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / _CONFIG}: not what `save` wrote: {error}") from None
     if hashlib.sha256(data).hexdigest() != digest:
@@ -286,15 +324,20 @@ def save_program(model: ConvNet, path: str | Path) -> None:
 
 
 def save_onnx(model: ConvNet, path: str | Path) -> None:
-    """`model` in eval mode as ONNX: input `images` [batch, 3, side, side], output `logits` [batch, classes].
+    """`model` in eval mode as ONNX: input `images` [batch, 3, side, side], output `logits` [batch,
+    classes].
 
     Needs the packages onnx and onnxscript (the extra `onnx`); raises ValueError without them."""
     try:
         import onnxscript  # noqa: F401  torch's exporter wants it, and says so at length
     except ImportError as error:
-        raise ValueError(f"ONNX wants two more packages: pip install onnx onnxscript ({error})") from None
+        raise ValueError(
+            f"ONNX wants two more packages: pip install onnx onnxscript ({error})"
+        ) from None
     level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists every torchvision operator that it skips
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it lists every torchvision operator that it skips
     try:
         torch.onnx.export(
             program(model),

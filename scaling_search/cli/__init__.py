@@ -18,16 +18,27 @@ from rich.console import Console
 from scaling_search import UserError, __version__, without_secrets
 from scaling_search.cli import family, networks, train
 
-# flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by --set
+# flag, setting, type, help: each number of a preset can be overridden, these by a flag, the rest by
+# --set
 _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
-    ("--data", "data.source", str, "fashion-mnist, cifar10, shapes, a folder, or parquet (default: auto)"),
+    (
+        "--data",
+        "data.source",
+        str,
+        "fashion-mnist, cifar10, shapes, a folder, or parquet (default: auto)",
+    ),
     ("--mode", "space.mode", str, "measured (exact budgets) or nominal (the paper's lattice)"),
     ("--step", "space.step", int, "of the nominal lattice, in hundredths"),
     ("--candidates", "space.candidates", int, "networks to train per budget"),
     ("--alpha-max", "space.alpha_max", float, "largest depth multiplier"),
     ("--beta-max", "space.beta_max", float, "largest width multiplier"),
     ("--gamma-max", "space.gamma_max", float, "largest resolution multiplier"),
-    ("--baseline", "baseline.name", str, "b0-s4, b0, mobilenetv2, resnet50, ... or a TOML file of your own"),
+    (
+        "--baseline",
+        "baseline.name",
+        str,
+        "b0-s4, b0, mobilenetv2, resnet50, ... or a TOML file of your own",
+    ),
     ("--blocks", "baseline.blocks", int, "of the baseline"),
     ("--width", "baseline.width", float, "of the baseline, of B0's channels"),
     ("--divisor", "baseline.divisor", int, "channels are multiples of it"),
@@ -36,7 +47,12 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--allocation", "allocation", str, "flat (all to the last rung) or rungs (half go on)"),
     ("--seeds", "seeds", int, "of every network"),
     ("--extra", "extra", int, "runs more per budget, where they help most"),
-    ("--confirm", "confirm", int, "fresh seeds on the test split, for the pick and what it is compared with"),
+    (
+        "--confirm",
+        "confirm",
+        int,
+        "fresh seeds on the test split, for the pick and what it is compared with",
+    ),
     ("--seed", "seed", int, "the first"),
     ("--train-images", "data.train_images", int, "per run"),
     ("--val-images", "data.val_images", int, "per run"),
@@ -44,7 +60,12 @@ _OVERRIDES: tuple[tuple[str, str, type, str], ...] = (
     ("--lr", "recipe.lr", float, "learning rate"),
     ("--batch", "recipe.batch", int, "images per step"),
     ("--threads", "threads", int, "per run"),
-    ("--deadline", "deadline", float, "seconds of a run, on a GPU of its own, after which it is given up"),
+    (
+        "--deadline",
+        "deadline",
+        float,
+        "seconds of a run, on a GPU of its own, after which it is given up",
+    ),
     ("--device", "device", str, "cpu, cuda, cuda:1 (that card alone) or auto (default: auto)"),
 )
 
@@ -58,14 +79,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int:
-    """Run one command; its exit status. Whatever the user can cause is one line on stderr and status 2."""
+    """Run one command; its exit status. Whatever the user can cause is one line on stderr and
+    status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         parsed = _parser(prog).parse_args(_join_negative(arguments))
         status: int = parsed.command(parsed, arguments)
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # whoever read our output has left
         return 141
     except (UserError, OSError) as error:  # OSError: a full disk, say
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -94,26 +118,55 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         parser_class=_Parser,
     )
 
-    search = commands.add_parser("search", help="train networks of one cost and say which way to scale")
+    search = commands.add_parser(
+        "search", help="train networks of one cost and say which way to scale"
+    )
     search.add_argument("--budget", help="2x, 0.5x, 400M, 1.2G; several with commas (default: 2x)")
-    search.add_argument("--preset", help="quick (default on a CPU), standard (default on a GPU) or paper")
-    search.add_argument("--study", type=Path, metavar="FILE", help="a study definition (TOML) instead of a preset")
+    search.add_argument(
+        "--preset", help="quick (default on a CPU), standard (default on a GPU) or paper"
+    )
+    search.add_argument(
+        "--study", type=Path, metavar="FILE", help="a study definition (TOML) instead of a preset"
+    )
     for flag, setting, kind, text in _OVERRIDES:
         search.add_argument(flag, dest=setting, type=kind, help=text, metavar=flag[2:].upper())
     search.add_argument("--epochs", help="of each rung, such as 2 or 1,2,4")
-    search.add_argument("--upscale", action="store_true", help="allow resolutions above the images' native side")
-    search.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of a study")
-    search.add_argument("--out", type=Path, help="run folder (default: runs/DATA-BUDGET)")
-    search.add_argument("--time", metavar="30m", help="bounds the whole study: it spends what it has (3m, 90s, 1h30m)")
-    search.add_argument("--replay", type=Path, metavar="TABLE", help="curves.parquet in place of training")
-    search.add_argument("--workers", type=int, help="runs at a time (default: cores / threads; on GPUs, what pays)")
-    search.add_argument("--executor", choices=("local", "ray"), default="local", help="worker processes, or Ray Tune")
-    search.add_argument("--ray-address", metavar="ADDRESS", help="auto or HOST:PORT: a running cluster (with ray)")
     search.add_argument(
-        "--storage", metavar="PLACE", help="checkpoints: a shared folder or s3://... (default: run folder)"
+        "--upscale", action="store_true", help="allow resolutions above the images' native side"
     )
     search.add_argument(
-        "--store", metavar="URL", help="postgresql://user@host/database (default: SQLite in the run folder)"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of a study"
+    )
+    search.add_argument("--out", type=Path, help="run folder (default: runs/DATA-BUDGET)")
+    search.add_argument(
+        "--time",
+        metavar="30m",
+        help="bounds the whole study: it spends what it has (3m, 90s, 1h30m)",
+    )
+    search.add_argument(
+        "--replay", type=Path, metavar="TABLE", help="curves.parquet in place of training"
+    )
+    search.add_argument(
+        "--workers", type=int, help="runs at a time (default: cores / threads; on GPUs, what pays)"
+    )
+    search.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="worker processes, or Ray Tune",
+    )
+    search.add_argument(
+        "--ray-address", metavar="ADDRESS", help="auto or HOST:PORT: a running cluster (with ray)"
+    )
+    search.add_argument(
+        "--storage",
+        metavar="PLACE",
+        help="checkpoints: a shared folder or s3://... (default: run folder)",
+    )
+    search.add_argument(
+        "--store",
+        metavar="URL",
+        help="postgresql://user@host/database (default: SQLite in the run folder)",
     )
     search.add_argument(
         "--no-check",
@@ -123,20 +176,36 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     search.set_defaults(command=_search)
 
-    report = commands.add_parser("report", help="write report.html and results.csv again; of several runs, one page")
+    report = commands.add_parser(
+        "report", help="write report.html and results.csv again; of several runs, one page"
+    )
     report.add_argument("run", type=Path, nargs="+", help="run folders; several are compared")
-    report.add_argument("--to", type=Path, metavar="FILE", help="of several runs (default: comparison.html)")
-    report.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
+    report.add_argument(
+        "--to", type=Path, metavar="FILE", help="of several runs (default: comparison.html)"
+    )
+    report.add_argument(
+        "--store", metavar="URL", help="where its results are, if the folder does not say"
+    )
     report.set_defaults(command=_report)
 
-    dashboard = commands.add_parser("dashboard", help="the report of a study while it runs, on 127.0.0.1")
+    dashboard = commands.add_parser(
+        "dashboard", help="the report of a study while it runs, on 127.0.0.1"
+    )
     dashboard.add_argument("run", type=Path, help="run folder")
-    dashboard.add_argument("--port", type=int, default=8642, help="0 for any that is free (default: 8642)")
-    dashboard.add_argument("--store", metavar="URL", help="where its results are, if the folder does not say")
+    dashboard.add_argument(
+        "--port", type=int, default=8642, help="0 for any that is free (default: 8642)"
+    )
+    dashboard.add_argument(
+        "--store", metavar="URL", help="where its results are, if the folder does not say"
+    )
     dashboard.set_defaults(command=_dashboard)
 
-    check = commands.add_parser("check", help="say whether training works on this machine, and how fast")
-    check.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (that card) or auto (default: auto)")
+    check = commands.add_parser(
+        "check", help="say whether training works on this machine, and how fast"
+    )
+    check.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 (that card) or auto (default: auto)"
+    )
     check.set_defaults(command=_check)
 
     family.add_command(commands)
@@ -215,14 +284,16 @@ def _seconds(text: str) -> float:
 
 
 def _definition(args: argparse.Namespace, device: str) -> tuple[str, Path]:
-    """The study file and its name: the one given, the preset named, or the default of `device`, which
-    is the cluster's where the study runs on one. Raises UserError."""
+    """The study file and its name: the one given, the preset named, or the default of `device`,
+    which is the cluster's where the study runs on one. Raises UserError."""
     from scaling_search.study.settings import PRESETS, preset_path
 
     if args.study:
         return args.study.stem, args.study
     if args.preset and args.preset not in PRESETS:
-        raise UserError(f"--preset {args.preset}: known are {', '.join(PRESETS)}; --study takes a file of your own")
+        raise UserError(
+            f"--preset {args.preset}: known are {', '.join(PRESETS)}; --study takes a file of your own"
+        )
     if args.preset:
         return args.preset, preset_path(args.preset)
     if device == "auto" and args.ray_address is not None:
@@ -270,7 +341,9 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
         return 0
     (run,) = args.run
     if args.to:
-        raise UserError(f"--to {args.to}: of several runs; the report of one is written into its folder")
+        raise UserError(
+            f"--to {args.to}: of several runs; the report of one is written into its folder"
+        )
     answer.finish(open_results(run, args.store), run, Console())
     return 0
 

@@ -39,41 +39,80 @@ def add_commands(commands: Any) -> None:
     add_dials(price)
     view = price.add_mutually_exclusive_group()
     view.add_argument("--blocks", action="store_true", help="per block instead of per operator")
-    view.add_argument("--convention", choices=(*CONVENTIONS, "all"), help="the FLOPs that other tools print for it")
+    view.add_argument(
+        "--convention",
+        choices=(*CONVENTIONS, "all"),
+        help="the FLOPs that other tools print for it",
+    )
     price.add_argument("--batch", type=int, default=32, help="of the training memory (default: 32)")
-    price.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the training memory")
-    view.add_argument("--check", action="store_true", help="compare with fvcore and torch's counter; 1 if unequal")
-    view.add_argument("--measure", action="store_true", help="latency and peak training memory on this device")
+    price.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of the training memory"
+    )
+    view.add_argument(
+        "--check", action="store_true", help="compare with fvcore and torch's counter; 1 if unequal"
+    )
+    view.add_argument(
+        "--measure", action="store_true", help="latency and peak training memory on this device"
+    )
     price.set_defaults(command=_cost)
 
-    solving = commands.add_parser("solve", help="the network nearest to a budget; status 1 if it misses it")
+    solving = commands.add_parser(
+        "solve", help="the network nearest to a budget; status 1 if it misses it"
+    )
     solving.add_argument("baseline", help="b0, b0-s4, mobilenetv2, resnet50, ... or a TOML file")
-    solving.add_argument("--budget", required=True, help="2x, 400M, '5M params', '2x acts', 8GiB@64")
+    solving.add_argument(
+        "--budget", required=True, help="2x, 400M, '5M params', '2x acts', 8GiB@64"
+    )
     solving.add_argument("--along", help="paper, or alpha,beta,gamma: solve phi")
-    solving.add_argument("--shares", help="depth,width,resolution: the network nearest to this direction")
+    solving.add_argument(
+        "--shares", help="depth,width,resolution: the network nearest to this direction"
+    )
     for name in ("depth", "width"):
         solving.add_argument(f"--{name}", type=float)
     solving.add_argument("--resolution", type=int, help="px")
-    solving.add_argument("--rounding", help="another rounding rule: spread moves depth in whole blocks")
+    solving.add_argument(
+        "--rounding", help="another rounding rule: spread moves depth in whole blocks"
+    )
     solving.add_argument("--tolerance", type=float, default=0.02)
     solving.add_argument("--classes", type=int, default=1000)
     solving.set_defaults(command=_solve)
 
-    out = commands.add_parser("export", help="write a network, with weights if given, or the curves of a run")
+    out = commands.add_parser(
+        "export", help="write a network, with weights if given, or the curves of a run"
+    )
     _add_network(out)
     add_dials(out)
-    out.add_argument("--weights", type=Path, help="a state dict of timm, torchvision or ours, or a folder of export's")
-    out.add_argument("--bn-eps", type=float, help="of the batch norms (default: 1e-3; timm, torchvision: mostly 1e-5)")
-    out.add_argument("--same-padding", action="store_true", help="pad as TensorFlow does (timm's tf_ weights)")
-    out.add_argument("--names", choices=("timm", "torchvision"), help="whose names a .safetensors file is to have")
     out.add_argument(
-        "--to", type=Path, required=True, help="a folder, or a file: .onnx, .pt2, .safetensors; .parquet of a run"
+        "--weights",
+        type=Path,
+        help="a state dict of timm, torchvision or ours, or a folder of export's",
+    )
+    out.add_argument(
+        "--bn-eps",
+        type=float,
+        help="of the batch norms (default: 1e-3; timm, torchvision: mostly 1e-5)",
+    )
+    out.add_argument(
+        "--same-padding", action="store_true", help="pad as TensorFlow does (timm's tf_ weights)"
+    )
+    out.add_argument(
+        "--names",
+        choices=("timm", "torchvision"),
+        help="whose names a .safetensors file is to have",
+    )
+    out.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        help="a folder, or a file: .onnx, .pt2, .safetensors; .parquet of a run",
     )
     out.set_defaults(command=_export)
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", help="b3, lite2, v2-s, ... (see list), or a TOML file of your own")
+    parser.add_argument(
+        "network", help="b3, lite2, v2-s, ... (see list), or a TOML file of your own"
+    )
     parser.add_argument("--classes", type=int, default=1000)
 
 
@@ -83,7 +122,11 @@ def add_dials(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", type=int, help="px")
     parser.add_argument("--rounding", help="another rounding rule, such as spread or nearest")
     parser.add_argument(
-        "--stage", action="append", default=[], metavar="N.KEY=VALUE", help="override a row: 5.kernel=3"
+        "--stage",
+        action="append",
+        default=[],
+        metavar="N.KEY=VALUE",
+        help="override a row: 5.kernel=3",
     )
 
 
@@ -141,13 +184,23 @@ def _cells(part: Cost) -> list[str]:
 
 
 def _list(args: argparse.Namespace, argv: list[str]) -> int:
-    table = Table("name", "baseline", *_right("width", "depth", "px", "blocks", "macs", "params", "acts"), box=None)
+    table = Table(
+        "name",
+        "baseline",
+        *_right("width", "depth", "px", "blocks", "macs", "params", "acts"),
+        box=None,
+    )
     for name in families.names():
         member = families.MEMBERS.get(name)
         net = families.arch(name)
         dials = (f"{member.width:.3g}", f"{member.depth:.3g}") if member else ("1", "1")
         table.add_row(
-            name, member.baseline if member else name, *dials, f"{net.resolution}", f"{net.blocks}", *_cells(cost(net))
+            name,
+            member.baseline if member else name,
+            *dials,
+            f"{net.resolution}",
+            f"{net.blocks}",
+            *_cells(cost(net)),
         )
     _console().print(table)
     return 0
@@ -224,7 +277,14 @@ def _check(net: Arch, console: Console) -> int:
     table = Table("operator", *_right(*heads), box=None)
     for row in report.rows:
         a, b = row.ours, row.theirs
-        cells = (a.macs, a.macs - b.macs, a.macs - row.torch_macs, a.params, a.params - b.params, a.acts)
+        cells = (
+            a.macs,
+            a.macs - b.macs,
+            a.macs - row.torch_macs,
+            a.params,
+            a.params - b.params,
+            a.acts,
+        )
         table.add_row(row.kind, *(f"{n:,}" for n in (*cells, a.acts - b.acts)))
     console.print(table)
     extras = " + ".join(f"{count:,} of {op}" for op, count in report.extras.items())
@@ -243,10 +303,19 @@ def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
     try:
         one, many = (1000 * latency(net, n, args.precision) for n in (1, args.batch))
         peak = peak_training_memory(net, args.batch, args.precision)
-    except (RuntimeError, ValueError) as error:  # out of memory; one pixel for a batch norm to normalise over
-        raise UserError(f"--batch {args.batch} at {net.resolution} px: {str(error).splitlines()[0]}") from None
-    print(f"latency   {one:.2f} ms for 1 image, {many:.2f} ms for {args.batch} (median, eval, {args.precision})")
-    print(f"memory    {peak:,} bytes at the peak of a training step; the estimate is {estimate / peak - 1:+.1%}")
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # out of memory; one pixel for a batch norm to normalise over
+        raise UserError(
+            f"--batch {args.batch} at {net.resolution} px: {str(error).splitlines()[0]}"
+        ) from None
+    print(
+        f"latency   {one:.2f} ms for 1 image, {many:.2f} ms for {args.batch} (median, eval, {args.precision})"
+    )
+    print(
+        f"memory    {peak:,} bytes at the peak of a training step; the estimate is {estimate / peak - 1:+.1%}"
+    )
     return 0
 
 
@@ -285,11 +354,15 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
 
 def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
     if any(value is not None for value in (args.depth, args.width, args.resolution, args.along)):
-        raise ValueError("--shares sets depth, width and resolution: give it without them and without --along")
+        raise ValueError(
+            "--shares sets depth, width and resolution: give it without them and without --along"
+        )
     try:
         depth, width, side = (float(part) for part in args.shares.split(","))
     except ValueError:
-        raise ValueError(f"--shares {args.shares}: depth,width,resolution such as 0.3,0.3,0.4") from None
+        raise ValueError(
+            f"--shares {args.shares}: depth,width,resolution such as 0.3,0.3,0.4"
+        ) from None
     return toward(base, (depth, width, side), budget, args.classes)[0]
 
 
@@ -301,7 +374,9 @@ def _along(text: str | None) -> Scaling | None:
     try:
         alpha, beta, gamma = (float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--along {text}: paper, or alpha,beta,gamma such as 1.2,1.1,1.15") from None
+        raise ValueError(
+            f"--along {text}: paper, or alpha,beta,gamma such as 1.2,1.1,1.15"
+        ) from None
     return Scaling(alpha, beta, gamma)
 
 
@@ -344,7 +419,9 @@ def _export(args: argparse.Namespace, argv: list[str]) -> int:
         if saved:
             model = weights.load(args.weights)
             if model.arch != net:
-                raise ValueError(f"{args.weights} holds another network ({model.arch.name}) than {args.network}")
+                raise ValueError(
+                    f"{args.weights} holds another network ({model.arch.name}) than {args.network}"
+                )
         else:
             model = build(net, bn_eps=args.bn_eps, same_padding=args.same_padding).eval()
             if args.weights:

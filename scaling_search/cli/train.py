@@ -35,9 +35,15 @@ def add_command(commands: Any) -> None:
     train.add_argument("network", help="b0, b0-s4, ... (see list), or a TOML file of your own")
     networks.add_dials(train)
     for flag, setting, kind, default, text in _SETTINGS:
-        train.add_argument(flag, dest=setting, type=kind, default=default, help=text, metavar=flag[2:].upper())
-    train.add_argument("--compile", action="store_true", help="torch.compile, on CUDA: for runs of many epochs")
-    train.add_argument("--profile", action="store_true", help="time one epoch: data, forward, backward, ...")
+        train.add_argument(
+            flag, dest=setting, type=kind, default=default, help=text, metavar=flag[2:].upper()
+        )
+    train.add_argument(
+        "--compile", action="store_true", help="torch.compile, on CUDA: for runs of many epochs"
+    )
+    train.add_argument(
+        "--profile", action="store_true", help="time one epoch: data, forward, backward, ..."
+    )
     train.add_argument("--out", type=Path, help="folder of its checkpoints (default: runs/train)")
     train.set_defaults(command=_train)
 
@@ -57,7 +63,9 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     for _, name, _, _, _ in _SETTINGS:
         part, _, field = name.rpartition(".")
         if (value := getattr(args, name)) is not None:
-            (settings.setdefault(part, {}) if part else settings)[field] = [value] if name == "rungs" else value
+            (settings.setdefault(part, {}) if part else settings)[field] = (
+                [value] if name == "rungs" else value
+            )
     settings["device"], indices = devices.parse(settings["device"])
     study = check(settings, "command line")
     console = Console()
@@ -74,23 +82,39 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
         str((args.out or Path("runs/train")).resolve()), compile=study.compile, deadline=study.deadline,
     )  # fmt: skip
     say(console, "data", data.describe(study.data.train_images, study.data.val_images))
-    say(console, "network", f"{trial.arch.name}, {trial.arch.blocks} blocks, {trial.arch.resolution} px")
+    say(
+        console,
+        "network",
+        f"{trial.arch.name}, {trial.arch.blocks} blocks, {trial.arch.resolution} px",
+    )
     if args.profile:
         return _profile(trial, data, console)
     try:
         for event in train(trial, data):
             if isinstance(event, Epoch):
                 loss = f"loss {event.train_loss:.3f} train, {event.val_loss:.3f} val"
-                say(console, f"epoch {event.epoch}", f"{loss} · val {points(event.val_acc)} · {event.seconds:.1f} s")
+                say(
+                    console,
+                    f"epoch {event.epoch}",
+                    f"{loss} · val {points(event.val_acc)} · {event.seconds:.1f} s",
+                )
             elif isinstance(event, Outcome):
                 outcome = event
     except KeyboardInterrupt:
         say(console, "stopped", f"the same command goes on from its last epoch in {trial.folder}")
         return 130
     except OSError as error:
-        raise UserError(f"training stopped: {error}; mend it, and the same command goes on") from None
-    rate = f"{outcome.images_per_s:,.0f} images/s, {outcome.peak_memory / 2**20:,.0f} MiB at the peak"
-    say(console, outcome.status, f"{outcome.seconds:.1f} s · {rate}" + (f" · {outcome.note}" if outcome.note else ""))
+        raise UserError(
+            f"training stopped: {error}; mend it, and the same command goes on"
+        ) from None
+    rate = (
+        f"{outcome.images_per_s:,.0f} images/s, {outcome.peak_memory / 2**20:,.0f} MiB at the peak"
+    )
+    say(
+        console,
+        outcome.status,
+        f"{outcome.seconds:.1f} s · {rate}" + (f" · {outcome.note}" if outcome.note else ""),
+    )
     return 0 if outcome.status == "done" else 1
 
 
@@ -99,9 +123,13 @@ def _profile(trial: Any, data: Any, console: Console) -> int:
 
     images = min(len(data.train_labels), trial.train_images or 2048, 64 * trial.recipe.batch)
     try:
-        found = profile(replace(trial, train_images=images, val_images=trial.val_images or 1024), data)
+        found = profile(
+            replace(trial, train_images=images, val_images=trial.val_images or 1024), data
+        )
     except (RuntimeError, MemoryError) as error:
-        raise UserError(f"batch {trial.recipe.batch} at {trial.arch.resolution} px: {error}") from None
+        raise UserError(
+            f"batch {trial.recipe.batch} at {trial.arch.resolution} px: {error}"
+        ) from None
     total = sum(found.seconds.values())
     right = {"justify": "right", "no_wrap": True}
     table = Table("part", Column("ms per step", **right), Column("share", **right), box=None)  # type: ignore[arg-type]

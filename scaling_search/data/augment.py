@@ -1,4 +1,5 @@
-"""What an epoch does to its images: their order, flips, shifts and cutout, drawn from (seed, epoch)."""
+"""What an epoch does to its images: their order, flips, shifts and cutout, drawn from (seed,
+epoch)."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ def augmented(
     centre: Tensor | None = None,
     cutout: int = 0,
 ) -> Tensor:
-    """Images [n, c, side, side] flipped where `mirror` [n] says so, moved by `shift` [n, 2] px (down,
-    right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2]; None leaves a
-    change out. All on the images' device, without a copy or a wait, so that a captured step holds it."""
+    """Images [n, c, side, side] flipped where `mirror` [n] says so, moved by `shift` [n, 2] px
+    (down, right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2]; None
+    leaves a change out. All on the images' device, without a copy or a wait, so that a captured
+    step holds it."""
     n, channels, side, _ = images.shape
     pixels = torch.arange(side, device=images.device)
     if mirror is not None or shift is not None:
@@ -30,14 +32,17 @@ def augmented(
         places = (rows[:, :, None] * side + columns[:, None, :]).view(n, 1, -1)
         images = images.flatten(2).gather(2, places.expand(-1, channels, -1)).view(images.shape)
     if centre is not None:
-        outside = (2 * (pixels - centre[:, :, None])).abs() >= cutout  # [n, 2, side]: of its rows, columns
+        outside = (
+            2 * (pixels - centre[:, :, None])
+        ).abs() >= cutout  # [n, 2, side]: of its rows, columns
         keep = outside[:, 0][:, None, :, None] | outside[:, 1][:, None, None, :]
         images = torch.where(keep, images, 128)
     return images
 
 
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Index batches of one epoch: a fresh permutation from (seed, epoch), the incomplete last batch left out."""
+    """Index batches of one epoch: a fresh permutation from (seed, epoch), the incomplete last batch
+    left out."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)
     for i in range(0, max(1, count // batch) * batch, batch):
@@ -45,7 +50,8 @@ def epoch_order(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tenso
 
 
 def mirrored(count: int, seed: int, epoch: int) -> Tensor:
-    """Which images are flipped in this epoch: half of them in the first, drawn from the seed, then every image in
-    turn (alternating flip: two epochs show each image both ways, where chance would show half of them twice alike)."""
+    """Which images are flipped in this epoch: half of them in the first, drawn from the seed, then
+    every image in turn (alternating flip: two epochs show each image both ways, where chance would
+    show half of them twice alike)."""
     first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
     return first ^ bool(epoch % 2)

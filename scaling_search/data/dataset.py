@@ -1,4 +1,5 @@
-"""Data sets as uint8 arrays on disk, decoded once and mapped read-only by every worker; folds; batches.
+"""Data sets as uint8 arrays on disk, decoded once and mapped read-only by every worker; folds;
+batches.
 
 Imports numpy and torch alone: a bare machine can train from a cached data set. Reading the original
 files is `sources.py`'s business.
@@ -37,7 +38,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images [N, side, side, 1 or 3] uint8; labels [N] int64; one 64-bit content hash per training image."""
+    """Images [N, side, side, 1 or 3] uint8; labels [N] int64; one 64-bit content hash per training
+    image."""
 
     name: str
     origin: str  # where it came from, for people
@@ -60,11 +62,19 @@ class Dataset:
             meta = json.loads((folder / "meta.json").read_text())
             arrays = {
                 name: np.load(folder / f"{name}.npy", mmap_mode="r")
-                for name in ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
+                for name in (
+                    "train_images",
+                    "train_labels",
+                    "train_hashes",
+                    "test_images",
+                    "test_labels",
+                )
             }
             return cls._from(folder, meta, arrays)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"data cache {folder}: {error}; delete the folder to have it rebuilt") from None
+            raise UserError(
+                f"data cache {folder}: {error}; delete the folder to have it rebuilt"
+            ) from None
 
     @classmethod
     def _from(cls, folder: Path, meta: dict[str, Any], arrays: dict[str, Any]) -> Dataset:
@@ -81,14 +91,16 @@ class Dataset:
         )
 
     def verified(self) -> Dataset:
-        """Itself. Raises UserError when the cached images or labels are no longer what was read; of more than 4 GiB
-        the training images are sampled."""
+        """Itself. Raises UserError when the cached images or labels are no longer what was read; of
+        more than 4 GiB the training images are sampled."""
         train, test = self.train_images, self.test_images
         every = -(-(train.nbytes + test.nbytes) // 2**32)
         whole = every == 1
         same = np.array_equal(content_hashes(train[::every]), self.train_hashes[::every])
         if whole:
-            found = _digest(self.train_hashes, self.train_labels, content_hashes(test), self.test_labels)
+            found = _digest(
+                self.train_hashes, self.train_labels, content_hashes(test), self.test_labels
+            )
             same = same and found == self.digest
         if not same:
             raise UserError(
@@ -122,7 +134,10 @@ def cache_root() -> Path:
 
 def content_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """A 64-bit hash of each image's pixels: equal images land in the same fold."""
-    digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images]
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
+        for image in images
+    ]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
@@ -157,7 +172,10 @@ class CacheWriter:
     def array(self, name: str, count: int, side: int, colours: int) -> NDArray[np.uint8]:
         """A writable array [count, side, side, colours] on disk."""
         return np.lib.format.open_memmap(
-            self._partial / f"{name}.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, colours)
+            self._partial / f"{name}.npy",
+            mode="w+",
+            dtype=np.uint8,
+            shape=(count, side, side, colours),
         )
 
     def commit(
@@ -169,7 +187,8 @@ class CacheWriter:
         labels: NDArray[np.int64],
         test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
     ) -> Dataset:
-        """Write everything and move it into place. Without a test split, a tenth (by content hash) becomes one."""
+        """Write everything and move it into place. Without a test split, a tenth (by content hash)
+        becomes one."""
         hashes = content_hashes(images)
         if test is None:
             held_out = (hashes >> np.uint64(32)) % np.uint64(10) == 0
@@ -215,7 +234,9 @@ def _check(name: str, arrays: dict[str, NDArray[Any]], classes: tuple[str, ...])
     """Every fold and the test split must hold images, and training more than one class."""
     folds = np.bincount((arrays["train_hashes"] % np.uint64(FOLDS)).astype(int), minlength=FOLDS)
     if len(np.unique(arrays["train_labels"])) < 2:
-        raise UserError(f"data {name}: only one class among the training images; at least 2 are needed")
+        raise UserError(
+            f"data {name}: only one class among the training images; at least 2 are needed"
+        )
     if folds.min() < 1 or len(arrays["test_labels"]) < 1:
         raise UserError(
             f"data {name}: {len(arrays['train_labels'])} training and {len(arrays['test_labels'])} test images "
@@ -234,9 +255,13 @@ def _check(name: str, arrays: dict[str, NDArray[Any]], classes: tuple[str, ...])
 
 
 def split(
-    hashes: NDArray[np.uint64], seed: int, train_limit: int | None = None, val_limit: int | None = None
+    hashes: NDArray[np.uint64],
+    seed: int,
+    train_limit: int | None = None,
+    val_limit: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of seed's training and validation images: validation are those whose hash mod 5 is seed mod 5.
+    """Indices of seed's training and validation images: validation are those whose hash mod 5 is
+    seed mod 5.
 
     A limit keeps the images lowest in an order that is random but the same for every network."""
     in_fold = hashes % np.uint64(FOLDS) == np.uint64(seed % FOLDS)

@@ -29,7 +29,6 @@ def free_memory(device: torch.device) -> int:
     return 2**33
 
 
-
 class Images:
     """Images `at` of a data set's array [N, h, h, c], as uint8 [n, c, side, side] on a device.
 
@@ -99,8 +98,9 @@ class Images:
 
 
 class ReadAhead:
-    """The originals of `parts` of `images`, one after the other, two of them read ahead by a thread:
-    a disk and a device work at the same time. Iterate within a `with` block, which ends the thread."""
+    """The originals of `parts` of `images`, one after the other, two of them read ahead by a
+    thread: a disk and a device work at the same time. Iterate within a `with` block, which ends the
+    thread."""
 
     def __init__(self, images: Images, parts: Sequence[Tensor]) -> None:
         self._images = images
@@ -139,7 +139,8 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 class Normalise:
-    """uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last; grey becomes three equal channels."""
+    """uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last; grey becomes three equal
+    channels."""
 
     def __init__(self, data: Dataset, device: torch.device) -> None:
         std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
@@ -147,5 +148,10 @@ class Normalise:
         self._shift = (-torch.tensor(data.mean).view(1, -1, 1, 1) * 255 / std).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last).float().mul_(self._scale).add_(self._shift)
+        x = (
+            images.contiguous(memory_format=torch.channels_last)
+            .float()
+            .mul_(self._scale)
+            .add_(self._shift)
+        )
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
 """A built-in data set: small colour images whose class is an outline and a fine texture.
 
 The outline can be read at any resolution and is easy; the texture's period is 6-14 px of 64, so it
-blurs away at low resolution and rewards a network that sees finely. Colours, position, size, rotation,
-phase and background carry nothing. Deterministic from the seed.
+blurs away at low resolution and rewards a network that sees finely. Colours, position, size,
+rotation, phase and background carry nothing. Deterministic from the seed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 SIDE = 64
 OUTLINES = ("disc", "square", "triangle", "cross", "ring")
 TEXTURES = ("stripes", "checks")
-CLASSES = tuple(f"{texture} {outline}" for outline, texture in itertools.product(OUTLINES, TEXTURES))
+CLASSES = tuple(
+    f"{texture} {outline}" for outline, texture in itertools.product(OUTLINES, TEXTURES)
+)
 
 Floats = NDArray[np.float32]
 

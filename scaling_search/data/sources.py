@@ -1,4 +1,5 @@
-"""Reads what `--data` names into a cached Dataset: Fashion-MNIST, CIFAR-10, shapes, folders, parquet."""
+"""Reads what `--data` names into a cached Dataset: Fashion-MNIST, CIFAR-10, shapes, folders,
+parquet."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ from scaling_search import UserError
 from scaling_search.data import shapes
 from scaling_search.data.dataset import CacheWriter, Dataset, cache_root
 
-KNOWN = "auto, fashion-mnist, cifar10, shapes, a folder of class folders, or a parquet file or folder"
+KNOWN = (
+    "auto, fashion-mnist, cifar10, shapes, a folder of class folders, or a parquet file or folder"
+)
 _NAMED = {"fashion-mnist", "cifar10", "shapes"}
 _AUTO = "fashion-mnist|shapes"  # the smallest download, and where there is no network none
 CONNECT_SECONDS = 4.0
@@ -52,7 +55,18 @@ _CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_IMAGE_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+}
 _TEST_NAMES = ("test", "val", "valid", "validation")
 
 
@@ -103,8 +117,8 @@ def load(spec: str) -> Dataset:
 
 
 def is_choice(spec: str) -> bool:
-    """Whether `spec` names several sets, of which the first that can be had is meant: `auto`, or known
-    names with | between them."""
+    """Whether `spec` names several sets, of which the first that can be had is meant: `auto`, or
+    known names with | between them."""
     return spec == "auto" or ("|" in spec and set(spec.split("|")) <= _NAMED)
 
 
@@ -123,7 +137,8 @@ def load_or_explain(spec: str) -> Dataset:
 
 
 def _download(url: str) -> bytes:
-    """The file at `url`; _NoNetworkError when no answer begins within CONNECT_SECONDS (name look-up included)."""
+    """The file at `url`; _NoNetworkError when no answer begins within CONNECT_SECONDS (name look-up
+    included)."""
     answer: list[IO[bytes]] = []
     failure: list[Exception] = []
 
@@ -150,7 +165,9 @@ def _download(url: str) -> bytes:
 def _fashion() -> Source:
     if all((_DEBIAN / name).is_file() for name in _FASHION_SHA256):
         raw = {name: _unpacked(name, (_DEBIAN / name).read_bytes()) for name in _FASHION_SHA256}
-        return Source("fashion-mnist", "Debian's package", "", lambda w, s: _read_fashion(w, s, raw))
+        return Source(
+            "fashion-mnist", "Debian's package", "", lambda w, s: _read_fashion(w, s, raw)
+        )
     packed = {name: _download(_FASHION_URL + name) for name in _FASHION_SHA256}
     try:
         raw = {name: _unpacked(name, content) for name, content in packed.items()}
@@ -163,15 +180,22 @@ def _unpacked(name: str, packed: bytes) -> bytes:
     try:
         raw = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data fashion-mnist: {name} cannot be unpacked ({error}); fetch it again") from None
+        raise UserError(
+            f"data fashion-mnist: {name} cannot be unpacked ({error}); fetch it again"
+        ) from None
     if hashlib.sha256(raw).hexdigest() != _FASHION_SHA256[name]:
-        raise UserError(f"data fashion-mnist: {name} does not have its known SHA-256; fetch it again")
+        raise UserError(
+            f"data fashion-mnist: {name} does not have its known SHA-256; fetch it again"
+        )
     return raw
 
 
 def _read_fashion(writer: CacheWriter, source: Source, raw: dict[str, bytes]) -> Dataset:
     # idx: two zero bytes, type, dimensions, then the sizes
-    parts = [np.frombuffer(raw[name], dtype=np.uint8, offset=4 + 4 * raw[name][3]) for name in _FASHION_SHA256]
+    parts = [
+        np.frombuffer(raw[name], dtype=np.uint8, offset=4 + 4 * raw[name][3])
+        for name in _FASHION_SHA256
+    ]
     images, labels, test_images, test_labels = parts
     return writer.commit(
         source.name,
@@ -186,17 +210,22 @@ def _read_fashion(writer: CacheWriter, source: Source, raw: dict[str, bytes]) ->
 def _cifar() -> Source:
     packed = _download(_CIFAR_URL)
     if hashlib.md5(packed).hexdigest() != _CIFAR_MD5:
-        raise UserError("data cifar10: the download does not have its published checksum; try again")
+        raise UserError(
+            "data cifar10: the download does not have its published checksum; try again"
+        )
     return Source("cifar10", "downloaded", "", lambda w, s: _read_cifar(w, s, packed))
 
 
 def _read_cifar(writer: CacheWriter, source: Source, packed: bytes) -> Dataset:
-    """The binary layout: one label byte, then 3 × 32 × 32 pixels, in five training batches and a test batch."""
+    """The binary layout: one label byte, then 3 × 32 × 32 pixels, in five training batches and a
+    test batch."""
     files: dict[str, NDArray[np.uint8]] = {}
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         for member in tar:
             if member.name.endswith(".bin") and (file := tar.extractfile(member)):
-                files[Path(member.name).stem] = np.frombuffer(file.read(), np.uint8).reshape(-1, 3073)
+                files[Path(member.name).stem] = np.frombuffer(file.read(), np.uint8).reshape(
+                    -1, 3073
+                )
     train = np.concatenate([files[name] for name in sorted(files) if name.startswith("data_batch")])
     test = files["test_batch"]
 
@@ -208,7 +237,11 @@ def _read_cifar(writer: CacheWriter, source: Source, packed: bytes) -> Dataset:
 
 def _read_shapes(writer: CacheWriter, source: Source) -> Dataset:
     return writer.commit(
-        source.name, source.origin, shapes.CLASSES, *shapes.generate(10_000, 0), shapes.generate(2_000, 1)
+        source.name,
+        source.origin,
+        shapes.CLASSES,
+        *shapes.generate(10_000, 0),
+        shapes.generate(2_000, 1),
     )
 
 
@@ -237,7 +270,9 @@ def _from_path(path: Path, spec: str) -> Source:
         raise UserError(f"unknown data {spec!r}: known are {KNOWN}; no such file or folder either")
     if path.is_file():
         if path.suffix != ".parquet":
-            raise UserError(f"data {spec}: a file must be .parquet (Hugging Face layout); else give a folder")
+            raise UserError(
+                f"data {spec}: a file must be .parquet (Hugging Face layout); else give a folder"
+            )
         return _parquet(path, [path])
     files = sorted(p for pattern in ("*.parquet", "*/*.parquet") for p in path.glob(pattern))
     return _parquet(path, files) if files else _folder(path)
@@ -256,23 +291,37 @@ def _safe_name(path: Path) -> str:
 
 
 def _folder(root: Path) -> Source:
-    splits = {d.name.lower(): d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")}
+    splits = {
+        d.name.lower(): d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")
+    }
     train_root = splits.get("train")
     held = [splits[name] for name in _TEST_NAMES if name in splits] if train_root else []
     train = _class_files(train_root or root)
     if len(train) < 2:
-        found = f"only one class folder ({next(iter(train))})" if train else "no image in any class folder"
-        raise UserError(f"data {root}: {found}; wanted is a folder for each class, at least 2, with images inside")
+        found = (
+            f"only one class folder ({next(iter(train))})"
+            if train
+            else "no image in any class folder"
+        )
+        raise UserError(
+            f"data {root}: {found}; wanted is a folder for each class, at least 2, with images inside"
+        )
     classes = tuple(train)
     tests = [_class_files(folder) for folder in held]
     for folder, files in zip(held, tests, strict=True):
         if extra := sorted(set(files) - set(classes)):
-            raise UserError(f"data {folder}: class {extra[0]!r} is not among the classes of {train_root}")
+            raise UserError(
+                f"data {folder}: class {extra[0]!r} is not among the classes of {train_root}"
+            )
         if not files:
             raise UserError(f"data {folder}: no image in any class folder; fill it or remove it")
 
     def encoded(of: dict[str, list[Path]]) -> list[_Encoded]:
-        return [_Encoded(str(f), f.read_bytes, classes.index(c)) for c, files in of.items() for f in files]
+        return [
+            _Encoded(str(f), f.read_bytes, classes.index(c))
+            for c, files in of.items()
+            for f in files
+        ]
 
     pool = encoded(train) + [e for extra in tests[1:] for e in encoded(extra)]
     test = encoded(tests[0]) if tests else None
@@ -286,10 +335,13 @@ def _folder(root: Path) -> Source:
 
 
 def _class_files(root: Path) -> dict[str, list[Path]]:
-    """Images per class folder (searched to any depth), classes in alphabetical order, empty ones left out."""
+    """Images per class folder (searched to any depth), classes in alphabetical order, empty ones
+    left out."""
     classes = {}
     for folder in sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")):
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file())
+        files = sorted(
+            f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()
+        )
         if files:
             classes[folder.name] = files
     return classes
@@ -299,12 +351,16 @@ def _parquet(root: Path, files: list[Path]) -> Source:
     by_split: dict[str, list[Path]] = {}
     for file in files:
         where = file.relative_to(root).with_suffix("") if file != root else Path(file.stem)
-        match = re.search(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])", str(where).lower())
+        match = re.search(
+            r"(?<![a-z])(train|test|validation|valid|val)(?![a-z])", str(where).lower()
+        )
         by_split.setdefault(match[1] if match else "", []).append(file)
     if list(by_split) == [""]:
         by_split = {"train": by_split[""]}
     if "train" not in by_split or "" in by_split:
-        raise UserError(f"data {root}: name the parquet files train*, test* or val*, or none of them")
+        raise UserError(
+            f"data {root}: name the parquet files train*, test* or val*, or none of them"
+        )
     held = [name for name in _TEST_NAMES if name in by_split]
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
@@ -314,7 +370,9 @@ def _parquet(root: Path, files: list[Path]) -> Source:
         count = 1 + max(row.label for row in pool)
         classes = names if len(names) >= count else tuple(str(i) for i in range(count))
         if len({row.label for row in pool}) < 2:
-            raise UserError(f"data {root}: only one class in its label column; at least 2 are needed")
+            raise UserError(
+                f"data {root}: only one class in its label column; at least 2 are needed"
+            )
         return _decode(writer, source, classes, pool, tests[0] if tests else None)
 
     origin = f"parquet {root.name}" + (f", {held[0]} as test" if held else "")
@@ -331,11 +389,15 @@ def _parquet_rows(files: Sequence[Path]) -> tuple[list[_Encoded], tuple[str, ...
         try:
             table = pq.read_table(file)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"data {file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                f"data {file}: not a readable parquet file ({str(error).splitlines()[0]})"
+            ) from None
         image = label = None
         for column in table.schema:
             kind = column.type
-            if (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0) or pa.types.is_binary(kind):
+            if (
+                pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+            ) or pa.types.is_binary(kind):
                 image = image or column.name
             elif pa.types.is_integer(kind) and (label is None or column.name == "label"):
                 label = column.name
@@ -348,7 +410,9 @@ def _parquet_rows(files: Sequence[Path]) -> tuple[list[_Encoded], tuple[str, ...
         if label is None:
             raise UserError(f"data {file}: no integer label column; its columns are {columns}")
         features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = tuple(features.get("info", {}).get("features", {}).get(label, {}).get("names", names))
+        names = tuple(
+            features.get("info", {}).get("features", {}).get(label, {}).get("names", names)
+        )
         cells, labels = table[image].to_pylist(), table[label].to_pylist()
         for i, (cell, y) in enumerate(zip(cells, labels, strict=True)):
             raw = cell["bytes"] if isinstance(cell, dict) else cell
@@ -367,7 +431,8 @@ def _decode(
     train: list[_Encoded],
     test: list[_Encoded] | None,
 ) -> Dataset:
-    """Decode every image: shorter side to the native side, antialiased, and the middle square of it.
+    """Decode every image: shorter side to the native side, antialiased, and the middle square of
+    it.
 
     The native side is the one that three quarters of the images reach, at most MAX_SIDE."""
     from PIL import Image, ImageOps

@@ -1,4 +1,5 @@
-"""Where the next runs go. Pure functions of what is known: the same records give the same next runs."""
+"""Where the next runs go. Pure functions of what is known: the same records give the same next
+runs."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ def half(count: int) -> int:
     return math.ceil(count / 2)
 
 
-def promoted(records: Sequence[Record], active: Sequence[Candidate], study: Study) -> list[Candidate]:
-    """The better half of each budget (rounded up) by their expected accuracy at the last rung; networks that failed
-    do not go on."""
+def promoted(
+    records: Sequence[Record], active: Sequence[Candidate], study: Study
+) -> list[Candidate]:
+    """The better half of each budget (rounded up) by their expected accuracy at the last rung;
+    networks that failed do not go on."""
     found: list[Candidate] = []
     for budget in dict.fromkeys(c.budget for c in active):
         group = [c for c in active if c.budget == budget]
@@ -34,13 +37,15 @@ def promoted(records: Sequence[Record], active: Sequence[Candidate], study: Stud
 
 
 def expected(records: Sequence[Record], study: Study, budget: str) -> tuple[list[str], list[float]]:
-    """Keys, and posterior means of the accuracy at the last rung, of every network that has not failed."""
+    """Keys, and posterior means of the accuracy at the last rung, of every network that has not
+    failed."""
     answer = model(records, study, budget)
     return (answer[0], answer[1].accuracy.mean(0).tolist()) if answer else ([], [])
 
 
 def top_two(accuracy: Array, rng: np.random.Generator) -> int:
-    """Top-two Thompson sampling (Russo 2020): one sample's best, another sample's best that differs, one of the two.
+    """Top-two Thompson sampling (Russo 2020): one sample's best, another sample's best that
+    differs, one of the two.
 
     `accuracy` [samples, networks]."""
     leader, *others = accuracy[rng.permutation(len(accuracy))].argmax(1).tolist()
@@ -55,8 +60,9 @@ def next_runs(
     open_seeds: dict[str, list[int]],
     count: int = BATCH,
 ) -> list[tuple[str, int]]:
-    """Up to `count` further (network, seed) at the last rung for `budget`. `open_seeds`: per network the seeds it may
-    still take, the next first; used up in place. Networks that have failed, or have no seed left, get none."""
+    """Up to `count` further (network, seed) at the last rung for `budget`. `open_seeds`: per
+    network the seeds it may still take, the next first; used up in place. Networks that have
+    failed, or have no seed left, get none."""
     answer = model(records, study, budget)
     if answer is None:
         return []

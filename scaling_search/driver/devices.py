@@ -45,7 +45,9 @@ class Machine:
     precision: Precision = "fp32"  # of a step; fp32 where any of the GPUs needs it
     problem: str = ""  # why torch cannot use a GPU that is wanted
     warnings: tuple[str, ...] = ()  # what a check of its numbers has found wrong
-    triton_failure: str = ""  # why that check keeps Triton's kernels, which can be imported, from use
+    triton_failure: str = (
+        ""  # why that check keeps Triton's kernels, which can be imported, from use
+    )
 
 
 def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
@@ -56,7 +58,9 @@ def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
     if index:
         return "cuda", (int(index[1]),)
     if text not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {text}: wanted is auto, cpu, cuda or, for one card, such as cuda:1")
+        raise UserError(
+            f"--device {text}: wanted is auto, cpu, cuda or, for one card, such as cuda:1"
+        )
     return text, None
 
 
@@ -124,7 +128,8 @@ def resolve(device: str, indices: tuple[int, ...] | None = None) -> tuple[str, s
 def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
     """What this machine trains with on `device` (cpu or cuda, of its GPUs `indices` alone).
 
-    It raises nothing: what is wrong with a GPU is in `problem`, so that a cluster's nodes can be asked."""
+    It raises nothing: what is wrong with a GPU is in `problem`, so that a cluster's nodes can be
+    asked."""
     if device != "cuda":
         return Machine(step.kernels("cpu"), step.why_no_kernels())
     cuda = probe_cuda()
@@ -171,7 +176,8 @@ def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> M
 
 
 def memory_needed(study: Study, arch: Arch, precision: Precision, batch: int | None = None) -> int:
-    """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context included."""
+    """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context
+    included."""
     recipe = study.recipe if batch is None else dataclasses.replace(study.recipe, batch=batch)
     images = (study.data.train_images or 0) + (study.data.val_images or 0)
     return CONTEXT + predicted_peak(arch, recipe, images, precision)

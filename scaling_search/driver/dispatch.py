@@ -1,4 +1,5 @@
-"""The runs of one step of a study: handed to an executor, recorded, tried again where that is right."""
+"""The runs of one step of a study: handed to an executor, recorded, tried again where that is
+right."""
 
 from __future__ import annotations
 

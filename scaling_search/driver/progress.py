@@ -71,7 +71,11 @@ class Live:
         self._running.pop(job.number, None)
         if self._testing:
             if outcome.status != "done":
-                say(self._console, "test", f"{candidate.label}: not measured, {outcome.status}: {outcome.note}")
+                say(
+                    self._console,
+                    "test",
+                    f"{candidate.label}: not measured, {outcome.status}: {outcome.note}",
+                )
             self._show()
             return
         self._finished += 1
@@ -82,7 +86,11 @@ class Live:
                 self._best = accuracy
         else:
             result = f"{outcome.status}: {outcome.note}"
-        name = candidate.label if candidate.role == "candidate" else f"{candidate.role}, {candidate.label}"
+        name = (
+            candidate.label
+            if candidate.role == "candidate"
+            else f"{candidate.role}, {candidate.label}"
+        )
         line = (
             f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x  seed {job.trial.seed}  {result}  "
             f"{outcome.seconds:.0f} s · {self._left()} left"

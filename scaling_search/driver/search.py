@@ -1,9 +1,9 @@
 """The driver: which runs a study needs, handed to an executor, told to the store.
 
-Every network with the first seeds (all to the last rung, or half of them going on from rung to rung), then single
-runs where the posterior says they help most, then fresh seeds for what the answer names, then its test accuracy.
-Each step is decided from the complete results of the steps before it, so neither the order in which runs end nor an
-interruption changes anything.
+Every network with the first seeds (all to the last rung, or half of them going on from rung to
+rung), then single runs where the posterior says they help most, then fresh seeds for what the
+answer names, then its test accuracy. Each step is decided from the complete results of the steps
+before it, so neither the order in which runs end nor an interruption changes anything.
 """
 
 from __future__ import annotations
@@ -55,18 +55,23 @@ class Search:
         stopping: Callable[[], bool] = lambda: False,
         packing: Packing | None = None,
     ) -> None:
-        """`until`, `test_until`: time.monotonic() at which training stops, and testing; given them, runs are added for
-        as long as there is time. `exists`: whether a run can be had at all; a replayed table may end. `stopping`:
-        whether the user has asked to stop. `packing`: where several trainings may share a GPU. `kernels`: those that
-        every run must be trained with (step.kernels), "" for any."""
+        """`until`, `test_until`: time.monotonic() at which training stops, and testing; given them,
+        runs are added for as long as there is time. `exists`: whether a run can be had at all; a
+        replayed table may end. `stopping`: whether the user has asked to stop. `packing`: where
+        several trainings may share a GPU. `kernels`: those that every run must be trained with
+        (step.kernels), "" for any."""
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
         self._device, self._checkpoints, self._kernels = device, checkpoints, kernels
         self._until, self._test_until, self._exists = until, test_until, exists
         self._stopping, self._packing = stopping, packing
         self.out_of_time = False
-        self._named: tuple[frozenset[int], list[Candidate]] | None = None  # by which runs, what they name
-        self._decided: set[tuple[str, int, int]] = set()  # runs asked for so far, in this sitting or an earlier one
+        self._named: tuple[frozenset[int], list[Candidate]] | None = (
+            None  # by which runs, what they name
+        )
+        self._decided: set[tuple[str, int, int]] = (
+            set()
+        )  # runs asked for so far, in this sitting or an earlier one
 
     def run(self) -> int:
         """Train whatever has no outcome yet; the number of runs trained now.
@@ -115,7 +120,10 @@ class Search:
                 seen = [
                     (on_square(r.candidate.shares), r.val_acc)
                     for r in sorted(self._known(), key=lambda r: r.candidate.key)
-                    if r.done and r.epochs == last and r.candidate.budget == budget and r.candidate.shares
+                    if r.done
+                    and r.epochs == last
+                    and r.candidate.budget == budget
+                    and r.candidate.shares
                 ]
                 fresh: list[Candidate] = []
                 for u, v in suggest(seen, min(BATCH, int(wanted) - have), study.seed + have):
@@ -132,7 +140,9 @@ class Search:
         """Single runs at the last rung, a batch at a time, where the posterior says."""
         study, last = self._study, self._study.rungs[-1]
         seeds = range(study.seed, study.seed + FRESH)
-        networks = {r.candidate.key: r.candidate for r in self._known() if r.candidate.role == "candidate"}
+        networks = {
+            r.candidate.key: r.candidate for r in self._known() if r.candidate.role == "candidate"
+        }
         exhausted: set[str] = set()
         done = 0.0
         while done < most and len(exhausted) < len(study.budgets):
@@ -150,8 +160,14 @@ class Search:
                     exhausted.add(budget)
                 # the baseline keeps up, so that it is compared over the same seeds
                 base = self._plan.baseline
-                along = {s for _, s in runs if (base.key, s) not in taken and self._exists(base.key, s, last)}
-                wanted = [(networks[key], seed) for key, seed in runs] + [(base, s) for s in sorted(along)]
+                along = {
+                    s
+                    for _, s in runs
+                    if (base.key, s) not in taken and self._exists(base.key, s, last)
+                }
+                wanted = [(networks[key], seed) for key, seed in runs] + [
+                    (base, s) for s in sorted(along)
+                ]
                 self._train("more runs where they help", wanted, last)
             done += count
 
@@ -173,9 +189,11 @@ class Search:
         return self._named[1]
 
     def _known(self) -> list[Record]:
-        """What has been asked for and has an outcome. Runs of an earlier sitting count from when they are asked for
-        again, so that every decision sees what it saw then."""
-        return [r for r in self._store.records() if r.key in self._decided and r.outcome is not None]
+        """What has been asked for and has an outcome. Runs of an earlier sitting count from when
+        they are asked for again, so that every decision sees what it saw then."""
+        return [
+            r for r in self._store.records() if r.key in self._decided and r.outcome is not None
+        ]
 
     def _recorded(self) -> int:
         return sum(r.outcome is not None for r in self._store.records())
@@ -191,7 +209,8 @@ class Search:
         queue = [
             run
             for run in dict.fromkeys(runs)
-            if (known := self._store.recorded((run[0].key, run[1], epochs))) is None or known.outcome is None
+            if (known := self._store.recorded((run[0].key, run[1], epochs))) is None
+            or known.outcome is None
         ]
         if queue and not self._over():
             self._watcher.phase(name, len(queue))
@@ -214,8 +233,9 @@ class Search:
         return self._stopping() or time.monotonic() >= self._until
 
     def _test(self) -> None:
-        """Measure the test split for what the answer names: its fresh seeds where there are some, else its runs. The
-        only place that touches it; the checkpoints stand at the end of training, so nothing is trained again."""
+        """Measure the test split for what the answer names: its fresh seeds where there are some,
+        else its runs. The only place that touches it; the checkpoints stand at the end of training,
+        so nothing is trained again."""
         study, last = self._study, self._study.rungs[-1]
         known = [r for r in self._store.records() if r.epochs == last and r.done]
         keys = {c.key for c in self._finalists(self._store.records())}
@@ -223,7 +243,9 @@ class Search:
         missing = [
             r
             for r in known
-            if r.candidate.key in keys and r.test_acc is None and (r.seed >= study.seed + FRESH) == fresh
+            if r.candidate.key in keys
+            and r.test_acc is None
+            and (r.seed >= study.seed + FRESH) == fresh
         ]
         if not missing:
             return
@@ -263,7 +285,8 @@ class Search:
 
 
 def runs_needed(study: Study, todo: Plan) -> int:
-    """How many runs the study takes when none fails: at most, as the baseline keeps up with extra runs."""
+    """How many runs the study takes when none fails: at most, as the baseline keeps up with extra
+    runs."""
     groups = []
     for budget in dict.fromkeys(c.budget for c in (*todo.candidates, *todo.pool)):
         chosen = sum(c.budget == budget for c in todo.candidates)

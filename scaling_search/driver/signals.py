@@ -8,8 +8,8 @@ from types import FrameType
 
 
 class Stopping:
-    """Within this block, a first signal calls `tell` and makes the object answer True; a second one is SystemExit at
-    once. The exit status of either is 128 + the signal's number."""
+    """Within this block, a first signal calls `tell` and makes the object answer True; a second one
+    is SystemExit at once. The exit status of either is 128 + the signal's number."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell = tell

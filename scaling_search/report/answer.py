@@ -40,8 +40,8 @@ from scaling_search.verdict.verdict import Verdict
 
 
 def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
-    """Write results.csv, config.json (of the pick) and report.html, and say the answer in a few lines; whether there
-    is one."""
+    """Write results.csv, config.json (of the pick) and report.html, and say the answer in a few
+    lines; whether there is one."""
     page = page_of(source, folder)
     atomic.write(folder / "results.csv", tables.write_csv(page.records).encode())
     for v in page.found:
@@ -80,7 +80,8 @@ def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
 
 
 def export(folder: Path, to: Path) -> int:
-    """Every curve of a run folder as a table; its number of rows. It says nothing of this machine's folders.
+    """Every curve of a run folder as a table; its number of rows. It says nothing of this machine's
+    folders.
 
     Raises UserError."""
     return write_table(open_results(folder), to)
@@ -94,7 +95,13 @@ def write_table(source: Store | Curves, to: Path) -> int:
     return curves.write(to, source.records(), facts)
 
 
-def _say(console: Console, source: Store | Curves, records: list[Record], study: Study, found: list[Verdict]) -> None:
+def _say(
+    console: Console,
+    source: Store | Curves,
+    records: list[Record],
+    study: Study,
+    found: list[Verdict],
+) -> None:
     if not found:
         say(console, "answer", "none yet: no network of the budget has finished")
     if found and (part := unfinished_words(source)):

@@ -68,7 +68,9 @@ def networks(page: Page) -> dict[str, Any]:
     order = {key: i for i, key in enumerate(told)}
     keys = sorted(groups, key=lambda key: order.get(key, len(order)))
     last = page.study.rungs[-1]
-    return _columns(_NETWORKS, [_network(groups[key], told.get(key), key in page.picks, last) for key in keys])
+    return _columns(
+        _NETWORKS, [_network(groups[key], told.get(key), key in page.picks, last) for key in keys]
+    )
 
 
 def told_rows(page: Page) -> dict[str, Row]:
@@ -84,7 +86,9 @@ def _network(runs: list[Record], row: Row | None, pick: bool, last: int) -> tupl
     c = runs[0].candidate
     done = [r.outcome for r in runs if r.done and r.outcome]
     whole = [r.outcome.seconds for r in runs if r.done and r.epochs == last and r.outcome]
-    count = row.seeds if row is not None else len(whole)  # fresh seeds only confirm: no part of the verdict
+    count = (
+        row.seeds if row is not None else len(whole)
+    )  # fresh seeds only confirm: no part of the verdict
     speeds = [o.images_per_s for o in done if o.images_per_s]
     statuses = Counter(r.outcome.status if r.outcome else "not finished" for r in runs)
     beside = (None,) * 7
@@ -94,7 +98,13 @@ def _network(runs: list[Record], row: Row | None, pick: bool, last: int) -> tupl
         beside = (row.mean, row.error, *compared, row.best if inside else None)  # type: ignore[assignment]
     return (
         c.label,
-        ", ".join([*(["chosen"] if pick else []), *([] if c.role == "candidate" else [c.role]), *c.directions]),
+        ", ".join(
+            [
+                *(["chosen"] if pick else []),
+                *([] if c.role == "candidate" else [c.role]),
+                *c.directions,
+            ]
+        ),
         c.budget if c.role == "candidate" else "",
         *beside,
         "yes" if row is not None and row.tied else "",
@@ -137,6 +147,11 @@ def runs(page: Page, index: dict[str, int]) -> dict[str, Any]:
     return _columns(_RUNS, rows)
 
 
-def _columns(heads: Sequence[tuple[str, str, str, str]], rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+def _columns(
+    heads: Sequence[tuple[str, str, str, str]], rows: Sequence[tuple[Any, ...]]
+) -> dict[str, Any]:
     values = zip(*rows, strict=True) if rows else [() for _ in heads]
-    return {"columns": heads, "rows": {head[0]: list(column) for head, column in zip(heads, values, strict=True)}}
+    return {
+        "columns": heads,
+        "rows": {head[0]: list(column) for head, column in zip(heads, values, strict=True)},
+    }

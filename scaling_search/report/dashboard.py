@@ -1,4 +1,5 @@
-"""A study as it runs: the page of report.html from the store, on 127.0.0.1. It reads and never writes."""
+"""A study as it runs: the page of report.html from the store, on 127.0.0.1. It reads and never
+writes."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ HOST = "127.0.0.1"
 
 
 def serve(folder: Path, port: int, store: str | None, console: Console) -> int:
-    """Until Ctrl-C. `port` 0 takes a free one. Raises UserError for a folder without a study, or a port in use."""
+    """Until Ctrl-C. `port` 0 takes a free one. Raises UserError for a folder without a study, or a
+    port in use."""
     content = _Content(folder, store)
     content.read()
     try:
@@ -32,7 +34,11 @@ def serve(folder: Path, port: int, store: str | None, console: Console) -> int:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--port {port}: {reason}; choose another, or 0 for any") from None
-    say(console, "dashboard", f"http://{HOST}:{server.server_port}/ (Ctrl-C ends it; the study goes on)")
+    say(
+        console,
+        "dashboard",
+        f"http://{HOST}:{server.server_port}/ (Ctrl-C ends it; the study goes on)",
+    )
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -62,9 +68,7 @@ class _Content:
                 if seen != self._seen:
                     page = page_of(source, self._folder)
                     ended = sum(r.outcome is not None for r in records)
-                    told = (
-                        f'"state":{json.dumps(f"{state}: {ended} runs recorded, {len(records) - ended} in progress")},'
-                    )
+                    told = f'"state":{json.dumps(f"{state}: {ended} runs recorded, {len(records) - ended} in progress")},'
                     self._text = "{" + told + render.content(page)[1:]
                     self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
                     self._seen = seen
@@ -81,7 +85,9 @@ def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             # a page elsewhere could otherwise read a study through a name that leads to 127.0.0.1
             if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
-                return self._send(HTTPStatus.FORBIDDEN, b"only as 127.0.0.1 or localhost\n", "text/plain")
+                return self._send(
+                    HTTPStatus.FORBIDDEN, b"only as 127.0.0.1 or localhost\n", "text/plain"
+                )
             if self.path == "/":
                 return self._send(HTTPStatus.OK, page, "text/html; charset=utf-8")
             if self.path != "/content":
@@ -89,7 +95,9 @@ def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
             try:
                 text, tag = content.read()
             except UserError as error:
-                return self._send(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode(), "text/plain; charset=utf-8")
+                return self._send(
+                    HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode(), "text/plain; charset=utf-8"
+                )
             if self.headers.get("If-None-Match") == tag:
                 return self._send(HTTPStatus.NOT_MODIFIED, b"", "application/json", tag)
             return self._send(HTTPStatus.OK, text.encode(), "application/json", tag)

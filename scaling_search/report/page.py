@@ -88,13 +88,19 @@ def _why_none(page: Page) -> str:
     failed = sum(o.status != "done" for o in ended)
     if failed == len(ended):
         return f"every run so far has failed ({failed} of {failed}); the table says how."
-    return f"no network of the budget has finished ({len(ended) - failed} runs have, {failed} failed)."
+    return (
+        f"no network of the budget has finished ({len(ended) - failed} runs have, {failed} failed)."
+    )
 
 
 def _verdict(v: Verdict, page: Page) -> str:
     c, n = v.pick.candidate, v.pick.seeds
     study = page.study
-    so_far = f"<strong>Unfinished, {escape(page.unfinished)}.</strong> So far: " if page.unfinished else ""
+    so_far = (
+        f"<strong>Unfinished, {escape(page.unfinished)}.</strong> So far: "
+        if page.unfinished
+        else ""
+    )
     runs = f"{n} run{'s' if n != 1 else ''} of it, and all others through the model"
     test = f", test {points(v.pick.test)} %" if v.pick.test is not None else ""
     lead = (
@@ -113,12 +119,16 @@ def _verdict(v: Verdict, page: Page) -> str:
     if base := baseline_words(v):
         items.append(f"the baseline: {escape(base)}")
     for found in confirmed(page.records, study, v):
-        items.append(f"confirmed on the test split: {escape(found.row.candidate.label)}: {escape(found.words)}")
+        items.append(
+            f"confirmed on the test split: {escape(found.row.candidate.label)}: {escape(found.words)}"
+        )
     if surface := surface_words(v, study.rungs):
         items.append(f"the surface fitted over the shares is {escape(surface)}")
     items += [f"does it hold: {escape(line)}" for line in holds(page.records, study, v.budget)]
     if v.failed:
-        items.append(f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}")
+        items.append(
+            f"left out because they did not finish: {escape('; '.join(f.label for f in v.failed))}"
+        )
     items.append("; ".join(escape(w) for w in (noise_words(v), settle_words(v)) if w))
     items.append(
         f"these networks cost the same and trained for {escape(_trained(study))}: equal cost and equal epochs are "
@@ -148,8 +158,12 @@ def warnings(page: Page) -> list[str]:
     few = sum(v.pick.seeds < 3 for v in page.found)
     if few:
         have = ", ".join(str(v.pick.seeds) for v in page.found)
-        found.append(f"few seeds: the pick has {have} of its own, three or more tell luck from merit")
-    wasteful = {r.candidate.label: r.candidate.waste for r in page.records if r.candidate.waste > 0.02}
+        found.append(
+            f"few seeds: the pick has {have} of its own, three or more tell luck from merit"
+        )
+    wasteful = {
+        r.candidate.label: r.candidate.waste for r in page.records if r.candidate.waste > 0.02
+    }
     if wasteful:
         worst = max(wasteful, key=lambda label: wasteful[label])
         found.append(
@@ -160,16 +174,25 @@ def warnings(page: Page) -> list[str]:
     short = {r.candidate.key for r in mine} - {r.candidate.key for r in mine if r.epochs == last}
     if short:
         never = "have not reached" if page.unfinished else "never reached"
-        found.append(f"stopped: {len(short)} candidates {never} {last} epochs; the model carries them")
+        found.append(
+            f"stopped: {len(short)} candidates {never} {last} epochs; the model carries them"
+        )
     if page.native and any(r.candidate.arch.resolution > page.native for r in mine):
-        found.append(f"upscaling: some networks see images larger than the {page.native} px that the data set has")
+        found.append(
+            f"upscaling: some networks see images larger than the {page.native} px that the data set has"
+        )
     if failed := sum(r.outcome is not None and not r.done for r in page.records):
-        found.append(f"failures: {failed} run{'s' if failed > 1 else ''} did not finish and count for nothing")
+        found.append(
+            f"failures: {failed} run{'s' if failed > 1 else ''} did not finish and count for nothing"
+        )
     return found
 
 
 def reproduce(page: Page) -> str:
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in page.provenance.items())
+    facts = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+        for name, value in page.provenance.items()
+    )
     return (
         f"<section id='reproduce'><h2>Run it again</h2><pre>{escape(page.command)}</pre>"
         f"<p>or, with everything resolved, save this as study.toml (it lies beside this report):</p>"
@@ -238,7 +261,8 @@ def page_of(source: Store | Curves, folder: Path) -> Page:
 
 
 def _family(folder: Path) -> tuple[Record, ...]:
-    """What `scaling-search family --train` has trained in its own place; nothing where there is none to read."""
+    """What `scaling-search family --train` has trained in its own place; nothing where there is
+    none to read."""
     if not (folder / "study.db").is_file():
         return ()
     with suppress(UserError):

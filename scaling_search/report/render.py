@@ -1,4 +1,5 @@
-"""One self-contained HTML file: the answer in words, the figures, the tables, all that is in them as one JSON text.
+"""One self-contained HTML file: the answer in words, the figures, the tables, all that is in them
+as one JSON text.
 
 The same text is what the dashboard serves, so that the page is made in one way.
 """
@@ -25,7 +26,8 @@ def build(page: Page) -> str:
 
 
 def content(page: Page) -> str:
-    """What the live page shows, as JSON: words as HTML (escaped), figures as plotly's JSON, tables as columns."""
+    """What the live page shows, as JSON: words as HTML (escaped), figures as plotly's JSON, tables
+    as columns."""
     return _content(page, {"answer": answer(page), "reproduce": reproduce(page)})
 
 
@@ -46,16 +48,26 @@ def _content(page: Page, words: dict[str, str]) -> str:
 
 
 def build_comparison(pages: Sequence[Page]) -> str:
-    """One page of several studies: their fronts in one figure, their maps, their answers side by side."""
+    """One page of several studies: their fronts in one figure, their maps, their answers side by
+    side."""
     front = figures.Figure("front", "Accuracy against cost", _COMPARED, compare.compared(pages))
     maps = [
-        figures.Figure(f"map-{i}-{j}", f"{escape(page.title)}: where the budget {escape(v.budget)} went", "", text)
+        figures.Figure(
+            f"map-{i}-{j}",
+            f"{escape(page.title)}: where the budget {escape(v.budget)} went",
+            "",
+            text,
+        )
         for i, page in enumerate(pages)
         for j, (v, text) in enumerate(compare.maps(page))
     ]
     shown = [front, *maps] if maps else []
     title = f"{len(pages)} studies"
-    return _html(title, f"{comparison(pages)}<div id='rest' class='beside'></div>", _json({"title": title}, shown))
+    return _html(
+        title,
+        f"{comparison(pages)}<div id='rest' class='beside'></div>",
+        _json({"title": title}, shown),
+    )
 
 
 _COMPARED = (
@@ -72,13 +84,19 @@ def live(page_title: str) -> str:
 
 
 def _json(parts: dict[str, object], drawn: Sequence[figures.Figure]) -> str:
-    """As text that a script element may hold: `<` is written as an escape. Figures are JSON already."""
+    """As text that a script element may hold: `<` is written as an escape. Figures are JSON
+    already."""
     texts = [
-        json.dumps({"id": f.anchor, "heading": f.heading, "words": f.words, "control": f.control})[:-1]
+        json.dumps({"id": f.anchor, "heading": f.heading, "words": f.words, "control": f.control})[
+            :-1
+        ]
         + f', "figure": {f.figure}}}'
         for f in drawn
     ]
-    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)[:-1] + f',"figures":[{",".join(texts)}]}}'
+    text = (
+        json.dumps(parts, separators=(",", ":"), ensure_ascii=False)[:-1]
+        + f',"figures":[{",".join(texts)}]}}'
+    )
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
@@ -108,5 +126,6 @@ def _asset(name: str) -> str:
 
 @cache
 def _digest(script: str) -> str:
-    """What the page's own policy allows: these two scripts and no other, whatever a text may say."""
+    """What the page's own policy allows: these two scripts and no other, whatever a text may
+    say."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

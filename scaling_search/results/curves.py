@@ -1,7 +1,8 @@
 """Every curve ever trained, as one table: exported from a run folder, and read back in its place.
 
-Parquet, one row per epoch of each run (one row without an epoch for a run that failed at once). The study's facts
-travel in the file's metadata, so that a table alone rebuilds the verdict and the report.
+Parquet, one row per epoch of each run (one row without an epoch for a run that failed at once). The
+study's facts travel in the file's metadata, so that a table alone rebuilds the verdict and the
+report.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Curves:
 
 
 def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
-    """The runs that have an outcome, as parquet; the number of rows. Raises UserError where it cannot be written."""
+    """The runs that have an outcome, as parquet; the number of rows. Raises UserError where it
+    cannot be written."""
     done = [r for r in records if r.outcome is not None]
     wide = tables.table(done)
     rows: list[dict[str, Any]] = []
@@ -79,7 +81,9 @@ def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
             rows.append({**run, **dict(zip(_EPOCH, values, strict=True))})
     frame = pd.DataFrame(rows, columns=["run", *_EPOCH, "right", "candidate", "versions"])
     frame["epoch"] = frame["epoch"].astype("Int64")
-    table = pa.Table.from_pandas(wide.iloc[frame["run"]].reset_index(drop=True).join(frame), preserve_index=False)
+    table = pa.Table.from_pandas(
+        wide.iloc[frame["run"]].reset_index(drop=True).join(frame), preserve_index=False
+    )
     table = table.replace_schema_metadata({_META: json.dumps(facts).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -93,7 +97,9 @@ def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
 def read(path: Path) -> Curves:
     """A table that `write` made. Raises UserError for anything else."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; scaling-search export RUN --to curves.parquet makes one")
+        raise UserError(
+            f"{path}: no such file; scaling-search export RUN --to curves.parquet makes one"
+        )
     try:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[_META])
@@ -101,7 +107,9 @@ def read(path: Path) -> Curves:
         for number, (_, rows) in enumerate(table.to_pandas().groupby("run", sort=True)):
             head = rows.iloc[0]
             epochs = tuple(
-                Epoch(int(e), *map(float, rest)) for e, *rest in rows[_EPOCH].itertuples(index=False) if not pd.isna(e)
+                Epoch(int(e), *map(float, rest))
+                for e, *rest in rows[_EPOCH].itertuples(index=False)
+                if not pd.isna(e)
             )
             speed = 0.0 if pd.isna(head["images_per_s"]) else float(head["images_per_s"])
             outcome = Outcome(
@@ -112,7 +120,9 @@ def read(path: Path) -> Curves:
             candidate = Candidate.from_dict(json.loads(head["candidate"]))
             test = head["test_acc"]
             known = None if test is None or math.isnan(test) else float(test)
-            records.append(Record(number, candidate, int(head["seed"]), int(head["epochs"]), outcome, known))
+            records.append(
+                Record(number, candidate, int(head["seed"]), int(head["epochs"]), outcome, known)
+            )
         return Curves(path, facts, tuple(records))
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -122,8 +132,8 @@ def read(path: Path) -> Curves:
 
 
 def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
-    """Whether `study` can be replayed from this table. Raises UserError: another training, or networks that it lacks
-    (which, and how many)."""
+    """Whether `study` can be replayed from this table. Raises UserError: another training, or
+    networks that it lacks (which, and how many)."""
     a, b = Study.model_validate(curves.fact("settings")).changed(), study.changed()
     differing = [
         f"{name} is {a.get(name, 'the default')} there, {b.get(name, 'the default')} here"

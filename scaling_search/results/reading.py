@@ -11,8 +11,9 @@ from scaling_search.results.store import Store
 
 
 def open_results(folder: Path, store: str | None = None, empty: bool = False) -> Store | Curves:
-    """What a folder holds: a study's own store (or what it has on the server at `store`), or the table of a recorded
-    one. Raises UserError for neither, or for a study without runs unless it may be `empty`."""
+    """What a folder holds: a study's own store (or what it has on the server at `store`), or the
+    table of a recorded one. Raises UserError for neither, or for a study without runs unless it may
+    be `empty`."""
     if store or (folder / "study.db").is_file() or not (folder / TABLE).is_file():
         source: Store | Curves = Store.read(folder, store)
     else:

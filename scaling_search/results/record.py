@@ -11,7 +11,8 @@ from scaling_search.training.trial import Outcome
 
 @dataclass(frozen=True)
 class Record:
-    """One run as recorded; `outcome` is None while it waits or runs. `again`: why it was started more than once."""
+    """One run as recorded; `outcome` is None while it waits or runs. `again`: why it was started
+    more than once."""
 
     number: int
     candidate: Candidate
@@ -39,7 +40,8 @@ class Record:
 
 
 def by_network_key(runs: Sequence[Record]) -> dict[str, list[Record]]:
-    """A key is a hash over the whole network: not to be had ten thousand times for each of a hundred networks."""
+    """A key is a hash over the whole network: not to be had ten thousand times for each of a
+    hundred networks."""
     found: dict[str, list[Record]] = {}
     for r in runs:
         found.setdefault(r.candidate.key, []).append(r)

@@ -1,9 +1,10 @@
-"""Every result ever told: an Optuna study, in the run folder (SQLite) or on a server (PostgreSQL), one writer. The only
-file that imports optuna.
+"""Every result ever told: an Optuna study, in the run folder (SQLite) or on a server (PostgreSQL),
+one writer. The only file that imports optuna.
 
-One run (network, seed, epochs) is one Optuna trial, created when it starts: feasible networks are enumerated, so
-no trial is proposed that cannot be built and none is trained twice. Optuna's storage is written to directly: a run
-takes one transaction to start, one per epoch and two to end, where `ask` and `tell` take a dozen.
+One run (network, seed, epochs) is one Optuna trial, created when it starts: feasible networks are
+enumerated, so no trial is proposed that cannot be built and none is trained twice. Optuna's storage
+is written to directly: a run takes one transaction to start, one per epoch and two to end, where
+`ask` and `tell` take a dozen.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class _Lock(Protocol):
 class Store:
     """A study's results. Open it with `create` to write, `read` to look."""
 
-    def __init__(self, storage: BaseStorage, study: int, where: str, locks: Sequence[_Lock] = ()) -> None:
+    def __init__(
+        self, storage: BaseStorage, study: int, where: str, locks: Sequence[_Lock] = ()
+    ) -> None:
         self._storage, self._study, self._where, self._locks = storage, study, where, list(locks)
         self._records: dict[int, Record] = {}  # of the writer; a reader asks the database each time
         self._numbers: dict[tuple[str, int, int], int] = {}
@@ -73,15 +76,20 @@ class Store:
     # ---- opening
 
     @classmethod
-    def create(cls, folder: Path, identity: dict[str, Any], facts: dict[str, Any], url: str | None = None) -> Store:
-        """Open for writing, made where absent; `facts` describe the study to its readers. `url`: of a PostgreSQL
-        server, on which the study has the folder's name; remembered in the folder, but for a password.
+    def create(
+        cls, folder: Path, identity: dict[str, Any], facts: dict[str, Any], url: str | None = None
+    ) -> Store:
+        """Open for writing, made where absent; `facts` describe the study to its readers. `url`: of
+        a PostgreSQL server, on which the study has the folder's name; remembered in the folder, but
+        for a password.
 
-        Raises UserError when another process holds the study, it cannot be written, or it belongs to a
-        study whose identity differs (naming the fields that do)."""
+        Raises UserError when another process holds the study, it cannot be written, or it belongs
+        to a study whose identity differs (naming the fields that do)."""
         address = address_of(folder, url)
         if address is not None and (folder / "study.db").exists():
-            raise UserError(f"run folder {folder} holds results of its own; --store takes a new one, with --out")
+            raise UserError(
+                f"run folder {folder} holds results of its own; --store takes a new one, with --out"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             locks: list[_Lock] = [hold_folder(folder)]
@@ -98,7 +106,9 @@ class Store:
                     store._locks = locks
                 store._begin(folder, identity, facts)
             if url is not None and address is not None:
-                (folder / REMEMBERED).write_text(address.render_as_string(hide_password=True) + "\n")
+                (folder / REMEMBERED).write_text(
+                    address.render_as_string(hide_password=True) + "\n"
+                )
         except BaseException:
             for lock in reversed(locks):
                 lock.close()
@@ -117,11 +127,13 @@ class Store:
 
     @classmethod
     def read(cls, folder: Path, url: str | None = None) -> Store:
-        """Open for reading; a driver at work is neither blocked nor waited for. Raises UserError where there is no
-        study."""
+        """Open for reading; a driver at work is neither blocked nor waited for. Raises UserError
+        where there is no study."""
         address = address_of(folder, url)
         if address is None and not (folder / "study.db").is_file():
-            raise UserError(f"{folder}: no study.db there; give the folder of a run, such as runs/fashion-mnist-2x")
+            raise UserError(
+                f"{folder}: no study.db there; give the folder of a run, such as runs/fashion-mnist-2x"
+            )
         return cls(*_open(folder, address, create=False))
 
     def close(self) -> None:
@@ -207,7 +219,8 @@ class Store:
         return max(self._reported[number], default=0)
 
     def start(self, candidate: Candidate, seed: int, epochs: int) -> int:
-        """A run begins; its number. One that a driver before this one left running goes on, and that is recorded."""
+        """A run begins; its number. One that a driver before this one left running goes on, and
+        that is recorded."""
         key = (candidate.key, seed, epochs)
         if key not in self._numbers:
             return self._new(candidate, seed, epochs)
@@ -231,15 +244,20 @@ class Store:
             datetime_complete=None,
             params={"alpha": candidate.alpha, "beta": candidate.beta, "gamma": candidate.gamma},
             distributions=_DISTRIBUTIONS,
-            # one attribute, and the network by name: each costs two statements, and its text is read at every opening
+            # one attribute, and the network by name: each costs two statements, and its text is
+            # read at every opening
             user_attrs={"run": {"network": candidate.key, "seed": seed, "epochs": epochs}},
             system_attrs={},
             intermediate_values={},
         )
         with self._telling():
             if candidate.key not in self._networks:
-                self._storage.set_study_user_attr(self._study, f"network {candidate.key}", candidate.as_dict())
-            self._ids[number := len(self._ids)] = self._storage.create_new_trial(self._study, template)
+                self._storage.set_study_user_attr(
+                    self._study, f"network {candidate.key}", candidate.as_dict()
+                )
+            self._ids[number := len(self._ids)] = self._storage.create_new_trial(
+                self._study, template
+            )
         self._records[number] = record = Record(number, candidate, seed, epochs, None)
         self._numbers[record.key] = number
         self._networks.add(candidate.key)
@@ -256,18 +274,23 @@ class Store:
             if number in self._running:
                 self._storage.set_trial_user_attr(self._ids[number], "again", list(record.again))
             else:
-                self._storage.set_study_user_attr(self._study, f"again {number}", list(record.again))
+                self._storage.set_study_user_attr(
+                    self._study, f"again {number}", list(record.again)
+                )
         self._records[number] = record
 
     def epoch(self, number: int, epoch: Epoch) -> None:
         """Record an epoch's validation accuracy; one recorded before an interruption stays."""
         if epoch.epoch not in self._reported[number]:
             with self._telling():
-                self._storage.set_trial_intermediate_value(self._ids[number], epoch.epoch, epoch.val_acc)
+                self._storage.set_trial_intermediate_value(
+                    self._ids[number], epoch.epoch, epoch.val_acc
+                )
             self._reported[number].add(epoch.epoch)
 
     def finish(self, number: int, outcome: Outcome) -> None:
-        """Record the outcome; a second one for the same run is refused by Optuna. Once this returns it is safe."""
+        """Record the outcome; a second one for the same run is refused by Optuna. Once this returns
+        it is safe."""
         with self._telling():
             self._storage.set_trial_user_attr(self._ids[number], "outcome", outcome.as_dict())
             self._tell(number, outcome)
@@ -279,7 +302,8 @@ class Store:
             self._storage.set_study_user_attr(self._study, name, value)
 
     def set_test(self, number: int, accuracy: float) -> None:
-        """A finalist's test accuracy; a finished Optuna trial takes no more attributes, the study does."""
+        """A finalist's test accuracy; a finished Optuna trial takes no more attributes, the study
+        does."""
         with self._telling():
             self._storage.set_study_user_attr(self._study, f"test {number}", accuracy)
         self._records[number] = replace(self._records[number], test_acc=accuracy)
@@ -302,28 +326,43 @@ class Store:
 
     def _read(self) -> list[tuple[FrozenTrial, str, Record]]:
         """Each run with its network's key, which is a hash of all of it."""
-        tests = self._storage.get_study_user_attrs(self._study)  # and what else is told of finished runs
-        names = {name: name.removeprefix("network ") for name in tests if name.startswith("network ")}
+        tests = self._storage.get_study_user_attrs(
+            self._study
+        )  # and what else is told of finished runs
+        names = {
+            name: name.removeprefix("network ") for name in tests if name.startswith("network ")
+        }
         candidates = {key: Candidate.from_dict(tests[name]) for name, key in names.items()}
         found = []
         with _no_collection(), self._readable():
             for trial in self._storage.get_all_trials(self._study, deepcopy=False):
                 attrs = trial.user_attrs
-                told = attrs.get("run", attrs)  # an earlier release had its parts as attributes, the network whole
+                told = attrs.get(
+                    "run", attrs
+                )  # an earlier release had its parts as attributes, the network whole
                 if not isinstance(key := told["network"], str):
                     key = told["network"].pop("key")
                     candidates[key] = candidates.get(key) or Candidate.from_dict(told["network"])
                 outcome = Outcome.from_dict(attrs["outcome"]) if "outcome" in attrs else None
                 again = tuple(tests.get(f"again {trial.number}", attrs.get("again", ())))
                 test = tests.get(f"test {trial.number}")
-                run = Record(trial.number, candidates[key], told["seed"], told["epochs"], outcome, test, again)
+                run = Record(
+                    trial.number,
+                    candidates[key],
+                    told["seed"],
+                    told["epochs"],
+                    outcome,
+                    test,
+                    again,
+                )
                 found.append((trial, key, run))
         return found
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Ten thousand runs are a million objects, none of them garbage: looking for some took half of the time."""
+    """Ten thousand runs are a million objects, none of them garbage: looking for some took half of
+    the time."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -333,15 +372,23 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def suggest(seen: list[tuple[tuple[float, float], float]], count: int, seed: int) -> list[tuple[float, float]]:
-    """`count` points of the unit square by Optuna's TPE, from ((u, v), accuracy) of what has finished."""
+def suggest(
+    seen: list[tuple[tuple[float, float], float]], count: int, seed: int
+) -> list[tuple[float, float]]:
+    """`count` points of the unit square by Optuna's TPE, from ((u, v), accuracy) of what has
+    finished."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    square: dict[str, BaseDistribution] = {"u": FloatDistribution(0.0, 1.0), "v": FloatDistribution(0.0, 1.0)}
+    square: dict[str, BaseDistribution] = {
+        "u": FloatDistribution(0.0, 1.0),
+        "v": FloatDistribution(0.0, 1.0),
+    }
     for (u, v), accuracy in seen:
         params = {"u": min(max(u, 0.0), 1.0), "v": min(max(v, 0.0), 1.0)}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=square, value=accuracy))
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=square, value=accuracy)
+        )
     asked = [study.ask(square) for _ in range(count)]
     return [(t.params["u"], t.params["v"]) for t in asked]
 
@@ -358,15 +405,32 @@ def _open(folder: Path, address: URL | None, create: bool) -> tuple[RDBStorage, 
         url, where, name = URL.create("sqlite", database=str(path)), str(path), _NAME
         options: dict[str, Any] = {"timeout": _PATIENCE}
     else:
-        url, where, name = address, address.render_as_string(hide_password=True), folder.resolve().name
-        options = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-    kept = {} if create else {"poolclass": NullPool}  # a reader leaves no connection behind, nor SQLite's -wal file
+        url, where, name = (
+            address,
+            address.render_as_string(hide_password=True),
+            folder.resolve().name,
+        )
+        options = {
+            "connect_timeout": 10,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        }
+    kept = (
+        {} if create else {"poolclass": NullPool}
+    )  # a reader leaves no connection behind, nor SQLite's -wal file
     try:
-        storage = RDBStorage(url.render_as_string(hide_password=False), {"connect_args": options, **kept})
+        storage = RDBStorage(
+            url.render_as_string(hide_password=False), {"connect_args": options, **kept}
+        )
         storage.remove_session()
-        storage.scoped_session.configure(expire_on_commit=False, autoflush=False)  # one flush, at the commit
+        storage.scoped_session.configure(
+            expire_on_commit=False, autoflush=False
+        )  # one flush, at the commit
         if address is None and create:
-            with storage.engine.connect() as connection:  # readers and the driver never wait for one another
+            with (
+                storage.engine.connect() as connection
+            ):  # readers and the driver never wait for one another
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         try:
             return storage, storage.get_study_id_from_name(name), where
@@ -390,7 +454,9 @@ def _held(storage: RDBStorage, study: int, name: str, where: str) -> _Lock:
     lock = hold_study(storage.engine, name)
     if lock is None:
         holder = described(storage.get_study_user_attrs(study).get("driver", ""))
-        raise UserError(f"study {name} on {where} is in use by {holder}; wait for it, or choose another with --out")
+        raise UserError(
+            f"study {name} on {where} is in use by {holder}; wait for it, or choose another with --out"
+        )
     return lock
 
 

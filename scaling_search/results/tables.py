@@ -15,10 +15,11 @@ COLUMNS = [
 
 
 def table(records: list[Record]) -> pd.DataFrame:
-    """One row per (network, seed, epochs), the columns of results.csv; runs without an outcome are left out.
+    """One row per (network, seed, epochs), the columns of results.csv; runs without an outcome are
+    left out.
 
-    `width` is the width multiplier, `resolution` in px, `seconds` wall-clock, `peak_memory` in bytes.
-    `images_per_s` is empty where the run shared its GPU with others."""
+    `width` is the width multiplier, `resolution` in px, `seconds` wall-clock, `peak_memory` in
+    bytes. `images_per_s` is empty where the run shared its GPU with others."""
     rows = []
     for r in records:
         o, c = r.outcome, r.candidate

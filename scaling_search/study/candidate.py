@@ -13,8 +13,9 @@ from effnet.shares import Shares
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network with how it came about. `alpha`, `beta`, `gamma` rebuild it at phi = 1; `resolution` in px;
-    `ratio` of exact MACs to the baseline's; `directions` are the names it stands for."""
+    """A network with how it came about. `alpha`, `beta`, `gamma` rebuild it at phi = 1;
+    `resolution` in px; `ratio` of exact MACs to the baseline's; `directions` are the names it
+    stands for."""
 
     arch: Arch
     role: Literal["baseline", "reference", "candidate"]

@@ -1,4 +1,5 @@
-"""The map: a budget's extra cost in shares of depth, width and resolution. Points on this triangle, and who is near."""
+"""The map: a budget's extra cost in shares of depth, width and resolution. Points on this triangle,
+and who is near."""
 
 from __future__ import annotations
 

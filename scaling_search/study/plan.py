@@ -1,4 +1,5 @@
-"""The candidates: a budget becomes distinct networks that cost the same, the named directions among them."""
+"""The candidates: a budget becomes distinct networks that cost the same, the named directions among
+them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from effnet.arch import Arch, Baseline, Scaling, assemble, least_side, repeats_at, scale, side_at, widths_at
+from effnet.arch import (
+    Arch,
+    Baseline,
+    Scaling,
+    assemble,
+    least_side,
+    repeats_at,
+    scale,
+    side_at,
+    widths_at,
+)
 from effnet.budget import Budget, human, nearest_width, shortest_width
 from effnet.cost import cost, macs
 from effnet.families import PAPER
@@ -113,7 +124,9 @@ def plan(study: Study, classes: int, native: int) -> Plan:
     taken = {c.key for c in chosen}
     candidates = _distinct(chosen)
     for name in map(str, study.parsed_budgets()):
-        if (own := sum(c.budget == name for c in candidates)) < min(LEAST, space.candidates or LEAST):
+        if (own := sum(c.budget == name for c in candidates)) < min(
+            LEAST, space.candidates or LEAST
+        ):
             raise UserError(
                 f"budget {name}: {own} networks of its own, the others are another budget's or the baseline; a search "
                 f"takes at least {LEAST}. Take budgets further apart, or more --candidates"
@@ -163,10 +176,16 @@ def _candidate(
 
 
 def measured(
-    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float, max_waste: float
+    base: Baseline,
+    budget: Budget,
+    study: Study,
+    classes: int,
+    ratio: float,
+    top: float,
+    max_waste: float,
 ) -> list[Candidate]:
-    """One network per (blocks, resolution): the width that comes nearest to the budget, kept when it meets it
-    and its resolution wastes little. Below 1x every dial shrinks instead of growing.
+    """One network per (blocks, resolution): the width that comes nearest to the budget, kept when
+    it meets it and its resolution wastes little. Below 1x every dial shrinks instead of growing.
 
     Raises UserError naming the nearest network where there is none."""
     space = study.space
@@ -199,7 +218,9 @@ def measured(
     return kept
 
 
-def _reach(base: Baseline, study: Study, ratio: float, top: float) -> tuple[list[int], list[int], tuple[float, float]]:
+def _reach(
+    base: Baseline, study: Study, ratio: float, top: float
+) -> tuple[list[int], list[int], tuple[float, float]]:
     """Resolutions [px], block counts and width limits within which a budget of `ratio` is sought.
 
     Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
@@ -210,23 +231,36 @@ def _reach(base: Baseline, study: Study, ratio: float, top: float) -> tuple[list
         alpha, beta = space.alpha_max or ratio, space.beta_max or max(1.0, 1.5 * root)
         high = int(min(top, math.floor(gamma * base.resolution + 1e-9)))
         depths = list(range(base.blocks, math.floor(alpha * base.blocks + 1e-9) + 1))
-        return _thin(list(range(base.resolution, high + 1)), 2 * _MOST), _thin(depths, _MOST), (1.0, beta)
+        return (
+            _thin(list(range(base.resolution, high + 1)), 2 * _MOST),
+            _thin(depths, _MOST),
+            (1.0, beta),
+        )
     shrink = math.sqrt(ratio) / 1.05
     low = max(least_side(base.total_stride), math.ceil(base.resolution * shrink))
     fewest = max(len(base.stages), math.floor(ratio * base.blocks))
-    return list(range(low, base.resolution + 1)), list(range(fewest, base.blocks + 1)), (shrink, 1.0)
+    return (
+        list(range(low, base.resolution + 1)),
+        list(range(fewest, base.blocks + 1)),
+        (shrink, 1.0),
+    )
 
 
 def _thin(values: list[int], most: int) -> list[int]:
-    """At most `most` of them, evenly spaced, both ends kept: large budgets would otherwise take minutes to plan."""
+    """At most `most` of them, evenly spaced, both ends kept: large budgets would otherwise take
+    minutes to plan."""
     if len(values) <= most:
         return values
     return [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
 
 
-def reference(base: Baseline, aim: Shares, ratio: float, classes: int, max_waste: float, top: float) -> Candidate:
+def reference(
+    base: Baseline, aim: Shares, ratio: float, classes: int, max_waste: float, top: float
+) -> Candidate:
     """The network at `ratio` nearest to a direction (effnet.shares.toward)."""
-    found, wasted = toward(base, aim, Budget(ratio, relative=True), classes, max_waste=max_waste, top=top)
+    found, wasted = toward(
+        base, aim, Budget(ratio, relative=True), classes, max_waste=max_waste, top=top
+    )
     side = found.arch.resolution
     s = Scaling(found.depth, found.width, side / base.resolution)
     return _candidate(base, s, side, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted)
@@ -238,22 +272,28 @@ def reference(base: Baseline, aim: Shares, ratio: float, classes: int, max_waste
 def nominal_triples(
     step: int, budget: float, tolerance: float, maxima: tuple[float, float, float] = (2.0, 1.5, 1.5)
 ) -> list[tuple[int, int, int]]:
-    """(alpha, beta, gamma) in hundredths, multiples of `step` from 100, with |alpha beta² gamma² − budget| within
-    `tolerance` of the budget, boundary included, in exact integers (paper section 3.3)."""
+    """(alpha, beta, gamma) in hundredths, multiples of `step` from 100, with |alpha beta² gamma² −
+    budget| within `tolerance` of the budget, boundary included, in exact integers (paper section
+    3.3)."""
     scaled = 10**10  # alpha beta² gamma² in hundredths to the fifth
     most = round(tolerance * budget * scaled)
     middle = round(budget * scaled)
     alphas, betas, gammas = (range(100, round(100 * m) + 1, step) for m in maxima)
-    return [t for t in itertools.product(alphas, betas, gammas) if abs(t[0] * t[1] ** 2 * t[2] ** 2 - middle) <= most]
+    return [
+        t
+        for t in itertools.product(alphas, betas, gammas)
+        if abs(t[0] * t[1] ** 2 * t[2] ** 2 - middle) <= most
+    ]
 
 
 def lattice(
     base: Baseline, triples: Iterable[tuple[int, int, int]], classes: int, resolution_step: int = 1
 ) -> list[tuple[tuple[int, int, int], Arch]]:
-    """The distinct networks that (alpha, beta, gamma), in hundredths, build at phi = 1, each with the first triple
-    that builds it; resolution in whole steps of px.
+    """The distinct networks that (alpha, beta, gamma), in hundredths, build at phi = 1, each with
+    the first triple that builds it; resolution in whole steps of px.
 
-    Most triples differ from their neighbours in nothing: each dial's rounding is done once per value."""
+    Most triples differ from their neighbours in nothing: each dial's rounding is done once per
+    value."""
     triples = list(triples)
     repeats = {a: repeats_at(base, a / 100) for a in {t[0] for t in triples}}
     widths = {b: widths_at(base, b / 100) for b in {t[1] for t in triples}}
@@ -261,22 +301,31 @@ def lattice(
     first: dict[tuple[tuple[int, ...], tuple[int, ...], int], tuple[int, int, int]] = {}
     for triple in triples:
         first.setdefault((repeats[triple[0]], widths[triple[1]], sides[triple[2]]), triple)
-    return [(triple, assemble(base, *built, num_classes=classes)) for built, triple in first.items()]
+    return [
+        (triple, assemble(base, *built, num_classes=classes)) for built, triple in first.items()
+    ]
 
 
-def nominal(base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float) -> list[Candidate]:
-    """The distinct networks that the lattice builds by the baseline's own rounding; each one's real cost is its own.
+def nominal(
+    base: Baseline, budget: Budget, study: Study, classes: int, ratio: float, top: float
+) -> list[Candidate]:
+    """The distinct networks that the lattice builds by the baseline's own rounding; each one's real
+    cost is its own.
 
     Raises UserError for a budget below 1x (the lattice only grows) or without a triple."""
     space = study.space
     if ratio < 1:
-        raise UserError(f"budget {budget}: the nominal lattice has alpha, beta, gamma >= 1; use measured mode below 1x")
+        raise UserError(
+            f"budget {budget}: the nominal lattice has alpha, beta, gamma >= 1; use measured mode below 1x"
+        )
     maxima = (
         space.alpha_max or max(2.0, ratio),
         space.beta_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
         space.gamma_max or max(1.5, 1.5 * math.sqrt(ratio / 2)),
     )
-    sides = range(base.resolution, math.ceil(maxima[2] * base.resolution) + space.resolution_step + 1)
+    sides = range(
+        base.resolution, math.ceil(maxima[2] * base.resolution) + space.resolution_step + 1
+    )
     wasted = waste(base, sides, classes)
     triples = [
         t
@@ -312,7 +361,8 @@ def _real_at(c: Candidate) -> Shares | None:
 
 
 def _nominal_at(c: Candidate) -> Shares | None:
-    """Where the bare coefficients point: on the paper's lattice these name a network, not its real cost."""
+    """Where the bare coefficients point: on the paper's lattice these name a network, not its real
+    cost."""
     return nominal_shares(Scaling(c.alpha, c.beta, c.gamma))
 
 
@@ -323,11 +373,12 @@ def choose(
     sampler: str = "lattice",
     seed: int = 0,
 ) -> tuple[list[Candidate], list[str]]:
-    """The named directions first, then for each point of a lattice or a Sobol sequence over the shares the nearest
-    network, unless it is taken; what is still free after that, each time the one farthest from all chosen. And a
-    line for each direction that no network comes near.
+    """The named directions first, then for each point of a lattice or a Sobol sequence over the
+    shares the nearest network, unless it is taken; what is still free after that, each time the one
+    farthest from all chosen. And a line for each direction that no network comes near.
 
-    Points of the lattice come farthest first too, so that a study that is stopped early has seen the whole map."""
+    Points of the lattice come farthest first too, so that a study that is stopped early has seen
+    the whole map."""
     missing: list[str] = []
     chosen: dict[str, Candidate] = {}
     places = {c.key: at(c) for c in cells}

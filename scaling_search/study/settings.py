@@ -33,8 +33,8 @@ class _Part(BaseModel):
 
 
 class BaselineSpec(_Part):
-    """The network that is scaled: a named one, or one's own with its `definition` (the content of the TOML
-    file that `name` was), with fewer or more blocks, a width and a resolution."""
+    """The network that is scaled: a named one, or one's own with its `definition` (the content of
+    the TOML file that `name` was), with fewer or more blocks, a width and a resolution."""
 
     name: str = "b0-s4"
     definition: dict[str, Any] | None = None
@@ -51,7 +51,9 @@ class Space(_Part):
 
     mode: Literal["measured", "nominal"] = "measured"
     candidates: int | None = Field(None, ge=1)  # None: all
-    sampler: Literal["lattice", "sobol", "tpe"] = "lattice"  # which points of the shares they stand for
+    sampler: Literal["lattice", "sobol", "tpe"] = (
+        "lattice"  # which points of the shares they stand for
+    )
     tolerance: float = Field(0.02, gt=0, lt=0.5)  # of exact cost (measured)
     max_waste: float = Field(0.08, ge=0)
     step: int = Field(5, ge=1, le=100)  # hundredths (nominal)
@@ -77,21 +79,31 @@ class Study(_Part):
     data: DataSpec = DataSpec()
     recipe: Recipe = RECIPES["proxy"]
     rungs: tuple[int, ...] = Field((1,), min_length=1)  # epochs
-    allocation: Literal["flat", "rungs"] = "flat"  # every network to the last rung; or half go on to the next
+    allocation: Literal["flat", "rungs"] = (
+        "flat"  # every network to the last rung; or half go on to the next
+    )
     seed: int = Field(0, ge=0, lt=2**31)  # the first
     seeds: int = Field(1, ge=1, le=500)  # of every network that reaches the last rung
     extra: int = Field(0, ge=0, le=100_000)  # runs more per budget, where the posterior says
-    confirm: int = Field(0, ge=0, le=500)  # fresh seeds on the test split, for what the answer names
-    references: tuple[float, ...] = (0.5, 1.5)  # trained beside the baseline when there is one budget
+    confirm: int = Field(
+        0, ge=0, le=500
+    )  # fresh seeds on the test split, for what the answer names
+    references: tuple[float, ...] = (
+        0.5,
+        1.5,
+    )  # trained beside the baseline when there is one budget
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
     compile: bool = False  # torch.compile on CUDA, for runs of many epochs
-    deadline: float | None = Field(None, gt=0, allow_inf_nan=False)  # s of a run alone; of k on one GPU: k times
+    deadline: float | None = Field(
+        None, gt=0, allow_inf_nan=False
+    )  # s of a run alone; of k on one GPU: k times
 
     @field_validator("recipe", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        """recipe = "paper", or a table whose `base` is one: what it says is put over the named recipe."""
+        """recipe = "paper", or a table whose `base` is one: what it says is put over the named
+        recipe."""
         given = {"base": value} if isinstance(value, str) else value
         if not isinstance(given, dict) or "base" not in given:
             return value
@@ -117,9 +129,13 @@ class Study(_Part):
         if len(set(self.budgets)) < len(self.budgets):
             raise ValueError("budgets: the same budget twice")
         if any(e < 1 for e in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError("rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]")
+            raise ValueError(
+                "rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]"
+            )
         if self.space.sampler == "tpe" and self.allocation == "rungs":
-            raise ValueError("space.sampler: tpe proposes from full-length results; take allocation flat with it")
+            raise ValueError(
+                "space.sampler: tpe proposes from full-length results; take allocation flat with it"
+            )
         if any(not 0 < r <= 100 for r in self.references):
             raise ValueError("references: ratios above 0 and at most 100")
         r = self.recipe
@@ -143,10 +159,14 @@ class Study(_Part):
         return self
 
     def network(self) -> Baseline:
-        """The baseline as effnet knows it. Rounding is its own for the paper's nominal lattice, else
-        `spread`, whose depth moves in whole blocks."""
+        """The baseline as effnet knows it. Rounding is its own for the paper's nominal lattice,
+        else `spread`, whose depth moves in whole blocks."""
         spec = self.baseline
-        base = parse_baseline(spec.definition, spec.name) if spec.definition is not None else baseline(spec.name)
+        base = (
+            parse_baseline(spec.definition, spec.name)
+            if spec.definition is not None
+            else baseline(spec.name)
+        )
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
         return dataclasses.replace(
@@ -175,9 +195,15 @@ class Study(_Part):
         flat = self.changed()
         flat.pop("data.source", None)
         if self.baseline.definition is not None:  # as it is understood, not as it is spelled
-            flat = {key: value for key, value in flat.items() if not key.startswith("baseline.definition")}
+            flat = {
+                key: value
+                for key, value in flat.items()
+                if not key.startswith("baseline.definition")
+            }
             own = dataclasses.asdict(parse_baseline(self.baseline.definition, self.baseline.name))
-            flat["baseline.definition"] = {key: value for key, value in own.items() if key != "name"}
+            flat["baseline.definition"] = {
+                key: value for key, value in own.items() if key != "name"
+            }
         return {**flat, "data.digest": data_digest, "schema": SCHEMA}
 
     def to_toml(self) -> str:
@@ -209,7 +235,9 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _differences(value: dict[str, Any], default: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _differences(
+    value: dict[str, Any], default: dict[str, Any], prefix: str = ""
+) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, item in value.items():
         if isinstance(item, dict):
@@ -225,7 +253,9 @@ def preset_path(name: str) -> Path:
     for folder in (here / "studies", here.parent / "studies"):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
-    raise UserError(f"preset {name}: no {name}.toml in {here.parent / 'studies'}; reinstall the package")
+    raise UserError(
+        f"preset {name}: no {name}.toml in {here.parent / 'studies'}; reinstall the package"
+    )
 
 
 def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
@@ -236,13 +266,17 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
         settings = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml") from None
+        raise UserError(
+            f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml"
+        ) from None
     _embed(settings, str(path))
     study = check(settings, str(path))
     if not overrides:
         return study
     if str(overrides.get("baseline.name", "")).endswith(".toml"):
-        settings["baseline"] = {}  # a network of one's own is taken as it stands, not thinned as the preset's is
+        settings[
+            "baseline"
+        ] = {}  # a network of one's own is taken as it stands, not thinned as the preset's is
     elif "baseline.name" in overrides:
         settings.get("baseline", {}).pop("definition", None)
     if "recipe.base" in overrides:
@@ -262,9 +296,14 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
 
 
 def _embed(settings: dict[str, Any], where: str) -> None:
-    """A baseline in a file becomes part of the study: what was trained stays known when the file changes."""
+    """A baseline in a file becomes part of the study: what was trained stays known when the file
+    changes."""
     spec = settings.get("baseline")
-    if not isinstance(spec, dict) or "definition" in spec or not str(spec.get("name", "")).endswith(".toml"):
+    if (
+        not isinstance(spec, dict)
+        or "definition" in spec
+        or not str(spec.get("name", "")).endswith(".toml")
+    ):
         return
     try:
         spec["definition"] = read_table(spec["name"])

@@ -1,1 +1,2 @@
-"""One run: the recipe, the trial, its steps, checkpoints and watchdog. Needs torch and numpy alone."""
+"""One run: the recipe, the trial, its steps, checkpoints and watchdog. Needs torch and numpy
+alone."""

@@ -90,8 +90,8 @@ class Batches:
         return self._altered(images, draws), labels
 
     def _read(self, step: int, i: int) -> Tensor:
-        """The originals of this step, the epoch's batch i. The reader goes forward only: for any other
-        step than the next one it begins anew."""
+        """The originals of this step, the epoch's batch i. The reader goes forward only: for any
+        other step than the next one it begins anew."""
         if self._reader is None or step != self._reads_next:
             self.close()
             self._reader = ReadAhead(self._images, self._order[i:])

@@ -1,4 +1,5 @@
-"""Checkpoints that are whole or absent: written beside, synced, renamed; a digest in front of the payload.
+"""Checkpoints that are whole or absent: written beside, synced, renamed; a digest in front of the
+payload.
 
 A place with `://` (s3://bucket/path) is remote.py's; there a file appears when it is whole.
 """
@@ -25,7 +26,8 @@ class DamagedError(Exception):
 
 
 def save(path: str, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain data) so that `path` holds the old or the new one, never a mixture.
+    """Write `state` (tensors and plain data) so that `path` holds the old or the new one, never a
+    mixture.
 
     Raises OSError (a full disk, say); `path` then still holds the old one."""
     buffer = io.BytesIO()
@@ -41,7 +43,11 @@ def load(path: str) -> dict[str, Any] | None:
     raw = _read(path)
     if raw is None:
         return None
-    head, digest, payload = raw[: len(_MAGIC)], raw[len(_MAGIC) : len(_MAGIC) + 32], raw[len(_MAGIC) + 32 :]
+    head, digest, payload = (
+        raw[: len(_MAGIC)],
+        raw[len(_MAGIC) : len(_MAGIC) + 32],
+        raw[len(_MAGIC) + 32 :],
+    )
     if head != _MAGIC or hashlib.sha256(payload).digest() != digest:
         raise DamagedError(f"{path}: truncated or altered")
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
@@ -49,7 +55,8 @@ def load(path: str) -> dict[str, Any] | None:
 
 
 def leave_token(folder: str) -> str:
-    """Leave something in the folder by which other machines can tell that they see it. Raises OSError."""
+    """Leave something in the folder by which other machines can tell that they see it. Raises
+    OSError."""
     token = os.urandom(8).hex()
     _write(inside(folder, _TOKEN), token.encode())
     return token

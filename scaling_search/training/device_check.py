@@ -1,7 +1,8 @@
 """Whether training works on a device here: questions, each put by doing what a study does.
 
-Needs torch and numpy alone, so that any machine can be asked: `python -m scaling_search.training.device_check`.
-Everything that only a real device can say is asked here: CUDA's rules, its numbers, its memory.
+Needs torch and numpy alone, so that any machine can be asked: `python -m
+scaling_search.training.device_check`. Everything that only a real device can say is asked here:
+CUDA's rules, its numbers, its memory.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def check(device: str, short: bool = False, seconds: float = 110.0) -> Iterator[
         subject = Subject(memory.activate(device), _shapes_data(Path(folder)), Path(folder))
         for name, question in _questions(subject, short):
             if time.monotonic() > deadline:
-                # what was not asked is not known to be right; a speed that was not measured is no fault
+                # what was not asked is not known to be right; a speed that was not measured is no
+                # fault
                 fine = None if question in (rates, together) else False
                 advice = "ask again when the machine is less busy"
                 yield Answer(name, fine, f"not asked: {seconds:.0f} s are over", advice)
@@ -204,8 +206,9 @@ def versions_here(subject: Subject) -> Iterator[Answer]:
 def steps_agree(subject: Subject, optimizer: str) -> Iterator[Answer]:
     """Losses of ten steps on one batch, as a study takes them, beside those of plain modules.
 
-    Losses that agree and mean nothing are no agreement: the first must be that of guessing, and they
-    must fall. On CUDA two eager runs, which differ by the order of sums alone, are the yardstick."""
+    Losses that agree and mean nothing are no agreement: the first must be that of guessing, and
+    they must fall. On CUDA two eager runs, which differ by the order of sums alone, are the
+    yardstick."""
     plain = _losses(subject, optimizer, "plain")
     near_guessing = abs(plain[0] - math.log(_CLASSES)) < _NEAR_GUESSING
     yield Answer(
@@ -242,8 +245,8 @@ def _triton_losses(
 
 
 def gradients_agree(subject: Subject) -> Iterator[Answer]:
-    """Gradients beside those of plain modules, parameter by parameter. Adam hides a gradient's scale,
-    and ten losses a wrong layer."""
+    """Gradients beside those of plain modules, parameter by parameter. Adam hides a gradient's
+    scale, and ten losses a wrong layer."""
     ours = kernels("cpu") if not subject.cuda else "torch"
     yield _gradients_near(subject, "eager", f"gradients of {ours}")
     if subject.cuda and kernels("cuda") == "triton":
@@ -278,8 +281,8 @@ def _losses_agree(
 
 
 def _gradients_near(subject: Subject, way: Way, question: str) -> Answer:
-    """In fp32, whose rounding leaves no room for a wrong layer: each parameter's gradient of one loss
-    beside the plain modules'."""
+    """In fp32, whose rounding leaves no room for a wrong layer: each parameter's gradient of one
+    loss beside the plain modules'."""
     distances = _gradient_distances(subject, way, torch.float32)
     worst = max(distances, key=lambda name: distances[name])
     fine = distances[worst] <= _FP32_GRADIENTS
@@ -290,8 +293,8 @@ def _gradients_near(subject: Subject, way: Way, question: str) -> Answer:
 
 
 def _bf16_as_near(subject: Subject) -> Answer:
-    """In bf16 rounding alone moves these gradients by a third: Triton's kernels may be no farther from
-    plain fp32 modules than torch's own are."""
+    """In bf16 rounding alone moves these gradients by a third: Triton's kernels may be no farther
+    from plain fp32 modules than torch's own are."""
     torchs = statistics.median(_gradient_distances(subject, "eager", torch.bfloat16).values())
     tritons = statistics.median(_gradient_distances(subject, "triton", torch.bfloat16).values())
     fine = 0 < tritons <= 1.5 * torchs + 0.02
@@ -434,8 +437,8 @@ def _finish(trial: Trial, data: Dataset) -> Outcome:
 
 
 def resume_and_promotion(subject: Subject) -> Iterator[Answer]:
-    """A run that is stopped and goes on, and one that is made longer, against runs in one piece. What
-    was trained before must not be trained again: a run that begins anew ends the same way."""
+    """A run that is stopped and goes on, and one that is made longer, against runs in one piece.
+    What was trained before must not be trained again: a run that begins anew ends the same way."""
     data = subject.data
     yield _state_comes_back(subject)
     whole = subject.trial("whole")
@@ -513,7 +516,8 @@ def _tensors(state: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def refused_capture(subject: Subject) -> Iterator[Answer]:
-    """A step with something in it that cannot be captured: it runs eagerly, and the next is captured."""
+    """A step with something in it that cannot be captured: it runs eagerly, and the next is
+    captured."""
     device = subject.device
     normalise = Normalise(subject.data, device)
 
@@ -644,7 +648,13 @@ def together(subject: Subject) -> Iterator[Answer]:
             work = json.dumps({"trial": trial.as_dict(), "gate": gate, "count": count})
             workers = [
                 subprocess.Popen(
-                    [sys.executable, "-m", "scaling_search.training.device_check", "--worker", work],
+                    [
+                        sys.executable,
+                        "-m",
+                        "scaling_search.training.device_check",
+                        "--worker",
+                        work,
+                    ],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -679,7 +689,8 @@ def _communicate(workers: Sequence[subprocess.Popen[str]]) -> list[tuple[str, st
 
 
 def _work(spec: dict[str, Any]) -> None:
-    """A training of `together`: ready, then through the gate, then measured; prints its images/s."""
+    """A training of `together`: ready, then through the gate, then measured; prints its
+    images/s."""
     trial = Trial.from_dict(spec["trial"])
     data = Dataset.open(Path(trial.data_folder))
     device = memory.activate(trial.device)

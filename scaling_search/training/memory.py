@@ -15,24 +15,31 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of glibc's mallopt
 
 
 def keep_freed_pages() -> None:
-    """Have glibc hand freed memory to the next tensor instead of the system: every step asks for the same maps
-    again, and fresh pages cost a fault each, a fifth of a small network's step. Elsewhere this does nothing."""
+    """Have glibc hand freed memory to the next tensor instead of the system: every step asks for
+    the same maps again, and fresh pages cost a fault each, a fifth of a small network's step.
+    Elsewhere this does nothing."""
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        for option, value in ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26)):
+        for option, value in (
+            (_MMAP_THRESHOLD, 2**30),
+            (_TRIM_THRESHOLD, 2**31 - 1),
+            (_TOP_PAD, 2**26),
+        ):
             libc.mallopt(option, value)
 
 
 def activate(name: str) -> torch.device:
     """The device of this name, with its index; a CUDA device is made the current one.
 
-    Streams, captures and memory counters are those of the current device, and CUDA keeps none before
-    it is started: so a run calls this before anything else."""
+    Streams, captures and memory counters are those of the current device, and CUDA keeps none
+    before it is started: so a run calls this before anything else."""
     device = torch.device(name)
     if device.type != "cuda":
         return device
     torch.cuda.init()
-    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    device = torch.device(
+        "cuda", torch.cuda.current_device() if device.index is None else device.index
+    )
     torch.cuda.set_device(device)
     return device
 

@@ -1,4 +1,5 @@
-"""Where the time of a training goes, and how much of the device it uses. Needs torch and numpy alone."""
+"""Where the time of a training goes, and how much of the device it uses. Needs torch and numpy
+alone."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ _WARM = 5  # steps before the clock runs; on CUDA enough for the capture
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`seconds` of each part over one epoch of `steps` steps, each part waited for; `step`: median seconds of a
-    whole step with its data as training runs it, on CUDA captured; floating-point operations per second in it, and in
-    a large matrix product on this device."""
+    """`seconds` of each part over one epoch of `steps` steps, each part waited for; `step`: median
+    seconds of a whole step with its data as training runs it, on CUDA captured; floating-point
+    operations per second in it, and in a large matrix product on this device."""
 
     seconds: dict[str, float]
     steps: int
@@ -87,7 +88,8 @@ def profile(trial: Trial, data: Dataset) -> Profile:
 
 
 def peak_rate(device: torch.device) -> float:
-    """Operations per second of a matrix product: fp32 on a CPU with the threads torch has, bf16 on CUDA."""
+    """Operations per second of a matrix product: fp32 on a CPU with the threads torch has, bf16 on
+    CUDA."""
     cuda = device.type == "cuda"
     size = 8192 if cuda else 1024
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if cuda else torch.float32)

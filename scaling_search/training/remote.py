@@ -1,7 +1,8 @@
-"""Files in object stores, by address: s3://bucket/path, gs://, abfs:// as pyarrow knows them. A file is there once it
-is closed, whole: what a folder on a network file system needs a rename for.
+"""Files in object stores, by address: s3://bucket/path, gs://, abfs:// as pyarrow knows them. A
+file is there once it is closed, whole: what a folder on a network file system needs a rename for.
 
-pyarrow is imported when the first address is met: a machine that trains into a folder has no need of it.
+pyarrow is imported when the first address is met: a machine that trains into a folder has no need
+of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One training step of one network on one device, as fast as the device takes it.
 
-CPU: effnet's fused kernels where numba is, else the plain modules, in fp32. CUDA: bf16 (fp32 on cards
-without it), channels_last, the whole step with its batch captured as a CUDA graph after a few eager
-ones, so that small networks do not wait for kernel launches.
+CPU: effnet's fused kernels where numba is, else the plain modules, in fp32. CUDA: bf16 (fp32 on
+cards without it), channels_last, the whole step with its batch captured as a CUDA graph after a few
+eager ones, so that small networks do not wait for kernel launches.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Load = Callable[[], tuple[Tensor, Tensor]]  # uint8 images [n, c, s, s] and labe
 
 
 def kernels(device_type: str) -> str:
-    """Whose inner loops a step can use on cpu or cuda: the last bits of every number depend on it."""
+    """Whose inner loops a step can use on cpu or cuda: the last bits of every number depend on
+    it."""
     if device_type == "cuda":
         return "triton" if cuda.why_no_triton() == "" else "torch"
     return "torch" if fast is None else "numba"
@@ -49,9 +50,9 @@ _EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocat
 
 
 class Step:
-    """`normalise` makes float images of uint8 ones; on CUDA `fused` trains through Triton's kernels, in
-    `dtype` (None: bf16 where the card has it).
-    `loss_sum` adds up the losses until the caller zeroes it."""
+    """`normalise` makes float images of uint8 ones; on CUDA `fused` trains through Triton's
+    kernels, in `dtype` (None: bf16 where the card has it). `loss_sum` adds up the losses until the
+    caller zeroes it."""
 
     def __init__(
         self,
@@ -117,8 +118,9 @@ class Step:
             return self._train_forward(x).float()
 
     def __call__(self, load: Load, lr: float, step: int) -> None:
-        """Forward, backward, optimizer and average on the batch that `load` gives; `step` counts from
-        0 over the whole run. On CUDA `load` is captured too: each call must read the same memory."""
+        """Forward, backward, optimizer and average on the batch that `load` gives; `step` counts
+        from 0 over the whole run. On CUDA `load` is captured too: each call must read the same
+        memory."""
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
@@ -207,8 +209,8 @@ class Step:
 
 
 def precision_on(device: torch.device) -> Precision:
-    """What a step computes in: on CUDA bf16 where the card does (compute capability 8.0 on). cuDNN has
-    no bf16 convolutions for older ones, and fp16 would need its loss scaled."""
+    """What a step computes in: on CUDA bf16 where the card does (compute capability 8.0 on). cuDNN
+    has no bf16 convolutions for older ones, and fp16 would need its loss scaled."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
         return "bf16"
     return "fp32"

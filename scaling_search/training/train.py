@@ -56,7 +56,9 @@ class _Account:
     def total(self) -> float:
         return self.seconds + time.perf_counter() - self.begun
 
-    def outcome(self, status: Status, note: str = "", right: str = "", test_acc: float | None = None) -> Outcome:
+    def outcome(
+        self, status: Status, note: str = "", right: str = "", test_acc: float | None = None
+    ) -> Outcome:
         if self.eager:
             note = "; ".join(filter(None, [note, f"steps ran eagerly, not captured: {self.eager}"]))
         return Outcome(
@@ -65,7 +67,9 @@ class _Account:
             right=right,
             test_acc=test_acc,
             seconds=self.total(),
-            images_per_s=self.trained_images / self.trained_seconds if self.trained_seconds else 0.0,
+            images_per_s=self.trained_images / self.trained_seconds
+            if self.trained_seconds
+            else 0.0,
             peak_memory=memory.peak(self.device),
             versions=versions(self.kernels),
             note=note,
@@ -74,14 +78,15 @@ class _Account:
 
 
 def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
-    """Train, yielding each Epoch as it ends and the Outcome last; goes on from the newest checkpoint that fits.
+    """Train, yielding each Epoch as it ends and the Outcome last; goes on from the newest
+    checkpoint that fits.
 
-    In between it yields Pulses, twice a second: closed at one of them, it writes a checkpoint of the step
-    that it has come to.
+    In between it yields Pulses, twice a second: closed at one of them, it writes a checkpoint of
+    the step that it has come to.
 
-    Divergence, lack of memory, a deadline and crashes are outcomes, not exceptions; nothing of the run stays in
-    memory. Raises OSError when a checkpoint cannot be written or the data cannot be read: that is the machine's
-    failure, and no network's."""
+    Divergence, lack of memory, a deadline and crashes are outcomes, not exceptions; nothing of the
+    run stays in memory. Raises OSError when a checkpoint cannot be written or the data cannot be
+    read: that is the machine's failure, and no network's."""
     account = _Account(memory.activate(trial.device))
     try:
         memory.reset_peak(account.device)
@@ -102,8 +107,8 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Denormals count as zero, and the caller's setting comes back: they slow a CPU many times over and change
-    nothing in a training, but other code in the process may need them."""
+    """Denormals count as zero, and the caller's setting comes back: they slow a CPU many times over
+    and change nothing in a training, but other code in the process may need them."""
     flushed = (torch.tensor(1e-39) * 1).item() == 0
     torch.set_flush_denormal(True)
     try:
@@ -130,7 +135,8 @@ def versions(kernels: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A run's images on its device, its network and optimizer: all that comes before the first step.
+    """A run's images on its device, its network and optimizer: all that comes before the first
+    step.
 
     `norm_index`: the training images that re-estimate the batch norms."""
 
@@ -147,7 +153,9 @@ class Ready:
 def prepare(trial: Trial, data: Dataset) -> Ready:
     """Raises ValueError for other data than the trial's, UserError for other kernels."""
     if data.digest != trial.data_digest:
-        raise ValueError(f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}")
+        raise ValueError(
+            f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}"
+        )
     device = memory.activate(trial.device)
     kernels = _kernels_of(trial, device)
     recipe, side = trial.recipe, trial.arch.resolution
@@ -159,7 +167,9 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
     # files often come sorted by class: the images that re-estimate batch norms are drawn at random
     drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))
     torch.manual_seed(trial.seed)
-    model = effnet.build(trial.arch, dropout=None if recipe.dropout else 0.0, drop_path=recipe.drop_path)
+    model = effnet.build(
+        trial.arch, dropout=None if recipe.dropout else 0.0, drop_path=recipe.drop_path
+    )
     step = Step(
         model, recipe, device, Normalise(data, device), trial.compile, fused=kernels == "triton"
     )
@@ -171,8 +181,8 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
 def _kernels_of(trial: Trial, device: torch.device) -> str:
     """Those that the trial trains through: on CUDA plain modules unless it asks for others.
 
-    Raises UserError where it asks for what this process does not have: other kernels give other bits,
-    which are not to be mixed within a study."""
+    Raises UserError where it asks for what this process does not have: other kernels give other
+    bits, which are not to be mixed within a study."""
     available = kernels(device.type)
     wanted = trial.kernels or ("torch" if device.type == "cuda" else available)
     optional = device.type == "cuda" and wanted == "torch"
@@ -186,7 +196,8 @@ def _kernels_of(trial: Trial, device: torch.device) -> str:
 
 
 def training_steps(trial: Trial, data: Dataset) -> Iterator[int]:
-    """Train without end or record, one step at each `next`, as a run does; the number of its images.
+    """Train without end or record, one step at each `next`, as a run does; the number of its
+    images.
 
     For measurements: nothing is evaluated and nothing is written."""
     ready = prepare(trial, data)
@@ -230,7 +241,8 @@ def _train(
             "epochs": [asdict(e) for e in account.epochs],
             "loss_sum": step.loss_sum.item(),
             "seconds": account.total(),
-            "trained_seconds": account.trained_seconds + (time.perf_counter() - timed_since if within else 0.0),
+            "trained_seconds": account.trained_seconds
+            + (time.perf_counter() - timed_since if within else 0.0),
             "trained_images": account.trained_images + (timed_images if within else 0),
         }
 
@@ -243,14 +255,18 @@ def _train(
         if at == recipe.decay_start(total):
             checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at))
         if trial.deadline is not None and account.total() > trial.deadline:
-            yield account.outcome("timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}")
+            yield account.outcome(
+                "timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}"
+            )
             return
         alive()
         if time.perf_counter() - pulse > _PULSE:
             try:
                 yield Pulse()
             except GeneratorExit:
-                with suppress(RuntimeError, MemoryError):  # no memory for it: the run goes on from its last epoch
+                with suppress(
+                    RuntimeError, MemoryError
+                ):  # no memory for it: the run goes on from its last epoch
                     checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at))
                 raise
             pulse = time.perf_counter()
@@ -260,7 +276,9 @@ def _train(
         timed_images += batches.size
         if not settled:
             account.eager = step.eager
-            if step.settled:  # what came before, the capture included, says nothing of the network's speed
+            if (
+                step.settled
+            ):  # what came before, the capture included, says nothing of the network's speed
                 memory.synchronize(device)
                 timed_since, timed_images = time.perf_counter(), 0
         if i == per_epoch - 1:
@@ -274,7 +292,9 @@ def _train(
                 yield account.outcome("diverged", f"loss not finite in epoch {epoch + 1}")
                 return
             val_loss, val_acc, _ = evaluation
-            done = Epoch(epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - epoch_began)
+            done = Epoch(
+                epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - epoch_began
+            )
             account.epochs.append(done)
             checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at + 1))
             if at + 1 == recipe.decay_start(total):  # no decay: a longer run goes on from here
@@ -287,7 +307,9 @@ def _train(
     if trial.test:
         count = len(data.test_labels)
         # evenly through the split, which may be sorted by class
-        test_at = np.arange(count) if trial.test_images is None else _evenly(count, trial.test_images)
+        test_at = (
+            np.arange(count) if trial.test_images is None else _evenly(count, trial.test_images)
+        )
         with step.averaged():
             part = _part(data.test_images, data.test_labels, test_at, trial.arch.resolution, device)
             test_acc = _measure(step, *part)[1]
@@ -295,7 +317,11 @@ def _train(
 
 
 def _part(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], at: NDArray[np.int64], side: int, device: torch.device
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    at: NDArray[np.int64],
+    side: int,
+    device: torch.device,
 ) -> tuple[Images, Tensor]:
     return Images(images, at, side, device, alive), torch.from_numpy(labels[at]).to(device)
 
@@ -307,16 +333,20 @@ def _evenly(count: int, limit: int) -> NDArray[np.int64]:
 
 
 def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
-    """Load the newest checkpoint that a run of this length passes through; the step it goes on from.
+    """Load the newest checkpoint that a run of this length passes through; the step it goes on
+    from.
 
-    Its own per-epoch one, or another length's from before the decay; a damaged one counts as absent."""
+    Its own per-epoch one, or another length's from before the decay; a damaged one counts as
+    absent."""
     best: dict[str, Any] | None = None
     for name in (f"e{trial.epochs}.ckpt", "before-decay.ckpt"):
         try:
             state = checkpoint.load(inside(trial.folder, name))
         except checkpoint.DamagedError:
             continue
-        if state is None or (name == "before-decay.ckpt" and state["step"] > trial.recipe.decay_start(total)):
+        if state is None or (
+            name == "before-decay.ckpt" and state["step"] > trial.recipe.decay_start(total)
+        ):
             continue
         if best is None or state["step"] > best["step"]:
             best = state
@@ -327,7 +357,9 @@ def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
     account.epochs = [Epoch(**e) for e in best["epochs"]]
     account.seconds, account.trained_seconds = best["seconds"], best["trained_seconds"]
     at: int = best["step"]
-    account.trained_images = best.get("trained_images", at * min(trial.recipe.batch, trial.train_images or 10**9))
+    account.trained_images = best.get(
+        "trained_images", at * min(trial.recipe.batch, trial.train_images or 10**9)
+    )
     return at
 
 
@@ -350,7 +382,8 @@ def evaluate(ready: Ready) -> tuple[float, float, str]:
         for number, chunk in enumerate(ready.images.batches(_EVAL_BATCH, whole), start=1):
             alive()
             for norm in norms:
-                # a plain average over the batches, which torch's own (momentum None) asks the device for
+                # a plain average over the batches, which torch's own (momentum None) asks the
+                # device for
                 norm.momentum = 1 / number
             step.logits(chunk)
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -14,15 +14,16 @@ Status = Literal["done", "pruned", "diverged", "out-of-memory", "crashed", "time
 
 
 def inside(folder: str, name: str) -> str:
-    """A file or folder `name` in a folder or at an address, whose query (?region=...) stays at the end."""
+    """A file or folder `name` in a folder or at an address, whose query (?region=...) stays at the
+    end."""
     path, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Everything but the folders, the test, the deadline and `epochs` makes the run's key; runs that differ in
-    epochs alone share a folder of checkpoints. Limits on images are None for all."""
+    """Everything but the folders, the test, the deadline and `epochs` makes the run's key; runs
+    that differ in epochs alone share a folder of checkpoints. Limits on images are None for all."""
 
     arch: Arch
     data_digest: str
@@ -39,7 +40,9 @@ class Trial:
     test_images: int | None = None
     compile: bool = False  # torch.compile: on CUDA, for runs long enough to pay for it
     deadline: float | None = None  # seconds of training and evaluation
-    kernels: str = ""  # that it must train through (step.kernels); "": numba's where they are, on CUDA torch's
+    kernels: str = (
+        ""  # that it must train through (step.kernels); "": numba's where they are, on CUDA torch's
+    )
 
     @property
     def key(self) -> str:
@@ -59,7 +62,8 @@ class Trial:
 
     @property
     def _usual_kernels(self) -> str:
-        """Those that a key does not name, so that checkpoints of before it knew of them are still its own."""
+        """Those that a key does not name, so that checkpoints of before it knew of them are still
+        its own."""
         return "numba" if self.device == "cpu" else "torch"
 
     @property
@@ -74,12 +78,15 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trial:
-        return cls(**{**data, "arch": Arch.from_dict(data["arch"]), "recipe": Recipe(**data["recipe"])})
+        return cls(
+            **{**data, "arch": Arch.from_dict(data["arch"]), "recipe": Recipe(**data["recipe"])}
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Losses are mean cross-entropies (the training one with label smoothing); `seconds` of this epoch."""
+    """Losses are mean cross-entropies (the training one with label smoothing); `seconds` of this
+    epoch."""
 
     epoch: int
     train_loss: float
@@ -89,12 +96,14 @@ class Epoch:
 
 
 class Pulse:
-    """A run is alive, between two steps: the moment at which it can be stopped, with its checkpoint written."""
+    """A run is alive, between two steps: the moment at which it can be stopped, with its checkpoint
+    written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `right` has one bit for each validation image, in the fold's order, as hex."""
+    """How a run ended. `right` has one bit for each validation image, in the fold's order, as
+    hex."""
 
     status: Status
     epochs: tuple[Epoch, ...] = ()
@@ -102,7 +111,8 @@ class Outcome:
     test_acc: float | None = None
     seconds: float = 0.0  # of training and evaluation, interruptions not counted
     images_per_s: float = 0.0  # training images, evaluation not counted
-    peak_memory: int = 0  # bytes, of this run: taken from a CUDA device, the worker process's resident set on the CPU
+    # bytes, of this run: taken from a CUDA device, the worker process's resident set on the CPU
+    peak_memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
     eager: str = ""  # why steps on CUDA were not captured

@@ -17,8 +17,8 @@ from scaling_search.verdict.verdict import FRESH, MARGIN, Row, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """A network's fresh runs on the test split. `mean` accuracy; `behind`: the pick minus it over the seeds that
-    both have, ± `half` (95%, Student's t); nan with fewer than two."""
+    """A network's fresh runs on the test split. `mean` accuracy; `behind`: the pick minus it over
+    the seeds that both have, ± `half` (95%, Student's t); nan with fewer than two."""
 
     row: Row
     runs: int
@@ -33,14 +33,19 @@ class Confirmed:
             return head
         low, high = self.behind - self.half, self.behind + self.half
         kept = (
-            "the pick is as good or better" if low >= -MARGIN else "not confirmed" if high > 0 else "the pick is worse"
+            "the pick is as good or better"
+            if low >= -MARGIN
+            else "not confirmed"
+            if high > 0
+            else "the pick is worse"
         )
         side = "below" if self.behind >= 0 else "above"
         return f"{head}, {points(abs(self.behind))} ± {points(self.half)} {side} the pick: {kept}"
 
 
 def confirmed(records: Sequence[Record], study: Study, v: Verdict) -> list[Confirmed]:
-    """For the pick (its own difference is nan) and all it is compared with; empty without fresh tested seeds."""
+    """For the pick (its own difference is nan) and all it is compared with; empty without fresh
+    tested seeds."""
     tests: dict[str, dict[int, float]] = {}
     for r in records:
         if r.seed >= study.seed + FRESH and r.test_acc is not None and r.epochs == study.rungs[-1]:
@@ -55,6 +60,10 @@ def confirmed(records: Sequence[Record], study: Study, v: Verdict) -> list[Confi
         shared = [mine[s] - theirs[s] for s in sorted(mine) if s in theirs]
         if row is not v.pick and len(shared) > 1:
             behind = float(np.mean(shared))
-            half = float(t.ppf(0.975, len(shared) - 1) * np.std(shared, ddof=1) / math.sqrt(len(shared)))
-        found.append(Confirmed(row, len(theirs), float(np.mean(list(theirs.values()))), behind, half))
+            half = float(
+                t.ppf(0.975, len(shared) - 1) * np.std(shared, ddof=1) / math.sqrt(len(shared))
+            )
+        found.append(
+            Confirmed(row, len(theirs), float(np.mean(list(theirs.values()))), behind, half)
+        )
     return found

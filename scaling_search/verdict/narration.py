@@ -28,7 +28,8 @@ def share_words(c: Candidate) -> str:
 
 
 def against(row: Row) -> str:
-    """'1.1 points below (0.2 to 2.0): worse', against the pick, with the 95% interval and the margin's word."""
+    """'1.1 points below (0.2 to 2.0): worse', against the pick, with the 95% interval and the
+    margin's word."""
     low, high = points(abs(row.low)), points(abs(row.high))
     side = "below" if row.behind >= 0 else "above"
     if row.low < 0 < row.high:
@@ -51,7 +52,11 @@ def bound_words(v: Verdict) -> str:
 def tied_words(v: Verdict) -> str:
     total, tied = len(v.rows), len(v.tied)
     ratios = [row.candidate.ratio for row in v.rows]
-    cost = "of this cost" if v.equal_cost else f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
+    cost = (
+        "of this cost"
+        if v.equal_cost
+        else f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
+    )
     if total == 1:
         return f"One network {cost}"
     if tied == total:
@@ -64,10 +69,17 @@ def tied_words(v: Verdict) -> str:
 def fastest_words(v: Verdict) -> str | None:
     """The fastest of the tied set, where it is known and another than the pick."""
     fast, pick = v.fastest, v.pick
-    if fast is None or pick.speed is None or fast.speed is None or fast.candidate.key == pick.candidate.key:
+    if (
+        fast is None
+        or pick.speed is None
+        or fast.speed is None
+        or fast.candidate.key == pick.candidate.key
+    ):
         return None
     gain = fast.speed / pick.speed
-    return f"{fast.candidate.label}: {gain:.2f} times the pick's images/s in training; {against(fast)}"
+    return (
+        f"{fast.candidate.label}: {gain:.2f} times the pick's images/s in training; {against(fast)}"
+    )
 
 
 def settle_words(v: Verdict) -> str | None:
@@ -82,7 +94,11 @@ def settle_words(v: Verdict) -> str | None:
 
 def noise_words(v: Verdict) -> str:
     one = v.left_out == 1
-    lost = f"; {v.left_out} failed run{'' if one else 's'} {'is' if one else 'are'} left out" if v.left_out else ""
+    lost = (
+        f"; {v.left_out} failed run{'' if one else 's'} {'is' if one else 'are'} left out"
+        if v.left_out
+        else ""
+    )
     return f"one run varies by ± {points(v.noise)} points around its network{lost}"
 
 
@@ -111,15 +127,28 @@ def surface_words(v: Verdict, rungs: tuple[int, ...]) -> str | None:
     if v.surface is None:
         return None
     s = v.surface
-    low, high = [min(p[i] for p in s.region) for i in range(3)], [max(p[i] for p in s.region) for i in range(3)]
+    low, high = (
+        [min(p[i] for p in s.region) for i in range(3)],
+        [max(p[i] for p in s.region) for i in range(3)],
+    )
     names = ("depth", "width", "resolution")
-    region = ", ".join(f"{n} {percent(a)} to {percent(b)}" for n, a, b in zip(names, low, high, strict=True))
+    region = ", ".join(
+        f"{n} {percent(a)} to {percent(b)}" for n, a, b in zip(names, low, high, strict=True)
+    )
     words = f"highest at {spent(s.optimum[-1])}; 95% region: {region}"
     if len(s.region) > len(s.points) / 2:
-        words += f" ({percent(len(s.region) / len(s.points))} of the map: the direction is not settled)"
+        words += (
+            f" ({percent(len(s.region) / len(s.points))} of the map: the direction is not settled)"
+        )
     if len(s.optimum) > 1:
         first, last = s.optimum[0], s.optimum[-1]
-        moved = f"moved there from {spent(first)}, {percent(s.moved)} of the cost" if first != last else "did not move"
+        moved = (
+            f"moved there from {spent(first)}, {percent(s.moved)} of the cost"
+            if first != last
+            else "did not move"
+        )
         words += f". From {rungs[0]} to {rungs[-1]} epochs the optimum {moved}"
-        words += f" (95%: {percent(s.moved_low)} to {percent(s.moved_high)} of the extra cost elsewhere)"
+        words += (
+            f" (95%: {percent(s.moved_low)} to {percent(s.moved_high)} of the extra cost elsewhere)"
+        )
     return words

@@ -1,4 +1,5 @@
-"""Whether two orders of the same networks agree: shorter runs, other budgets, validation against test."""
+"""Whether two orders of the same networks agree: shorter runs, other budgets, validation against
+test."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from scaling_search.verdict.verdict import searched
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Kendall's tau-b of two orders of `n` networks, with its 95% interval (Fieller, Hartley and Pearson 1957: the
-    variance of artanh tau is 0.437 / (n - 4)); the whole range where n is below 5."""
+    """Kendall's tau-b of two orders of `n` networks, with its 95% interval (Fieller, Hartley and
+    Pearson 1957: the variance of artanh tau is 0.437 / (n - 4)); the whole range where n is below
+    5."""
 
     tau: float
     low: float
@@ -48,7 +50,8 @@ def rank(first: Sequence[float], second: Sequence[float]) -> Rank:
 
 
 def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
-    """Does a shorter, smaller or validated answer hold? Each a sentence, from the study's own runs."""
+    """Does a shorter, smaller or validated answer hold? Each a sentence, from the study's own
+    runs."""
     done = [r for r in searched(records, study) if r.done and r.candidate.role == "candidate"]
     mine = [r for r in done if r.candidate.budget == budget]
     found = []
@@ -58,22 +61,30 @@ def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
         if pair:
             found.append(f"{short} against {last} epochs, {pair[1]}: {pair[0].words}")
     # both of the same runs: fresh seeds, where there are some
-    mine_too = [r for r in records if r.candidate.role == "candidate" and r.candidate.budget == budget]
+    mine_too = [
+        r for r in records if r.candidate.role == "candidate" and r.candidate.budget == budget
+    ]
     both = [r for r in mine_too if r.done and r.epochs == last and r.test_acc is not None]
     tested = _means(both, lambda r: r.test_acc or 0.0)
     validated = _means(both, lambda r: r.val_acc)
     if len(tested) > 1:
         order = rank([validated[k] for k in tested], list(tested.values()))
         found.append(f"validation against test: {order.words}")
-    for other in study.budgets[study.budgets.index(budget) + 1 :] if budget in study.budgets else ():
+    for other in (
+        study.budgets[study.budgets.index(budget) + 1 :] if budget in study.budgets else ()
+    ):
         if r := _across(mine, [r for r in done if r.candidate.budget == other], last):
             found.append(f"{budget} against {other}, nearest shares: {r.words}")
     return found
 
 
 def _means(records: Sequence[Record], value: Callable[[Record], float]) -> dict[str, float]:
-    """Per network, by least squares of network + seed: seeds that only some have would tilt a plain mean."""
-    keys, seeds = list(dict.fromkeys(r.candidate.key for r in records)), sorted({r.seed for r in records})
+    """Per network, by least squares of network + seed: seeds that only some have would tilt a plain
+    mean."""
+    keys, seeds = (
+        list(dict.fromkeys(r.candidate.key for r in records)),
+        sorted({r.seed for r in records}),
+    )
     design = np.zeros((len(records), len(keys) + len(seeds)))
     for row, r in zip(design, records, strict=True):
         row[keys.index(r.candidate.key)] = row[len(keys) + seeds.index(r.seed)] = 1
@@ -82,10 +93,17 @@ def _means(records: Sequence[Record], value: Callable[[Record], float]) -> dict[
 
 
 def _short_long(records: Sequence[Record], short: int, last: int) -> tuple[Rank, str] | None:
-    """Short runs of some seeds against long runs of the others, and the other way round: a run of the same seed is the
-    short one continued, and would agree with its own luck."""
-    seeds = sorted({r.seed for r in records if r.epochs == short} & {r.seed for r in records if r.epochs == last})
-    groups = [(seeds[::2], seeds[1::2]), (seeds[1::2], seeds[::2])] if len(seeds) > 1 else [(seeds, seeds)]
+    """Short runs of some seeds against long runs of the others, and the other way round: a run of
+    the same seed is the short one continued, and would agree with its own luck."""
+    seeds = sorted(
+        {r.seed for r in records if r.epochs == short}
+        & {r.seed for r in records if r.epochs == last}
+    )
+    groups = (
+        [(seeds[::2], seeds[1::2]), (seeds[1::2], seeds[::2])]
+        if len(seeds) > 1
+        else [(seeds, seeds)]
+    )
     ranks = []
     for a, b in groups:
         x = _means([r for r in records if r.epochs == short and r.seed in a], lambda r: r.val_acc)
@@ -94,7 +112,9 @@ def _short_long(records: Sequence[Record], short: int, last: int) -> tuple[Rank,
         if len(keys) < 2:
             return None
         ranks.append(rank([x[k] for k in keys], [y[k] for k in keys]))
-    tau, low, high = (sum(getattr(r, f) for r in ranks) / len(ranks) for f in ("tau", "low", "high"))
+    tau, low, high = (
+        sum(getattr(r, f) for r in ranks) / len(ranks) for f in ("tau", "low", "high")
+    )
     return Rank(tau, low, high, ranks[0].n), "different seeds" if len(
         seeds
     ) > 1 else "the same seed, so they share its luck"
@@ -102,7 +122,10 @@ def _short_long(records: Sequence[Record], short: int, last: int) -> tuple[Rank,
 
 def _across(small: Sequence[Record], large: Sequence[Record], last: int) -> Rank | None:
     """Each network of the smaller budget with the one of the larger that is nearest in shares."""
-    x, y = (_means([r for r in part if r.epochs == last], lambda r: r.val_acc) for part in (small, large))
+    x, y = (
+        _means([r for r in part if r.epochs == last], lambda r: r.val_acc)
+        for part in (small, large)
+    )
     at = {r.candidate.key: r.candidate.shares for r in (*small, *large)}
     pairs = []
     for key in x:

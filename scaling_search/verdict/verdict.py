@@ -1,7 +1,9 @@
-"""What the runs say: the pick, what it may lose, what cannot be told apart from it. One joint model (posterior.py).
+"""What the runs say: the pick, what it may lose, what cannot be told apart from it. One joint model
+(posterior.py).
 
-*Best* is the highest expected validation accuracy at the last rung under this recipe, over seeds and held-out images.
-All networks and all rungs are in the model, those left behind at a lower rung included.
+*Best* is the highest expected validation accuracy at the last rung under this recipe, over seeds
+and held-out images. All networks and all rungs are in the model, those left behind at a lower rung
+included.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ _REACH = 0.25  # in shares: the surface says nothing farther than this from ever
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network. `mean` is its expected accuracy (a fraction) at the last rung, `error` its standard deviation;
-    `behind` is the pick minus this network, from `low` to `high` in 95% of cases."""
+    """One network. `mean` is its expected accuracy (a fraction) at the last rung, `error` its
+    standard deviation; `behind` is the pick minus this network, from `low` to `high` in 95% of
+    cases."""
 
     candidate: Candidate
     mean: float
@@ -44,7 +47,8 @@ class Row:
 
     @property
     def standing(self) -> str:
-        """Against the pick, with the equivalence margin: 'as good', 'worse', 'better' or 'cannot tell'."""
+        """Against the pick, with the equivalence margin: 'as good', 'worse', 'better' or 'cannot
+        tell'."""
         if self.low >= -MARGIN and self.high <= MARGIN:
             return "as good"
         return "worse" if self.low > 0 else "better" if self.high < 0 else "cannot tell"
@@ -52,9 +56,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """The smooth part over the shares. `optimum` per rung (shares), the last one final; `region`: the points that hold
-    95% of the probability of being the final optimum; `moved`: what share of the extra cost the optimum moved between
-    dimensions from the first rung to the last, in 95% of cases from `moved_low` to `moved_high`."""
+    """The smooth part over the shares. `optimum` per rung (shares), the last one final; `region`:
+    the points that hold 95% of the probability of being the final optimum; `moved`: what share of
+    the extra cost the optimum moved between dimensions from the first rung to the last, in 95% of
+    cases from `moved_low` to `moved_high`."""
 
     optimum: tuple[tuple[float, float, float], ...]
     moved: float
@@ -71,11 +76,15 @@ class Verdict:
 
     budget: str
     pick: Row
-    rows: tuple[Row, ...]  # the candidates of this budget with a finished run at any rung, the pick among them
+    rows: tuple[
+        Row, ...
+    ]  # the candidates of this budget with a finished run at any rung, the pick among them
     baseline: Row | None
     references: tuple[Row, ...]
     bound: float  # the most that the pick may lie below the best, 95%
-    settle: int | None  # runs more that would bring the bound to the margin; None: more than anyone would make
+    settle: (
+        int | None
+    )  # runs more that would bring the bound to the margin; None: more than anyone would make
     noise: float  # standard deviation of one run at the last rung around its network
     surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]
@@ -115,7 +124,8 @@ class Verdict:
 
     @property
     def finalists(self) -> tuple[Row, ...]:
-        """What is confirmed on the test split: the pick, the paper's direction, the best single one, the baseline."""
+        """What is confirmed on the test split: the pick, the paper's direction, the best single
+        one, the baseline."""
         single = self.best_single
         rows = [self.pick, self.named("paper"), single[1] if single else None, self.baseline]
         return tuple({row.candidate.key: row for row in rows if row is not None}.values())
@@ -130,22 +140,33 @@ def verdicts(records: Sequence[Record], study: Study) -> list[Verdict]:
     """One for each budget with a finished network. The order of the records changes nothing."""
     runs = sorted(searched(records, study), key=lambda r: (r.epochs, r.seed, r.candidate.key))
     candidates = {r.candidate.key: r.candidate for r in records if r.candidate.role == "candidate"}
-    budgets = dict.fromkeys(b for b in study.budgets if any(c.budget == b for c in candidates.values()))
+    budgets = dict.fromkeys(
+        b for b in study.budgets if any(c.budget == b for c in candidates.values())
+    )
     found = [_verdict(b, runs, records, study) for b in budgets]
     return [v for v in found if v is not None]
 
 
 def model(
-    runs: Sequence[Record], study: Study, budget: str, *, grid: Array | None = None, samples: int = 4096
+    runs: Sequence[Record],
+    study: Study,
+    budget: str,
+    *,
+    grid: Array | None = None,
+    samples: int = 4096,
 ) -> tuple[list[str], Posterior] | None:
-    """The posterior over this budget's networks, the baseline and the references; None without a finished candidate.
+    """The posterior over this budget's networks, the baseline and the references; None without a
+    finished candidate.
 
-    Runs of fresh seeds are no part of it, and a network whose longest attempt failed is left out altogether."""
+    Runs of fresh seeds are no part of it, and a network whose longest attempt failed is left out
+    altogether."""
     runs = searched(runs, study)
     done = [
         r
         for r in runs
-        if r.done and (r.candidate.role != "candidate" or r.candidate.budget == budget) and r.epochs in study.rungs
+        if r.done
+        and (r.candidate.role != "candidate" or r.candidate.budget == budget)
+        and r.epochs in study.rungs
     ]
     lost = _lost(runs)
     done = [r for r in done if r.candidate.key not in lost]
@@ -161,10 +182,17 @@ def model(
     row_of, seed_of = {k: i for i, k in enumerate(keys)}, {s: i for i, s in enumerate(seeds)}
     nowhere = (math.nan,) * 3
     accuracy = np.array([r.val_acc for r in done])
-    images = max(4 * max(len(r.outcome.right) if r.outcome else 0 for r in done), 100)  # bits, as hex digits
+    images = max(
+        4 * max(len(r.outcome.right) if r.outcome else 0 for r in done), 100
+    )  # bits, as hex digits
     p = float(np.clip(accuracy.mean(), 0.01, 0.99))
     data = Runs(
-        np.array([c.shares if (c := networks[k]).role == "candidate" and c.shares else nowhere for k in keys]),
+        np.array(
+            [
+                c.shares if (c := networks[k]).role == "candidate" and c.shares else nowhere
+                for k in keys
+            ]
+        ),
         np.array([row_of[key] for key in network_of]),
         np.array([rungs.index(r.epochs) for r in done]),
         np.array([seed_of[r.seed] for r in done]),
@@ -193,15 +221,17 @@ def tied_set(best: Array) -> list[int]:
 
 
 def chances(accuracy: Array) -> tuple[int, Array, float]:
-    """From samples [samples, networks]: the pick (largest mean), P(best) of each, the loss bound (95%)."""
+    """From samples [samples, networks]: the pick (largest mean), P(best) of each, the loss bound
+    (95%)."""
     pick = int(accuracy.mean(0).argmax())
     best = np.bincount(accuracy.argmax(1), minlength=accuracy.shape[1]) / len(accuracy)
     return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], _SURE))
 
 
 def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
-    """How many runs more, shared equally among the tied networks, would bring the loss bound to `margin` on average:
-    futures are drawn from the posterior, each of them answered by runs with this noise. None: over 4,096 each."""
+    """How many runs more, shared equally among the tied networks, would bring the loss bound to
+    `margin` on average: futures are drawn from the posterior, each of them answered by runs with
+    this noise. None: over 4,096 each."""
     rng = np.random.default_rng(0)
     mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
     tied = tied_set(chances(accuracy)[1])
@@ -209,7 +239,9 @@ def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
     if chances(accuracy)[2] <= margin:
         return 0
     for runs in (2**n for n in range(13)):
-        gain = covariance[:, tied] @ np.linalg.inv(covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied)))
+        gain = covariance[:, tied] @ np.linalg.inv(
+            covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied))
+        )
         left = covariance - gain @ covariance[tied]
         root = np.linalg.cholesky(left + (1e-9 + 1e-9 * np.trace(left)) * np.eye(len(left)))
         spread = rng.standard_normal((512, len(left))) @ root.T
@@ -220,12 +252,17 @@ def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
     return None
 
 
-def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: Study) -> Verdict | None:
+def _verdict(
+    budget: str, runs: list[Record], records: Sequence[Record], study: Study
+) -> Verdict | None:
     answer = model(runs, study, budget)
     if answer is None:
         return None
     keys, post = answer
-    by_network, tests = by_network_key(runs), by_network_key([r for r in records if r.test_acc is not None])
+    by_network, tests = (
+        by_network_key(runs),
+        by_network_key([r for r in records if r.test_acc is not None]),
+    )
     networks = {key: group[0].candidate for key, group in by_network.items()}
     inside = [i for i, key in enumerate(keys) if networks[key].role == "candidate"]
     accuracy = post.accuracy[:, inside]
@@ -255,7 +292,11 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
         )
 
     rows = [row(i) for i in range(len(keys))]
-    ended = {k: c for k, c in networks.items() if c.budget == budget and any(r.outcome for r in by_network[k])}
+    ended = {
+        k: c
+        for k, c in networks.items()
+        if c.budget == budget and any(r.outcome for r in by_network[k])
+    }
     gone = {key for key, c in ended.items() if c.role == "candidate" and key not in keys}
     return Verdict(
         budget=budget,
@@ -272,7 +313,9 @@ def _verdict(budget: str, runs: list[Record], records: Sequence[Record], study: 
     )
 
 
-def _surface(inside: list[Candidate], runs: list[Record], study: Study, budget: str) -> Surface | None:
+def _surface(
+    inside: list[Candidate], runs: list[Record], study: Study, budget: str
+) -> Surface | None:
     places = np.array([c.shares for c in inside if c.shares])
     if len(places) < 4:
         return None

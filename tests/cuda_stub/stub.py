@@ -237,9 +237,9 @@ def run(
     """Run this Python with `arguments` on the stand-in, in the repository's root, and return the
     result with its output as text.
 
-    Its processes share the devices' memory, by a ledger of their own unless one is given. `variables`
-    are added to the environment, `options` go
-    to subprocess.run. Raises subprocess.TimeoutExpired after `timeout` seconds.
+    Its processes share the devices' memory, by a ledger of their own unless one is given.
+    `variables` are added to the environment, `options` go to subprocess.run. Raises
+    subprocess.TimeoutExpired after `timeout` seconds.
     """
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False, **options}

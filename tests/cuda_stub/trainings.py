@@ -1,4 +1,5 @@
-"""Trainings for programs that run on the stand-in: data of random pixels, networks and trials of it."""
+"""Trainings for programs that run on the stand-in: data of random pixels, networks and trials of
+it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A ConvNet's forward and backward pass on a CPU through `kernels`: the same modules and weights, fewer passes
-over memory. Results equal the modules' own up to rounding."""
+"""A ConvNet's forward and backward pass on a CPU through `kernels`: the same modules and weights,
+fewer passes over memory. Results equal the modules' own up to rounding."""
 
 from __future__ import annotations
 
@@ -37,12 +37,32 @@ class _Depthwise(torch.autograd.Function):
         k, stride = weight.shape[-1], ctx.stride
         fast = c >= 16 and (k > 3 or h <= 3)
         dx, dw, _ = torch.ops.aten.convolution_backward(
-            dy, x, weight, None, [stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], c, [True, not fast, False]
+            dy,
+            x,
+            weight,
+            None,
+            [stride] * 2,
+            [k // 2] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            c,
+            [True, not fast, False],
         )
         if fast:
             taps = torch.empty(k * k, c)
             kernels.call(
-                kernels.depthwise, x.data_ptr(), dy.data_ptr(), taps.data_ptr(), n, h, w, c, *dy.shape[2:], k, stride
+                kernels.depthwise,
+                x.data_ptr(),
+                dy.data_ptr(),
+                taps.data_ptr(),
+                n,
+                h,
+                w,
+                c,
+                *dy.shape[2:],
+                k,
+                stride,
             )
             dw = taps.t().reshape(weight.shape)
         return dx, dw, None
@@ -82,7 +102,9 @@ class _NormGate(torch.autograd.Function):
         active = F.silu(squeezed)
         gate = torch.addmm(b2, active, w2.flatten(1).t()).sigmoid_()
         out = torch.empty_like(y)
-        kernels.call(kernels.gate, y.data_ptr(), gate.data_ptr(), out.data_ptr(), n, h * w, c, _parts())
+        kernels.call(
+            kernels.gate, y.data_ptr(), gate.data_ptr(), out.data_ptr(), n, h * w, c, _parts()
+        )
         ctx.save_for_backward(z, y, gamma, stats, pool, squeezed, active, gate, w1, w2)
         return out
 
@@ -93,7 +115,16 @@ class _NormGate(torch.autograd.Function):
         dout = dout.contiguous(memory_format=_last)
         n, c, h, w = z.shape
         dgate = torch.empty(n, c)
-        kernels.call(kernels.gate_backward, dout.data_ptr(), y.data_ptr(), dgate.data_ptr(), n, h * w, c, _parts())
+        kernels.call(
+            kernels.gate_backward,
+            dout.data_ptr(),
+            y.data_ptr(),
+            dgate.data_ptr(),
+            n,
+            h * w,
+            c,
+            _parts(),
+        )
         d2 = torch.ops.aten.sigmoid_backward(dgate, gate)
         d1 = torch.ops.aten.silu_backward(d2 @ w2.flatten(1), squeezed)
         dpool = d1 @ w1.flatten(1)
@@ -105,10 +136,16 @@ class _NormGate(torch.autograd.Function):
 def _forward(z: Tensor, y: Tensor, residual: Tensor | None, pool: Tensor | None, norm: nn.BatchNorm2d, stats: Tensor,
              silu: bool) -> None:  # fmt: skip
     n, c, h, w = z.shape
-    momentum, mean, var = norm.momentum, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    momentum, mean, var = (
+        norm.momentum,
+        cast(Tensor, norm.running_mean),
+        cast(Tensor, norm.running_var),
+    )
     if norm.training:
         if n * h * w == 1:  # as torch refuses it
-            raise ValueError(f"more than one value per channel is needed in training, not {tuple(z.shape)}")
+            raise ValueError(
+                f"more than one value per channel is needed in training, not {tuple(z.shape)}"
+            )
         count = cast(Tensor, norm.num_batches_tracked).add_(1)
         momentum = 1 / count.item() if momentum is None else momentum
     kernels.call(
@@ -135,18 +172,30 @@ def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     kernel, stride, groups = conv.kernel_size[0], conv.stride[0], conv.groups
     if isinstance(conv, SameConv2d) or conv.bias is not None:
         return conv(x)
-    if kernel == 1 and stride == 1 and groups == 1 and (min(c, conv.out_channels) >= _MM_CHANNELS or h * w == 1):
+    if (
+        kernel == 1
+        and stride == 1
+        and groups == 1
+        and (min(c, conv.out_channels) >= _MM_CHANNELS or h * w == 1)
+    ):
         rows = x.permute(0, 2, 3, 1).reshape(-1, c)
         return (rows @ conv.weight.flatten(1).t()).view(n, h, w, -1).permute(0, 3, 1, 2)
     if groups == c == conv.out_channels and kernel > 1:
-        if h == w == 1:  # only the middle tap meets a pixel; torch would take such maps for another layout
+        if (
+            h == w == 1
+        ):  # only the middle tap meets a pixel; torch would take such maps for another layout
             return x * conv.weight[:, 0, kernel // 2, kernel // 2].view(1, c, 1, 1)
         return cast(Tensor, _Depthwise.apply(x, conv.weight, stride))
     return conv(x)
 
 
 def _norm(norm: nn.BatchNorm2d, z: Tensor, silu: bool, residual: Tensor | None = None) -> Tensor:
-    return cast(Tensor, _Norm.apply(z.contiguous(memory_format=_last), norm.weight, norm.bias, residual, norm, silu))
+    return cast(
+        Tensor,
+        _Norm.apply(
+            z.contiguous(memory_format=_last), norm.weight, norm.bias, residual, norm, silu
+        ),
+    )
 
 
 def _conv_norm(layer: ConvNorm, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -157,7 +206,10 @@ def _conv_norm(layer: ConvNorm, x: Tensor, residual: Tensor | None = None) -> Te
 
 
 def _block(block: ConvBlock, x: Tensor) -> Tensor:
-    y, residual = x, block.residual and block.last is None and not (block.training and block.drop > 0)
+    y, residual = (
+        x,
+        block.residual and block.last is None and not (block.training and block.drop > 0),
+    )
     names = list(block.path)
     while names:
         layer, name = getattr(block, names[0]), names.pop(0)
@@ -170,7 +222,9 @@ def _block(block: ConvBlock, x: Tensor) -> Tensor:
         elif name == "se":
             y = layer(y)
         elif not names and residual and len(layer) == 2:
-            shortcut = x if block.shortcut is None else _conv_norm(cast(ConvNorm, block.shortcut), x)
+            shortcut = (
+                x if block.shortcut is None else _conv_norm(cast(ConvNorm, block.shortcut), x)
+            )
             return _conv_norm(layer, y, shortcut.contiguous(memory_format=_last))
         else:
             y = _conv_norm(layer, y)

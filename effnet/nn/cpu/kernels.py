@@ -1,10 +1,13 @@
-"""The training step's inner loops on a CPU, compiled by numba: what torch's own kernels leave slow here.
+"""The training step's inner loops on a CPU, compiled by numba: what torch's own kernels leave slow
+here.
 
-oneDNN has no fast weight gradient for depthwise 5x5 kernels or for maps of a few pixels (2 to 4 ms where these loops
-take 0.2), and batch norm and SiLU as separate operators read and write each map a dozen times a step.
+oneDNN has no fast weight gradient for depthwise 5x5 kernels or for maps of a few pixels (2 to 4 ms
+where these loops take 0.2), and batch norm and SiLU as separate operators read and write each map a
+dozen times a step.
 
-Every tensor is given by its address: dense float32 in the order N, H, W, C, whose last axis is contiguous. The
-parts of a loop that threads share are cut by the number of threads alone, so sums come out the same every time.
+Every tensor is given by its address: dense float32 in the order N, H, W, C, whose last axis is
+contiguous. The parts of a loop that threads share are cut by the number of threads alone, so sums
+come out the same every time.
 """
 
 # mypy: disable-error-code="call-arg,var-annotated,assignment,no-untyped-call"
@@ -27,7 +30,12 @@ _LANES = 64  # floats an inner loop should have at least: narrow maps take sever
 
 def _kernel(function: Callable[..., Any]) -> tuple[Any, Any]:
     """(for one thread, for several)."""
-    settings: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "cache": True, "nogil": True}
+    settings: dict[str, Any] = {
+        "fastmath": FAST,
+        "error_model": "numpy",
+        "cache": True,
+        "nogil": True,
+    }
     # numba's cache knows a function by its name, whatever its settings
     shared = FunctionType(function.__code__, function.__globals__, function.__name__)
     shared.__qualname__ = f"{function.__qualname__}_shared"
@@ -48,7 +56,8 @@ def call(kernel: tuple[Any, Any], *args: Any) -> None:
 @inline
 def _tap_row(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int, c0: int,
              i: int, j0: int) -> None:  # fmt: skip
-    """Five taps (row i, columns from j0) of 16 channels from c0, each summed in a register of its own."""
+    """Five taps (row i, columns from j0) of 16 channels from c0, each summed in a register of its
+    own."""
     taps = min(5, k - j0)
     a0, a1, a2, a3, a4 = zero(), zero(), zero(), zero(), zero()
     for image in range(n):
@@ -90,7 +99,9 @@ def _tap_row(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, 
         store(dw, o + 4 * c, a4)
 
 
-def _depthwise(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int) -> None:
+def _depthwise(
+    x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int
+) -> None:
     for b in prange((c + 15) // 16):
         # the last 16 channels overlap those before: both come to the same sums
         c0 = min(b * 16, c - 16)
@@ -101,8 +112,9 @@ def _depthwise(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int
 
 # ---- batch norm, SiLU and the gate of squeeze-and-excitation
 #
-# y = act(scale · z + shift) with scale = gamma / std, shift = beta - mean · scale, all per channel; with a gate e per
-# image and channel, the layer after sees y · e. `stats` is [4, c]: mean, 1 / std, scale, shift.
+# y = act(scale · z + shift) with scale = gamma / std, shift = beta - mean · scale, all per channel;
+# with a gate e per image and channel, the layer after sees y · e. `stats` is [4, c]: mean, 1 / std,
+# scale, shift.
 
 _LOG2E, _LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 _E2, _E3, _E4, _E5, _E6 = (np.float32(1 / f) for f in (2, 6, 24, 120, 720))
@@ -140,9 +152,14 @@ def _flush(sums: Any, lanes: Any, c: int) -> None:
 
 @inline
 def _moments(z: Any, origin: Any, c: int, sums: Any) -> None:
-    """Add the sums of (z - origin) and of its square per channel: an origin within the data loses no digits."""
+    """Add the sums of (z - origin) and of its square per channel: an origin within the data loses
+    no digits."""
     length = max(1, _LANES // c) * c
-    k, a, b = np.empty(length, np.float32), np.zeros(length, np.float32), np.zeros(length, np.float32)
+    k, a, b = (
+        np.empty(length, np.float32),
+        np.zeros(length, np.float32),
+        np.zeros(length, np.float32),
+    )
     _tiled(k, origin, length // c)
     done, since = 0, 0
     while done < len(z):
@@ -175,8 +192,9 @@ def _moments(z: Any, origin: Any, c: int, sums: Any) -> None:
 def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int, beta_at: int, mean_at: int,
              var_at: int, stats_at: int, n: int, hw: int, c: int, eps: float, momentum: float, training: bool,
              silu: bool, parts: int) -> None:  # fmt: skip
-    """y from z, and its mean over each map where `pool` is wanted; `residual` is added after the norm (both may be
-    0 for none). In training also the batch's statistics, and the running ones moved by `momentum`."""
+    """y from z, and its mean over each map where `pool` is wanted; `residual` is added after the
+    norm (both may be 0 for none). In training also the batch's statistics, and the running ones
+    moved by `momentum`."""
     z, y, rows = floats(z_at, n * hw * c), floats(y_at, n * hw * c), n * hw
     mean, var, stats = floats(mean_at, c), floats(var_at, c), floats(stats_at, 4 * c)
     gamma, beta = floats(gamma_at, c), floats(beta_at, c)
@@ -209,7 +227,11 @@ def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int
             first, last, size = p, p + 1, 0
         times = max(1, min(_LANES // c, hw if pool_at else _LANES))
         length = times * c
-        scale, shift, total = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
+        scale, shift, total = (
+            np.empty(length, np.float32),
+            np.empty(length, np.float32),
+            np.empty(length, np.float32),
+        )
         _tiled(scale, stats[2 * c : 3 * c], times)
         _tiled(shift, stats[3 * c :], times)
         for image in range(first, last):
@@ -258,7 +280,9 @@ def _gate(y_at: int, gate_at: int, out_at: int, n: int, hw: int, c: int, parts: 
                     out[i] = y[i] * gate[i]
 
 
-def _gate_backward(dout_at: int, y_at: int, dgate_at: int, n: int, hw: int, c: int, parts: int) -> None:
+def _gate_backward(
+    dout_at: int, y_at: int, dgate_at: int, n: int, hw: int, c: int, parts: int
+) -> None:
     """dgate [n, c] = the sum over each map of dout · y."""
     for p in prange(parts):
         for image in range(n * p // parts, n * (p + 1) // parts):
@@ -272,8 +296,14 @@ def _gate_backward(dout_at: int, y_at: int, dgate_at: int, n: int, hw: int, c: i
 
 def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, gamma_at: int, stats_at: int,
               dgamma_at: int, dbeta_at: int, n: int, hw: int, c: int, silu: bool, parts: int) -> None:  # fmt: skip
-    """dz, dgamma, dbeta from dy. With a gate (dy is then of y · gate), y's gradient is dy · gate + dpool / hw."""
-    z, dy, dz, rows = floats(z_at, n * hw * c), floats(dy_at, n * hw * c), floats(dz_at, n * hw * c), n * hw
+    """dz, dgamma, dbeta from dy. With a gate (dy is then of y · gate), y's gradient is dy · gate +
+    dpool / hw."""
+    z, dy, dz, rows = (
+        floats(z_at, n * hw * c),
+        floats(dy_at, n * hw * c),
+        floats(dz_at, n * hw * c),
+        n * hw,
+    )
     stats, dgamma, dbeta = floats(stats_at, 4 * c), floats(dgamma_at, c), floats(dbeta_at, c)
     sums = np.zeros((parts, 2, c))
     for p in prange(parts):
@@ -281,7 +311,11 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
         times = max(1, min(_LANES // c, hw if gate_at else _LANES))
         length = times * c
         a, b = np.zeros(length, np.float32), np.zeros(length, np.float32)
-        mean, scale, shift = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
+        mean, scale, shift = (
+            np.empty(length, np.float32),
+            np.empty(length, np.float32),
+            np.empty(length, np.float32),
+        )
         gate, extra = np.empty(length, np.float32), np.empty(length, np.float32)
         _tiled(mean, stats[:c], times)
         _tiled(scale, stats[2 * c : 3 * c], times)
@@ -341,7 +375,11 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
     for p in prange(parts):
         times = max(1, _LANES // c)
         length = times * c
-        fa, fb, fc = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.float32)
+        fa, fb, fc = (
+            np.empty(length, np.float32),
+            np.empty(length, np.float32),
+            np.empty(length, np.float32),
+        )
         _tiled(fa, stats[2 * c : 3 * c], times)
         _tiled(fb, factors[0], times)
         _tiled(fc, factors[1], times)

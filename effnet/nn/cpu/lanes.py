@@ -1,6 +1,7 @@
 """What numba lacks for kernels: memory by its address, and a register of 16 floats.
 
-A value of type `float32x16` lives in one AVX-512 register, two of AVX2, four of NEON: LLVM sees to that."""
+A value of type `float32x16` lives in one AVX-512 register, two of AVX2, four of NEON: LLVM sees to
+that."""
 
 # mypy: disable-error-code="attr-defined,no-untyped-call,call-arg"
 # numba is typed in part only

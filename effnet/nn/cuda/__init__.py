@@ -1,4 +1,5 @@
-"""A training step on CUDA in few launches: flat parameters, a forward pass, Triton's kernels for it."""
+"""A training step on CUDA in few launches: flat parameters, a forward pass, Triton's kernels for
+it."""
 
 from __future__ import annotations
 

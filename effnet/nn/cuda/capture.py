@@ -1,4 +1,5 @@
-"""CUDA graphs that are recorded on the right device, and refusals that leave the process as it was."""
+"""CUDA graphs that are recorded on the right device, and refusals that leave the process as it
+was."""
 
 from __future__ import annotations
 
@@ -23,13 +24,14 @@ def process_is_spoiled() -> bool:
 def capture(
     device: torch.device, work: Callable[[], object]
 ) -> tuple[torch.cuda.CUDAGraph | None, str]:
-    """The graph of the kernels that `work` launches, none of which runs now; or None and the reason.
+    """The graph of the kernels that `work` launches, none of which runs now; or None and the
+    reason.
 
     Run `work` a few times before: libraries choose their kernels and take their workspaces. torch's
     own context manager captures on the current device, whatever device `work` is for; where it is
-    refused it leaves the capture stream current, and the random generator in the middle of a capture.
-    Where memory was short the caller may run `work` eagerly: what it held is gone by then. Whatever
-    else than CUDA's refusals `work` raises is raised, the capture being ended."""
+    refused it leaves the capture stream current, and the random generator in the middle of a
+    capture. Where memory was short the caller may run `work` eagerly: what it held is gone by then.
+    Whatever else than CUDA's refusals `work` raises is raised, the capture being ended."""
     device = torch.device(
         "cuda", torch.cuda.current_device() if device.index is None else device.index
     )
@@ -89,5 +91,6 @@ def _recover(device: torch.device, graph: torch.cuda.CUDAGraph, seed: int) -> No
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for each device and process: a stream is never given back, and keeps memory of its own."""
+    """One for each device and process: a stream is never given back, and keeps memory of its
+    own."""
     return torch.cuda.Stream(device)

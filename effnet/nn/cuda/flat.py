@@ -1,8 +1,9 @@
-"""A model's parameters as one fp32 vector, and the copy in fewer bits that a training step computes with.
+"""A model's parameters as one fp32 vector, and the copy in fewer bits that a training step computes
+with.
 
-Autocast casts each weight by itself, and autograd adds each gradient to a view of its own: some four
-hundred small launches a step of a small network, whose time is its launches. Here one copy casts all
-weights, and one concatenation gathers all gradients.
+Autocast casts each weight by itself, and autograd adds each gradient to a view of its own: some
+four hundred small launches a step of a small network, whose time is its launches. Here one copy
+casts all weights, and one concatenation gathers all gradients.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A ConvNet's training forward pass on CUDA in few launches: the same modules and weights.
 
 Against the modules' own: no running averages (they are re-estimated before each evaluation) and
-squeeze-and-excitation as linear layers; `fused` takes Triton's kernels for batch norm, SiLU, gate and
-the depthwise weights' gradients. Results equal the modules' up to rounding.
+squeeze-and-excitation as linear layers; `fused` takes Triton's kernels for batch norm, SiLU, gate
+and the depthwise weights' gradients. Results equal the modules' up to rounding.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from effnet.nn.model import ConvBlock, ConvNet, ConvNorm, SameConv2d, SqueezeExc
 
 
 class TrainingForward(nn.Module):
-    """[n, 3, r, r] in the weights' dtype → logits [n, classes], for `torch.func.functional_call`, whose
-    names of the parameters begin with `net.`."""
+    """[n, 3, r, r] in the weights' dtype → logits [n, classes], for `torch.func.functional_call`,
+    whose names of the parameters begin with `net.`."""
 
     def __init__(self, net: ConvNet, fused: bool) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Autograd functions around Triton's kernels: batch norm with what follows it, depthwise convolution.
+"""Autograd functions around Triton's kernels: batch norm with what follows it, depthwise
+convolution.
 
 Maps are [n, c, h, w], channels_last (others are copied), bf16 or fp32, on the current device.
 Nothing here waits for the device or looks at its data, so a CUDA graph records all of it, after a

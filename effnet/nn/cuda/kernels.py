@@ -6,10 +6,10 @@ are bf16 or fp32; sums, statistics and all that is small are fp32. Numbers come 
 time: no atomics; a sum over many rows is written as one partial sum per split, and the splits are
 added in their order by the kernel after.
 
-Each kernel compiles once for all networks: channels, sides and batch are arguments at run time. c is
-given as `groups` · ALIGN, so that the compiler knows that c is a multiple of ALIGN (8, or 1 for
-other counts, which are a second compilation): 8 channels are one access of 16 bytes in bf16.
-The addresses of parameters are not specialised on, because a view of a flat vector starts anywhere.
+Each kernel compiles once for all networks: channels, sides and batch are arguments at run time. c
+is given as `groups` · ALIGN, so that the compiler knows that c is a multiple of ALIGN (8, or 1 for
+other counts, which are a second compilation): 8 channels are one access of 16 bytes in bf16. The
+addresses of parameters are not specialised on, because a view of a flat vector starts anywhere.
 
 Offsets within a split or an image are 32-bit, the starts of splits and images 64-bit.
 """
@@ -452,7 +452,8 @@ def depthwise_sums(
 
 @triton.jit(do_not_specialize=["splits", "c", "taps"])
 def depthwise_total(partial, dw, splits, c, taps, SPLITS: tl.constexpr, ELEMENTS: tl.constexpr):
-    """dw [c, taps]: the sum of partial [splits, taps, c] over its splits. Grid: blocks of elements."""
+    """dw [c, taps]: the sum of partial [splits, taps, c] over its splits. Grid: blocks of
+    elements."""
     element = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
     known = element < taps * c
     total = tl.zeros([SPLITS, ELEMENTS], tl.float32)

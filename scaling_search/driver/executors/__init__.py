@@ -1,4 +1,5 @@
-"""Where runs happen. An executor pulls jobs from a driver and pushes what they report, until there is none left."""
+"""Where runs happen. An executor pulls jobs from a driver and pushes what they report, until there
+is none left."""
 
 from __future__ import annotations
 

@@ -158,7 +158,8 @@ def _train(
                 connection.send(event)
             elif connection.poll():  # the driver wants something else: to stop, or it is gone
                 connection.recv()
-                events.close()  # type: ignore[attr-defined]  # a generator: it writes its checkpoint
+                # a generator: it writes its checkpoint
+                events.close()  # type: ignore[attr-defined]
                 connection.send(_STOPPED)
                 return
     except (UserError, OSError) as error:

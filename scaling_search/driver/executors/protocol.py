@@ -20,15 +20,16 @@ class Driver(Protocol):
     """Whoever decides: what runs next, what is recorded, what is tried again (dispatch.py)."""
 
     def ask(self, device: str = "") -> Job | None:
-        """The next job, for this device where there are several; None: nothing now, and nothing more once no job is in
-        progress."""
+        """The next job, for this device where there are several; None: nothing now, and nothing
+        more once no job is in progress."""
 
     def epoch(self, job: Job, epoch: Epoch) -> None: ...
 
     def outcome(self, job: Job, outcome: Outcome) -> None: ...
 
     def lost(self, job: Job, why: str) -> None:
-        """The worker ended without an outcome. `why` begins with "worker" where the run itself may be the cause."""
+        """The worker ended without an outcome. `why` begins with "worker" where the run itself may
+        be the cause."""
 
     def over(self) -> bool:
         """Whether to stop: what is in progress then writes its checkpoint and has no outcome."""
@@ -40,9 +41,10 @@ class Executor(Protocol):
         """How many jobs are in progress at most."""
 
     def run(self, driver: Driver) -> None:
-        """Run every job that `driver` gives, as many at a time as there are workers; return when it gives none and all
-        have ended, or are stopped since it is over. Raises UserError for what would fail every run alike: a full disk,
-        vanished data, a lost cluster."""
+        """Run every job that `driver` gives, as many at a time as there are workers; return when it
+        gives none and all have ended, or are stopped since it is over. Raises UserError for what
+        would fail every run alike: a full disk, vanished data, a lost cluster."""
 
     def close(self) -> None:
-        """Stop everything at once. Runs in progress go on from their last checkpoint another time."""
+        """Stop everything at once. Runs in progress go on from their last checkpoint another
+        time."""

@@ -1,7 +1,9 @@
-"""The same jobs through Ray Tune with reused actors, on this machine or a cluster. The only file that imports ray.
+"""The same jobs through Ray Tune with reused actors, on this machine or a cluster. The only file
+that imports ray.
 
-One Tune experiment lasts as long as the executor, in a thread: its searcher hands over what the driver gives and its
-results come back through a queue, so that the driver stays in the main thread, Optuna the one record, and actors warm.
+One Tune experiment lasts as long as the executor, in a thread: its searcher hands over what the
+driver gives and its results come back through a queue, so that the driver stays in the main thread,
+Optuna the one record, and actors warm.
 """
 
 from __future__ import annotations
@@ -23,15 +25,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-# Tune would otherwise catch Ctrl-C, change into a folder per trial, log each result thrice and phone home.
+# Tune would otherwise catch Ctrl-C, change into a folder per trial, log each result thrice and
+# phone home.
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"  # the store is the record, not Tune's own copy of it
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = (
+    "86400"  # the store is the record, not Tune's own copy of it
+)
 os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "20"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Tune's thread must not start a Ray anew behind the driver's back
-# A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the machine's own.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = (
+    "0"  # Tune's thread must not start a Ray anew behind the driver's back
+)
+# A Ray started here listens on 127.0.0.1 alone: without this it resolves a loopback address to the
+# machine's own.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -58,13 +66,19 @@ _ANSWER = 0.1  # s that Tune waits for the driver's next job
 _PULSES = 5.0  # s between two results of Tune's: each costs its driver some milliseconds
 _GRACE = 20.0  # s that runs have to write their checkpoints; Ray itself may be gone
 _BOOTS = 10  # actors in a row that end before they begin: then it is the cluster
-_EMPTY = 120.0  # s without a node that could train, before the study stops; a cluster may be growing one
+_EMPTY = (
+    120.0  # s without a node that could train, before the study stops; a cluster may be growing one
+)
 _LOOKS = 2.0  # s between two looks at the cluster
 _CLOSES = 5.0  # s that Tune has to end by itself
-_SWITCH = 5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
+_SWITCH = (
+    5e-5  # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
+)
 _FRACTIONS = 10_000  # of a GPU: Ray rounds to the nearest, and six of 0.1667 would be more than one
 _SLIVER = 0.01  # of a GPU, for a task that looks at it
-_DESCRIBES = 120.0  # s that a node has to say what it trains with; a busy GPU has no sliver to spare
+_DESCRIBES = (
+    120.0  # s that a node has to say what it trains with; a busy GPU has no sliver to spare
+)
 _CHECKS = 300.0  # s that it has where it first checks the numbers of its card
 _ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
@@ -74,7 +88,9 @@ class _Trainable(tune.Trainable):
 
     Trials and results travel as JSON text, since Tune flattens and copies dictionaries."""
 
-    def setup(self, config: dict[str, Any], data: Dataset | None = None, train: Train = run) -> None:
+    def setup(
+        self, config: dict[str, Any], data: Dataset | None = None, train: Train = run
+    ) -> None:
         self._data, self._train = data, train
         self._spoiled = False
         self.reset_config(config)
@@ -104,11 +120,16 @@ class _Trainable(tune.Trainable):
                         return {**result, "outcome": json.dumps(event.as_dict()), "done": True}
                     if isinstance(event, Epoch):
                         result["epoch"] = json.dumps(asdict(event))
-                        if event.epoch < self._trial.epochs:  # else the outcome follows at once: one result for both
+                        if (
+                            event.epoch < self._trial.epochs
+                        ):  # else the outcome follows at once: one result for both
                             break
                     elif time.monotonic() - begun > _PULSES:
                         break
-        except (UserError, OSError) as error:  # a full disk, vanished data: every run would fail alike
+        except (
+            UserError,
+            OSError,
+        ) as error:  # a full disk, vanished data: every run would fail alike
             return {"failure": str(error), "done": True}
         return result or {"pulse": True}
 
@@ -141,8 +162,9 @@ class _Exchange(Searcher, tune.Stopper):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self.stopping or self.failure:
             return Searcher.FINISHED
-        # The driver answers an outcome with the next job, milliseconds later: without waiting for it, Tune would look
-        # again only after its next event, a tenth of a second away; with nothing else to attend to, after a second.
+        # The driver answers an outcome with the next job, milliseconds later: without waiting for
+        # it, Tune would look again only after its next event, a tenth of a second away; with
+        # nothing else to attend to, after a second.
         wait = _POLL if not self._live else _ANSWER if self._result_pending else 0.0
         self._result_pending = False
         try:
@@ -159,9 +181,13 @@ class _Exchange(Searcher, tune.Stopper):
         if "epoch" in result:
             self.events.put((self._live[trial_id], Epoch(**json.loads(result["epoch"]))))
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         job = self._live.pop(trial_id)
-        if result and "epoch" in result and "outcome" in result:  # the last result alone, which Tune tells here only
+        if (
+            result and "epoch" in result and "outcome" in result
+        ):  # the last result alone, which Tune tells here only
             self.events.put((job, Epoch(**json.loads(result["epoch"]))))
         if result and "failure" in result:
             self.failure = result["failure"]
@@ -177,7 +203,12 @@ class _Exchange(Searcher, tune.Stopper):
             self.jobs.put(job)  # for a new actor; nothing of the run has happened
         elif not self.stopping:  # else Tune has stopped it: it goes on another time
             begun = trial_id in self.begun
-            self.events.put((job, f"{'worker lost' if begun else 'lost before it began'}: its Ray actor or node ended"))
+            self.events.put(
+                (
+                    job,
+                    f"{'worker lost' if begun else 'lost before it began'}: its Ray actor or node ended",
+                )
+            )
             self.boots += not begun
         self.begun.discard(trial_id)
 
@@ -188,7 +219,8 @@ class _Exchange(Searcher, tune.Stopper):
         return self.stopping or self.failure is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles the experiment, to restore it one day; the driver's side stays with the driver."""
+        """Tune pickles the experiment, to restore it one day; the driver's side stays with the
+        driver."""
         return {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Exchange:
@@ -214,13 +246,16 @@ class _Starts(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._exchange.boots >= _BOOTS:
             reason = (str(trial.get_error() or "").strip().splitlines() or ["no reason given"])[-1]
-            self._exchange.failure = f"{_BOOTS} Ray actors in a row ended before they began, the last: {reason}"
+            self._exchange.failure = (
+                f"{_BOOTS} Ray actors in a row ended before they began, the last: {reason}"
+            )
 
 
 class RayExecutor:
-    """`address`: of a running cluster, `auto` for the one that this machine belongs to; None starts a Ray of this
-    machine's own, which listens on 127.0.0.1, with its GPUs `devices` (None: all). `per_gpu` trainings share a GPU
-    where `workers` does not say. Raises UserError where there is none, or its nodes do not see `checkpoints`."""
+    """`address`: of a running cluster, `auto` for the one that this machine belongs to; None starts
+    a Ray of this machine's own, which listens on 127.0.0.1, with its GPUs `devices` (None: all).
+    `per_gpu` trainings share a GPU where `workers` does not say. Raises UserError where there is
+    none, or its nodes do not see `checkpoints`."""
 
     def __init__(
         self,
@@ -237,7 +272,9 @@ class RayExecutor:
         train: Train = run,
     ) -> None:
         self._threads, self._cuda = threads, device == "cuda"
-        self._folder = tempfile.TemporaryDirectory(prefix="scaling-search-tune-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="scaling-search-tune-", ignore_cleanup_errors=True
+        )
         self._exchange = _Exchange()
         self._thread: threading.Thread | None = None
         self._switch = sys.getswitchinterval()
@@ -255,10 +292,13 @@ class RayExecutor:
         gpus = cluster_gpus()
         try:
             if self._cuda and not gpus:
-                raise UserError("--device cuda: no node of this Ray cluster has a GPU; use --device cpu")
+                raise UserError(
+                    "--device cuda: no node of this Ray cluster has a GPU; use --device cpu"
+                )
             self.workers = workers or (per_gpu * gpus if self._cuda else self._room())
             sharing = math.ceil(self.workers / gpus) if self._cuda else 1
-            # On CUDA the cards are the limit: a training launches one graph a step, and its CPU waits.
+            # On CUDA the cards are the limit: a training launches one graph a step, and its CPU
+            # waits.
             self._share = {"cpu": float(threads), "gpu": 0.0}
             if self._cuda:
                 self._share = {"cpu": 0.0, "gpu": math.floor(_FRACTIONS / sharing) / _FRACTIONS}
@@ -267,14 +307,19 @@ class RayExecutor:
             self.close()
             raise
         self._sharing = self._exchange.sharing = sharing
-        self._trainable = tune.with_resources(tune.with_parameters(_Trainable, data=data, train=train), self._share)
+        self._trainable = tune.with_resources(
+            tune.with_parameters(_Trainable, data=data, train=train), self._share
+        )
 
     def _room(self) -> int:
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // self._threads)
 
     def _data(self, folder: Path, digest: str, checkpoints: str) -> Dataset | None:
-        """None where every node sees the data's own folder, and maps it; else the data, for Ray's object store."""
-        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        """None where every node sees the data's own folder, and maps it; else the data, for Ray's
+        object store."""
+        hosts = {
+            node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]
+        }
         token = checkpoint.leave_token(checkpoints)
         node_of_task: dict[Any, str] = {}
         for node in hosts:
@@ -312,7 +357,8 @@ class RayExecutor:
         while True:
             if driver.over():
                 self._stop(_GRACE)
-            # one more than there are workers: it waits in line, so that none waits for the driver's disk
+            # one more than there are workers: it waits in line, so that none waits for the driver's
+            # disk
             while not self._exchange.stopping and len(live) <= self.workers:
                 new_job = driver.ask()
                 if new_job is None:
@@ -327,7 +373,9 @@ class RayExecutor:
             except queue.Empty:
                 if self._no_usable_node():
                     needs = "a GPU" if self._cuda else f"{self._threads} CPUs"
-                    self._exchange.failure = f"no node of the cluster has had {needs} for {_EMPTY:g} s"
+                    self._exchange.failure = (
+                        f"no node of the cluster has had {needs} for {_EMPTY:g} s"
+                    )
                 if self._exchange.failure:
                     self._stop(_GRACE)
                     raise UserError(
@@ -344,15 +392,21 @@ class RayExecutor:
             else:
                 driver.lost(job, event)
         if self._exchange.stopping:
-            self._exchange = _Exchange(self._sharing)  # the next step of the study, if there is one, starts Tune anew
+            self._exchange = _Exchange(
+                self._sharing
+            )  # the next step of the study, if there is one, starts Tune anew
 
     def _no_usable_node(self) -> bool:
         """Whether for some time no node has had what one training takes."""
         if time.monotonic() > self._next_look:
-            with suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):  # the head itself may be gone
+            with suppress(
+                ray.exceptions.RayError, ConnectionError, RuntimeError
+            ):  # the head itself may be gone
                 for node in ray.nodes():
                     has = node["Resources"] if node["Alive"] else {}
-                    if all(has.get(kind.upper(), 0.0) >= share for kind, share in self._share.items()):
+                    if all(
+                        has.get(kind.upper(), 0.0) >= share for kind, share in self._share.items()
+                    ):
                         self._last_usable_node_seen = time.monotonic()
             self._next_look = time.monotonic() + _LOOKS
         return time.monotonic() - self._last_usable_node_seen > _EMPTY + _LOOKS
@@ -421,10 +475,13 @@ def start_local(cpus: int, devices: tuple[int, ...] | None) -> None:
     if devices is None:
         devices = tuple(range(torch.cuda.device_count()))
     elif devices:
-        known = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        known = (
+            visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        )
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(known[i] for i in devices)
     try:
-        # counted by torch, as for local workers: Ray asks the driver's tools, which may count otherwise
+        # counted by torch, as for local workers: Ray asks the driver's tools, which may count
+        # otherwise
         _init("local", num_cpus=cpus, num_gpus=len(devices), include_dashboard=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_cluster(None, error) from None
@@ -453,7 +510,8 @@ def _no_cluster(address: str | None, error: Exception) -> UserError:
 
 
 def disconnect() -> None:
-    """End the connection, and a Ray of this machine's own with it; without one this does nothing."""
+    """End the connection, and a Ray of this machine's own with it; without one this does
+    nothing."""
     ray.shutdown()
 
 
@@ -481,8 +539,9 @@ def resolve_on_cluster(address: str, device: str, devices: tuple[int, ...] | Non
 
 
 def describe_cluster(address: str, device: str, threads: int, check: bool = False) -> Machine:
-    """What the nodes that can train on `device` (cpu or cuda) train with; the memory of the smallest
-    GPU, the cards of one node being taken for alike. `check`: each node first checks its card's numbers.
+    """What the nodes that can train on `device` (cpu or cuda) train with; the memory of the
+    smallest GPU, the cards of one node being taken for alike. `check`: each node first checks its
+    card's numbers.
 
     A node that is busy for `_DESCRIBES` seconds, or lost, is left out: where none answers, this
     machine stands for them, without a memory. Raises UserError where nodes have other kernels than
@@ -506,12 +565,18 @@ def describe_cluster(address: str, device: str, threads: int, check: bool = Fals
         return describe(device) if device == "cpu" else Machine("torch")
     for name, machine in machines:
         if machine.problem:
-            raise UserError(f"--device cuda: on node {name}, {machine.problem}, or use --device cpu")
+            raise UserError(
+                f"--device cuda: on node {name}, {machine.problem}, or use --device cpu"
+            )
     first, common = machines[0]
     smallest = min((machine for _, machine in machines), key=lambda machine: machine.memory)
     if device == "cuda":  # plain modules are everywhere, Triton's kernels where all may use them
-        kernels = "triton" if all(machine.kernels == "triton" for _, machine in machines) else "torch"
-        warnings = tuple(f"{name}, {text}" for name, machine in machines for text in machine.warnings)
+        kernels = (
+            "triton" if all(machine.kernels == "triton" for _, machine in machines) else "torch"
+        )
+        warnings = tuple(
+            f"{name}, {text}" for name, machine in machines for text in machine.warnings
+        )
         precision = highest(machine.precision for _, machine in machines)
         missing = [f"node {name}: {m.why_no_kernels}" for name, m in machines if m.why_no_kernels]
         failed = [f"node {name}, {m.triton_failure}" for name, m in machines if m.triton_failure]
@@ -561,7 +626,9 @@ def _machines_in_time(
 def _unfit_node(name: str, error: Exception) -> UserError:
     """Not installed there, or another release."""
     reason = str(error).strip().splitlines()[-1]
-    return UserError(f"--ray-address: node {name} cannot train: {reason}; install this release on every node")
+    return UserError(
+        f"--ray-address: node {name} cannot train: {reason}; install this release on every node"
+    )
 
 
 @ray.remote(num_cpus=0)
@@ -582,7 +649,8 @@ def _check_reachable(address: str) -> None:
 
 @ray.remote(num_cpus=0)
 def _can_access_data(folder: str, digest: str, checkpoints: str, token: str) -> tuple[bool, bool]:
-    """Whether a node has this data set in the same place, and sees what the driver left in `checkpoints`."""
+    """Whether a node has this data set in the same place, and sees what the driver left in
+    `checkpoints`."""
     try:
         maps_data = Dataset.open(Path(folder)).digest == digest
     except UserError:

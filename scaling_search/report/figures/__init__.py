@@ -1,7 +1,8 @@
 """The report's figures. The only package that imports plotly.
 
-A trace's `meta` tells the page's script what it fills in from the table of networks: `rows` (hover texts), `axis` (the
-chosen cost as x), `front` (the front along each cost), `curves` (hover texts of runs). So each text is there once.
+A trace's `meta` tells the page's script what it fills in from the table of networks: `rows` (hover
+texts), `axis` (the chosen cost as x), `front` (the front along each cost), `curves` (hover texts of
+runs). So each text is there once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from plotly.offline import get_plotlyjs
 from effnet.cost import Cost, cost
 from effnet.families import arch
 from scaling_search.report.figures import runs
-from scaling_search.report.figures.style import AXES, BLUE, GREEN, GREY, INK, ORANGE, RED, hover, layout
+from scaling_search.report.figures.style import (
+    AXES,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    hover,
+    layout,
+)
 from scaling_search.report.front import front_of_table
 from scaling_search.report.page import Page, escape
 from scaling_search.results.record import by_network_key
@@ -25,7 +36,16 @@ from scaling_search.study.directions import NAMED
 from scaling_search.verdict.verdict import Row, Surface, Verdict
 
 # EfficientNet on ImageNet (arXiv 1905.11946 v5, table 2): top-1, fully trained
-_PUBLISHED = {"b0": 77.1, "b1": 79.1, "b2": 80.1, "b3": 81.6, "b4": 82.9, "b5": 83.6, "b6": 84.0, "b7": 84.3}
+_PUBLISHED = {
+    "b0": 77.1,
+    "b1": 79.1,
+    "b2": 80.1,
+    "b3": 81.6,
+    "b4": 82.9,
+    "b5": 83.6,
+    "b6": 84.0,
+    "b7": 84.3,
+}
 _SHOWN = 40  # networks in the figure of differences
 _BARS = 400  # with more networks than these, error bars would cover everything
 
@@ -41,28 +61,60 @@ class Figure:
     control: bool = False
 
 
-def figures(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[str, Any]) -> list[Figure]:
-    """All that can be drawn. `told`: what the verdicts say of each network; `index`: its row in `table`."""
+def figures(
+    page: Page, told: dict[str, Row], index: dict[str, int], table: dict[str, Any]
+) -> list[Figure]:
+    """All that can be drawn. `told`: what the verdicts say of each network; `index`: its row in
+    `table`."""
     found = list(page.found)
     drawn = []
     if told:
         words = _front_words(page)
-        drawn.append(Figure("front", "Accuracy against cost", words, _front(page, told, index, table).to_json(), True))
+        drawn.append(
+            Figure(
+                "front",
+                "Accuracy against cost",
+                words,
+                _front(page, told, index, table).to_json(),
+                True,
+            )
+        )
         for i, v in enumerate(found):
             anchor, of = ("map", "") if len(found) == 1 else (f"map-{i}", f" {escape(v.budget)}")
-            drawn.append(Figure(anchor, f"Where the budget{of} went", _MAP_WORDS, ternary(v, index).to_json()))
+            drawn.append(
+                Figure(
+                    anchor, f"Where the budget{of} went", _MAP_WORDS, ternary(v, index).to_json()
+                )
+            )
         for i, v in enumerate(found):
             if len(v.rows) > 1:
-                anchor, of = ("behind", "") if len(found) == 1 else (f"behind-{i}", f" of {escape(v.budget)}")
+                anchor, of = (
+                    ("behind", "")
+                    if len(found) == 1
+                    else (f"behind-{i}", f" of {escape(v.budget)}")
+                )
                 figure, words = _differences(v, index)
-                drawn.append(Figure(anchor, f"Differences to the pick{of}", words, figure.to_json()))
+                drawn.append(
+                    Figure(anchor, f"Differences to the pick{of}", words, figure.to_json())
+                )
     ended = [r for r in page.records if r.outcome is not None]
     if any(r.outcome and r.outcome.epochs for r in ended):
         words = runs.curve_words(page)
-        drawn.append(Figure("curves", "Learning curves", words, runs.curves(page.records).to_json()))
+        drawn.append(
+            Figure("curves", "Learning curves", words, runs.curves(page.records).to_json())
+        )
     if len(ended) > 1:
-        drawn.append(Figure("progress", "What the search has bought", runs.PROGRESS, runs.progress(page).to_json()))
-        drawn.append(Figure("time", "Where the time went", runs.TIME, runs.spent_time(ended).to_json()))
+        drawn.append(
+            Figure(
+                "progress",
+                "What the search has bought",
+                runs.PROGRESS,
+                runs.progress(page).to_json(),
+            )
+        )
+        drawn.append(
+            Figure("time", "Where the time went", runs.TIME, runs.spent_time(ended).to_json())
+        )
     return drawn
 
 
@@ -85,7 +137,9 @@ def _front_words(page: Page) -> str:
     return f"Each point is a network at its exact cost; bars are one standard deviation. {band}"
 
 
-def _front(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[str, Any]) -> go.Figure:
+def _front(
+    page: Page, told: dict[str, Row], index: dict[str, int], table: dict[str, Any]
+) -> go.Figure:
     figure = go.Figure()
     for budget, target in page.targets.items():
         figure.add_vrect(
@@ -113,28 +167,51 @@ def _front(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[
         ("references along the paper's direction", "reference", ORANGE, "diamond", 11),
     ]
     for name, kind, colour, symbol, size in kinds:
-        rows = [r for key, r in told.items() if ("pick" if key in picks else r.candidate.role) == kind]
+        rows = [
+            r for key, r in told.items() if ("pick" if key in picks else r.candidate.role) == kind
+        ]
         if rows:
-            bars = {"type": "data", "array": [100 * r.error for r in rows], "thickness": 1, "width": 3}
+            bars = {
+                "type": "data",
+                "array": [100 * r.error for r in rows],
+                "thickness": 1,
+                "width": 3,
+            }
             figure.add_scatter(
                 x=[r.candidate.cost.macs for r in rows],
                 y=[100 * r.mean for r in rows],
                 error_y=bars if len(rows) <= _BARS else None,
                 mode="markers",
                 name=name,
-                marker={"color": colour, "symbol": symbol, "size": size if len(rows) <= _BARS else 5},
+                marker={
+                    "color": colour,
+                    "symbol": symbol,
+                    "size": size if len(rows) <= _BARS else 5,
+                },
                 **hover([index[r.candidate.key] for r in rows], axis=True),
             )
     if page.dataset.replace("_", "-").lower() in ("imagenet", "imagenet-1k"):
         costs = [cost(arch(name)) for name in _PUBLISHED]
         texts = [f"EfficientNet-{name.upper()}" for name in _PUBLISHED]
-        _overlay(figure, "EfficientNet as published, fully trained", costs, list(_PUBLISHED.values()), texts, GREEN)
+        _overlay(
+            figure,
+            "EfficientNet as published, fully trained",
+            costs,
+            list(_PUBLISHED.values()),
+            texts,
+            GREEN,
+        )
     if page.family:
         groups = by_network_key(sorted(page.family, key=lambda r: r.candidate.cost.macs)).values()
         members = [group[0].candidate for group in groups]
         means = [100 * fmean(r.val_acc for r in group) for group in groups]
         _overlay(
-            figure, "its family, mean of own runs", [c.cost for c in members], means, [c.label for c in members], RED
+            figure,
+            "its family, mean of own runs",
+            [c.cost for c in members],
+            means,
+            [c.label for c in members],
+            RED,
         )
     figure.update_xaxes(title={"text": AXES["macs"]}, type="log")
     figure.update_yaxes(title={"text": "validation accuracy, %"})
@@ -142,7 +219,12 @@ def _front(page: Page, told: dict[str, Row], index: dict[str, int], table: dict[
 
 
 def _overlay(
-    figure: go.Figure, name: str, costs: list[Cost], values: list[float], texts: list[str], colour: str
+    figure: go.Figure,
+    name: str,
+    costs: list[Cost],
+    values: list[float],
+    texts: list[str],
+    colour: str,
 ) -> None:
     """Networks that are no part of the study, joined by a line."""
     along = {axis: [getattr(c, axis) for c in costs] for axis in ("macs", "params", "acts")}
@@ -221,13 +303,17 @@ def ternary(v: Verdict, index: dict[str, int]) -> go.Figure:
     return layout(
         figure,
         560,
-        coloraxis={"colorscale": "Viridis", "colorbar": {"title": {"text": "val %"}, "thickness": 14, "len": 0.8}},
+        coloraxis={
+            "colorscale": "Viridis",
+            "colorbar": {"title": {"text": "val %"}, "thickness": 14, "len": 0.8},
+        },
         ternary={side: {"title": {"text": name}, **axis} for side, name in sides.items()},
     ).update_layout(margin={"l": 50, "r": 30, "t": 60, "b": 80})
 
 
 def _add_surface(figure: go.Figure, v: Verdict, surface: Surface) -> None:
-    """The fitted surface under the networks: its height is relative, so it is hung at the best network's mean."""
+    """The fitted surface under the networks: its height is relative, so it is hung at the best
+    network's mean."""
     top = max(row.mean for row in v.rows)
     inside = set(surface.region)
     depth, width, resolution = zip(*surface.points, strict=True)
@@ -254,7 +340,9 @@ def _add_surface(figure: go.Figure, v: Verdict, surface: Surface) -> None:
         c=[p[2] for p in path],
         mode="lines+markers",
         cliponaxis=False,
-        name="optimum, from the first rung to the last" if len(path) > 1 else "the surface's optimum",
+        name="optimum, from the first rung to the last"
+        if len(path) > 1
+        else "the surface's optimum",
         line={"color": RED, "width": 2},
         marker={"color": RED, "symbol": "x", "size": [6] * (len(path) - 1) + [12]},
         hoverinfo="skip",
@@ -289,11 +377,14 @@ def _differences(v: Verdict, index: dict[str, int]) -> tuple[go.Figure, str]:
     figure.add_vrect(x0=-0.5, x1=0.5, fillcolor=GREEN, opacity=0.12, line_width=0)
     figure.add_vline(x=0, line_color=RED, line_width=1)
     figure.update_xaxes(title={"text": "points against the pick"})
-    figure.update_yaxes(categoryorder="array", categoryarray=[_name(row) for row in rows], automargin=True)
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=[_name(row) for row in rows], automargin=True
+    )
     more = len(v.rows) - 1 - len(others)
     words = (
         "Each network against the pick (the line at 0), with 95% intervals; the band is the margin within which two "
-        "networks are as good." + (f" The best {_SHOWN} are shown, {more} more are in the table." if more > 0 else "")
+        "networks are as good."
+        + (f" The best {_SHOWN} are shown, {more} more are in the table." if more > 0 else "")
     )
     return layout(figure, 170 + 22 * len(rows)), words
 

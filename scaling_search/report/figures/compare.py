@@ -19,11 +19,16 @@ from scaling_search.verdict.verdict import Verdict
 def compared(pages: Sequence[Page]) -> str:
     """The fronts of several studies in one figure, each in its own colour and mark, as JSON."""
     figure = go.Figure()
-    colours, symbols = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", GREY), ("circle", "square", "diamond", "cross")
+    colours, symbols = (
+        (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", GREY),
+        ("circle", "square", "diamond", "cross"),
+    )
     for i, page in enumerate(pages):
         picks = page.picks
         ordered = sorted(told_rows(page).values(), key=lambda r: r.candidate.cost.macs)
-        frame = pd.DataFrame({"macs": [r.candidate.cost.macs for r in ordered], "mean": [r.mean for r in ordered]})
+        frame = pd.DataFrame(
+            {"macs": [r.candidate.cost.macs for r in ordered], "mean": [r.mean for r in ordered]}
+        )
         line, colour, name = front_of_table(frame), colours[i % len(colours)], escape(page.title)
         figure.add_scatter(
             x=line["macs"], y=100 * line["mean"], mode="lines", line={"color": colour, "shape": "hv", "width": 1},
@@ -54,6 +59,9 @@ def maps(page: Page) -> list[tuple[Verdict, str]]:
         figure = json.loads(ternary(v, index).to_json())
         for trace in figure["data"]:
             if rows := trace.pop("meta", {}).get("rows"):
-                trace["text"] = [f"{escape(v.rows[i].candidate.label)}: {100 * v.rows[i].mean:.1f} %" for i in rows]
+                trace["text"] = [
+                    f"{escape(v.rows[i].candidate.label)}: {100 * v.rows[i].mean:.1f} %"
+                    for i in rows
+                ]
         drawn.append((v, json.dumps(figure)))
     return drawn

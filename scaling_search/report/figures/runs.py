@@ -35,14 +35,20 @@ def curve_words(page: Page) -> str:
 def curves(records: list[Record]) -> go.Figure:
     figure = go.Figure()
     rungs = sorted({r.epochs for r in records})
-    dashes = dict(zip(reversed(rungs), ("solid", "dash", "dot", "dashdot", "longdash"), strict=False))
+    dashes = dict(
+        zip(reversed(rungs), ("solid", "dash", "dot", "dashdot", "longdash"), strict=False)
+    )
     many = len(records) > 300
     groups: dict[tuple[str, int], list[int]] = {}
     for i, r in enumerate(records):
         if r.outcome and r.outcome.epochs:
-            groups.setdefault(("failed" if not r.done else r.candidate.role, r.epochs), []).append(i)
+            groups.setdefault(("failed" if not r.done else r.candidate.role, r.epochs), []).append(
+                i
+            )
     colours = {"candidate": BLUE, "reference": ORANGE, "baseline": INK, "failed": RED}
-    for (kind, epochs), members in sorted(groups.items(), key=lambda g: (list(colours).index(g[0][0]), g[0][1])):
+    for (kind, epochs), members in sorted(
+        groups.items(), key=lambda g: (list(colours).index(g[0][0]), g[0][1])
+    ):
         x: list[float | None] = []
         y: list[float | None] = []
         for i in members:  # one trace, a gap between two runs
@@ -54,7 +60,11 @@ def curves(records: list[Record]) -> go.Figure:
             x=x,
             y=y,
             mode="lines" if many else "lines+markers",
-            line={"color": colours[kind], "width": 1 if many else 1.5, "dash": dashes.get(epochs, "solid")},
+            line={
+                "color": colours[kind],
+                "width": 1 if many else 1.5,
+                "dash": dashes.get(epochs, "solid"),
+            },
             marker={"size": 6, "symbol": "x" if kind == "failed" else "circle"},
             opacity=0.55 if kind == "candidate" else 1.0,
             name=kind if len(rungs) == 1 else f"{kind}, {epochs} epoch{'s' if epochs > 1 else ''}",
@@ -78,7 +88,9 @@ def progress(page: Page) -> go.Figure:
     minutes = np.cumsum([r.outcome.seconds if r.outcome else 0.0 for r in ended]) / 60
     last = page.study.rungs[-1]
     whole = np.array([r.done and r.epochs == last for r in ended])
-    accuracy = np.array([100 * r.val_acc if use else np.nan for r, use in zip(ended, whole, strict=True)])
+    accuracy = np.array(
+        [100 * r.val_acc if use else np.nan for r, use in zip(ended, whole, strict=True)]
+    )
     mine = np.where([r.candidate.role == "candidate" for r in ended], accuracy, np.nan)
     macs = np.log10([float(r.candidate.cost.macs) for r in ended])
     figure = go.Figure()
@@ -91,7 +103,9 @@ def progress(page: Page) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title={"text": "training time spent, minutes of all workers"})
     figure.update_yaxes(title={"text": "validation accuracy, %"})
-    figure = layout(figure, 380, yaxis2={"overlaying": "y", "side": "right", "title": {"text": "hypervolume"}})
+    figure = layout(
+        figure, 380, yaxis2={"overlaying": "y", "side": "right", "title": {"text": "hypervolume"}}
+    )
     return figure.update_layout(margin={"r": 70}, yaxis2={"showgrid": False, "tickmode": "auto"})
 
 
@@ -103,7 +117,9 @@ def spent_time(ended: list[Record]) -> go.Figure:
     rungs = sorted({r.epochs for r in ended})
     spent: Counter[tuple[str, int]] = Counter()
     for r in ended:
-        spent["failed" if not r.done else r.candidate.role, r.epochs] += r.outcome.seconds / 60 if r.outcome else 0.0  # type: ignore[assignment]
+        spent["failed" if not r.done else r.candidate.role, r.epochs] += (
+            r.outcome.seconds / 60 if r.outcome else 0.0
+        )  # type: ignore[assignment]
     colours = {"candidate": BLUE, "reference": ORANGE, "baseline": GREY, "failed": RED}
     for kind, colour in colours.items():
         if any(k == kind for k, _ in spent):
@@ -116,4 +132,6 @@ def spent_time(ended: list[Record]) -> go.Figure:
                 hovertemplate="%{y}: %{x:.1f} minutes<extra>" + kind + "</extra>",
             )
     figure.update_xaxes(title={"text": "minutes"})
-    return layout(figure, 200 + 40 * len(rungs), barmode="stack").update_layout(yaxis={"automargin": True})
+    return layout(figure, 200 + 40 * len(rungs), barmode="stack").update_layout(
+        yaxis={"automargin": True}
+    )

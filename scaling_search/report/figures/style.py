@@ -25,7 +25,12 @@ def layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
         template=None,
         height=height,
         margin={"l": 60, "r": 20, "t": 40, "b": 60},
-        legend={"orientation": "h", "y": -72 / (height - 110), "yanchor": "top", "x": 0},  # px under the axis title
+        legend={
+            "orientation": "h",
+            "y": -72 / (height - 110),
+            "yanchor": "top",
+            "x": 0,
+        },  # px under the axis title
         **more,
     )
 
