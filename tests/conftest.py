@@ -67,7 +67,7 @@ def study() -> Study:
 def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The table of SMALL, trained by one worker."""
     from scaling_search.driver.executors.local import LocalExecutor
-    from tests.test_search import search
+    from tests.searches import search
 
     _, table = search(check(SMALL, "test"), data, tmp_path_factory.mktemp("one"), LocalExecutor(1))
     return table

@@ -60,9 +60,8 @@ def store_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool)
         assert acknowledged.items() <= told.items(), (acknowledged, told)
     store(folder, {})
     records = [r for r in Store.read(folder).records() if r.seed == 0]
-    assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))] and records[
-        0
-    ].test_acc == 0.5
+    assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))]
+    assert records[0].test_acc == 0.5
     assert len({r.key for r in records}) == len(NETWORKS)
 
 
@@ -75,11 +74,9 @@ def save(folder: Path, acknowledged: dict[int, float]) -> None:
 
 def checkpoint_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
     state = checkpoint.load(f"{folder}/e2.ckpt")
-    assert (
-        state is not None
-        and state["step"] == (2 if finished else 1)
-        and float(state["w"][0]) == state["step"] - 1
-    )
+    assert state is not None
+    assert state["step"] == (2 if finished else 1)
+    assert float(state["w"][0]) == state["step"] - 1
     assert [p.name for p in folder.iterdir()] == ["e2.ckpt"], "nothing is left behind"
 
 

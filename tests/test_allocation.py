@@ -7,7 +7,7 @@ from scipy import stats
 from scaling_search.driver.allocation import BATCH, half, next_runs, promoted, top_two
 from scaling_search.verdict.confirm import confirmed
 from scaling_search.verdict.verdict import FRESH, verdicts
-from tests.test_verdict import STUDY, TODO, TWO, record
+from tests.records import STUDY, TODO, TWO, record
 
 
 def test_never_fewer_than_half_go_on() -> None:
@@ -36,7 +36,8 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
     ]
     free = {c.key: list(range(2, 10)) for c in TODO.candidates}
     runs = next_runs(records, STUDY, "2x", free)
-    assert len(runs) == BATCH == len(set(runs)) and {key for key, _ in runs} <= good
+    assert len(runs) == BATCH == len(set(runs))
+    assert {key for key, _ in runs} <= good
     assert all(seed not in free[key] for key, seed in runs)
     again = next_runs(
         records[::-1], STUDY, "2x", {c.key: list(range(2, 10)) for c in TODO.candidates}
@@ -55,8 +56,10 @@ def test_promotion_leaves_out_what_failed() -> None:
     records = [record(c, 0, 0.5 + 0.02 * k, epochs=1) for k, c in enumerate(TODO.candidates[:-1])]
     records.append(record(TODO.candidates[-1], 0, None, epochs=1))
     chosen = promoted(records, list(TODO.candidates), TWO)
-    assert len(chosen) == half(len(TODO.candidates)) and TODO.candidates[-1] not in chosen
-    assert TODO.candidates[-2] in chosen and TODO.candidates[0] not in chosen
+    assert len(chosen) == half(len(TODO.candidates))
+    assert TODO.candidates[-1] not in chosen
+    assert TODO.candidates[-2] in chosen
+    assert TODO.candidates[0] not in chosen
 
 
 def test_confirmation_is_the_paired_t_interval() -> None:
@@ -77,9 +80,11 @@ def test_confirmation_is_the_paired_t_interval() -> None:
     mine = tests[v.pick.candidate.key]
     for c in found:
         theirs = tests[c.row.candidate.key]
-        assert c.mean == pytest.approx(theirs.mean()) and c.runs == 5
+        assert c.mean == pytest.approx(theirs.mean())
+        assert c.runs == 5
         if c.row.candidate.key == v.pick.candidate.key:
-            assert math.isnan(c.behind) and "over 5 fresh seeds" in c.words
+            assert math.isnan(c.behind)
+            assert "over 5 fresh seeds" in c.words
             continue
         paired = stats.ttest_rel(mine, theirs).confidence_interval(0.95)
         assert (c.behind - c.half, c.behind + c.half) == pytest.approx((paired.low, paired.high))

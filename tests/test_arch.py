@@ -19,12 +19,10 @@ def test_key_is_the_shape_and_survives_json() -> None:
     for name in ("b3", "resnet50", "v2-s", "lite2"):
         net = arch(name, num_classes=10)
         back = Arch.from_dict(json.loads(json.dumps(net.as_dict())))
-        assert (
-            back == net
-            and back.key == net.key
-            and hash(net) == hash(back)
-            and back.name == net.name
-        )
+        assert back == net
+        assert back.key == net.key
+        assert hash(net) == hash(back)
+        assert back.name == net.name
     assert arch("b0").key == arch("b0", depth=1.0, width=1.0).key
     # x-gpu's are scaled B0s, the others their own; tinynet's baseline and b0 are one network
     assert len({arch(name).key for name in MEMBERS}) == len(MEMBERS)
@@ -48,7 +46,8 @@ def test_total_strides() -> None:
     assert [BASELINES[n].total_stride for n in ("b0", "b0-s16", "b0-s8", "b0-s4")] == [32, 16, 8, 4]
     assert BASELINES["resnet50"].total_stride == 32
     strides = [s.stride for s in BASELINES["b0-s8"].stages]
-    assert BASELINES["b0-s8"].stem_stride == 1 and strides == [1, 1, 2, 2, 1, 2, 1]
+    assert BASELINES["b0-s8"].stem_stride == 1
+    assert strides == [1, 1, 2, 2, 1, 2, 1]
 
 
 @pytest.mark.parametrize("name", ["b0", "lite", "tinynet", "mobilenetv2"])
@@ -56,7 +55,8 @@ def test_a_thin_baseline_is_thin_everywhere(name: str) -> None:
     """Also where the family's rule keeps stem and head from scaling."""
     thin = scale(dataclasses.replace(BASELINES[name], width=0.25))
     whole = scale(BASELINES[name])
-    assert (thin.stem_width, thin.head_width) == (8, 320) and whole.head_width == 1280
+    assert (thin.stem_width, thin.head_width) == (8, 320)
+    assert whole.head_width == 1280
     wide = scale(dataclasses.replace(BASELINES[name], width=0.25), width=2.0)
     assert (wide.stem_width, wide.head_width) == {
         "b0": (16, 640), "lite": (8, 320), "tinynet": (8, 640), "mobilenetv2": (16, 640),
@@ -67,7 +67,8 @@ def test_per_stage_overrides() -> None:
     net = arch("b0", stages={5: {"kernel": 3, "repeats": 5}, 7: {"width": 400}})
     assert (net.stages[4].kernel, net.stages[4].repeats, net.stages[6].width) == (3, 5, 400)
     b3 = arch("b3", stages={1: {"se_percent": 0}})
-    assert b3.stages[0].se_percent == 0 and b3.stages[1:] == arch("b3").stages[1:]
+    assert b3.stages[0].se_percent == 0
+    assert b3.stages[1:] == arch("b3").stages[1:]
     for changes, message in (
         ({8: {"kernel": 3}}, "stage 8: b0 has stages 1 to 7"),
         ({0: {"kernel": 3}}, "stage 0: b0 has stages 1 to 7"),

@@ -24,8 +24,8 @@ from scaling_search.report.page import Page
 from scaling_search.report.render import build, build_comparison
 from scaling_search.study.directions import NAMED
 from tests.chaos import ROOT, WORDS
-from tests.test_report import page, told
-from tests.test_verdict import TODO, record
+from tests.pages import page, told
+from tests.records import TODO, record
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = (
@@ -98,11 +98,9 @@ def test_the_page_draws_all_and_asks_for_nothing(
     marks = len(TODO.candidates) + len(NAMED) + len(v.surface.points) + len(set(v.surface.optimum))
     assert seen.count("#map .point") == marks
     assert seen.count("#behind .point") == len(v.rows)  # the others and the baseline
-    assert (
-        seen.count("#curves .lines") > 0
-        and seen.count("#progress .lines") > 0
-        and seen.count("#time .bars") > 0
-    )
+    assert seen.count("#curves .lines") > 0
+    assert seen.count("#progress .lines") > 0
+    assert seen.count("#time .bars") > 0
     wide = seen.page.evaluate(
         "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
@@ -112,10 +110,10 @@ def test_the_page_draws_all_and_asks_for_nothing(
         != "rgb(255, 255, 255)"
     )
     ink = seen.page.evaluate("getComputedStyle(document.querySelector('#front .xtick text')).fill")
-    assert dark == (scheme == "dark") and (ink == "rgb(26, 26, 26)") == (scheme == "light")
-    assert seen.errors == [] and [
-        a for a in seen.asked if not a.startswith(("data:", "blob:"))
-    ] == [address]
+    assert dark == (scheme == "dark")
+    assert (ink == "rgb(26, 26, 26)") == (scheme == "light")
+    assert seen.errors == []
+    assert [a for a in seen.asked if not a.startswith(("data:", "blob:"))] == [address]
 
 
 def test_hovering_names_the_network(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -128,9 +126,9 @@ def test_hovering_names_the_network(browser: Any, page: Page, tmp_path: Path) ->
     seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     seen.page.wait_for_selector("#front .hovertext")
     said = seen.page.locator("#front .hovertext").text_content()
-    assert (
-        page.found[0].pick.candidate.label in said and "shares: depth" in said and "P(best)" in said
-    )
+    assert page.found[0].pick.candidate.label in said
+    assert "shares: depth" in said
+    assert "P(best)" in said
 
 
 def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -138,7 +136,8 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
     head = seen.page.locator("#networks th button", has_text=re.compile("^val %$"))
     head.click()
     down = [float(v) for v in seen.column("networks", "val %") if v]
-    assert down == sorted(down, reverse=True) and len(down) == len(TODO.everything)
+    assert down == sorted(down, reverse=True)
+    assert len(down) == len(TODO.everything)
     assert seen.column("networks", "val %")[len(down) :] == [""] * (
         len(TODO.everything) - len(down)
     )
@@ -159,10 +158,10 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
         seen.page.click("#of-runs button.csv")
     with Path(download.value.path()).open() as file:
         rows = list(csv.DictReader(file))
-    assert [r["status"] for r in rows] == ["crashed"] and rows[0][
-        "note"
-    ] == "<script>alert(1)</script>"
-    assert download.value.suggested_filename == "runs.csv" and seen.errors == []
+    assert [r["status"] for r in rows] == ["crashed"]
+    assert rows[0]["note"] == "<script>alert(1)</script>"
+    assert download.value.suggested_filename == "runs.csv"
+    assert seen.errors == []
 
 
 def test_the_axis_of_cost_can_be_chosen(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -172,7 +171,8 @@ def test_the_axis_of_cost_can_be_chosen(browser: Any, page: Page, tmp_path: Path
     assert seen.page.locator("#front .xtitle").text_content() == "parameters"
     xs = "document.getElementById('front').data.filter(t => t.meta?.axis).flatMap(t => t.x).sort((a, b) => a - b)"
     assert seen.page.evaluate(xs) == sorted(c.cost.params for c in TODO.everything)
-    assert seen.count("#front .shapelayer path") == 0 and seen.errors == []
+    assert seen.count("#front .shapelayer path") == 0
+    assert seen.errors == []
 
 
 def test_figures_are_saved_from_their_own_buttons(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -195,12 +195,11 @@ def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
     )  # fmt: skip
     for text in (build(hostile), build_comparison([hostile, page])):
         seen = Seen(browser, saved(text, tmp_path))
-        assert (
-            seen.page.evaluate("window.hit") is None
-            and seen.count("img") == 0
-            and seen.count("main script") == 0
-        )
-        assert seen.count("body > script") == 3 and seen.count("style[nonce], head style") >= 1
+        assert seen.page.evaluate("window.hit") is None
+        assert seen.count("img") == 0
+        assert seen.count("main script") == 0
+        assert seen.count("body > script") == 3
+        assert seen.count("style[nonce], head style") >= 1
         assert HOSTILE.split("\u202e")[0] in seen.page.locator("main").inner_text()
         assert seen.errors == [], "nothing was even tried, or the page's policy would have said so"
     # and if something slipped through, the policy would stop it
@@ -222,7 +221,8 @@ def test_pages_of_little_have_no_error(browser: Any, page: Page, tmp_path: Path)
         opened.on("pageerror", lambda e, errors=errors: errors.append(str(e)))
         opened.goto((tmp_path / "report.html").as_uri())
         opened.wait_for_selector("#of-runs", state="attached")
-        assert errors == [] and opened.locator("#runs tbody tr").count() == len(records)
+        assert errors == []
+        assert opened.locator("#runs tbody tr").count() == len(records)
 
 
 # ---- live
@@ -286,7 +286,8 @@ def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) 
     assert re.match(
         r"live · (running|finished): \d+ runs recorded", seen.page.locator("#live").inner_text()
     )
-    assert seen.errors == [] and all(a.startswith((address, "data:")) for a in seen.asked)
+    assert seen.errors == []
+    assert all(a.startswith((address, "data:")) for a in seen.asked)
     request = urllib.request.Request(address, headers={"Host": "evil.example:80"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request)
@@ -295,9 +296,9 @@ def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) 
 def test_a_dashboard_of_nothing_is_refused(tmp_path: Path) -> None:
     command = [*COMMAND, "dashboard", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (
-        done.returncode == 2 and done.stderr.count("\n") == 1 and "no study.db there" in done.stderr
-    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no study.db there" in done.stderr
 
 
 def test_optuna_dashboard_reads_the_same_study(
@@ -323,7 +324,8 @@ def test_optuna_dashboard_reads_the_same_study(
         opened.goto(f"http://127.0.0.1:{port}/dashboard/studies/1", wait_until="domcontentloaded")
         opened.wait_for_selector("text=scaling-search")
         found = opened.request.get(f"http://127.0.0.1:{port}/api/studies/1").json()
-        assert found["trials"] and {p["name"] for p in found["trials"][0]["params"]} == {
+        assert found["trials"]
+        assert {p["name"] for p in found["trials"][0]["params"]} == {
             "alpha",
             "beta",
             "gamma",

@@ -66,10 +66,8 @@ def test_targets_print_back(value: float, of: str, relative: bool) -> None:
         again = Budget.parse(str(budget))
         assert again == dataclasses.replace(budget, value=again.value)
         assert again.value == pytest.approx(budget.value, rel=1e-11)
-    assert (
-        str(Budget.parse("1000MiB")) == "1000MiB@32/fp32"
-        and str(Budget.parse("385.814752M")) == "385.814752M"
-    )
+    assert str(Budget.parse("1000MiB")) == "1000MiB@32/fp32"
+    assert str(Budget.parse("385.814752M")) == "385.814752M"
 
 
 def test_measures_that_are_none() -> None:
@@ -210,13 +208,13 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
         b, budget, given = random_case(rng)
         free = given.pop("free")
         found = fit(b, budget, **given, num_classes=10)
-        assert found.free == free and found.arch == scale(
+        assert found.free == free
+        assert found.arch == scale(
             b, found.depth, found.width, found.arch.resolution, num_classes=10
         )
         target = budget.value * macs(scale(b, num_classes=10))
-        assert found.cost == macs(found.arch) and found.off == pytest.approx(
-            found.cost / target - 1, abs=1e-12
-        )
+        assert found.cost == macs(found.arch)
+        assert found.off == pytest.approx(found.cost / target - 1, abs=1e-12)
         depth, width, px = (
             given.get("depth", 1.0),
             given.get("width", 1.0),
@@ -252,7 +250,8 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
         if free != "phi" and every.max() > target:  # phi is solved on a finer lattice
             assert abs(found.off) == pytest.approx(best, abs=1e-12)
         if best <= 0.01:
-            assert found.met and solve(b, budget, **given, num_classes=10) == found.arch
+            assert found.met
+            assert solve(b, budget, **given, num_classes=10) == found.arch
 
 
 @settings(max_examples=15, deadline=None)
@@ -302,7 +301,9 @@ def test_pixels_that_cost_nothing_are_taken() -> None:
     """A side just below a multiple of the strides costs what the multiple does."""
     for dials, free in (({"width": 1.0}, "resolution"), ({"along": PAPER}, "phi")):
         found = fit("b0", "1x", **dials)
-        assert found.arch == effnet.arch("b0") and found.free == free and found.off == 0
+        assert found.arch == effnet.arch("b0")
+        assert found.free == free
+        assert found.off == 0
     found = fit("b0", "2.3x", width=1.0)
     assert macs(effnet.arch("b0", resolution=found.arch.resolution + 1)) > found.cost
 
@@ -311,7 +312,8 @@ def test_a_gentle_slope_is_followed_to_the_end() -> None:
     """alpha = 1.01 needs phi far above the paper's: nothing but the dials' reach bounds it."""
     for alpha in (1.01, 1.02):
         found = fit("b0", "4x", along=Scaling(alpha, 1, 1))
-        assert found.met and found.value > 60
+        assert found.met
+        assert found.value > 60
 
 
 def test_phi_is_the_papers() -> None:
@@ -319,14 +321,13 @@ def test_phi_is_the_papers() -> None:
     network."""
     at_one = effnet.arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)
     found = fit("b0", Budget(macs(at_one) / 385_814_752, True), along=PAPER)
-    assert (
-        found.free == "phi"
-        and found.arch == at_one
-        and found.off == 0
-        and found.value == pytest.approx(1, abs=0.05)
-    )
+    assert found.free == "phi"
+    assert found.arch == at_one
+    assert found.off == 0
+    assert found.value == pytest.approx(1, abs=0.05)
     halved = fit("b0", "0.5x", along="paper")
-    assert halved.value < 0 and halved.arch.resolution < 224
+    assert halved.value < 0
+    assert halved.arch.resolution < 224
 
 
 def test_infeasible_is_an_answer() -> None:
@@ -335,22 +336,23 @@ def test_infeasible_is_an_answer() -> None:
     ) as caught:
         solve("b0", Budget.parse("2x", tolerance=1e-6), depth=1.2, resolution=257)
     solution = caught.value.solution
-    assert (
-        isinstance(solution, Solution) and not solution.met and solution.cost == macs(solution.arch)
-    )
+    assert isinstance(solution, Solution)
+    assert not solution.met
+    assert solution.cost == macs(solution.arch)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(
         caught.value
     )  # what a process pool does to it
     # resolution moves no parameter: the answer is the network as it is, and how far off it is
     found = fit("b0", "2x params", width=1.0)
-    assert not found.met and found.cost == 5_288_548 and found.off == pytest.approx(-0.5)
+    assert not found.met
+    assert found.cost == 5_288_548
+    assert found.off == pytest.approx(-0.5)
     assert found.arch == effnet.arch("b0")
-    assert "resolution" in str(found) and "params" in str(found)
+    assert "resolution" in str(found)
+    assert "params" in str(found)
     # nothing so small, nothing so large
-    assert (
-        fit("b0", "1K", resolution=224).arch.stem_width == 8
-        and not fit("b0", "1K", resolution=224).met
-    )
+    assert fit("b0", "1K", resolution=224).arch.stem_width == 8
+    assert not fit("b0", "1K", resolution=224).met
     assert not fit("b0-s4", "1000000G", width=1.0).met
 
 

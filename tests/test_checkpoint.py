@@ -13,8 +13,10 @@ def test_round_trip(tmp_path: Path) -> None:
     state = {"model": {"w": torch.randn(3, 4)}, "step": 7, "epochs": [{"epoch": 1, "val_acc": 0.5}]}
     checkpoint.save(str(tmp_path / "a" / "x.ckpt"), state)
     loaded = checkpoint.load(str(tmp_path / "a" / "x.ckpt"))
-    assert loaded is not None and torch.equal(loaded["model"]["w"], state["model"]["w"])
-    assert loaded["step"] == 7 and loaded["epochs"] == state["epochs"]
+    assert loaded is not None
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
+    assert loaded["step"] == 7
+    assert loaded["epochs"] == state["epochs"]
     assert checkpoint.load(str(tmp_path / "absent.ckpt")) is None
 
 
@@ -56,4 +58,5 @@ def test_failed_write_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         atomic.write(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

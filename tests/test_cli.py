@@ -70,7 +70,8 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
     assert first.stderr == ""
     lines = first.stdout.splitlines()
     assert lines[0].startswith("data      pets (folder pets, a tenth held out as test) · ")
-    assert any(line.startswith("choose ") for line in lines) and lines[-1].startswith("report ")
+    assert any(line.startswith("choose ") for line in lines)
+    assert lines[-1].startswith("report ")
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert {
         "study.toml",
@@ -84,28 +85,28 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
     chosen = effnet.read_config(
         tmp_path / "run" / "config.json"
     )  # what was said is what effnet builds
-    assert f"choose    {chosen.blocks} blocks" in first.stdout and chosen.key in set(
-        table["network"]
-    )
+    assert f"choose    {chosen.blocks} blocks" in first.stdout
+    assert chosen.key in set(table["network"])
     assert effnet.cost(chosen).macs == table[table["network"] == chosen.key]["macs"].iloc[0]
-    assert (table["status"] == "done").all() and not list((tmp_path / "run").glob("*.partial"))
+    assert (table["status"] == "done").all()
+    assert not list((tmp_path / "run").glob("*.partial"))
 
     again = run(*words)
-    assert (
-        again.returncode == 0
-        and "left to train: every run of this study is recorded" in again.stdout
-    )
+    assert again.returncode == 0
+    assert "left to train: every run of this study is recorded" in again.stdout
     assert "\nrun " not in again.stdout
     # the resolved study is the same study
     resolved = run("--study", str(tmp_path / "run" / "study.toml"), "--out", str(tmp_path / "run"))
-    assert resolved.returncode == 0 and "left to train" in resolved.stdout
+    assert resolved.returncode == 0
+    assert "left to train" in resolved.stdout
 
     (tmp_path / "run" / "report.html").unlink()
     assert main(["report", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
 
     different = run(*words, "--lr", "0.01")
-    assert different.returncode == 2 and "\nrun " not in different.stdout
+    assert different.returncode == 2
+    assert "\nrun " not in different.stdout
     assert "belongs to a different study: recipe.lr is 0.008 there, 0.01 here" in different.stderr
 
 
@@ -155,10 +156,8 @@ def test_stopped_in_the_middle_and_gone_on(
     finished = int(re.search(r"resume    (\d+) runs are recorded", again.stdout)[1])
     assert finished >= 2
     table = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert (
-        not table.duplicated(["network", "seed", "epochs"]).any()
-        and (table["status"] == "done").all()
-    )
+    assert not table.duplicated(["network", "seed", "epochs"]).any()
+    assert (table["status"] == "done").all()
     trained_now = len(re.findall(r"^run ", again.stdout, re.MULTILINE))
     assert finished + trained_now == len(table)
 
@@ -170,7 +169,8 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     status = main(["search", "--device", "cpu", *words])
     captured = capsys.readouterr()
     assert status == 2
-    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
     assert "run  " not in captured.out
     return captured.err
 
@@ -267,11 +267,9 @@ def test_bad_input(
 
 def test_no_traceback_from_the_shell_either() -> None:
     got = run("--budget", "-2x", "--device", "cpu")
-    assert (
-        got.returncode == 2
-        and got.stderr.count("\n") == 1
-        and got.stderr.startswith("run_search.py: ")
-    )
+    assert got.returncode == 2
+    assert got.stderr.count("\n") == 1
+    assert got.stderr.startswith("run_search.py: ")
 
 
 # ---- the other commands
@@ -280,7 +278,9 @@ def test_no_traceback_from_the_shell_either() -> None:
 def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "b0", "--check"]) == 0
     out = capsys.readouterr().out
-    assert "385,814,752" in out and "equal to fvcore" in out and "depthwise" in out
+    assert "385,814,752" in out
+    assert "equal to fvcore" in out
+    assert "depthwise" in out
     assert main(["cost", "b0", "--alpha", "1.2", "--beta", "1.1", "--gamma", "1.15"]) == 0
     assert "23 blocks, 258 px" in capsys.readouterr().out
     assert main(["cost", "b9"]) == 2
@@ -303,7 +303,8 @@ def test_check_fails_on_a_difference(
 def test_report_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "no study.db there" in capsys.readouterr().err
-    assert main([]) == 2 and main(["serach"]) == 2
+    assert main([]) == 2
+    assert main(["serach"]) == 2
 
 
 def test_readmes_python_runs() -> None:
@@ -312,7 +313,8 @@ def test_readmes_python_runs() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names: dict = {}
     exec(block, names)
-    assert names["cost"] == effnet.cost(names["net"]) and names["model"].arch == names["net"]
+    assert names["cost"] == effnet.cost(names["net"])
+    assert names["model"].arch == names["net"]
 
 
 def test_readmes_own_baseline(tmp_path: Path) -> None:
@@ -331,15 +333,12 @@ def test_readme_and_ci_say_the_same() -> None:
     would skip without."""
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     commands = re.findall(r"^python3 -m venv .*$", readme, re.MULTILINE)
-    assert (
-        len(commands) == 2
-        and "run_search.py --budget 2x" in commands[0]
-        and "pytest" in commands[1]
-    )
+    assert len(commands) == 2
+    assert "run_search.py --budget 2x" in commands[0]
+    assert "pytest" in commands[1]
     steps = [line for line in ci.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
-    assert steps[-1] == commands[1] and all(
-        "apt-get install" in step and "postgresql" in step for step in steps[:-1]
-    )
+    assert steps[-1] == commands[1]
+    assert all("apt-get install" in step and "postgresql" in step for step in steps[:-1])
 
 
 def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
@@ -361,7 +360,8 @@ def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
         130,
         143,
     )  # of two signals that are there together, Python sees the lower number first
-    assert "\nstopped " not in rest and "\nreport " not in rest
+    assert "\nstopped " not in rest
+    assert "\nreport " not in rest
     deadline = time.monotonic() + 10
     while living(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -395,4 +395,5 @@ def test_wrong_places(
     words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = refused(["--data", "shapes", "--out", str(tmp_path / "run"), *words], capsys)
-    assert says in error and "secret" not in error
+    assert says in error
+    assert "secret" not in error

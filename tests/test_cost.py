@@ -78,7 +78,8 @@ def test_random_networks_equal_every_counter(net: Arch) -> None:
     """benchmarks/exact.py does 1,000. The module's own count is taken apart from `compare`'s per
     kind."""
     report = compare(net)
-    assert report.equal and report.explained, report
+    assert report.equal, report
+    assert report.explained, report
     with torch.device("meta"):
         model = effnet.build(net)
     assert sum(p.numel() for p in model.parameters()) == cost(net).params
@@ -184,7 +185,8 @@ def test_training_memory_of_repeats_is_what_one_by_one_gives() -> None:
         deep, stages=tuple(dataclasses.replace(s, stride=s.stride if i == 0 else 1, repeats=1)
                            for s in deep.stages for i in range(s.repeats))
     )  # fmt: skip
-    assert cost(split) == cost(deep) and training_memory(split, 4) == training_memory(deep, 4)
+    assert cost(split) == cost(deep)
+    assert training_memory(split, 4) == training_memory(deep, 4)
     assert training_memory(effnet.arch("b0", depth=1e6), 1) > 1e12
     for batch, precision in ((0, "fp32"), (8, "fp64")):
         with pytest.raises(ValueError, match="a batch of at least 1 in fp32, bf16, fp16"):
@@ -194,9 +196,7 @@ def test_training_memory_of_repeats_is_what_one_by_one_gives() -> None:
 def test_training_memory_grows_with_everything() -> None:
     net = effnet.arch("b0", resolution=64)
     least = training_memory(net, 8)
-    assert (
-        training_memory(net, 16) > least
-        and training_memory(net, 8, states=2) == least + 4 * cost(net).params
-    )
+    assert training_memory(net, 16) > least
+    assert training_memory(net, 8, states=2) == least + 4 * cost(net).params
     assert training_memory(net, 64, "bf16") < 0.7 * training_memory(net, 64)
     assert training_memory(effnet.arch("b0", resolution=96), 8) > least

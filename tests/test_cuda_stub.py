@@ -114,11 +114,13 @@ def in_thread(function: Callable[[], int], mode: int = GLOBAL) -> int:
 
 def rule_a_kernel_runs_on_a_stream_of_the_current_device() -> None:
     here, elsewhere = make_stream(0), make_stream(1)
-    assert launch(here) == SUCCESS and launch(None) == SUCCESS
+    assert launch(here) == SUCCESS
+    assert launch(None) == SUCCESS
     assert launch(elsewhere) == INVALID_HANDLE
     assert counters.read()["launches"] == 2
     cuda.cudaSetDevice(1)
-    assert launch(elsewhere) == SUCCESS and launch(here) == INVALID_HANDLE
+    assert launch(elsewhere) == SUCCESS
+    assert launch(here) == INVALID_HANDLE
 
 
 def rule_a_loaded_kernel_runs_on_the_device_where_it_was_loaded() -> None:
@@ -141,8 +143,10 @@ def rule_a_launch_has_limits() -> None:
 
 def rule_devices_are_numbered_and_contexts_made_when_they_are_used() -> None:
     number = c_int()
-    assert cuda.cudaGetDeviceCount(byref(number)) == SUCCESS and number.value == 2
-    assert cuda.cudaSetDevice(2) == INVALID_DEVICE and cuda.cudaSetDevice(-1) == INVALID_DEVICE
+    assert cuda.cudaGetDeviceCount(byref(number)) == SUCCESS
+    assert number.value == 2
+    assert cuda.cudaSetDevice(2) == INVALID_DEVICE
+    assert cuda.cudaSetDevice(-1) == INVALID_DEVICE
     code = (
         "import ctypes; from tests.cuda_stub import counters; "
         "cuda = ctypes.CDLL('libcuda.so.1'); n = ctypes.c_int(); "
@@ -211,7 +215,8 @@ def rule_a_capture_records_and_a_replay_repeats() -> None:
         2,
         6,
     )
-    assert list(counters.captured().values()) == [3] and list(counters.replayed().values()) == [6]
+    assert list(counters.captured().values()) == [3]
+    assert list(counters.replayed().values()) == [6]
     begin(stream)
     assert cuda.cudaGraphLaunch(executable, stream) == UNSUPPORTED, "no graph within a capture"
     assert end(stream) == (INVALIDATED, -1)
@@ -223,7 +228,8 @@ def rule_an_unsafe_call_invalidates_the_thread_s_own_capture() -> None:
         begin(stream, mode)
         assert launch(stream) == SUCCESS
         assert allocate()[0] == UNSUPPORTED
-        assert cuda.cudaStreamIsCapturing(stream, byref(status)) == SUCCESS and status.value == 2
+        assert cuda.cudaStreamIsCapturing(stream, byref(status)) == SUCCESS
+        assert status.value == 2
         assert launch(stream) == INVALIDATED
         assert end(stream) == (INVALIDATED, -1)
         assert allocate()[0] == SUCCESS, "once the capture has ended"
@@ -233,12 +239,14 @@ def rule_an_unsafe_call_invalidates_the_thread_s_own_capture() -> None:
 def rule_a_relaxed_capture_allows_unsafe_calls() -> None:
     stream = make_stream()
     begin(stream, RELAXED)
-    assert allocate()[0] == SUCCESS and in_thread(lambda: allocate()[0]) == SUCCESS
+    assert allocate()[0] == SUCCESS
+    assert in_thread(lambda: allocate()[0]) == SUCCESS
     assert end(stream) == (SUCCESS, 0)
     begin(stream, GLOBAL)
     mode = c_int(RELAXED)
     assert cuda.cudaThreadExchangeStreamCaptureMode(byref(mode)) == SUCCESS
-    assert mode.value == GLOBAL and allocate()[0] == SUCCESS
+    assert mode.value == GLOBAL
+    assert allocate()[0] == SUCCESS
     assert cuda.cudaThreadExchangeStreamCaptureMode(byref(mode)) == SUCCESS
     assert end(stream) == (SUCCESS, 0)
 
@@ -296,7 +304,8 @@ def rule_a_captured_event_cannot_be_asked() -> None:
         assert cuda.cudaEventRecord(event, stream) == SUCCESS
         assert call(event) == CAPTURED_EVENT
         assert end(stream) == (INVALIDATED, -1)
-        assert cuda.cudaEventRecord(event, stream) == SUCCESS and call(event) == SUCCESS
+        assert cuda.cudaEventRecord(event, stream) == SUCCESS
+        assert call(event) == SUCCESS
 
 
 def rule_the_legacy_stream_waits_for_blocking_streams() -> None:
@@ -324,7 +333,8 @@ def rule_a_fork_within_a_capture_is_joined() -> None:
         if join:
             assert cuda.cudaStreamWaitEvent(stream, joined, 0) == SUCCESS
         assert end(stream) == ((SUCCESS, 2) if join else (UNJOINED, -1))
-    assert counters.read()["launches"] == 0 and launch(other) == SUCCESS
+    assert counters.read()["launches"] == 0
+    assert launch(other) == SUCCESS
     assert counters.read()["launches"] == 1, "after the end it does not capture"
 
 
@@ -338,7 +348,8 @@ def rule_a_capture_waits_for_nothing_outside() -> None:
     begin(outside, RELAXED)
     assert cuda.cudaEventRecord(event, outside) == SUCCESS
     assert cuda.cudaStreamWaitEvent(stream, event, 0) == MERGE
-    assert end(stream) == (INVALIDATED, -1) and end(outside) == (INVALIDATED, -1)
+    assert end(stream) == (INVALIDATED, -1)
+    assert end(outside) == (INVALIDATED, -1)
 
 
 def rule_a_capture_ends_where_it_began() -> None:
@@ -367,10 +378,13 @@ def rule_each_device_has_so_much_memory() -> None:
     cuda.cudaSetDevice(1)
     status, second = allocate(900_000)
     assert status == SUCCESS, "the other device has its own"
-    assert counters.memory_used(0) == 600_000 and counters.memory_used(1) == 900_000
-    assert cuda.cudaFree(first) == SUCCESS and cuda.cudaFree(second) == SUCCESS
+    assert counters.memory_used(0) == 600_000
+    assert counters.memory_used(1) == 900_000
+    assert cuda.cudaFree(first) == SUCCESS
+    assert cuda.cudaFree(second) == SUCCESS
     assert cuda.cudaFree(c_void_p(8)) == INVALID_VALUE
-    assert counters.memory_used(0) == 0 and counters.memory_peak(0) == 600_000
+    assert counters.memory_used(0) == 0
+    assert counters.memory_peak(0) == 600_000
     counts = counters.read()
     assert (counts["allocations"], counts["frees"], counts["out_of_memory"]) == (3, 2, 1)
     cuda.cudaSetDevice(0)
@@ -385,7 +399,8 @@ def rule_processes_share_a_device() -> None:
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
-        assert other.stdout is not None and other.stdout.readline() == "0\n"
+        assert other.stdout is not None
+        assert other.stdout.readline() == "0\n"
         free, total = c_size_t(), c_size_t()
         assert cuda.cudaMemGetInfo(byref(free), byref(total)) == SUCCESS
         assert free.value == 400_000
@@ -435,7 +450,8 @@ def rule_a_blank_device_reads_as_zero() -> None:
 def rule_waits_are_counted() -> None:
     stream, event = make_stream(), make_event()
     assert cuda.cudaEventRecord(event, stream) == SUCCESS
-    assert cuda.cudaEventQuery(event) == SUCCESS and cuda.cudaStreamQuery(stream) == SUCCESS
+    assert cuda.cudaEventQuery(event) == SUCCESS
+    assert cuda.cudaStreamQuery(stream) == SUCCESS
     assert counters.count("synchronisations") == 0, "a question is no wait"
     assert cuda.cudaStreamSynchronize(stream) == SUCCESS
     assert cuda.cudaEventSynchronize(event) == SUCCESS
@@ -459,7 +475,8 @@ def capture_on(device: int, graph: Any, mode: str = "global") -> Any:
 def torch_sees_two_devices() -> None:
     import torch
 
-    assert torch.cuda.is_available() and torch.cuda.device_count() == 2
+    assert torch.cuda.is_available()
+    assert torch.cuda.device_count() == 2
     properties = torch.cuda.get_device_properties(1)
     assert (properties.major, properties.minor) == (9, 0)
     assert properties.total_memory == 300_000_000
@@ -476,7 +493,8 @@ def torch_runs_out_of_memory_and_gets_it_back() -> None:
     with pytest.raises(torch.cuda.OutOfMemoryError):
         torch.empty(200_000_000, dtype=torch.uint8, device="cuda:0")
     elsewhere = torch.empty(200_000_000, dtype=torch.uint8, device="cuda:1")
-    assert counters.memory_used(0) >= 200_000_000 and counters.memory_used(1) >= 200_000_000
+    assert counters.memory_used(0) >= 200_000_000
+    assert counters.memory_used(1) >= 200_000_000
     del kept, elsewhere
     torch.cuda.empty_cache()
     assert torch.cuda.mem_get_info(0)[0] == before
@@ -536,7 +554,8 @@ def torch_captures_a_training_step() -> None:
         with capture_on(1, graph):
             step()
         nodes = counters.read()["captured_nodes"]
-        assert nodes > 20 and counters.read()["refused"] == 0
+        assert nodes > 20
+        assert counters.read()["refused"] == 0
         counters.reset()
         graph.replay()
         counts = counters.read()
@@ -596,7 +615,8 @@ def triton_kernels_are_launched_and_captured() -> None:
     with capture_on(0, graph):
         kernel[(4,)](source, target, 1000, block=256)
     graph.replay()
-    assert counters.captured() == {"twice": 1} and counters.replayed() == {"twice": 1}
+    assert counters.captured() == {"twice": 1}
+    assert counters.replayed() == {"twice": 1}
     elsewhere = torch.zeros(1000, device="cuda:1")
     with pytest.raises(ValueError, match="cannot be accessed"):
         kernel[(4,)](source, elsewhere, 1000, block=256)
@@ -662,7 +682,9 @@ def test_rules(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     stub.check("-m", "tests.test_cuda_stub", "rule_", gpus=2, memory=1e6, ledger=ledger)
     peaks = stub.memory_peaks(ledger)
-    assert peaks[0] == 1_000_000 and 900_000 <= peaks[1] <= 1_000_000 and not any(peaks[2:])
+    assert peaks[0] == 1_000_000
+    assert 900_000 <= peaks[1] <= 1_000_000
+    assert not any(peaks[2:])
 
 
 def test_rules_through_torch() -> None:

@@ -5,14 +5,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
-from scaling_search import UserError, session
+from scaling_search import UserError
 from scaling_search.cli import main
 from scaling_search.data.dataset import Facts
 from scaling_search.report import answer
@@ -20,38 +18,9 @@ from scaling_search.results import curves
 from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, check
-from scaling_search.training.trial import Epoch, Outcome
+from scaling_search.training.trial import Outcome
 from scaling_search.verdict.verdict import FRESH, verdicts
-from tests.conftest import SMALL
-
-RECORDED = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
-OWN = {**SMALL, "rungs": [1, 2], "seeds": 2, "extra": 4, "confirm": 2}
-
-
-def synthetic(
-    path: Path, settings: dict, seeds: range, noise: float = 0.005, seed: int = 0
-) -> dict[str, float]:
-    """A table of a world whose truth is known: {network: expected accuracy after the last
-    epoch}."""
-    study = check({**settings, "device": "cpu"}, "test")
-    data = Facts("shapes", "digest", "", 10, 64, "shapes, made up")
-    todo = plan(study, 10, 64)
-    rng = np.random.default_rng(seed)
-    truth = {c.key: 0.6 + 0.1 * rng.random() for c in (*todo.everything, *todo.pool)}
-    records = []
-    for c in (*todo.everything, *todo.pool):
-        for s in (*seeds, *range(FRESH, FRESH + 3)):
-            for epochs in study.rungs:
-                values = [
-                    truth[c.key] - 0.05 * (epochs - e) for e in range(1, epochs + 1)
-                ] + noise * rng.normal(size=epochs)
-                done = tuple(Epoch(e + 1, 1.0, 1.0, float(v), 0.1) for e, v in enumerate(values))
-                outcome = Outcome("done", done, "f" * 100, None, 1.0, 100.0, 1, {"torch": "2"})
-                test = truth[c.key] if s >= FRESH and epochs == study.rungs[-1] else None
-                records.append(Record(len(records), c, s, epochs, outcome, test))
-    facts = session._facts(study, todo, data, "made up", study.identity("digest"), None)
-    curves.write(path, records, {**facts, "state": "finished"})
-    return truth
+from tests.replays import OWN, RECORDED, replay, synthetic
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +28,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("table") / "curves.parquet"
     synthetic(path, OWN, range(8))
     return path
-
-
-def replay(study: Study, table: Path, out: Path) -> int:
-    console = Console(quiet=True)
-    return session.search(
-        study,
-        label="",
-        out=out,
-        place=session.Place(),
-        clock=session.Clock(),
-        command="test",
-        console=console,
-        replay=table,
-    )
 
 
 def test_round_trip(tmp_path: Path, table: Path) -> None:
@@ -134,10 +89,8 @@ def test_other_ways_of_spending(change: dict, tmp_path: Path) -> None:
     synthetic(tmp_path / "t.parquet", {**settings, "space": {"candidates": 99}}, range(8))
     assert replay(check(settings, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
     results = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert (
-        not results.duplicated(["network", "seed", "epochs"]).any()
-        and (results["status"] == "done").all()
-    )
+    assert not results.duplicated(["network", "seed", "epochs"]).any()
+    assert (results["status"] == "done").all()
     low = results[(results["epochs"] == 1) & (results["seed"] == 0)]
     high = results[(results["epochs"] == 2) & (results["seed"] == 0)]
     assert len(high) < len(low) if "allocation" in change else len(high) >= len(low)
@@ -185,9 +138,8 @@ def test_recorded_study_gives_its_verdict_again(
     assert main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert (tmp_path / "results.csv").read_bytes() == (RECORDED / "results.csv").read_bytes()
-    assert (
-        "choose    11 blocks, width 1.03, 32 px" in said and "test 57.3 over 5 fresh seeds" in said
-    )
+    assert "choose    11 blocks, width 1.03, 32 px" in said
+    assert "test 57.3 over 5 fresh seeds" in said
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     words = [
         "search",
@@ -223,7 +175,9 @@ def refused(
         == 2
     )
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "Traceback" not in error and not (tmp_path / "run").exists()
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
     return error
 
 
@@ -236,12 +190,14 @@ def test_wrong_tables(table: Path, capsys: pytest.CaptureFixture[str], tmp_path:
     ).replace_schema_metadata(meta)
     pq.write_table(lacking, tmp_path / "lacking.parquet")
     error = refused(tmp_path / "lacking.parquet", [], capsys, tmp_path)
-    assert "lacks 1 of the study's 9 networks" in error and first.label in error
+    assert "lacks 1 of the study's 9 networks" in error
+    assert first.label in error
     assert "lacks 9 of the study's 9 networks" in refused(
         table, ["--seeds", "20"], capsys, tmp_path
     )
     error = refused(table, ["--lr", "0.5"], capsys, tmp_path)
-    assert "trained otherwise: recipe.lr is" in error and "0.5 here" in error
+    assert "trained otherwise: recipe.lr is" in error
+    assert "0.5 here" in error
     assert "its runs are of shapes, the study's data are cifar10" in refused(
         table, ["--data", "cifar10"], capsys, tmp_path
     )

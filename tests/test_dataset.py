@@ -39,7 +39,8 @@ def test_folds_rotate_and_cover(data: Dataset) -> None:
     held: set[int] = set()
     for seed in range(FOLDS):
         train, val = split(data.train_hashes, seed)
-        assert set(train) | set(val) == everything and not set(train) & set(val)
+        assert set(train) | set(val) == everything
+        assert not set(train) & set(val)
         assert not held & set(val)
         held |= set(val)
         again = split(data.train_hashes, seed + FOLDS)
@@ -54,10 +55,10 @@ def test_limits_take_a_fixed_part(
 ) -> None:
     train, val = split(data.train_hashes, seed, train_limit, val_limit)
     all_train, all_val = split(data.train_hashes, seed)
-    assert set(train) <= set(all_train) and set(val) <= set(all_val)
-    assert len(train) == min(train_limit, len(all_train)) and len(val) == min(
-        val_limit, len(all_val)
-    )
+    assert set(train) <= set(all_train)
+    assert set(val) <= set(all_val)
+    assert len(train) == min(train_limit, len(all_train))
+    assert len(val) == min(val_limit, len(all_val))
     smaller, _ = split(data.train_hashes, seed, max(1, train_limit // 2))
     assert set(smaller) <= set(train)
 
@@ -65,12 +66,14 @@ def test_limits_take_a_fixed_part(
 def test_equal_images_share_a_fold() -> None:
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
     hashes = content_hashes(np.concatenate([images, images]))
-    assert (hashes[:10] == hashes[10:]).all() and len(set(hashes.tolist())) == 10
+    assert (hashes[:10] == hashes[10:]).all()
+    assert len(set(hashes.tolist())) == 10
 
 
 def test_epoch_order_is_a_permutation_without_the_rest() -> None:
     batches = list(epoch_order(103, 10, 7, 3))
-    assert len(batches) == 10 and len(torch.cat(batches).unique()) == 100
+    assert len(batches) == 10
+    assert len(torch.cat(batches).unique()) == 100
     assert torch.equal(batches[0], next(iter(epoch_order(103, 10, 7, 3))))
     assert not torch.equal(batches[0], next(iter(epoch_order(103, 10, 7, 4))))
 
@@ -108,26 +111,28 @@ def test_augmentation_flips_and_shifts() -> None:
         for dx in range(-2, 3)
     }
     got = {tuple(m.flatten().tolist()) for m in moved}
-    assert got <= wanted and len(got) > 15
+    assert got <= wanted
+    assert len(got) > 15
 
 
 def test_cutout_is_one_grey_square_inside() -> None:
     torch.manual_seed(0)
     images = torch.zeros(300, 3, 12, 12, dtype=torch.uint8)
     cut = augmented(images, centre=torch.randint(0, 12, (300, 2)), cutout=5)
-    assert set(cut.unique().tolist()) == {0, 128} and (cut[:, 0] == cut[:, 2]).all()
+    assert set(cut.unique().tolist()) == {0, 128}
+    assert (cut[:, 0] == cut[:, 2]).all()
     rows, cols = (cut[:, 0] > 0).any(2).sum(1), (cut[:, 0] > 0).any(1).sum(1)
-    assert (
-        torch.equal((cut[:, 0] > 0).flatten(1).sum(1), rows * cols)
-        and rows.max() == cols.max() == 5
-    )
+    assert torch.equal((cut[:, 0] > 0).flatten(1).sum(1), rows * cols)
+    assert rows.max() == cols.max() == 5
     assert rows.min() >= 3, "at the border the square is cut off"
 
 
 def test_alternating_flip_shows_every_image_both_ways() -> None:
     first, second = mirrored(1000, 3, 0), mirrored(1000, 3, 1)
-    assert torch.equal(first, ~second) and torch.equal(first, mirrored(1000, 3, 2))
-    assert 420 < first.sum() < 580 and not torch.equal(first, mirrored(1000, 4, 0))
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, mirrored(1000, 3, 2))
+    assert 420 < first.sum() < 580
+    assert not torch.equal(first, mirrored(1000, 4, 0))
 
 
 def test_images_beyond_memory_are_read_batch_by_batch(
@@ -137,9 +142,11 @@ def test_images_beyond_memory_are_read_batch_by_batch(
     inside = Images(data.train_images, at, 20, torch.device("cpu"))
     monkeypatch.setattr("scaling_search.training.memory.free", lambda device: 1000)
     outside = Images(data.train_images, at, 20, torch.device("cpu"))
-    assert outside._resident is None and inside._resident is not None
+    assert outside._resident is None
+    assert inside._resident is not None
     index = torch.tensor([4, 0, 2])
-    assert torch.equal(inside[index], outside[index]) and len(outside) == 5
+    assert torch.equal(inside[index], outside[index])
+    assert len(outside) == 5
     assert torch.equal(inside[index][1], resized(torch.tensor(data.train_images[7:8]), 20)[0])
     assert all(
         torch.equal(a, b) for a, b in zip(inside.batches(2), outside.batches(2), strict=True)
@@ -148,7 +155,8 @@ def test_images_beyond_memory_are_read_batch_by_batch(
 
 def test_normalised_has_mean_zero_and_three_channels(data: Dataset) -> None:
     x = Normalise(data, torch.device("cpu"))(torch.tensor(data.train_images).permute(0, 3, 1, 2))
-    assert x.shape[1] == 3 and x.is_contiguous(memory_format=torch.channels_last)
+    assert x.shape[1] == 3
+    assert x.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=0.02, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=0.02, rtol=0)
 
@@ -160,8 +168,10 @@ def test_shapes_are_deterministic_balanced_and_need_resolution() -> None:
     images, labels = shapes.generate(200, 3)
     again, _ = shapes.generate(200, 3)
     other, _ = shapes.generate(200, 4)
-    assert (images == again).all() and not (images == other).all()
-    assert images.shape == (200, 64, 64, 3) and images.dtype == np.uint8
+    assert (images == again).all()
+    assert not (images == other).all()
+    assert images.shape == (200, 64, 64, 3)
+    assert images.dtype == np.uint8
     assert np.bincount(labels).tolist() == [20] * 10
     # the texture is fine: reducing to 12 px takes most of the contrast inside the shapes away
     middle = images[:, 24:40, 24:40].astype(float)
@@ -176,8 +186,10 @@ def test_folder_without_splits(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         write_images(tmp_path / "pets" / name, 40)
     got = sources.load(str(tmp_path / "pets"))
-    assert got.classes == ("cat", "dog") and got.native == 24
-    assert len(got.train_labels) + len(got.test_labels) == 80 and 1 <= len(got.test_labels) <= 20
+    assert got.classes == ("cat", "dog")
+    assert got.native == 24
+    assert len(got.train_labels) + len(got.test_labels) == 80
+    assert 1 <= len(got.test_labels) <= 20
     assert sources.load(str(tmp_path / "pets")).folder == got.folder
     # the pixels are the files': the middle square of one of them is there
     file = tmp_path / "pets" / "dog" / "3.png"
@@ -185,7 +197,8 @@ def test_folder_without_splits(tmp_path: Path) -> None:
     everything = np.concatenate([got.train_images, got.test_images])
     where = np.flatnonzero((everything == square).all((1, 2, 3)))
     labels = np.concatenate([got.train_labels, got.test_labels])
-    assert len(where) == 1 and labels[where[0]] == 1
+    assert len(where) == 1
+    assert labels[where[0]] == 1
 
 
 def test_folder_with_train_and_val(tmp_path: Path) -> None:
@@ -254,7 +267,8 @@ def test_parquet_splits_by_folder_or_name(tmp_path: Path, names: tuple[str, str]
 def test_parquet_single_file(tmp_path: Path) -> None:
     parquet_file(tmp_path / "all.parquet", 60, 0)
     got = sources.load(str(tmp_path / "all.parquet"))
-    assert len(got.train_labels) + len(got.test_labels) == 60 and len(got.test_labels) > 0
+    assert len(got.train_labels) + len(got.test_labels) == 60
+    assert len(got.test_labels) > 0
 
 
 def test_refused_data(tmp_path: Path) -> None:
@@ -361,7 +375,8 @@ def test_fashion_mnist_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     }
     monkeypatch.setattr(sources, "_FASHION_SHA256", digests)
     got = sources.load("auto")
-    assert got.name == "fashion-mnist" and got.native == 28
+    assert got.name == "fashion-mnist"
+    assert got.native == 28
     assert (got.train_images[..., 0] == arrays["train-images-idx3-ubyte.gz"]).all()
     assert got.test_labels.tolist() == (np.arange(20) % 10).tolist()
 
@@ -372,7 +387,8 @@ def test_fashion_mnist_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_fashion_mnist_of_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
     got = sources.load("auto")
-    assert len(got.train_labels) == 60_000 and len(got.test_labels) == 10_000
+    assert len(got.train_labels) == 60_000
+    assert len(got.test_labels) == 10_000
     assert np.bincount(got.test_labels).tolist() == [1000] * 10
 
 
@@ -442,17 +458,16 @@ def test_cifar10_is_downloaded_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_
     got = sources.load("cifar10")
     first = rows["data_batch_1"][0]
     assert (got.train_images[0] == first[1:].reshape(3, 32, 32).transpose(1, 2, 0)).all()
-    assert len(got.train_labels) == 100 and got.native == 32
+    assert len(got.train_labels) == 100
+    assert got.native == 32
     monkeypatch.setattr(sources, "_CIFAR_URL", "http://127.0.0.1:9/")
     assert sources.load("cifar10").digest == got.digest, "from the cache"
 
 
 def test_describe_says_where_and_how_much(data: Dataset) -> None:
     line = data.describe(96, 60)
-    assert (
-        line.startswith("shapes (generated) · ")
-        and "100 test · 64 px native · each run uses 96 / 60" in line
-    )
+    assert line.startswith("shapes (generated) · ")
+    assert "100 test · 64 px native · each run uses 96 / 60" in line
 
 
 def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
@@ -460,4 +475,5 @@ def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
     with CacheWriter(tmp_path / "x") as one, CacheWriter(tmp_path / "x") as two:
         a = one.commit("s", "g", shapes.CLASSES, *arrays[0], arrays[1])
         b = two.commit("s", "g", shapes.CLASSES, *arrays[0], arrays[1])
-    assert a.digest == b.digest and [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert a.digest == b.digest
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]

@@ -52,12 +52,14 @@ def written(folder: Path, text: str) -> Path:
 def test_the_published_tables_can_be_written_down(tmp_path: Path) -> None:
     path = written(tmp_path, B0)
     assert read_baseline(path).stages == BASELINES["b0"].stages
-    assert effnet.arch(str(path)) == effnet.arch("b0") and effnet.arch(str(path)).name == "mine"
+    assert effnet.arch(str(path)) == effnet.arch("b0")
+    assert effnet.arch(str(path)).name == "mine"
     assert effnet.arch(str(path), width=1.1, depth=1.2, resolution=260) == effnet.arch(
         "b0", width=1.1, depth=1.2, resolution=260
     )
     path = written(tmp_path, RESNET)
-    assert effnet.arch(str(path)) == effnet.arch("resnet50") and read_baseline(path).name == "net"
+    assert effnet.arch(str(path)) == effnet.arch("resnet50")
+    assert read_baseline(path).name == "net"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,9 @@ def test_a_wrong_definition_names_row_and_key(
     with pytest.raises(ValueError) as caught:
         read_baseline(path)
     text = str(caught.value)
-    assert message in text and str(path) in text and "\n" not in text
+    assert message in text
+    assert str(path) in text
+    assert "\n" not in text
 
 
 def test_rows_that_are_none(tmp_path: Path) -> None:

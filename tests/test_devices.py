@@ -154,7 +154,8 @@ else:
 assert "9.2" in devices.describe("cuda").problem
 """
     done = stub.run("-c", code, variables={"FAKE_CUDA_DRIVER_VERSION": "9020"})
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
 
 
 def test_networks_that_do_not_fit_are_said(study: Study) -> None:
@@ -167,7 +168,8 @@ def test_networks_that_do_not_fit_are_said(study: Study) -> None:
 
     assert devices.check_memory(study, networks, machine(needs[-1])) == ""
     note = devices.check_memory(study, networks, machine(needs[-1] - 1))
-    assert f"1 of {len(networks)} networks need more" in note and "--batch 256 would fit" in note
+    assert f"1 of {len(networks)} networks need more" in note
+    assert "--batch 256 would fit" in note
     with pytest.raises(
         UserError,
         match=r"A card has .* the smallest network .* at batch 512: --batch \d+ would fit",
@@ -189,7 +191,8 @@ def test_a_card_without_bf16_needs_more_memory(study: Study) -> None:
     older = dataclasses.replace(newer, precision="fp32")
     assert devices.trainings_per_gpu(study, networks, newer, 2) == 2
     assert devices.trainings_per_gpu(study, networks, older, 2) == 1
-    assert devices.highest(["bf16", "fp32"]) == "fp32" and devices.highest(["bf16"]) == "bf16"
+    assert devices.highest(["bf16", "fp32"]) == "fp32"
+    assert devices.highest(["bf16"]) == "bf16"
 
 
 @stub.needs_stub
@@ -288,7 +291,8 @@ def test_a_study_of_tritons_kernels_says_why_they_are_missing(
         session._agreed_kernels(store, cuda, tmp_path, machine, session.Place(check=checked))
     store.close()
     message = str(error.value)
-    assert cause in message and f"differ: {remedy}, or choose another folder" in message
+    assert cause in message
+    assert f"differ: {remedy}, or choose another folder" in message
     assert "\n" not in message
 
 
@@ -334,7 +338,8 @@ def test_a_local_worker_with_other_kernels_stops_the_study(trial: Trial) -> None
             executor.run(driver)
     finally:
         executor.close()
-    assert not driver.outcomes and not driver.losses, "no network is blamed"
+    assert not driver.outcomes, "no network is blamed"
+    assert not driver.losses, "no network is blamed"
 
 
 def test_numba_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) -> None:
@@ -364,4 +369,5 @@ def test_a_machine_with_numba_has_nothing_to_say(
 ) -> None:
     pytest.importorskip("numba")
     machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), Console())
-    assert machine == Machine("numba") and capsys.readouterr().out == ""
+    assert machine == Machine("numba")
+    assert capsys.readouterr().out == ""

@@ -15,7 +15,8 @@ UNIT = st.floats(0, 1)
 @given(UNIT, UNIT)
 def test_square_and_triangle(u: float, v: float) -> None:
     shares = on_triangle(u, v)
-    assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) >= 0
     back = on_triangle(*on_square(shares))
     assert back == pytest.approx(shares, abs=1e-9)
 
@@ -38,7 +39,8 @@ def test_simplex_lattice() -> None:
 
 def test_sobol_covers_better_than_chance_and_repeats() -> None:
     points = sobol(32, 3)
-    assert points == sobol(32, 3) != sobol(32, 4) and len(set(points)) == 32
+    assert points == sobol(32, 3) != sobol(32, 4)
+    assert len(set(points)) == 32
 
     def hole(of: list[tuple[float, float, float]]) -> float:
         return max(min(apart(g, p) for p in of) for g in simplex(12))

@@ -17,8 +17,8 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch, Outcome, Trial
-from tests.test_search import Quiet
-from tests.test_store import done
+from tests.records import done
+from tests.searches import Quiet
 
 EPOCH = Epoch(1, 1.0, 1.0, 0.5, 0.1)
 
@@ -50,7 +50,8 @@ Make = Callable[..., tuple[Training, Store]]
 def test_every_run_once_in_order(phase: Make, runs: list[tuple[Candidate, int]]) -> None:
     training, store = phase()
     jobs = [training.ask() for _ in runs]
-    assert [j.trial.arch.key for j in jobs] == [c.key for c, _ in runs] and training.ask() is None
+    assert [j.trial.arch.key for j in jobs] == [c.key for c, _ in runs]
+    assert training.ask() is None
     for job in reversed(jobs):
         training.epoch(job, EPOCH)
         training.outcome(job, done(0.5))
@@ -81,21 +82,21 @@ def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> No
     a, b = training.ask(), training.ask()
     assert training.ask() is None, "packing says two"
     training.outcome(a, Outcome("out-of-memory", note="needs 9 GiB"))
-    assert packing.level == 1 and store.records()[a.number].outcome is None
+    assert packing.level == 1
+    assert store.records()[a.number].outcome is None
     training.outcome(b, done(0.5))
     rest = []
     while (job := training.ask()) is not None and job.number != a.number:
         rest.append(job)
         training.outcome(job, done(0.5))
-    assert len(rest) == 2 and job == a, "when nothing else is left"
+    assert len(rest) == 2, "when nothing else is left"
+    assert job == a, "when nothing else is left"
     assert training.ask() is None
     training.outcome(a, Outcome("out-of-memory", note="needs 9 GiB"))
     record = store.records()[a.number]
-    assert (
-        record.outcome.status == "out-of-memory"
-        and len(record.again) == 1
-        and training.ask() is None
-    )
+    assert record.outcome.status == "out-of-memory"
+    assert len(record.again) == 1
+    assert training.ask() is None
     assert "out of memory beside other runs, now alone" in record.outcome.note
 
 
@@ -127,8 +128,10 @@ def test_out_of_memory_alone_is_final(phase: Make) -> None:
 
 def test_each_device_is_packed_by_itself(phase: Make) -> None:
     training, _ = phase(packing=Packing(2**40, level=1))
-    assert training.ask("cuda:0") is not None and training.ask("cuda:1") is not None
-    assert training.ask("cuda:0") is None and training.ask("cuda:1") is None
+    assert training.ask("cuda:0") is not None
+    assert training.ask("cuda:1") is not None
+    assert training.ask("cuda:0") is None
+    assert training.ask("cuda:1") is None
 
 
 def with_speed(speed: float = 1000.0) -> Outcome:
@@ -186,7 +189,8 @@ def test_a_crash_beside_others_on_a_gpu_is_tried_once_more_alone(phase: Make) ->
     assert again == a
     training.outcome(again, Outcome("crashed", note="an illegal memory access"))
     record = store.records()[a.number]
-    assert record.outcome.status == "crashed" and len(record.again) == 1
+    assert record.outcome.status == "crashed"
+    assert len(record.again) == 1
 
 
 def test_deadlines_grow_with_the_trainings_that_share_a_device(phase: Make, trial: Trial) -> None:
@@ -199,7 +203,8 @@ def test_deadlines_grow_with_the_trainings_that_share_a_device(phase: Make, tria
 
 def test_over_asks_for_nothing(phase: Make) -> None:
     training, store = phase(over=lambda: True)
-    assert training.ask() is None and store.records() == []
+    assert training.ask() is None
+    assert store.records() == []
 
 
 def test_what_was_running_goes_on_first_and_says_why(

@@ -74,7 +74,8 @@ def test_lists_everything_that_builds() -> None:
     ],
 )  # fmt: skip
 def test_the_names_others_use(theirs: str, ours: str) -> None:
-    assert arch(theirs) == arch(ours) and arch(theirs).name == ours
+    assert arch(theirs) == arch(ours)
+    assert arch(theirs).name == ours
 
 
 @pytest.mark.parametrize(
@@ -116,15 +117,19 @@ def test_unknown_baseline() -> None:
 
 def test_a_member_at_another_resolution() -> None:
     net = arch("b3", resolution=224, num_classes=10)
-    assert net.stages == arch("b3").stages and net.resolution == 224 and net.dropout_percent == 30
+    assert net.stages == arch("b3").stages
+    assert net.resolution == 224
+    assert net.dropout_percent == 30
     assert arch("b0", resolution=192).resolution == 192
 
 
 def test_compound_takes_any_phi() -> None:
     small = arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=-1)
-    assert small.resolution == round(224 / 1.15) and small.head_width < 1280
+    assert small.resolution == round(224 / 1.15)
+    assert small.head_width < 1280
     net = arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)
-    assert net.resolution == 258 and net.blocks == 23
+    assert net.resolution == 258
+    assert net.blocks == 23
     halfway = arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=0.5)
     assert cost(small).macs < cost(arch("b0")).macs < cost(halfway).macs < cost(net).macs
     assert Scaling(2**0.5, 1, 1, 2).depth == 2.0
@@ -147,11 +152,9 @@ def test_implied_phi() -> None:
     d, w, r = implied_phi(
         "notebook-b5"
     )  # the notebook gives depth and width one phi, and forgets gamma's
-    assert (
-        d == pytest.approx(4)
-        and w == pytest.approx(4)
-        and r == pytest.approx(math.log(456 / 224, 1.15))
-    )
+    assert d == pytest.approx(4)
+    assert w == pytest.approx(4)
+    assert r == pytest.approx(math.log(456 / 224, 1.15))
     for name in ("b0-s4", "resnet50"):
         with pytest.raises(ValueError, match="unknown member"):
             implied_phi(name)

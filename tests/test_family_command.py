@@ -16,8 +16,8 @@ from scaling_search.cli import main
 from scaling_search.cli.family import aim_of, dropout, fit, fit_words, members, phis
 from scaling_search.data.dataset import Dataset
 from scaling_search.study.directions import NAMED
-from tests.test_curves import OWN, RECORDED, replay, synthetic
-from tests.test_verdict import TODO
+from tests.records import TODO
+from tests.replays import OWN, RECORDED, replay, synthetic
 
 
 def test_line_and_interval_are_the_textbooks() -> None:
@@ -65,7 +65,9 @@ def test_words_say_whether_the_largest_held() -> None:
 def test_dropout_follows_the_published_members() -> None:
     for k, published in enumerate((20, 20, 30, 30, 40, 40, 50, 50)):
         assert abs(dropout(20, 2.0**k) - published) <= 5
-    assert dropout(20, 0.5) == 20 and dropout(0, 8) == 0 and dropout(20, 1e5) == 50
+    assert dropout(20, 0.5) == 20
+    assert dropout(0, 8) == 0
+    assert dropout(20, 1e5) == 50
 
 
 def test_members_meet_their_budgets_along_the_direction() -> None:
@@ -76,22 +78,24 @@ def test_members_meet_their_budgets_along_the_direction() -> None:
     assert [m.name for m in found] == ["phi 1", "phi 2", "phi 3"]
     for k, m in enumerate(found, 1):
         exact = effnet.cost(m.network.arch).macs
-        assert (
-            abs(exact / base_macs / 2**k - 1) <= 0.02
-            and m.network.cost.macs == exact
-            and not m.notes
-        )
-        assert m.network.shares is not None and math.dist(m.network.shares, NAMED["paper"]) < 0.25
+        assert abs(exact / base_macs / 2**k - 1) <= 0.02
+        assert m.network.cost.macs == exact
+        assert not m.notes
+        assert m.network.shares is not None
+        assert math.dist(m.network.shares, NAMED["paper"]) < 0.25
         assert m.network.arch.resolution == m.paper.arch.resolution  # the same direction here
-    assert found[0].published is not None and found[0].published.startswith("b1")
+    assert found[0].published is not None
+    assert found[0].published.startswith("b1")
     capped = members(base, (0.0, 0.0, 1.0), {"8x": Budget(8.0, True)}, 1000, 0.08, 256)
-    assert capped[0].network.arch.resolution <= 256 and "the images have 256" in capped[0].notes[0]
+    assert capped[0].network.arch.resolution <= 256
+    assert "the images have 256" in capped[0].notes[0]
 
 
 def test_direction_of_a_pick() -> None:
     c = TODO.candidates[0]
     aim = aim_of(c)
-    assert sum(aim) == pytest.approx(1) and min(aim) >= 0
+    assert sum(aim) == pytest.approx(1)
+    assert min(aim) >= 0
     from scaling_search import UserError
 
     assert aim_of(replace(c, shares=(-0.01, 0.5, 0.51)))[0] == 0
@@ -104,11 +108,13 @@ def test_direction_of_a_pick() -> None:
 def test_wrong_phis(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["family", str(RECORDED), f"--phi={text}"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "numbers above 0, such as" in error
+    assert error.count("\n") == 1
+    assert "numbers above 0, such as" in error
 
 
 def test_phis() -> None:
-    assert phis("1..3") == [1, 2, 3] and phis("2,0.5") == [0.5, 2]
+    assert phis("1..3") == [1, 2, 3]
+    assert phis("2,0.5") == [0.5, 2]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,8 @@ def test_phis() -> None:
 def test_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["family", str(RECORDED), *words]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "Traceback" not in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
     assert message.replace("here ", "") in error.replace("here ", "")
 
 
@@ -142,11 +149,9 @@ def test_no_run_no_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_family_of_the_recorded_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["family", str(RECORDED), "--phi", "0.5,1,2"]) == 0
     out = capsys.readouterr().out
-    assert (
-        "direction depth 11% width 5% resolution 84%" in out
-        and "(4.00x)" in out
-        and "the paper's direction" in out
-    )
+    assert "direction depth 11% width 5% resolution 84%" in out
+    assert "(4.00x)" in out
+    assert "the paper's direction" in out
 
 
 def test_trained_and_fitted(
@@ -174,13 +179,10 @@ def test_trained_and_fitted(
     capsys.readouterr()
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert (
-        out.count("\ntrained ") == 4
-        and "with each doubling of multiply-adds" in out
-        and "held out" in out
-    )
-    assert (
-        main(words) == 0 and "left to train" in capsys.readouterr().out
-    )  # a second time nothing is trained
+    assert out.count("\ntrained ") == 4
+    assert "with each doubling of multiply-adds" in out
+    assert "held out" in out
+    assert main(words) == 0
+    assert "left to train" in capsys.readouterr().out  # a second time nothing is trained
     assert main([*words[:3], "4x", *words[4:]]) == 2
     assert "belongs to a different study" in capsys.readouterr().err

@@ -29,8 +29,8 @@ from scaling_search.training.train import run
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 from scaling_search.training.watchdog import watched
 from tests.chaos import ROOT, WORDS, Chaos, kill, kill_worker
-from tests.test_search import TIMINGS, Quiet, few, search
-from tests.test_store import done
+from tests.records import done
+from tests.searches import TIMINGS, Quiet, few, search
 
 DISTURBED = [*TIMINGS, "note"]
 
@@ -59,7 +59,8 @@ def test_killed_at_random_nothing_is_lost_told_twice_or_trained_again_in_secret(
     ]
     whole = Chaos(tmp_path / "whole", words, {}, rng)
     whole.run(0)
-    assert whole.verdict and len(whole.table) > 8
+    assert whole.verdict
+    assert len(whole.table) > 8
     chaos = Chaos(
         tmp_path / "chaos", words, {"driver": kill, "worker": kill_worker(rng)}, rng, (1.0, 5.0)
     )
@@ -78,7 +79,8 @@ def test_a_killed_worker_s_run_goes_on(study: Study, data: Dataset, tmp_path: Pa
                 os.kill(executor._workers[0].process.pid or 0, signal.SIGKILL)
 
         def again(self, job: Job, candidate: Candidate, why: str) -> None:
-            assert job in killed and why.endswith("worker killed by SIGKILL")
+            assert job in killed
+            assert why.endswith("worker killed by SIGKILL")
 
     _, table = search(small, data, tmp_path / "a", executor, Killer())
     _, whole = search(small, data, tmp_path / "b", LocalExecutor(1))
@@ -102,10 +104,8 @@ def test_a_run_that_kills_its_worker_each_time_is_a_row(
         few(study, 3, extra=0), data, tmp_path, LocalExecutor(2, train=_kills_its_worker)
     )
     crashed = table[table["status"] == "crashed"]
-    assert (
-        len(crashed) == 1
-        and crashed["note"].str.startswith("worker killed by SIGSEGV, 2 times after epoch 0").all()
-    )
+    assert len(crashed) == 1
+    assert crashed["note"].str.startswith("worker killed by SIGSEGV, 2 times after epoch 0").all()
     assert (table[table["blocks"] <= 10]["status"] == "done").all()
 
 
@@ -139,7 +139,9 @@ def test_watching_ends_with_its_block() -> None:
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, cwd=ROOT
     )
-    assert found.returncode == 1 and found.stdout == "alive\n" and "Timeout" in found.stderr
+    assert found.returncode == 1
+    assert found.stdout == "alive\n"
+    assert "Timeout" in found.stderr
     with watched(1000.0), watched(1000.0):
         pass
 
@@ -213,7 +215,8 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(
     )  # room for the study's start, not for all of its checkpoints
     full = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert full.returncode == 2, full.stdout
-    assert full.stderr.count("\n") == 1 and "Traceback" not in full.stderr
+    assert full.stderr.count("\n") == 1
+    assert "Traceback" not in full.stderr
     assert "No space left" in full.stderr or "full" in full.stderr
     told = full.stdout.count("\nrun  ")
     before = [r.val_acc for r in Store.read(small_disk / "run").records() if r.done]
@@ -223,9 +226,8 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     table = pd.read_csv(small_disk / "run" / "results.csv")
-    assert (table["status"] == "done").all() and not table.duplicated(
-        ["network", "seed", "epochs"]
-    ).any()
+    assert (table["status"] == "done").all()
+    assert not table.duplicated(["network", "seed", "epochs"]).any()
     assert list(table["val_acc"][: len(before)]) == before
 
 

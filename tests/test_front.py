@@ -129,7 +129,8 @@ def test_hypervolume_so_far_is_each_computed_anew(rows: list[tuple[float, float]
     anew = [hypervolume(cost[:n], value[:n], REFERENCE) for n in range(1, len(rows) + 1)]
     areas = hypervolume_so_far(cost, value, REFERENCE)
     np.testing.assert_allclose(areas, anew, rtol=1e-12, atol=1e-290)
-    assert all(a <= b for a, b in itertools.pairwise(areas.tolist())) and not np.isnan(areas).any()
+    assert all(a <= b for a, b in itertools.pairwise(areas.tolist()))
+    assert not np.isnan(areas).any()
 
 
 def test_hypervolume_of_ten_thousand_on_the_front() -> None:

@@ -9,7 +9,8 @@ from effnet.nn.measure import compare, latency, peak_training_memory
 @pytest.mark.parametrize("name", ["b0", "v2-s", "resnet50", "mobilenetv1", "notebook-b0"])
 def test_the_difference_to_fvcores_total_is_explained(name: str) -> None:
     report = compare(effnet.arch(name, resolution=33, num_classes=10))
-    assert report.equal and report.explained
+    assert report.equal
+    assert report.explained
     assert list(report.extras) == ["batch_norm"]  # our pools are means, which fvcore does not count
     assert report.rows[-1].kind == "total"
     assert report.fvcore_total == report.rows[-1].ours.macs + report.extras["batch_norm"]
@@ -27,7 +28,8 @@ def test_nothing_hides_between_the_kinds(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("effnet.nn.measure.effnet.build", padded)
     report = compare(net)
-    assert not report.equal and all(row.equal for row in report.rows[:-1])
+    assert not report.equal
+    assert all(row.equal for row in report.rows[:-1])
     assert report.rows[-1].theirs.params == report.rows[-1].ours.params + 14
 
 

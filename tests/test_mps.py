@@ -103,10 +103,12 @@ def test_a_server_of_one_s_own_lives_from_start_to_close(tmp_path: Path) -> None
     server = mps.start()
     assert server is not None
     pid = daemon(server.environment)
-    assert is_alive(pid) and "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert is_alive(pid)
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     server.close()
     server.close()
-    assert ends(pid) and servers(tmp_path) == []
+    assert ends(pid)
+    assert servers(tmp_path) == []
 
 
 def _says_its_pipes(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
@@ -165,19 +167,23 @@ def test_it_ends_with_a_driver_that_is_told_to_stop_twice(tmp_path: Path) -> Non
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 128 + signal.SIGINT
-    assert ends(pid) and servers(tmp_path) == []
+    assert ends(pid)
+    assert servers(tmp_path) == []
 
 
 def test_the_server_of_a_killed_driver_is_ended_by_the_next_study(tmp_path: Path) -> None:
     process, abandoned = driver(tmp_path)
     held = mps.start()
-    assert held is not None and is_alive(abandoned), "its driver lives"
+    assert held is not None, "its driver lives"
+    assert is_alive(abandoned), "its driver lives"
     process.kill()
     process.wait()
     assert is_alive(abandoned)
     server = mps.start()
-    assert server is not None and ends(abandoned)
-    assert len(servers(tmp_path)) == 2 and is_alive(daemon(held.environment))
+    assert server is not None
+    assert ends(abandoned)
+    assert len(servers(tmp_path)) == 2
+    assert is_alive(daemon(held.environment))
     server.close()
     held.close()
     assert servers(tmp_path) == []
@@ -218,11 +224,13 @@ def test_a_server_of_the_user_s_is_left_alone(
     monkeypatch.setattr(mps, "_DEFAULT_PIPES", Path("nvidia-mps"))
     assert not mps.is_running()
     with listening(Path("nvidia-mps"), kind):
-        assert mps.is_running() and mps.start() is None
+        assert mps.is_running()
+        assert mps.start() is None
         monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "elsewhere")
         assert not mps.is_running(), "processes look there alone"
         with listening(Path("elsewhere"), kind):
-            assert mps.is_running() and mps.start() is None
+            assert mps.is_running()
+            assert mps.start() is None
     assert servers(tmp_path) == []
 
 
@@ -237,12 +245,15 @@ def test_what_a_dead_daemon_left_is_no_server(
     Path("nvidia-mps").mkdir()
     assert not mps.is_running(), "an empty folder"
     listening(Path("nvidia-mps")).close()
-    assert Path("nvidia-mps/control").exists() and not mps.is_running()
+    assert Path("nvidia-mps/control").exists()
+    assert not mps.is_running()
     server = mps.start()
-    assert server is not None and is_alive(daemon(server.environment))
+    assert server is not None
+    assert is_alive(daemon(server.environment))
     server.close()
 
 
 def test_without_the_control_program_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert mps.start() is None and not mps.is_running()
+    assert mps.start() is None
+    assert not mps.is_running()

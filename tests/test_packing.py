@@ -79,7 +79,8 @@ def test_a_measurement_must_pay() -> None:
 
 
 def predicted(trial: Trial, precision: Precision = "fp32") -> int:
-    assert trial.train_images is not None and trial.val_images is not None
+    assert trial.train_images is not None
+    assert trial.val_images is not None
     images = trial.train_images + trial.val_images
     return predicted_peak(trial.arch, trial.recipe, images, precision)
 
@@ -88,12 +89,14 @@ def test_memory_bounds_what_may_start(trial: Trial) -> None:
     each = CONTEXT + predicted(trial)
     packing = Packing(int(2.5 * each / 0.9), 8)
     assert packing.room(trial) == 2
-    assert packing.allows([], trial) and packing.allows([trial], trial)
+    assert packing.allows([], trial)
+    assert packing.allows([trial], trial)
     assert not packing.allows([trial] * 2, trial)
     assert Packing(1, 8).allows([], trial), "one alone may always try"
     assert Packing(1, 8).room(trial) == 1
     packing.record_peak(trial, 3 * predicted(trial) + 2 * CONTEXT)  # the prediction was wrong
-    assert not packing.allows([trial], trial) and packing.room(trial) == 1
+    assert not packing.allows([trial], trial)
+    assert packing.room(trial) == 1
 
 
 def test_more_trainings_fit_where_they_compute_in_bf16(trial: Trial) -> None:
@@ -117,7 +120,8 @@ def test_a_run_out_of_memory_lowers_the_number_for_good(trial: Trial) -> None:
 def test_a_deadline_is_of_the_run_s_own_time(trial: Trial) -> None:
     limited = dataclasses.replace(trial, deadline=60.0)
     shared = Packing(80 * GIB, 4).shared(limited)
-    assert shared.deadline == 240.0 and shared.key == limited.key
+    assert shared.deadline == 240.0
+    assert shared.key == limited.key
     assert Packing(80 * GIB, 4).shared(trial) == trial
 
 
@@ -171,8 +175,10 @@ def rehearsed(trial: Trial, steps: local.Steps, orders: list[float | None]) -> l
 
 def test_a_worker_says_what_it_takes_and_then_its_rates(trial: Trial) -> None:
     ready, *rates = rehearsed(trial, _paced, [0.01, 0.01, None])
-    assert isinstance(ready, local._Prepared) and ready.peak > 2**20
-    assert len(rates) == 2 and all(isinstance(rate, float) and rate > 0 for rate in rates)
+    assert isinstance(ready, local._Prepared)
+    assert ready.peak > 2**20
+    assert len(rates) == 2
+    assert all(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def test_a_worker_that_runs_out_of_memory_says_so(trial: Trial) -> None:
@@ -248,7 +254,8 @@ def test_a_worker_that_dies_while_it_is_measured_costs_its_place_alone(
     """Two on each device cannot be had then, one can: it stays there, warm, and trains."""
     where = executor(_one_dies, "cpu", "cpu:0")
     measured = where.measure(trial, 2, never)
-    assert measured is not None and measured.peak > 2**20
+    assert measured is not None
+    assert measured.peak > 2**20
     assert (measured.level, measured.rates, measured.note) == (1, {1: 1.0}, "")
     assert sorted(worker.device for worker in where._workers) == ["cpu", "cpu:0"]
     warm = {str(worker.process.pid) for worker in where._workers}
@@ -261,7 +268,8 @@ def test_a_worker_without_memory_bounds_the_level(executor: Executor, trial: Tri
     where = executor(_out_of_memory, "cpu")
     measured = where.measure(trial, 1, never)
     note = "0 of 1 got ready beside one another: out of memory"
-    assert measured == Measured(1, {}, note=note) and where._workers == []
+    assert measured == Measured(1, {}, note=note)
+    assert where._workers == []
 
 
 def test_workers_that_hang_do_not_hang_the_study(
@@ -270,8 +278,10 @@ def test_workers_that_hang_do_not_hang_the_study(
     monkeypatch.setattr(local, "_PREPARED", 0.2)
     where = executor(_never_ready, "cpu")
     measured = where.measure(trial, 2, never)
-    assert measured is not None and (measured.level, measured.rates) == (1, {})
-    assert measured.note.startswith("0 of 2 got ready") and where._workers == []
+    assert measured is not None
+    assert (measured.level, measured.rates) == (1, {})
+    assert measured.note.startswith("0 of 2 got ready")
+    assert where._workers == []
 
 
 def test_a_measurement_ends_when_the_user_says_so(executor: Executor, trial: Trial) -> None:
@@ -310,10 +320,13 @@ def test_a_study_on_a_device_measures_first(tmp_path: Path) -> None:
     arguments = (str(script), *SMALL.split(), "--data", str(images), "--out", str(out))
     blank = {"FAKE_CUDA_BLANK": "1"}
     said = stub.check(*arguments, timeout=400, variables=blank)
-    assert " at a time on each device: " in said and "(measured)" in said
+    assert " at a time on each device: " in said
+    assert "(measured)" in said
     store = Store.read(out)
     fact, records = store.fact("packing"), store.records()
-    assert fact["level"] in (1, 2) and fact["devices"] == 1 and fact["peak"] > 2**20
+    assert fact["level"] in (1, 2)
+    assert fact["devices"] == 1
+    assert fact["peak"] > 2**20
     assert all(r.done and r.outcome and not r.outcome.eager for r in records)
     if fact["level"] == 2:
         assert 0.0 in [r.outcome.images_per_s for r in records if r.outcome]

@@ -23,7 +23,9 @@ def test_quick_plan_is_what_the_readme_says() -> None:
     assert len(todo.candidates) >= 10
     assert len({c.key for c in todo.everything}) == len(todo.everything)
     for c in todo.candidates:
-        assert abs(c.ratio - 2) <= 0.04 and c.waste <= 0.08 and c.arch.resolution <= 28
+        assert abs(c.ratio - 2) <= 0.04
+        assert c.waste <= 0.08
+        assert c.arch.resolution <= 28
     assert (todo.baseline.alpha, todo.baseline.beta, todo.baseline.gamma) == (1, 1, 1)
     assert [round(r.ratio, 1) for r in todo.references] == [0.5, 1.5]
     names = {d.removeprefix("nearest to ") for c in todo.candidates for d in c.directions}
@@ -41,7 +43,8 @@ def test_coefficients_rebuild_the_network(budgets: list[str]) -> None:
         assert (
             scale(base, c.alpha, c.beta, round(c.gamma * base.resolution), num_classes=10) == c.arch
         )
-        assert c.cost == cost(c.arch) and c.ratio == macs(c.arch) / todo.baseline.cost.macs
+        assert c.cost == cost(c.arch)
+        assert c.ratio == macs(c.arch) / todo.baseline.cost.macs
         assert c.shares is None or sum(c.shares) == pytest.approx(1)
         assert Candidate.from_dict(c.as_dict()) == c
 
@@ -54,10 +57,8 @@ def test_one_network_per_cell_and_within_the_space() -> None:
     todo = plan(study, 10, 64)
     cells = [(c.arch.blocks, c.arch.resolution) for c in todo.candidates]
     assert len(set(cells)) == len(cells) == todo.found["2x"]
-    assert (
-        max(c.alpha for c in todo.candidates) <= 1.4
-        and max(c.gamma for c in todo.candidates) <= 1.3
-    )
+    assert max(c.alpha for c in todo.candidates) <= 1.4
+    assert max(c.gamma for c in todo.candidates) <= 1.3
 
 
 def test_resolution_never_exceeds_the_native_side_unless_asked() -> None:
@@ -96,7 +97,10 @@ def test_shrinking_budgets_never_grow_a_dial() -> None:
     todo = make({"budgets": ["0.5x"], "space.candidates": 500}, native=64)
     assert todo.candidates
     for c in todo.candidates:
-        assert c.alpha <= 1 and c.beta <= 1 and c.gamma <= 1 and abs(c.ratio / 0.5 - 1) <= 0.02
+        assert c.alpha <= 1
+        assert c.beta <= 1
+        assert c.gamma <= 1
+        assert abs(c.ratio / 0.5 - 1) <= 0.02
 
 
 # ---- the paper's lattice (section 3.3)
@@ -127,7 +131,8 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
         {"data.source": "shapes", "space.resolution_step": 1}, 400, "paper", 1000
     ).candidates
     ratios = [c.ratio for c in (*todo.candidates, *every_pixel)]
-    assert 1.8 <= min(ratios) < 1.9 and 3.3 < max(ratios) <= 3.4  # though nominally all 2x
+    assert 1.8 <= min(ratios) < 1.9
+    assert 3.3 < max(ratios) <= 3.4  # though nominally all 2x
     paper = next(c for c in todo.candidates if "paper" in c.directions)
     assert (paper.alpha, paper.beta, paper.gamma, paper.arch.resolution) == (1.2, 1.1, 1.15, 256)
     assert paper.ratio == pytest.approx(2.23, abs=0.005)
@@ -148,7 +153,8 @@ def test_choice_spreads_over_the_shares() -> None:
     covered = [min(math.dist(c.shares, p.shares) for p in picked) for c in cells]
     first, _ = choose(cells[:12], None)
     naive = [min(math.dist(c.shares, p.shares) for p in first) for c in cells]
-    assert max(covered) < max(naive) and max(covered) < 0.3
+    assert max(covered) < max(naive)
+    assert max(covered) < 0.3
     for name, along in NAMED.items():
         named = [c for c in picked if any(d in (name, f"nearest to {name}") for d in c.directions)]
         best = min(math.dist(c.shares, along) for c in cells)
@@ -157,9 +163,8 @@ def test_choice_spreads_over_the_shares() -> None:
 
 def test_large_budgets_are_planned_and_absurd_ones_refused() -> None:
     todo = make({"budgets": ["400M"]})
-    assert len(todo.candidates) >= 10 and all(
-        abs(c.cost.macs / 4e8 - 1) <= 0.02 for c in todo.candidates
-    )
+    assert len(todo.candidates) >= 10
+    assert all(abs(c.cost.macs / 4e8 - 1) <= 0.02 for c in todo.candidates)
     with pytest.raises(
         UserError,
         match=r"budget 4G: 1.1e\+03 times the baseline's 3.62M multiply-adds; take one between",

@@ -113,7 +113,8 @@ def test_samples_have_the_dense_gaussians_mean_and_covariance(rungs: int) -> Non
 def test_same_input_same_output_and_another_seed_about_the_same() -> None:
     data = runs()
     one, again, other = posterior(data), posterior(data), posterior(data, seed=9)
-    assert np.array_equal(one.accuracy, again.accuracy) and one.effective > 20
+    assert np.array_equal(one.accuracy, again.accuracy)
+    assert one.effective > 20
     deviation = one.accuracy.std(0)[:7]
     assert (np.abs(one.accuracy.mean(0) - other.accuracy.mean(0))[:7] < 0.25 * deviation).all()
 

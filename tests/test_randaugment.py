@@ -74,7 +74,8 @@ def test_each_operation_is_torchvisions(operation: int, channels: int) -> None:
         for sign in (False, True):
             ours = alone(pictures, operation, sign)
             theirs = torch.stack([by_torchvision(x, operation, sign) for x in pictures])
-            assert ours.dtype == torch.uint8 and ours.shape == pictures.shape
+            assert ours.dtype == torch.uint8
+            assert ours.shape == pictures.shape
             unequal = (ours != theirs).float().mean().item()
             assert unequal <= (1e-3 if OPERATIONS[operation] in GEOMETRIC else 0.0)
 
@@ -129,8 +130,10 @@ def test_batches_draw_every_operation_and_both_signs(data: Dataset) -> None:
         batches.seek(1)
         loaded.append((batches._draws.clone(), *batches.load()))
     (plain, plain_images, _), (drawn, altered, _), (again, same, _) = loaded
-    assert torch.equal(plain[:, :6], drawn[:, :6]) and not plain[:, 6:].any()
-    assert torch.equal(drawn, again) and torch.equal(altered, same)
+    assert torch.equal(plain[:, :6], drawn[:, :6])
+    assert not plain[:, 6:].any()
+    assert torch.equal(drawn, again)
+    assert torch.equal(altered, same)
     assert torch.equal(altered, randaugmented(plain_images, drawn[:, 6:8], drawn[:, 8:].bool()))
     for at_round in (6, 7):
         assert drawn[:, at_round].unique().tolist() == list(range(len(OPERATIONS)))

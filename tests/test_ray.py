@@ -33,7 +33,7 @@ from scaling_search.training import step
 from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
-from tests.test_search import TIMINGS, Quiet, few, search
+from tests.searches import TIMINGS, Quiet, few, search
 
 DISTURBED = [*TIMINGS, "note"]
 
@@ -87,7 +87,8 @@ def test_a_ray_of_this_machine_gives_the_same_table_and_listens_here_alone(
     )
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     if Path("/proc/net/tcp").exists():
-        assert opened and {address for address, _ in opened} <= loopback
+        assert opened
+        assert {address for address, _ in opened} <= loopback
 
 
 def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
@@ -119,7 +120,9 @@ def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
             seen.append(why)
 
     _, table = search(study, data, tmp_path, on_cluster, Kill())
-    assert killed and len(seen) <= 2 and all("its Ray actor or node ended" in why for why in seen)
+    assert killed
+    assert len(seen) <= 2
+    assert all("its Ray actor or node ended" in why for why in seen)
     pd.testing.assert_frame_equal(
         table.drop(columns=DISTURBED), undisturbed.drop(columns=DISTURBED), check_exact=True
     )
@@ -139,7 +142,8 @@ def test_the_images_travel_where_a_node_has_no_copy(
     assert on_cluster._data(moved, data.digest, str(tmp_path / "c")) is None, "every node maps it"
     travelling = on_cluster._data(moved, "another digest", str(tmp_path / "c"))
     on_cluster.close()
-    assert travelling is not None and type(travelling.train_images).__name__ == "ndarray"
+    assert travelling is not None
+    assert type(travelling.train_images).__name__ == "ndarray"
 
 
 def test_asked_to_stop_runs_write_their_checkpoints(
@@ -158,9 +162,8 @@ def test_asked_to_stop_runs_write_their_checkpoints(
         one = executor(data, tmp_path / "checkpoints", 1)
         search(long, data, tmp_path, one, Stop(), stop_requested.is_set)
     left = Store.read(tmp_path).records()
-    assert 1 <= len(left) <= 2 and all(r.outcome is None for r in left), (
-        "one in progress, one in line"
-    )
+    assert 1 <= len(left) <= 2, "one in progress, one in line"
+    assert all(r.outcome is None for r in left), "one in progress, one in line"
     assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
     _, table = search(long, data, tmp_path, executor(data, tmp_path / "checkpoints", 2))
     _, whole = search(long, data, tmp_path / "b", LocalExecutor(2))
@@ -299,10 +302,12 @@ def test_runs_that_share_a_gpu_have_no_rate_and_a_longer_deadline(
     # six of 0.1667, to which Ray would round a sixth, do not fit one card
     for workers, per_gpu, places, gpu in ((None, 2, 8, 0.5), (3, 2, 3, 1.0), (24, 1, 24, 0.1666)):
         sharing = on_cluster(workers, per_gpu)
-        assert sharing.workers == places and sharing._share == {"cpu": 0.0, "gpu": gpu}
+        assert sharing.workers == places
+        assert sharing._share == {"cpu": 0.0, "gpu": gpu}
         sharing.close()
     (ended,) = outcomes(on_cluster(8, 1), of_seeds(trial, 1))
-    assert ended.images_per_s == 0.0 and ended.note == "20"
+    assert ended.images_per_s == 0.0
+    assert ended.note == "20"
 
 
 def test_a_worker_that_a_run_has_spoiled_is_not_used_again(
@@ -350,7 +355,8 @@ def test_auto_is_the_clusters(gpu_cluster: str, cluster: object) -> None:
         ):
             resolve_on_cluster(address, "cuda")
         machine = describe_cluster(address, "cpu", 1)
-        assert machine.kernels == step.kernels("cpu") and not machine.memory
+        assert machine.kernels == step.kernels("cpu")
+        assert not machine.memory
     finally:
         disconnect()
 
@@ -380,11 +386,11 @@ def test_a_whole_study_on_the_gpus_of_a_cluster(
     assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
     store = Store.read(tmp_path / "run")
     records = store.records()
-    assert len(records) >= 3 and all(r.done for r in records)
+    assert len(records) >= 3
+    assert all(r.done for r in records)
     settings = store.fact("settings")
-    assert settings["device"] == "cuda" and settings["baseline"]["divisor"] == 8, (
-        "standard, the default with GPUs"
-    )
+    assert settings["device"] == "cuda", "standard, the default with GPUs"
+    assert settings["baseline"]["divisor"] == 8, "standard, the default with GPUs"
     kernels = store.fact("kernels")
     assert {r.outcome.versions["kernels"] for r in records if r.outcome} == {kernels}
     assert "H100" in store.fact("provenance")["hardware"]

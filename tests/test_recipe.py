@@ -13,11 +13,14 @@ def test_linear_schedule() -> None:
     recipe = Recipe(lr=1.0, warmup_steps=10)
     rates = [recipe.rate(s, 100, 50) for s in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert set(rates[10:80]) == {1.0} and recipe.decay_start(100) == 80
-    assert np.diff(rates[79:]) == pytest.approx([-1 / 21] * 20) and rates[-1] > 0
+    assert set(rates[10:80]) == {1.0}
+    assert recipe.decay_start(100) == 80
+    assert np.diff(rates[79:]) == pytest.approx([-1 / 21] * 20)
+    assert rates[-1] > 0
     # what makes continuing possible: before the decay the length does not matter
     assert rates[:80] == [recipe.rate(s, 1000, 50) for s in range(80)]
-    assert Recipe(warmup_steps=32).warmup(20) == 10 and Recipe(warmup_epochs=0.5).warmup(20) == 10
+    assert Recipe(warmup_steps=32).warmup(20) == 10
+    assert Recipe(warmup_epochs=0.5).warmup(20) == 10
 
 
 def test_exponential_schedule_is_tensorflows() -> None:
@@ -42,7 +45,8 @@ def test_paper_recipe_is_the_official_one() -> None:
     )
     assert paper.randaugment, "whether torchvision is installed or not"
     proxy = RECIPES["proxy"]
-    assert not proxy.dropout and proxy.drop_path == 0.0
+    assert not proxy.dropout
+    assert proxy.drop_path == 0.0
 
 
 def test_rmsprop_is_timms() -> None:

@@ -12,41 +12,8 @@ from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Outcome
-from scaling_search.verdict.verdict import verdicts
-from tests.test_verdict import STUDY, TODO, record
-
-EVIL = "</pre><script>alert(3)</script>"
-
-
-@pytest.fixture(scope="module")
-def page() -> Page:
-    records = [record(c, 0, 0.7 + 0.01 * (k % 7), None) for k, c in enumerate(TODO.everything)]
-    records += [record(c, 1, 0.71, 0.69) for c in TODO.everything[:4]]
-    records.append(
-        Record(0, TODO.candidates[5], 7, 1, Outcome("crashed", note="<script>alert(1)</script>"))
-    )
-    base = TODO.baseline.cost.macs
-    return Page(
-        title='Scaling <b0> on "x" & y',
-        dataset="x",
-        data="data <img src=x onerror=alert(1)>",
-        command="python run_search.py --data '</script><script>alert(2)</script>'",
-        study=STUDY.model_copy(
-            update={"baseline": STUDY.baseline.model_copy(update={"name": EVIL})}
-        ),
-        targets={"2x": 2.0 * base},
-        unfinished="",
-        notes=["note <script>alert(4)</script>"],
-        provenance={"data digest": "abc", "<b>": "<i>"},
-        records=records,
-        found=tuple(verdicts(records, STUDY)),
-    )
-
-
-def told(page: Page, records: list[Record], **changes: object) -> Page:
-    """The page of other runs."""
-    page = replace(page, records=records, **changes)
-    return replace(page, found=tuple(verdicts(records, page.study)))
+from tests.pages import told
+from tests.records import TODO, record
 
 
 class Outside(html.parser.HTMLParser):
@@ -79,22 +46,26 @@ def test_self_contained_and_escaped(page: Page) -> None:
     assert seen.fetched == []
     assert text.count("plotly.js v") == 1, "plotly.js is embedded once"
     assert not any("alert(" in s and len(s) < 100_000 for s in seen.scripts)
-    assert "<script>alert" not in text and "<img src=x" not in text
-    assert "&lt;script&gt;alert(4)" in text and len(text) < 7_000_000
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(4)" in text
+    assert len(text) < 7_000_000
 
 
 def test_answer_says_what_the_numbers_say(page: Page) -> None:
     text = re.sub(r"<[^>]+>", "", build(page).split("id='answer'")[1].split("</section>")[0])
-    assert "For the budget 2x choose" in text and "alpha" in text and "shares: depth" in text
-    assert (
-        "the paper's direction" in text
-        and "best single dimension" in text
-        and "the baseline: val" in text
-    )
-    assert "cannot be told apart" in text and "equal training cost" in text
+    assert "For the budget 2x choose" in text
+    assert "alpha" in text
+    assert "shares: depth" in text
+    assert "the paper's direction" in text
+    assert "best single dimension" in text
+    assert "the baseline: val" in text
+    assert "cannot be told apart" in text
+    assert "equal training cost" in text
     assert "Unfinished" not in text
     part = build(replace(page, unfinished="4 of 19 runs"))
-    assert "Unfinished, 4 of 19 runs." in part and "So far: " in part
+    assert "Unfinished, 4 of 19 runs." in part
+    assert "So far: " in part
 
 
 def test_one_map_for_each_budget(page: Page) -> None:
@@ -141,14 +112,15 @@ def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
     tables = told_by(build(page))["tables"]
     networks, runs = tables["networks"]["rows"], tables["runs"]["rows"]
     (v,) = page.found
-    assert networks["network"][0] == v.pick.candidate.key and networks["stands"][0].startswith(
-        "chosen"
-    )
+    assert networks["network"][0] == v.pick.candidate.key
+    assert networks["stands"][0].startswith("chosen")
     assert networks["mean"][: len(v.rows)] == [row.mean for row in v.rows]
-    assert networks["low"][1] == v.rows[1].low and networks["behind"][0] is None
+    assert networks["low"][1] == v.rows[1].low
+    assert networks["behind"][0] is None
     assert len(runs["row"]) == len(page.records)
     for i, r in enumerate(page.records):
-        assert networks["network"][runs["row"][i]] == r.candidate.key and runs["seed"][i] == r.seed
+        assert networks["network"][runs["row"][i]] == r.candidate.key
+        assert runs["seed"][i] == r.seed
         assert runs["val_acc"][i] == (r.val_acc if r.done else None)
         assert networks["macs"][runs["row"][i]] == r.candidate.cost.macs
 
@@ -187,9 +159,8 @@ def test_a_trained_family_lies_over_the_front(page: Page) -> None:
     family = (record(large, 0, 0.8), record(small, 0, 0.7), record(large, 1, 0.9))
     traces = told_by(build(replace(page, family=family)))["figures"][0]["figure"]["data"]
     (trace,) = [t for t in traces if t["name"].startswith("its family")]
-    assert trace["x"] == [small.cost.macs, large.cost.macs] and trace["y"] == pytest.approx(
-        [70, 85]
-    )
+    assert trace["x"] == [small.cost.macs, large.cost.macs]
+    assert trace["y"] == pytest.approx([70, 85])
     assert trace["meta"]["costs"]["params"] == [small.cost.params, large.cost.params]
 
 
@@ -197,8 +168,10 @@ def test_several_studies_on_one_page(page: Page) -> None:
     other = replace(page, title="other <script>")
     text = build_comparison([page, other, told(page, [])])
     ids = [f["id"] for f in told_by(text)["figures"]]
-    assert ids == ["front", "map-0-0", "map-1-0"] and "other &lt;script&gt;" in text
-    assert text.count("plotly.js v") == 1 and "no network of the budget has finished" in text
+    assert ids == ["front", "map-0-0", "map-1-0"]
+    assert "other &lt;script&gt;" in text
+    assert text.count("plotly.js v") == 1
+    assert "no network of the budget has finished" in text
 
 
 def told_by(text: str) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def test_nearest_is_the_formula_of_pycls(width: float, c: int) -> None:
 
 def test_the_rules_differ_where_they_should() -> None:
     rounded = {name: r.channels(18.0, 8) for name, r in ROUNDINGS.items()}
-    assert rounded["official"] == 24 and rounded["v2"] == 16  # 16 is below nine tenths of 18
+    assert rounded["official"] == 24
+    assert rounded["v2"] == 16  # 16 is below nine tenths of 18
     assert rounded["notebook"] == 20
     assert (ROUNDINGS["nearest"].channels(20.0, 8), ROUNDINGS["spread"].channels(20.0, 8)) == (
         16,
@@ -107,7 +108,8 @@ def test_the_rules_differ_where_they_should() -> None:
 @given(st.floats(1, 5000), st.sampled_from([1, 2, 4, 8, 16]))
 def test_spread_channels_are_the_nearest_multiple(width: float, divisor: int) -> None:
     rounded = ROUNDINGS["spread"].channels(width, divisor)
-    assert rounded % divisor == 0 and rounded >= divisor
+    assert rounded % divisor == 0
+    assert rounded >= divisor
     if width >= divisor:
         assert abs(rounded - width) <= divisor / 2 + 1e-6
 
@@ -116,7 +118,8 @@ def test_spread_channels_are_the_nearest_multiple(width: float, divisor: int) ->
 def test_spread_repeats_follow_the_base(base: list[int], extra: int) -> None:
     total = len(base) + extra
     repeats = spread_repeats(total, tuple(base))
-    assert sum(repeats) == total and min(repeats) >= 1
+    assert sum(repeats) == total
+    assert min(repeats) >= 1
     assert spread_repeats(3 * sum(base), tuple(base)) == tuple(3 * n for n in base)
     # no stage is more than one block from its exact share, but for the floor of one
     for n, b in zip(repeats, base, strict=True):
@@ -136,19 +139,22 @@ def test_more_depth_never_gives_fewer_blocks(
     """What solving by bisection rests on. (`spread` may move a block: budget.py walks around
     it.)"""
     few, many = (rule(name).repeats(d, tuple(base)) for d in (depth, depth + more))
-    assert all(a <= b for a, b in zip(few, many, strict=True)) and min(few) >= 1
+    assert all(a <= b for a, b in zip(few, many, strict=True))
+    assert min(few) >= 1
 
 
 @given(st.sampled_from(sorted(ROUNDINGS)), st.floats(0.05, 6), st.floats(0, 2))
 def test_more_width_never_gives_fewer_channels(name: str, width: float, more: float) -> None:
     b = dataclasses.replace(BASELINES["b0"], rounding=name)
     few, many = widths_at(b, width), widths_at(b, width + more)
-    assert all(a <= b for a, b in zip(few, many, strict=True)) and min(few) >= 1
+    assert all(a <= b for a, b in zip(few, many, strict=True))
+    assert min(few) >= 1
 
 
 def test_depth_snaps_before_ceil() -> None:
     # (2**.5)**2 is 2.0000000000000004: without a snap its ceil is 3
-    assert math.ceil((2**0.5) ** 2) == 3 and math.ceil(snap((2**0.5) ** 2)) == 2
+    assert math.ceil((2**0.5) ** 2) == 3
+    assert math.ceil(snap((2**0.5) ** 2)) == 2
     b0 = BASELINES["b0"]
     assert repeats_at(b0, (2**0.5) ** 2) == (2, 4, 4, 6, 6, 8, 2)
     assert sum(repeats_at(b0, 1.0001)) == 23  # ceil alone adds seven blocks

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,63 +14,16 @@ import pytest
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.allocation import half, promoted
 from scaling_search.driver.executors.local import LocalExecutor
-from scaling_search.driver.executors.protocol import Executor, Job
+from scaling_search.driver.executors.protocol import Job
 from scaling_search.driver.search import Search, StoppedError, runs_needed
 from scaling_search.results import tables
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
-from scaling_search.study.plan import Plan, plan
+from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
-from scaling_search.training.trial import Epoch, Outcome
+from scaling_search.training.trial import Outcome
 from scaling_search.verdict.verdict import FRESH
-
-
-class Quiet:
-    """A watcher that remembers, and calls back on each outcome."""
-
-    def __init__(self, then: Callable[[int], None] = lambda n: None) -> None:
-        self.seen: list[tuple[str, int]] = []
-        self._then = then
-
-    def phase(self, name: str, jobs: int) -> None: ...
-    def started(self, job: Job, candidate: Candidate) -> None: ...
-    def epoch(self, job: Job, epoch: Epoch) -> None: ...
-    def again(self, job: Job, candidate: Candidate, why: str) -> None: ...
-    def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
-        self.seen.append((candidate.key, job.trial.seed))
-        self._then(len(self.seen))
-
-
-def search(
-    study: Study,
-    data: Dataset,
-    folder: Path,
-    executor: Executor,
-    watcher: Quiet | None = None,
-    stopping: Callable[[], bool] = lambda: False,
-) -> tuple[int, pd.DataFrame]:
-    todo: Plan = plan(study, 10, 64)
-    store = Store.create(folder, study.identity(data.digest), {})
-    try:
-        job = Search(
-            study,
-            todo,
-            data.facts(),
-            store,
-            executor,
-            watcher or Quiet(),
-            device="cpu",
-            checkpoints=str(folder / "checkpoints"),
-            stopping=stopping,
-        )
-        trained = job.run()
-        return trained, tables.table(store.records())
-    finally:
-        store.close()
-        executor.close()
-
-
-TIMINGS = ["seconds", "images_per_s", "peak_memory"]
+from tests.searches import TIMINGS, Quiet, few, search
 
 
 def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
@@ -82,11 +34,13 @@ def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     more = undisturbed.iloc[len(todo.everything) :]
     candidates = {c.key for c in todo.candidates}
     assert more["network"].isin(candidates).sum() == study.extra
-    assert set(more["network"]) <= candidates | {todo.baseline.key} and (more["seed"] > 0).all()
+    assert set(more["network"]) <= candidates | {todo.baseline.key}
+    assert (more["seed"] > 0).all()
     assert not undisturbed.duplicated(["network", "seed", "epochs"]).any()
     # the test split is touched for what the answer names, at most four networks
     tested = undisturbed[undisturbed["test_acc"].notna()]
-    assert todo.baseline.key in set(tested["network"]) and 2 <= tested["network"].nunique() <= 4
+    assert todo.baseline.key in set(tested["network"])
+    assert 2 <= tested["network"].nunique() <= 4
 
 
 def test_any_number_of_workers_gives_the_same_table(
@@ -114,7 +68,8 @@ def test_interrupted_goes_on_and_repeats_nothing(
     assert trained == len(undisturbed) - 4
     assert not set(first.seen) & set(second.seen[:trained])
     again = table["note"] != ""
-    assert 1 <= again.sum() <= 2 and table["note"][again].str.endswith("its driver ended").all()
+    assert 1 <= again.sum() <= 2
+    assert table["note"][again].str.endswith("its driver ended").all()
     drop = [*TIMINGS, "note"]
     pd.testing.assert_frame_equal(
         table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True
@@ -144,7 +99,8 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
         search(long, data, tmp_path / "a", LocalExecutor(2), Stop(), lambda: asked)
     records = Store.read(tmp_path / "a").records()
     left = [r for r in records if r.outcome is None]
-    assert 1 <= len(left) <= 2 and time.monotonic() - began < 30
+    assert 1 <= len(left) <= 2
+    assert time.monotonic() - began < 30
     asked = False
     trained, table = search(long, data, tmp_path / "a", LocalExecutor(2))
     assert trained == len(table) - len(records) + len(left)
@@ -162,12 +118,6 @@ def test_worker_killed_while_idle_is_replaced(study: Study, data: Dataset, tmp_p
     executor._workers[0].process.join()
     _, table = search(few(study, 3, extra=1), data, tmp_path / "more", executor)
     assert (table["status"] == "done").all()
-
-
-def few(study: Study, candidates: int, **changes: object) -> Study:
-    """The same study of fewer networks: for what does not depend on how many."""
-    space = study.space.model_copy(update={"candidates": candidates})
-    return study.model_copy(update={"space": space, "references": (), **changes})
 
 
 class _Open:
@@ -203,7 +153,9 @@ def test_rungs_promote_half_and_continue(study: Study, data: Dataset, tmp_path: 
     candidates = {c.key for c in todo.candidates}
     low = table[(table["epochs"] == 1) & table["network"].isin(candidates)]
     high = table[(table["epochs"] == 2) & (table["seed"] == 0) & table["network"].isin(candidates)]
-    assert len(low) == 6 and len(high) == half(6) == 3 and len(table) == runs_needed(rungs, todo)
+    assert len(low) == 6
+    assert len(high) == half(6) == 3
+    assert len(table) == runs_needed(rungs, todo)
     assert set(high["network"]) <= set(low["network"])
     always = {todo.baseline.key, *(r.key for r in todo.references)}
     assert always <= set(table[table["epochs"] == 2]["network"])
@@ -216,26 +168,25 @@ def test_flat_takes_every_network_through_every_rung(
     _, table = search(flat, data, tmp_path, LocalExecutor(2))
     todo = plan(flat, 10, 64)
     grid = table[table["seed"] < FRESH]
-    assert len(grid) == 2 * 2 * len(todo.everything) and not grid["test_acc"].notna().any()
+    assert len(grid) == 2 * 2 * len(todo.everything)
+    assert not grid["test_acc"].notna().any()
     fresh = table[table["seed"] >= FRESH]
-    assert (
-        fresh["test_acc"].notna().all()
-        and (fresh["epochs"] == 2).all()
-        and todo.baseline.key in set(fresh["network"])
-    )
+    assert fresh["test_acc"].notna().all()
+    assert (fresh["epochs"] == 2).all()
+    assert todo.baseline.key in set(fresh["network"])
 
 
 def test_tpe_trains_no_network_twice(study: Study, data: Dataset, tmp_path: Path) -> None:
     space = study.space.model_copy(update={"sampler": "tpe", "candidates": 9})
     tpe = study.model_copy(update={"space": space, "extra": 0, "references": ()})
     todo = plan(tpe, 10, 64)
-    assert len(todo.candidates) < 9 and todo.pool
+    assert len(todo.candidates) < 9
+    assert todo.pool
     _, table = search(tpe, data, tmp_path / "a", LocalExecutor(2))
     cells = {c.key for c in (*todo.candidates, *todo.pool)}
     mine = table[table["network"].isin(cells)]
-    assert len(mine) == mine["network"].nunique() == min(9, len(cells)) and len(
-        table
-    ) == runs_needed(tpe, todo)
+    assert len(mine) == mine["network"].nunique() == min(9, len(cells))
+    assert len(table) == runs_needed(tpe, todo)
     _, other = search(tpe, data, tmp_path / "b", LocalExecutor(1))
     assert list(other["network"]) == list(table["network"])  # whatever the number of workers
 
@@ -258,9 +209,11 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
         return job, trained
 
     job, trained = sitting(time.monotonic() + 4)
-    assert job.out_of_time and 0 <= trained < len(undisturbed)
+    assert job.out_of_time
+    assert 0 <= trained < len(undisturbed)
     job, rest = sitting(math.inf)
-    assert not job.out_of_time and trained + rest == len(undisturbed)
+    assert not job.out_of_time
+    assert trained + rest == len(undisturbed)
     table = tables.table(Store.read(tmp_path).records())
     drop = [*TIMINGS, "test_acc", "note"]
     pd.testing.assert_frame_equal(
@@ -270,16 +223,14 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
 
 def test_ranking_ignores_what_failed(study: Study) -> None:
     from scaling_search.results.record import Record
-    from tests.test_store import done
+    from tests.records import done
 
     todo = plan(study, 10, 64).candidates
     records = [Record(i, c, 0, 1, done(0.1 * i)) for i, c in enumerate(todo)]
     records[-1] = Record(99, todo[-1], 0, 1, Outcome("diverged"))
     chosen = promoted(records, list(todo), study)
-    assert (
-        len(chosen) == half(len(todo))
-        and todo[-1] not in chosen
-        and todo[-2] in chosen
-        and todo[0] not in chosen
-    )
+    assert len(chosen) == half(len(todo))
+    assert todo[-1] not in chosen
+    assert todo[-2] in chosen
+    assert todo[0] not in chosen
     assert promoted([], list(todo), study) == []

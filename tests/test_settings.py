@@ -27,7 +27,9 @@ def test_overrides_reach_every_setting() -> None:
             "baseline.blocks": 11,
         },
     )
-    assert study.recipe.lr == 0.01 and study.rungs == (1, 3) and study.network().blocks == 11
+    assert study.recipe.lr == 0.01
+    assert study.rungs == (1, 3)
+    assert study.network().blocks == 11
     assert [str(b) for b in study.parsed_budgets()] == ["0.5x", "4x"]
 
 
@@ -110,7 +112,8 @@ def test_identity_holds_what_determines_results() -> None:
 def test_refused(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         check(settings, "here")
-    assert str(caught.value).startswith("here: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("here: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_file_errors(tmp_path: Path) -> None:
@@ -152,7 +155,8 @@ def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> Non
     (tmp_path / "mine.toml").unlink()
     (tmp_path / "study.toml").write_text(study.to_toml())
     again = read(tmp_path / "study.toml")
-    assert again == study and again.network() == base
+    assert again == study
+    assert again.network() == base
     assert again.identity("x") == study.identity("x")
     # spelled otherwise, it is the same study; with another kernel, another
     (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 3\n")
@@ -192,4 +196,5 @@ def test_any_family_can_be_searched(name: str) -> None:
         "test",
     )
     todo = plan(study, 10, 160)
-    assert len(todo.candidates) >= 8 and all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)
+    assert len(todo.candidates) >= 8
+    assert all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)

@@ -62,7 +62,8 @@ def test_shares_of_larger_networks(
     depth, px = max(1.0, blocks / b.blocks), int(gamma * side)
     got = shares(b, depth, width, px, 10)
     if got is not None:
-        assert abs(sum(got) - 1) <= 1e-12 and min(got) >= 0
+        assert abs(sum(got) - 1) <= 1e-12
+        assert min(got) >= 0
     for corner, pure in (
         ((1, 0, 0), (depth, 1.0, side)),
         ((0, 1, 0), (1.0, width, side)),
@@ -96,10 +97,13 @@ def test_the_family_rule(rounding: str, ratio: float, aim: tuple[float, float, f
     b = dataclasses.replace(BASELINES["b0"], rounding=rounding)
     found, wasted = toward(b, aim, Budget(ratio, True))
     px = found.arch.resolution
-    assert found.met and scale(b, found.depth, found.width, px) == found.arch and wasted <= 0.08
+    assert found.met
+    assert scale(b, found.depth, found.width, px) == found.arch
+    assert wasted <= 0.08
     assert macs(found.arch) / 385_814_752 == pytest.approx(ratio, rel=0.02)
     real = shares(b, found.depth, found.width, px, 1000)
-    assert real is not None and math.dist(real, aim) < (0.25 if rounding == "spread" else 0.5)
+    assert real is not None
+    assert math.dist(real, aim) < (0.25 if rounding == "spread" else 0.5)
     ideal = direction(aim, ratio)
     assert 0.8 * 224 * ideal.resolution <= px <= 1.25 * 224 * ideal.resolution + 1
 
@@ -121,7 +125,8 @@ def test_the_family_rule_tries_nine_networks(
     monkeypatch.setattr(effnet.shares, "fit", spy)
     b, aim = dataclasses.replace(BASELINES["b0"], rounding=rounding), nominal_shares(PAPER)
     found, _ = toward(b, aim, Budget.parse("2x"))
-    assert len(tried) == 9 and len({t.arch.resolution for t in tried}) == 3
+    assert len(tried) == 9
+    assert len({t.arch.resolution for t in tried}) == 3
     assert len({tuple(s.repeats for s in t.arch.stages) for t in tried}) == 3
     apart = {
         t.arch: math.dist(shares(b, t.depth, t.width, t.arch.resolution, 1000) or (9, 9, 9), aim)
@@ -134,7 +139,9 @@ def test_the_family_rule_tries_nine_networks(
 def test_far_directions_are_quick_and_near() -> None:
     """Depth alone at 1000x: no list of every thousandth, and still the nearest block counts."""
     found, _ = toward(BASELINES["b0"], (1.0, 0.0, 0.0), Budget(1000.0, True))
-    assert found.met and found.arch.blocks > 10_000 and found.arch.resolution < 300
+    assert found.met
+    assert found.arch.blocks > 10_000
+    assert found.arch.resolution < 300
 
 
 def test_toward_refuses() -> None:

@@ -63,7 +63,8 @@ def test_memory_comes_back_and_the_peak_is_the_runs_own(trial: Trial, data: Data
         *_, outcome = run(
             dataclasses.replace(trial, recipe=recipe, train_images=images, epochs=1), data
         )
-        assert isinstance(outcome, Outcome) and outcome.status == "done"
+        assert isinstance(outcome, Outcome)
+        assert outcome.status == "done"
         return outcome.peak_memory
 
     def resident() -> int:
@@ -77,7 +78,8 @@ def test_memory_comes_back_and_the_peak_is_the_runs_own(trial: Trial, data: Data
     small = [finish(trial.recipe, 64) for _ in range(4)]
     assert large > before + 30 * 2**20
     assert max(small) < large - 20 * 2**20
-    assert after_large < before + 20 * 2**20 and resident() < before + 20 * 2**20
+    assert after_large < before + 20 * 2**20
+    assert resident() < before + 20 * 2**20
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

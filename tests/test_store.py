@@ -18,13 +18,10 @@ from scaling_search.results.store import Store
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch, Outcome
+from tests.records import done
 
 FACTS = {"settings": {"rungs": [1]}, "data": "x"}
 Open = Callable[..., Store]
-
-
-def done(accuracy: float) -> Outcome:
-    return Outcome("done", (Epoch(1, 1.0, 1.0, accuracy, 0.1),), "ff", seconds=1.0)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -62,22 +59,23 @@ def test_results_survive_and_runs_are_unique(
     store.close()  # the driver dies here, the second run in progress
     again = Store.create(folder, {"a": 1}, {}, url)
     assert again.recorded((todo[0].key, 0, 1)).outcome == done(0.5)
-    assert (
-        again.recorded((todo[1].key, 0, 1)).outcome is None
-        and again.recorded((todo[2].key, 0, 1)) is None
-    )
+    assert again.recorded((todo[1].key, 0, 1)).outcome is None
+    assert again.recorded((todo[2].key, 0, 1)) is None
     assert again.start(todo[1], 0, 1) == second
     records = again.records()
     assert [r.candidate for r in records] == list(todo[:2])
-    assert records[0].val_acc == 0.5 and records[0].again == ()
-    assert records[1].outcome is None and records[1].again == ("after epoch 0: its driver ended",)
+    assert records[0].val_acc == 0.5
+    assert records[0].again == ()
+    assert records[1].outcome is None
+    assert records[1].again == ("after epoch 0: its driver ended",)
     with pytest.raises(ValueError, match="no final accuracy"):
         _ = records[1].val_acc
-    assert again.fact("data") == "x" and Store.read(folder, url).records() == records
+    assert again.fact("data") == "x"
+    assert Store.read(folder, url).records() == records
     best = raw(folder, url).best_trial
-    assert (
-        best.value == 0.5 and best.params["alpha"] == 1.0 and best.intermediate_values == {1: 0.5}
-    )
+    assert best.value == 0.5
+    assert best.params["alpha"] == 1.0
+    assert best.intermediate_values == {1: 0.5}
     again.close()
 
 
@@ -91,10 +89,8 @@ def test_outcome_recorded_but_not_told_is_finished_on_opening(
     store.close()
     again = Store.create(folder, {"a": 1}, {}, url)
     assert again.recorded((baseline.key, 0, 1)).outcome == done(0.25)
-    assert (
-        raw(folder, url).trials[0].state == optuna.trial.TrialState.COMPLETE
-        and raw(folder, url).best_value == 0.25
-    )
+    assert raw(folder, url).trials[0].state == optuna.trial.TrialState.COMPLETE
+    assert raw(folder, url).best_value == 0.25
     again.close()
 
 
@@ -155,7 +151,9 @@ def test_runs_that_an_earlier_release_enqueued_are_started(study: Study, tmp_pat
     store = Store.create(tmp_path, {"a": 1}, {})
     number = store.start(baseline, 0, 1)
     store.finish(number, done(0.5))
-    assert number == 0 and store.records()[0].again == () and raw(tmp_path, None).best_value == 0.5
+    assert number == 0
+    assert store.records()[0].again == ()
+    assert raw(tmp_path, None).best_value == 0.5
 
 
 def _hold(folder: str, url: str | None, ready: "multiprocessing.Queue[int]") -> None:
@@ -210,7 +208,8 @@ def test_a_driver_whose_server_has_let_go_of_its_lock_stops(
 def test_a_holder_in_words() -> None:
     begun = time.time() - 125
     text = described(json.dumps({"pid": 7, "host": "far", "since": begun}))
-    assert text.startswith("process 7 on far since ") and text.endswith(" (for 2 min)")
+    assert text.startswith("process 7 on far since ")
+    assert text.endswith(" (for 2 min)")
     assert described("") == described("{}") == "another process"
 
 

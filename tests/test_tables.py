@@ -18,7 +18,7 @@ from scaling_search.results.tables import COLUMNS, table, write_csv
 from scaling_search.training.trial import Outcome
 from scaling_search.verdict.rank import holds, rank
 from scaling_search.verdict.verdict import FRESH
-from tests.test_verdict import STUDY, TODO, TWO, record
+from tests.records import STUDY, TODO, TWO, record
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), max_size=30))
@@ -30,7 +30,8 @@ def test_front_is_the_non_dominated_set(rows: list[tuple[int, int]]) -> None:
         if not any((c2 <= c and v2 >= v) and (c2 < c or v2 > v) for c2, v2 in rows)
     }
     assert set(zip(kept["macs"], kept["mean"], strict=True)) == brute
-    assert len(kept) == len(brute) and kept["macs"].is_monotonic_increasing
+    assert len(kept) == len(brute)
+    assert kept["macs"].is_monotonic_increasing
 
 
 def test_front_leaves_out_what_has_no_value() -> None:
@@ -47,13 +48,14 @@ def test_table_has_the_columns_of_the_design() -> None:
         Record(2, TODO.candidates[1], 0, 1, None),
     ]
     rows = table(records)
-    assert list(rows.columns) == COLUMNS and len(rows) == 2
+    assert list(rows.columns) == COLUMNS
+    assert len(rows) == 2
     base, failed = rows.iloc[0], rows.iloc[1]
-    assert (base["alpha"], base["beta"], base["gamma"]) == (1, 1, 1) and pd.isna(
-        base["share_depth"]
-    )
+    assert (base["alpha"], base["beta"], base["gamma"]) == (1, 1, 1)
+    assert pd.isna(base["share_depth"])
     assert (base["val_acc"], base["test_acc"], base["status"]) == (0.5, 0.4, "done")
-    assert failed["status"] == "diverged" and pd.isna(failed["val_acc"])
+    assert failed["status"] == "diverged"
+    assert pd.isna(failed["val_acc"])
     back = pd.read_csv(io.StringIO(write_csv(records)))
     assert back["macs"].tolist() == [TODO.baseline.cost.macs, TODO.candidates[0].cost.macs]
     assert abs(sum(back.loc[1, ["share_depth", "share_width", "share_resolution"]]) - 1) < 1e-9
@@ -66,12 +68,14 @@ def test_the_speed_of_a_run_that_shared_its_gpu_is_left_empty(tmp_path: Path) ->
     """0 on record is no speed: an empty cell in results.csv and in the report."""
     shared = record(TODO.candidates[0], 0, 0.5, speed=0.0)
     back = pd.read_csv(io.StringIO(write_csv([shared])))
-    assert back["images_per_s"].isna().all() and back["val_acc"].tolist() == [0.5]
+    assert back["images_per_s"].isna().all()
+    assert back["val_acc"].tolist() == [0.5]
     rows = columns.runs(SimpleNamespace(records=[shared]), {shared.candidate.key: 0})["rows"]
     assert rows["images_per_s"] == [None]
     curves.write(tmp_path / "curves.parquet", [shared], {})
     (again,) = curves.read(tmp_path / "curves.parquet").records()
-    assert again.outcome is not None and again.outcome.images_per_s == 0.0
+    assert again.outcome is not None
+    assert again.outcome.images_per_s == 0.0
 
 
 def test_failed_run_keeps_its_note() -> None:
@@ -88,7 +92,8 @@ def test_rank_is_kendalls_tau_b(pairs: list[tuple[int, int]]) -> None:
     moved = [sum(s[i] != 0 for s in signs) for i in (0, 1)]
     expected = sum(x * y for x, y in signs) / math.sqrt(moved[0] * moved[1]) if all(moved) else 0.0
     found = rank(*zip(*pairs, strict=True))
-    assert found.tau == pytest.approx(expected) and found.low <= found.tau <= found.high
+    assert found.tau == pytest.approx(expected)
+    assert found.low <= found.tau <= found.high
 
 
 def test_rank_interval_holds() -> None:
@@ -116,10 +121,10 @@ def test_does_it_hold_in_words() -> None:
         if k < 6:
             records.append(record(c, FRESH, 0.6 + truth[k], test=0.55 + truth[k], epochs=2))
     short, test = holds(records, TWO, "2x")
-    assert short.startswith(
-        "1 against 2 epochs, different seeds: Kendall's tau 0."
-    ) and short.endswith("they agree")
-    assert test.startswith("validation against test: Kendall's tau 1.00") and "6 networks" in test
+    assert short.startswith("1 against 2 epochs, different seeds: Kendall's tau 0.")
+    assert short.endswith("they agree")
+    assert test.startswith("validation against test: Kendall's tau 1.00")
+    assert "6 networks" in test
     (same,) = holds([r for r in records if r.seed == 0], TWO, "2x")
     assert "the same seed, so they share its luck" in same
     assert holds([record(c, 0, 0.5) for c in TODO.candidates], STUDY, "2x") == []
@@ -133,10 +138,8 @@ def test_small_against_large_budgets() -> None:
     todo = plan(study, 10, 64)
     records = [record(c, 0, 0.5 + 0.1 * (c.shares or (0, 0, 0))[2]) for c in todo.candidates]
     (line,) = holds(records, study, "2x")
-    assert (
-        line.startswith("2x against 4x, nearest shares: Kendall's tau 0.")
-        and "networks): they" in line
-    )
+    assert line.startswith("2x against 4x, nearest shares: Kendall's tau 0.")
+    assert "networks): they" in line
 
 
 def test_more_seeds_for_the_leaders_do_not_tilt_their_means() -> None:

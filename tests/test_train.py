@@ -49,10 +49,13 @@ def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> No
     events = list(told(trial, data))
     assert [type(e) for e in events] == [Epoch, Epoch, Outcome]
     outcome = events[-1]
-    assert outcome.status == "done" and outcome.epochs == tuple(events[:-1])
+    assert outcome.status == "done"
+    assert outcome.epochs == tuple(events[:-1])
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(outcome.right), np.uint8))[:60]
     assert bits.mean() == pytest.approx(outcome.epochs[-1].val_acc)
-    assert outcome.test_acc is None and outcome.images_per_s > 0 and outcome.peak_memory > 2**20
+    assert outcome.test_acc is None
+    assert outcome.images_per_s > 0
+    assert outcome.peak_memory > 2**20
     assert Outcome.from_dict(outcome.as_dict()) == outcome
 
 
@@ -102,7 +105,8 @@ def test_stopped_between_any_two_steps_is_bit_identical(
         next(pulses)
     events.close()
     state = checkpoint.load(f"{stopped.folder}/e3.ckpt")
-    assert state is not None and state["step"] == step
+    assert state is not None
+    assert state["step"] == step
     torch.manual_seed(12345)
     assert_same(whole, finish(stopped, data))
     for name, tensor in weights(trial).items():
@@ -118,7 +122,8 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(
     finish(short, data)
     promoted = dataclasses.replace(short, epochs=5)
     state = checkpoint.load(f"{promoted.folder}/before-decay.ckpt")
-    assert state is not None and state["step"] == trial.recipe.decay_start(2 * 6)
+    assert state is not None
+    assert state["step"] == trial.recipe.decay_start(2 * 6)
     events = list(told(promoted, data))
     assert_same(whole, events[-1])
     assert len(events) == 1 + 4, "the first epoch was not trained again"
@@ -170,8 +175,10 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
 
 def test_deadline_is_an_outcome(trial: Trial, data: Dataset) -> None:
     outcome = finish(dataclasses.replace(trial, deadline=1e-3), data)
-    assert outcome.status == "timeout" and "deadline of 0.001 s at step" in outcome.note
-    assert outcome.peak_memory > 2**20 and outcome.seconds > 1e-3
+    assert outcome.status == "timeout"
+    assert "deadline of 0.001 s at step" in outcome.note
+    assert outcome.peak_memory > 2**20
+    assert outcome.seconds > 1e-3
     assert finish(dataclasses.replace(trial, deadline=1000.0), data).status == "done"
 
 
@@ -213,14 +220,17 @@ def test_damaged_checkpoint_counts_as_absent(trial: Trial, data: Dataset) -> Non
 def test_diverging_run_is_an_outcome(trial: Trial, data: Dataset) -> None:
     recipe = dataclasses.replace(trial.recipe, optimizer="sgd", lr=1e20, warmup_steps=0)
     outcome = finish(dataclasses.replace(trial, recipe=recipe), data)
-    assert outcome.status == "diverged" and "epoch 1" in outcome.note and outcome.epochs == ()
+    assert outcome.status == "diverged"
+    assert "epoch 1" in outcome.note
+    assert outcome.epochs == ()
 
 
 def test_crash_and_lack_of_memory_are_outcomes(
     trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = finish(dataclasses.replace(trial, data_digest="another"), data)
-    assert wrong.status == "crashed" and "digest" in wrong.note
+    assert wrong.status == "crashed"
+    assert "digest" in wrong.note
 
     def no_memory(*args: object) -> None:
         raise torch.OutOfMemoryError(
@@ -229,7 +239,8 @@ def test_crash_and_lack_of_memory_are_outcomes(
 
     monkeypatch.setattr("scaling_search.training.train.Step.__call__", no_memory)
     short = finish(trial, data)
-    assert short.status == "out-of-memory" and short.peak_memory > 2**20
+    assert short.status == "out-of-memory"
+    assert short.peak_memory > 2**20
     assert (
         "batch 16 needs about 0.0 GiB; CUDA out of memory. Tried to allocate 20 MiB" in short.note
     )
@@ -305,7 +316,9 @@ def test_data_sorted_by_class_evaluate_like_shuffled(
     classes = [
         int(labels[(small - image).abs().flatten(1).sum(1).argmin()]) for image in seen[0].float()
     ]
-    assert len(seen[0]) == 128 and len(set(classes)) == 10 and max(np.bincount(classes)) < 30
+    assert len(seen[0]) == 128
+    assert len(set(classes)) == 10
+    assert max(np.bincount(classes)) < 30
 
 
 def test_disk_failure_is_not_a_networks(
@@ -358,4 +371,5 @@ def test_trains_with_torch_and_numpy_alone() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda(trial: Trial, data: Dataset) -> None:
     outcome = finish(dataclasses.replace(trial, device="cuda"), data)
-    assert outcome.status == "done" and outcome.peak_memory > 0
+    assert outcome.status == "done"
+    assert outcome.peak_memory > 0

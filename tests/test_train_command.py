@@ -25,10 +25,8 @@ def test_train_says_each_epoch_and_goes_on(
     words = ["train", *SMALL, "--data", pets, "--epochs", "2", "--out", str(tmp_path)]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert (
-        re.search(r"epoch 1 +loss \d\.\d+ train, \d\.\d+ val · val \d+\.\d · \d+\.\d s", out)
-        and "epoch 2" in out
-    )
+    assert re.search(r"epoch 1 +loss \d\.\d+ train, \d\.\d+ val · val \d+\.\d · \d+\.\d s", out)
+    assert "epoch 2" in out
     assert re.search(r"done +\d+\.\d s · [\d,]+ images/s, [\d,]+ MiB at the peak", out)
     assert main(words) == 0
     assert "epoch" not in capsys.readouterr().out, "nothing is trained twice"
@@ -41,7 +39,9 @@ def test_profile_splits_an_epoch(pets: str, capsys: pytest.CaptureFixture[str]) 
         int(re.search(rf"{part} +\d+\.\d+ +(\d+)%", out)[1])
         for part in ("data", "forward", "backward")
     ]
-    assert all(0 <= s < 100 for s in shares) and shares[1] > 0 and shares[2] > 0
+    assert all(0 <= s < 100 for s in shares)
+    assert shares[1] > 0
+    assert shares[2] > 0
     assert re.search(r"optimizer .*\n evaluation ", out)
     assert re.search(
         r"[\d.]+ GFLOP/s, \d+\.\d% of the [\d,.]+ that a matrix product reaches here", out
@@ -76,4 +76,5 @@ def test_bad_input(
 ) -> None:
     assert main(["train", *SMALL, "--data", pets, *words]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in error
+    assert error.count("\n") == 1

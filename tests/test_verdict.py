@@ -7,7 +7,6 @@ from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, preset_path, read
-from scaling_search.training.trial import Epoch, Outcome
 from scaling_search.verdict.narration import (
     against,
     baseline_words,
@@ -28,26 +27,7 @@ from scaling_search.verdict.verdict import (
     tied_set,
     verdicts,
 )
-
-STUDY = read(preset_path("quick"), {"rungs": [1]})
-TWO = read(preset_path("quick"), {"rungs": [1, 2]})
-TODO = plan(STUDY, 10, 28)
-
-
-def record(
-    c: Candidate,
-    seed: int,
-    accuracy: float | None,
-    test: float | None = None,
-    epochs: int = 1,
-    speed: float = 100.0,
-) -> Record:
-    if accuracy is None:
-        return Record(0, c, seed, epochs, Outcome("diverged"))
-    outcome = Outcome(
-        "done", (Epoch(epochs, 1.0, 1.0, accuracy, 0.1),), "f" * 250, images_per_s=speed
-    )
-    return Record(0, c, seed, epochs, outcome, test)
+from tests.records import STUDY, TODO, TWO, record
 
 
 def world(
@@ -70,9 +50,12 @@ def only(records: list[Record], study: Study = STUDY) -> Verdict:
 def test_chances_tied_set_and_bound_by_hand() -> None:
     accuracy = np.array([[0.5, 0.4, 0.3]] * 60 + [[0.3, 0.4, 0.2]] * 37 + [[0.1, 0.2, 0.3]] * 3)
     pick, best, bound = chances(accuracy)
-    assert pick == 0 and best.tolist() == [0.6, 0.37, 0.03]
-    assert tied_set(best) == [0, 1] and bound == pytest.approx(0.1)
-    assert tied_set(np.array([0.96, 0.04])) == [0] and tied_set(np.array([0.5, 0.45, 0.05])) == [
+    assert pick == 0
+    assert best.tolist() == [0.6, 0.37, 0.03]
+    assert tied_set(best) == [0, 1]
+    assert bound == pytest.approx(0.1)
+    assert tied_set(np.array([0.96, 0.04])) == [0]
+    assert tied_set(np.array([0.5, 0.45, 0.05])) == [
         0,
         1,
     ]
@@ -83,8 +66,12 @@ def test_clear_differences_are_settled() -> None:
     truth, records = world(0.05, 0.001, 3, rng)
     v = only(records)
     best = TODO.candidates[int(truth.argmax())]
-    assert v.pick.candidate == best and v.tied == (v.pick,) and v.pick.best > 0.95
-    assert v.bound == 0 and v.settle == 0 and "settled" in (settle_words(v) or "")
+    assert v.pick.candidate == best
+    assert v.tied == (v.pick,)
+    assert v.pick.best > 0.95
+    assert v.bound == 0
+    assert v.settle == 0
+    assert "settled" in (settle_words(v) or "")
     assert [r.candidate for r in v.rows] == [TODO.candidates[k] for k in np.argsort(-truth)]
     assert sum(r.best for r in v.rows) == pytest.approx(1)
     assert "best of" in tied_words(v)
@@ -93,9 +80,11 @@ def test_clear_differences_are_settled() -> None:
 def test_noise_alone_is_tied_and_more_runs_are_asked_for() -> None:
     _, records = world(0.0, 0.02, 2, np.random.default_rng(1))
     v = only(records)
-    assert len(v.tied) > len(v.rows) / 2 and v.pick.best < 0.5
+    assert len(v.tied) > len(v.rows) / 2
+    assert v.pick.best < 0.5
     assert v.settle is None or v.settle > 10
-    assert v.noise == pytest.approx(0.02, rel=0.4) and f"± {points(v.noise)}" in noise_words(v)
+    assert v.noise == pytest.approx(0.02, rel=0.4)
+    assert f"± {points(v.noise)}" in noise_words(v)
 
 
 def test_interval_and_bound_hold_where_the_truth_is_known() -> None:
@@ -114,7 +103,9 @@ def test_interval_and_bound_hold_where_the_truth_is_known() -> None:
             if r is not v.pick:
                 inside += r.low <= pick - value[r.candidate.key] <= r.high
                 total += 1
-    assert inside / total >= 0.9 and bounds >= 16 and tied >= 17
+    assert inside / total >= 0.9
+    assert bounds >= 16
+    assert tied >= 17
 
 
 def test_order_of_records_changes_nothing() -> None:
@@ -131,7 +122,8 @@ def test_seed_effect_is_not_mistaken_for_a_networks() -> None:
     records += [record(TODO.candidates[k], 1, accuracies[k] - 0.1) for k in (0, 1)]
     v = only(records)
     assert [r.candidate for r in v.rows] == list(TODO.candidates[:4])
-    assert v.rows[2].behind > 0.03 and v.rows[2].low < 0.1 < v.rows[2].high
+    assert v.rows[2].behind > 0.03
+    assert v.rows[2].low < 0.1 < v.rows[2].high
 
 
 def test_two_networks_never_run_at_the_last_rung() -> None:
@@ -152,19 +144,26 @@ def test_two_networks_never_run_at_the_last_rung() -> None:
 def test_only_short_runs_still_give_an_answer() -> None:
     records = [record(c, 0, 0.6 + 0.01 * k, epochs=1) for k, c in enumerate(TODO.candidates)]
     v = only(records, TWO)
-    assert len(v.rows) == len(records) and v.pick.seeds == 0 and v.bound > 0
+    assert len(v.rows) == len(records)
+    assert v.pick.seeds == 0
+    assert v.bound > 0
 
 
 def test_one_network_and_none() -> None:
     v = only([record(TODO.candidates[0], 0, 0.7)])
     assert (v.pick.best, v.bound, v.settle, v.tied) == (1.0, 0.0, 0, (v.pick,))
-    assert "only network" in bound_words(v) and settle_words(v) is None and v.surface is None
-    assert verdicts([], STUDY) == [] and verdicts([record(TODO.baseline, 0, 0.5)], STUDY) == []
+    assert "only network" in bound_words(v)
+    assert settle_words(v) is None
+    assert v.surface is None
+    assert verdicts([], STUDY) == []
+    assert verdicts([record(TODO.baseline, 0, 0.5)], STUDY) == []
 
 
 def test_all_accuracies_equal() -> None:
     v = only([record(c, s, 0.7) for c in TODO.candidates for s in range(2)])
-    assert len(v.tied) > 6 and 0 < v.bound < 0.05 and math.isfinite(v.noise)
+    assert len(v.tied) > 6
+    assert 0 < v.bound < 0.05
+    assert math.isfinite(v.noise)
 
 
 def test_failed_networks_are_left_out_and_said() -> None:
@@ -172,7 +171,8 @@ def test_failed_networks_are_left_out_and_said() -> None:
         record(TODO.candidates[3], 0, None)
     ]
     v = only(records)
-    assert v.failed == (TODO.candidates[3],) and len(v.rows) == 3
+    assert v.failed == (TODO.candidates[3],)
+    assert len(v.rows) == 3
     # failed at the last rung after a good short run: out as well; failed once among good runs: in,
     # and said
     late = [record(c, 0, 0.6, epochs=1) for c in TODO.candidates[:4]]
@@ -181,7 +181,9 @@ def test_failed_networks_are_left_out_and_said() -> None:
     ]
     late += [record(TODO.candidates[0], 1, None, epochs=2)]
     v = only(late, TWO)
-    assert v.failed == (TODO.candidates[3],) and len(v.rows) == 3 and v.left_out == 1
+    assert v.failed == (TODO.candidates[3],)
+    assert len(v.rows) == 3
+    assert v.left_out == 1
     assert "1 failed run is left out" in noise_words(v)
     assert verdicts([record(TODO.candidates[0], 0, None)], STUDY) == []
 
@@ -201,7 +203,8 @@ def test_baseline_and_references_are_on_the_same_scale() -> None:
     records = [record(c, 0, 0.8) for c in TODO.everything]
     records += [record(c, 1, 0.7) for c in (TODO.baseline, *TODO.candidates[:3])]
     v = only(records)
-    assert v.baseline is not None and len(v.references) == 2
+    assert v.baseline is not None
+    assert len(v.references) == 2
     means = [r.mean for r in (*v.rows, *v.references, v.baseline)]
     assert max(means) - min(means) < 0.01
 
@@ -227,14 +230,13 @@ def test_standing_by_the_margin() -> None:
         for s in range(8)
     ]
     rows = {r.candidate: r for r in only(records).rows}
-    assert (
-        rows[TODO.candidates[1]].standing == "as good"
-        and rows[TODO.candidates[2]].standing == "worse"
-    )
+    assert rows[TODO.candidates[1]].standing == "as good"
+    assert rows[TODO.candidates[2]].standing == "worse"
     assert "points below (95%: " in against(rows[TODO.candidates[2]])
     _, vague = world(0.0, 0.02, 2, rng)
     v = only(vague)
-    assert v.rows[1].standing == "cannot tell" and v.rows[1].high > MARGIN
+    assert v.rows[1].standing == "cannot tell"
+    assert v.rows[1].high > MARGIN
 
 
 def test_fastest_of_the_tied() -> None:
@@ -245,7 +247,8 @@ def test_fastest_of_the_tied() -> None:
         for s in range(2)
     ]
     v = only(records)
-    assert v.fastest is not None and v.fastest.speed == max(r.speed or 0 for r in v.tied)
+    assert v.fastest is not None
+    assert v.fastest.speed == max(r.speed or 0 for r in v.tied)
     if v.fastest != v.pick:
         assert "times the pick's images/s" in (fastest_words(v) or "")
 
@@ -267,20 +270,25 @@ def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
     ]
     v = only(records)
     tied = [row.candidate for row in v.tied]
-    assert v.fastest is not None and 2 < len(tied) < len(v.rows)
+    assert v.fastest is not None
+    assert 2 < len(tied) < len(v.rows)
     for shared in (tied[0], tied[-1]):
         some = only(without_speed(records, [shared]))
-        assert some.fastest is None and fastest_words(some) is None
+        assert some.fastest is None
+        assert fastest_words(some) is None
     others = [row.candidate for row in v.rows if not row.tied]
     some = only(without_speed(records, others))
-    assert some.fastest is not None and some.fastest.candidate == v.fastest.candidate
+    assert some.fastest is not None
+    assert some.fastest.candidate == v.fastest.candidate
 
 
 def test_settle_asks_for_more_where_more_is_unknown() -> None:
     rng = np.random.default_rng(0)
     close = 0.7 + rng.normal(0, 0.006, (4000, 6))
     quiet, loud = settle(close, 0.01), settle(close, 0.03)
-    assert quiet is not None and loud is not None and 0 < quiet < loud
+    assert quiet is not None
+    assert loud is not None
+    assert 0 < quiet < loud
     assert settle(0.7 + 0.1 * np.eye(6)[:1] + rng.normal(0, 0.001, (4000, 6)), 0.01) == 0
 
 
@@ -296,8 +304,10 @@ def test_surface_and_its_drift_in_words() -> None:
     v = only(records, TWO)
     assert v.surface is not None
     first, last = v.surface.optimum
-    assert last[0] > first[0] + 0.3 and first[2] > last[2] + 0.3
-    assert max(v.surface.height) == 0 and set(v.surface.region) <= set(v.surface.points)
+    assert last[0] > first[0] + 0.3
+    assert first[2] > last[2] + 0.3
+    assert max(v.surface.height) == 0
+    assert set(v.surface.region) <= set(v.surface.points)
     assert "From 1 to 2 epochs the optimum moved there from" in (surface_words(v, TWO.rungs) or "")
 
 
@@ -305,25 +315,24 @@ def test_unequal_cost_is_said() -> None:
     nominal = read(preset_path("quick"), {"space.mode": "nominal", "rungs": [1]})
     todo = plan(nominal, 10, 28)
     v = only([record(c, 0, 0.7) for c in todo.candidates], nominal)
-    assert (
-        not v.equal_cost
-        and "that really cost" in tied_words(v)
-        and "of this cost" not in tied_words(v)
-    )
+    assert not v.equal_cost
+    assert "that really cost" in tied_words(v)
+    assert "of this cost" not in tied_words(v)
 
 
 def test_named_and_what_is_confirmed() -> None:
     v = only([record(c, 0, 0.7 + 0.01 * k, test=0.6) for k, c in enumerate(TODO.everything)])
     for name in ("paper", "width only"):
         row = v.named(name)
-        assert row is not None and any(name in d for d in row.candidate.directions)
-    assert v.best_single is not None and v.best_single[1].mean == max(
+        assert row is not None
+        assert any(name in d for d in row.candidate.directions)
+    assert v.best_single is not None
+    assert v.best_single[1].mean == max(
         row.mean for row in v.rows if any("only" in d for d in row.candidate.directions)
     )
     keys = [r.candidate.key for r in v.finalists]
-    assert (
-        v.pick.candidate.key in keys
-        and TODO.baseline.key in keys
-        and len(set(keys)) == len(keys) <= 4
-    )
-    assert v.pick.test == pytest.approx(0.6) and points(0.1234) == "12.3"
+    assert v.pick.candidate.key in keys
+    assert TODO.baseline.key in keys
+    assert len(set(keys)) == len(keys) <= 4
+    assert v.pick.test == pytest.approx(0.6)
+    assert points(0.1234) == "12.3"

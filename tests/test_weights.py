@@ -126,12 +126,10 @@ def test_save_and_load(small: ConvNet, tmp_path: Path) -> None:
         "model.safetensors",
     ]
     loaded = weights.load(tmp_path / "net")
-    assert (
-        loaded.arch == small.arch
-        and loaded.arch.name == "v2-s"
-        and loaded.bn_eps == 1e-3
-        and not loaded.training
-    )
+    assert loaded.arch == small.arch
+    assert loaded.arch.name == "v2-s"
+    assert loaded.bn_eps == 1e-3
+    assert not loaded.training
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         assert torch.equal(loaded(images), small(images))
@@ -256,7 +254,8 @@ def test_damaged_state_dicts(small: ConvNet, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message) as caught:
             weights.read_state(tmp_path / name)
-        assert name in str(caught.value) and "\n" not in str(caught.value)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
     assert not Path("/tmp/scaling-search-bomb").exists()
 
 

@@ -232,8 +232,10 @@ def compare_depthwise(
         results.append((y, *torch.autograd.grad(y, [x, weight], dy)))
     (y, dx, dw), (wanted_y, wanted_dx, _), (_, _, exact_dw) = results
     # these two are torch's own
-    assert torch.equal(y, wanted_y) and torch.equal(dx, wanted_dx)
-    assert dw.dtype == dtype and dw.stride() == tensors[1].stride()
+    assert torch.equal(y, wanted_y)
+    assert torch.equal(dx, wanted_dx)
+    assert dw.dtype == dtype
+    assert dw.stride() == tensors[1].stride()
     assert_close(dw, exact_dw, f"gradient of the weight, {dtype}")
 
 
@@ -245,7 +247,8 @@ def test_a_nan_stays_one(bad: float) -> None:
     z[1, 2, 0, 1] = bad
     for silu in (False, True):
         y = fused.norm_act(z, norm["weight"], norm["bias"], EPS, silu)
-        assert y[:, 2].isnan().all() and y[:, :2].isfinite().all()
+        assert y[:, 2].isnan().all()
+        assert y[:, :2].isfinite().all()
 
 
 def test_one_value_per_channel_is_refused_as_torch_does() -> None:

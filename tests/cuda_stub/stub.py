@@ -163,7 +163,8 @@ def _compile(folder: Path) -> None:
     """Build libcuda.so.1 in `folder`."""
     headers = _headers()
     cuda = _torch_version()[1]
-    assert headers and cuda is not None
+    assert headers
+    assert cuda is not None
     major, minor = cuda.split(".")[:2]
     runtime_version = 1000 * int(major) + 10 * int(minor)
     options = ["-c", "-fPIC", "-O1", "-w"]

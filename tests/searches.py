@@ -1,0 +1,72 @@
+"""Whole studies of cheap real trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.executors.protocol import Executor, Job
+from scaling_search.driver.search import Search
+from scaling_search.results import tables
+from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.plan import Plan, plan
+from scaling_search.study.settings import Study
+from scaling_search.training.trial import Epoch, Outcome
+
+
+class Quiet:
+    """A watcher that remembers, and calls back on each outcome."""
+
+    def __init__(self, then: Callable[[int], None] = lambda n: None) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self._then = then
+
+    def phase(self, name: str, jobs: int) -> None: ...
+    def started(self, job: Job, candidate: Candidate) -> None: ...
+    def epoch(self, job: Job, epoch: Epoch) -> None: ...
+    def again(self, job: Job, candidate: Candidate, why: str) -> None: ...
+    def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
+        self.seen.append((candidate.key, job.trial.seed))
+        self._then(len(self.seen))
+
+
+def search(
+    study: Study,
+    data: Dataset,
+    folder: Path,
+    executor: Executor,
+    watcher: Quiet | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> tuple[int, pd.DataFrame]:
+    todo: Plan = plan(study, 10, 64)
+    store = Store.create(folder, study.identity(data.digest), {})
+    try:
+        job = Search(
+            study,
+            todo,
+            data.facts(),
+            store,
+            executor,
+            watcher or Quiet(),
+            device="cpu",
+            checkpoints=str(folder / "checkpoints"),
+            stopping=stopping,
+        )
+        trained = job.run()
+        return trained, tables.table(store.records())
+    finally:
+        store.close()
+        executor.close()
+
+
+TIMINGS = ["seconds", "images_per_s", "peak_memory"]
+
+
+def few(study: Study, candidates: int, **changes: object) -> Study:
+    """The same study of fewer networks: for what does not depend on how many."""
+    space = study.space.model_copy(update={"candidates": candidates})
+    return study.model_copy(update={"space": space, "references": (), **changes})
