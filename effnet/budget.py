@@ -8,7 +8,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict, Unpack
 
 from effnet.arch import Arch, Baseline, Scaling, least_depth, least_side, scale, side_at
@@ -43,7 +43,7 @@ class Budget:
 
     value: float
     relative: bool
-    tolerance: float = 0.02
+    tolerance: float = field(default=0.02, compare=False)  # 2.00x within 1% is no other target
     of: Measure = "macs"
     batch: int = 32
     precision: Precision = "fp32"
@@ -62,7 +62,16 @@ class Budget:
     @classmethod
     def parse(cls, text: str, tolerance: float = 0.02) -> Budget:
         """`2x`, `0.5x` (ratios), `400M`, `1.2G` (multiply-adds), `5M params`, `2x acts`, `8GiB@64`,
-        `2x memory@64/bf16`. Raises ValueError."""
+        `2x memory@64/bf16`; a ratio from 0.01 to 1000. Raises ValueError."""
+        return cls._read(text, tolerance, limited=True)
+
+    @classmethod
+    def from_text(cls, text: str) -> Budget:
+        """What `str` of a budget gave, of any size. Raises ValueError."""
+        return cls._read(text, 0.02, limited=False)
+
+    @classmethod
+    def _read(cls, text: str, tolerance: float, limited: bool) -> Budget:
         match = _TEXT.fullmatch(text.strip())
         if not match:
             raise ValueError(f"budget {text!r}: {_WANTED}")
@@ -79,7 +88,7 @@ class Budget:
             )
         value = float(match["value"]) * _SUFFIX.get(unit.removesuffix("B"), 1.0)
         low, high = (0.01, 1000.0) if unit == "X" else (1e3, 1e15)
-        if not low <= value <= high:
+        if limited and not low <= value <= high:
             limits = f"from {low:g}x to {high:g}x" if unit == "X" else "from 1K to 1000000G"
             raise ValueError(f"budget {text!r} is out of range ({limits}): {_WANTED}")
         return cls(value, unit == "X", tolerance, of, int(match["batch"] or 32), precision)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def search(
     else:
         machine = _examine_machine(study, todo, place, console)
 
-    names = [data.name, "_".join(study.budgets), label, "replay" if curves else ""]
+    names = [data.name, "_".join(map(str, study.budgets)), label, "replay" if curves else ""]
     folder = out or Path("runs") / re.sub(r"[^\w.,+-]", "_", "-".join(filter(None, names))).lstrip(
         "."
     )
@@ -441,7 +441,7 @@ def _facts(
         ],
         "targets": {}
         if study.space.mode == "nominal"
-        else {str(b): b.target(base) for b in study.parsed_budgets()},
+        else {str(b): b.target(base) for b in study.budgets},
         "planned": runs_needed(study, todo),
         "provenance": {
             "data digest": data.digest,
@@ -464,11 +464,11 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
         f"{human(base.cost.macs)} MACs"
         + (f" · wastes {percent(base.waste)}" if base.waste > 0.005 else ""),
     )
-    for budget in study.parsed_budgets():
-        chosen = sum(c.budget == str(budget) for c in todo.candidates)
+    for budget in study.budgets:
+        chosen = sum(c.budget == budget for c in todo.candidates)
         target = budget.target(base.cost.macs)
         if study.space.mode == "nominal":
-            costs = [c.ratio for c in todo.candidates if c.budget == str(budget)]
+            costs = [c.ratio for c in todo.candidates if c.budget == budget]
             kind = f"nominally {budget}, really {min(costs):.2f}x to {max(costs):.2f}x"
         else:
             kind = f"{target / base.cost.macs:.2f}x = {human(target)} MACs ± {budget.tolerance:.0%}"

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from scaling_search.data.dataset import CacheWriter, Dataset
 from scaling_search.study.settings import Study, check
 from scaling_search.training.recipe import Recipe
 from scaling_search.training.trial import Trial
+
+if TYPE_CHECKING:
+    from scaling_search.report.page import Page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -148,3 +152,10 @@ def postgres() -> Iterator[str]:
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    from tests.pages import made_up_page  # plotly and pandas take seconds to import
+
+    return made_up_page()

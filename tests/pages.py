@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from scaling_search.report.page import Page
 from scaling_search.results.record import Record
 from scaling_search.training.trial import Outcome
@@ -13,8 +11,8 @@ from tests.records import STUDY, TODO, record
 EVIL = "</pre><script>alert(3)</script>"
 
 
-@pytest.fixture(scope="module")
-def page() -> Page:
+def made_up_page() -> Page:
+    """A page whose every text tries to break out of the HTML."""
     records = [record(c, 0, 0.7 + 0.01 * (k % 7), None) for k, c in enumerate(TODO.everything)]
     records += [record(c, 1, 0.71, 0.69) for c in TODO.everything[:4]]
     records.append(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from effnet.budget import Budget
 from scaling_search.driver.allocation import BATCH, half, next_runs, promoted, top_two
 from scaling_search.verdict.confirm import confirmed
 from scaling_search.verdict.verdict import FRESH, verdicts
@@ -35,7 +36,7 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
         for s in range(2)
     ]
     free = {c.key: list(range(2, 10)) for c in TODO.candidates}
-    runs = next_runs(records, STUDY, "2x", free)
+    runs = next_runs(records, STUDY, Budget.parse("2x"), free)
     assert len(runs) == BATCH == len(set(runs))
     assert {key for key, _ in runs} <= good
     assert all(seed not in free[key] for key, seed in runs)
@@ -48,8 +49,8 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
 def test_next_runs_ends_where_no_seed_is_left() -> None:
     records = [record(c, 0, 0.7) for c in TODO.candidates[:3]]
     free = {TODO.candidates[0].key: [1], TODO.candidates[1].key: [], TODO.candidates[5].key: [1]}
-    assert next_runs(records, STUDY, "2x", free) == [(TODO.candidates[0].key, 1)]
-    assert next_runs([], STUDY, "2x", free) == []
+    assert next_runs(records, STUDY, Budget.parse("2x"), free) == [(TODO.candidates[0].key, 1)]
+    assert next_runs([], STUDY, Budget.parse("2x"), free) == []
 
 
 def test_promotion_leaves_out_what_failed() -> None:

@@ -24,7 +24,7 @@ from scaling_search.report.page import Page
 from scaling_search.report.render import build, build_comparison
 from scaling_search.study.directions import NAMED
 from tests.chaos import ROOT, WORDS
-from tests.pages import page, told
+from tests.pages import told
 from tests.records import TODO, record
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -34,7 +34,6 @@ CHROMIUM = (
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium here: apt-get install chromium"
 )
-__all__ = ["page"]  # the fixture
 COMMAND = [
     sys.executable,
     "-c",

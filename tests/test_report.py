@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from effnet.budget import Budget
 from scaling_search.report.page import Page
 from scaling_search.report.render import build, build_comparison
 from scaling_search.results.record import Record
@@ -71,7 +72,7 @@ def test_answer_says_what_the_numbers_say(page: Page) -> None:
 def test_one_map_for_each_budget(page: Page) -> None:
     todo = plan(read(preset_path("quick"), {"budgets": ["0.5x", "2x"]}), 10, 28)
     records = [record(c, 0, 0.7) for c in todo.everything]
-    study = page.study.model_copy(update={"budgets": ("0.5x", "2x")})
+    study = page.study.model_copy(update={"budgets": (Budget.parse("0.5x"), Budget.parse("2x"))})
     text = build(told(page, records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
     assert [f["heading"] for f in told_by(text)["figures"] if f["id"].startswith("map")] == [
         "Where the budget 0.5x went", "Where the budget 2x went",

@@ -30,7 +30,7 @@ def test_overrides_reach_every_setting() -> None:
     assert study.recipe.lr == 0.01
     assert study.rungs == (1, 3)
     assert study.network().blocks == 11
-    assert [str(b) for b in study.parsed_budgets()] == ["0.5x", "4x"]
+    assert [str(b) for b in study.budgets] == ["0.5x", "4x"]
 
 
 def test_recipes_by_name(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effnet.budget import Budget
 from scaling_search.report import columns
 from scaling_search.report.front import front_of_table
 from scaling_search.results import curves
@@ -120,7 +121,7 @@ def test_does_it_hold_in_words() -> None:
             records.append(record(c, s, 0.6 + truth[k] + rng.normal(0, 0.002), epochs=2))
         if k < 6:
             records.append(record(c, FRESH, 0.6 + truth[k], test=0.55 + truth[k], epochs=2))
-    short, test = holds(records, TWO, "2x")
+    short, test = holds(records, TWO, Budget.parse("2x"))
     assert short.startswith("1 against 2 epochs, different seeds: Kendall's tau 0.")
     assert short.endswith("they agree")
     assert test.startswith("validation against test: Kendall's tau 1.00")
@@ -137,7 +138,7 @@ def test_small_against_large_budgets() -> None:
     study = read(preset_path("quick"), {"budgets": ["2x", "4x"], "rungs": [1]})
     todo = plan(study, 10, 64)
     records = [record(c, 0, 0.5 + 0.1 * (c.shares or (0, 0, 0))[2]) for c in todo.candidates]
-    (line,) = holds(records, study, "2x")
+    (line,) = holds(records, study, Budget.parse("2x"))
     assert line.startswith("2x against 4x, nearest shares: Kendall's tau 0.")
     assert "networks): they" in line
 

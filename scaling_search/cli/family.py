@@ -230,7 +230,7 @@ def members(
             f"the direction wants {side} px, the images have {top:g}" if side > top else "",
         )
         arch = replace(net.arch, dropout_percent=dropout(base.dropout_percent, net.ratio))
-        ours = replace(net, arch=arch, role="candidate", budget=str(budget))
+        ours = replace(net, arch=arch, role="candidate", budget=Budget.from_text(str(budget)))
         found.append(
             Member(
                 name,
@@ -297,7 +297,7 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
     verdict = max(found, key=lambda v: v.pick.candidate.ratio)
     pick = verdict.pick.candidate
     aim = aim_of(pick)
-    unit = math.log(Budget.parse(verdict.budget).target(baseline.cost.macs) / baseline.cost.macs)
+    unit = math.log(verdict.budget.target(baseline.cost.macs) / baseline.cost.macs)
     if args.phi is not None and abs(unit) < 0.01:
         raise UserError(
             f"--phi {args.phi}: any power of the study's budget, {verdict.budget}, is 1x; give --budgets"

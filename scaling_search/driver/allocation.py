@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
@@ -36,7 +37,9 @@ def promoted(
     return found
 
 
-def expected(records: Sequence[Record], study: Study, budget: str) -> tuple[list[str], list[float]]:
+def expected(
+    records: Sequence[Record], study: Study, budget: Budget
+) -> tuple[list[str], list[float]]:
     """Keys, and posterior means of the accuracy at the last rung, of every network that has not
     failed."""
     answer = model(records, study, budget)
@@ -56,7 +59,7 @@ def top_two(accuracy: Array, rng: np.random.Generator) -> int:
 def next_runs(
     records: Sequence[Record],
     study: Study,
-    budget: str,
+    budget: Budget,
     open_seeds: dict[str, list[int]],
     count: int = BATCH,
 ) -> list[tuple[str, int]]:

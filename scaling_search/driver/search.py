@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 
+from effnet.budget import Budget
 from scaling_search import UserError
 from scaling_search.data.dataset import Facts
 from scaling_search.driver.allocation import BATCH, half, next_runs, promoted
@@ -143,7 +144,7 @@ class Search:
         networks = {
             r.candidate.key: r.candidate for r in self._known() if r.candidate.role == "candidate"
         }
-        exhausted: set[str] = set()
+        exhausted: set[Budget] = set()
         done = 0.0
         while done < most and len(exhausted) < len(study.budgets):
             count = int(min(BATCH, most - done))

@@ -59,7 +59,7 @@ def _config(v: Verdict) -> dict[str, Any]:
     return {
         "arch": c.arch.as_dict(),
         "coefficients": {"alpha": c.alpha, "beta": c.beta, "gamma": c.gamma, "phi": 1},
-        "budget": v.budget,
+        "budget": str(v.budget),
         "macs": c.cost.macs,
         "params": c.cost.params,
         "val_acc": v.pick.mean,

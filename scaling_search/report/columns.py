@@ -105,7 +105,7 @@ def _network(runs: list[Record], row: Row | None, pick: bool, last: int) -> tupl
                 *c.directions,
             ]
         ),
-        c.budget if c.role == "candidate" else "",
+        str(c.budget) if c.role == "candidate" else "",
         *beside,
         "yes" if row is not None and row.tied else "",
         count,

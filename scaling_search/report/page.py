@@ -244,7 +244,7 @@ def page_of(source: Store | Curves, folder: Path) -> Page:
     records = source.records()
     study = check(source.fact("settings"), str(folder))
     return Page(
-        title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {', '.join(study.budgets)}",
+        title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {', '.join(map(str, study.budgets))}",
         dataset=source.fact("dataset"),
         data=source.fact("data"),
         command=source.fact("command"),

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from effnet.arch import Arch
+from effnet.budget import Budget
 from effnet.cost import Cost
 from effnet.shares import Shares
 
@@ -19,7 +20,7 @@ class Candidate:
 
     arch: Arch
     role: Literal["baseline", "reference", "candidate"]
-    budget: str
+    budget: Budget
     alpha: float
     beta: float
     gamma: float
@@ -39,7 +40,12 @@ class Candidate:
 
     def as_dict(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**plain, "arch": self.arch.as_dict(), "cost": asdict(self.cost)}
+        return {
+            **plain,
+            "arch": self.arch.as_dict(),
+            "cost": asdict(self.cost),
+            "budget": str(self.budget),
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Candidate:
@@ -47,6 +53,7 @@ class Candidate:
             **{
                 **data,
                 "arch": Arch.from_dict(data["arch"]),
+                "budget": Budget.from_text(data["budget"]),
                 "cost": Cost(**data["cost"]),
                 "shares": tuple(data["shares"]) if data["shares"] else None,
                 "directions": tuple(data["directions"]),

@@ -76,13 +76,13 @@ def plan(study: Study, classes: int, native: int) -> Plan:
         base.resolution,
         classes,
         role="baseline",
-        budget="1x",
+        budget=Budget(1, relative=True),
         wasted=around[base.resolution],
     )
     chosen: list[Candidate] = []
     found: dict[str, int] = {}
     pool: list[Candidate] = []
-    for budget in study.parsed_budgets():
+    for budget in study.budgets:
         ratio = budget.target(base_macs) / base_macs
         if not 1 / _FARTHEST <= ratio <= _FARTHEST:
             raise UserError(
@@ -123,12 +123,12 @@ def plan(study: Study, classes: int, native: int) -> Plan:
                 references.append(member)
     taken = {c.key for c in chosen}
     candidates = _distinct(chosen)
-    for name in map(str, study.parsed_budgets()):
-        if (own := sum(c.budget == name for c in candidates)) < min(
+    for budget in study.budgets:
+        if (own := sum(c.budget == budget for c in candidates)) < min(
             LEAST, space.candidates or LEAST
         ):
             raise UserError(
-                f"budget {name}: {own} networks of its own, the others are another budget's or the baseline; a search "
+                f"budget {budget}: {own} networks of its own, the others are another budget's or the baseline; a search "
                 f"takes at least {LEAST}. Take budgets further apart, or more --candidates"
             )
     return Plan(
@@ -152,7 +152,7 @@ def _candidate(
     classes: int,
     *,
     role: Literal["baseline", "reference", "candidate"] = "candidate",
-    budget: str,
+    budget: Budget,
     wasted: float = 0.0,
 ) -> Candidate:
     arch = scale(base, s.depth, s.width, resolution, num_classes=classes)
@@ -206,7 +206,7 @@ def measured(
             nearest = abs(off), f"{label}, waste {wasted[side]:.0%}"
         if budget.met(exact, base_macs) and wasted[side] <= max_waste:
             s = Scaling(depth, shortest_width(base, arch, depth, width), side / base.resolution)
-            kept.append(_candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side]))
+            kept.append(_candidate(base, s, side, classes, budget=budget, wasted=wasted[side]))
     kept = [c for c in _distinct(kept) if c.arch != scale(base, num_classes=classes)]
     if not kept and max_waste >= _WASTE:
         assert nearest is not None
@@ -263,7 +263,9 @@ def reference(
     )
     side = found.arch.resolution
     s = Scaling(found.depth, found.width, side / base.resolution)
-    return _candidate(base, s, side, classes, role="reference", budget=f"{ratio:g}x", wasted=wasted)
+    return _candidate(
+        base, s, side, classes, role="reference", budget=Budget(ratio, relative=True), wasted=wasted
+    )
 
 
 # ---- nominal: the paper's lattice
@@ -340,7 +342,7 @@ def nominal(
     built = []
     for t, net in lattice(base, triples, classes, space.resolution_step):
         s, side = Scaling(t[0] / 100, t[1] / 100, t[2] / 100), net.resolution
-        built.append(_candidate(base, s, side, classes, budget=str(budget), wasted=wasted[side]))
+        built.append(_candidate(base, s, side, classes, budget=budget, wasted=wasted[side]))
     if not built:
         every = nominal_triples(space.step, ratio, 10.0, maxima)
         near = min(every, key=lambda t: abs(t[0] * t[1] ** 2 * t[2] ** 2 / 1e10 - ratio))

@@ -12,10 +12,18 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from effnet.arch import Baseline
 from effnet.budget import Budget
@@ -72,9 +80,12 @@ class DataSpec(_Part):
     test_images: int | None = Field(None, ge=1)
 
 
+_Budget = Annotated[Budget, PlainSerializer(str)]  # in TOML and JSON as it is typed
+
+
 class Study(_Part):
     baseline: BaselineSpec = BaselineSpec()
-    budgets: tuple[str, ...] = Field(("2x",), min_length=1)
+    budgets: tuple[_Budget, ...] = Field((Budget(2, relative=True),), min_length=1)
     space: Space = Space()
     data: DataSpec = DataSpec()
     recipe: Recipe = RECIPES["proxy"]
@@ -112,17 +123,24 @@ class Study(_Part):
             raise ValueError(f"recipe {given['base']!r}: known are {', '.join(RECIPES)}")
         return {**dataclasses.asdict(base), **{key: v for key, v in given.items() if key != "base"}}
 
-    @field_validator("budgets", mode="after")
+    @model_validator(mode="before")
     @classmethod
-    def _as_printed(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        """2.0x is 2x: one budget, one study."""
-        parsed = [Budget.parse(text) for text in texts]
-        for budget in parsed:
+    def _parse_budgets(cls, settings: Any) -> Any:
+        """Budgets are texts in a file, `Budget`s from here on; the space says how exactly they are met."""
+        if not isinstance(settings, dict) or not isinstance(settings.get("budgets"), list | tuple):
+            return settings
+        space = settings.get("space")
+        tolerance = space.get("tolerance") if isinstance(space, dict) else None
+        if not isinstance(tolerance, float) or not 0 < tolerance < 0.5:
+            tolerance = Space().tolerance  # where one is wrong, its own field says so
+        budgets = [Budget.parse(str(text), tolerance) for text in settings["budgets"]]
+        for budget in budgets:
             if budget.of != "macs":
                 raise ValueError(
-                    f"budget {budget}: a search compares networks of equal multiply-adds, such as 2x or 400M"
+                    f"budget {budget}: a search compares networks of equal multiply-adds, such as "
+                    "2x or 400M"
                 )
-        return tuple(map(str, parsed))
+        return {**settings, "budgets": tuple(budgets)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -136,8 +154,8 @@ class Study(_Part):
             raise ValueError(
                 "space.sampler: tpe proposes from full-length results; take allocation flat with it"
             )
-        if any(not 0 < r <= 100 for r in self.references):
-            raise ValueError("references: ratios above 0 and at most 100")
+        if any(not 0.01 <= r <= 100 for r in self.references):
+            raise ValueError("references: ratios from 0.01 to 100")
         r = self.recipe
         for name, ok, right in (
             ("lr", 0 < r.lr < math.inf, "above 0"),
@@ -176,9 +194,6 @@ class Study(_Part):
             resolution=spec.resolution or base.resolution,
             rounding=base.rounding if self.space.mode == "nominal" else "spread",
         )
-
-    def parsed_budgets(self) -> tuple[Budget, ...]:
-        return tuple(Budget.parse(text, self.space.tolerance) for text in self.budgets)
 
     def settings(self) -> dict[str, Any]:
         """Everything, as plain data; None (the default) left out, since TOML has no null."""

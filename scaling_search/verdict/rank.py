@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import kendalltau
 
+from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.directions import apart
 from scaling_search.study.settings import Study
@@ -49,7 +50,7 @@ def rank(first: Sequence[float], second: Sequence[float]) -> Rank:
     return Rank(tau, min(tau, math.tanh(middle - half)), max(tau, math.tanh(middle + half)), n)
 
 
-def holds(records: Sequence[Record], study: Study, budget: str) -> list[str]:
+def holds(records: Sequence[Record], study: Study, budget: Budget) -> list[str]:
     """Does a shorter, smaller or validated answer hold? Each a sentence, from the study's own
     runs."""
     done = [r for r in searched(records, study) if r.done and r.candidate.role == "candidate"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from effnet.budget import Budget
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import SINGLE, simplex
@@ -74,7 +75,7 @@ class Surface:
 class Verdict:
     """For one budget: the pick, everything else of that cost, the baseline. Best first."""
 
-    budget: str
+    budget: Budget
     pick: Row
     rows: tuple[
         Row, ...
@@ -150,7 +151,7 @@ def verdicts(records: Sequence[Record], study: Study) -> list[Verdict]:
 def model(
     runs: Sequence[Record],
     study: Study,
-    budget: str,
+    budget: Budget,
     *,
     grid: Array | None = None,
     samples: int = 4096,
@@ -253,7 +254,7 @@ def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
 
 
 def _verdict(
-    budget: str, runs: list[Record], records: Sequence[Record], study: Study
+    budget: Budget, runs: list[Record], records: Sequence[Record], study: Study
 ) -> Verdict | None:
     answer = model(runs, study, budget)
     if answer is None:
@@ -314,7 +315,7 @@ def _verdict(
 
 
 def _surface(
-    inside: list[Candidate], runs: list[Record], study: Study, budget: str
+    inside: list[Candidate], runs: list[Record], study: Study, budget: Budget
 ) -> Surface | None:
     places = np.array([c.shares for c in inside if c.shares])
     if len(places) < 4:
