@@ -41,7 +41,10 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
     assert {key for key, _ in runs} <= good
     assert all(seed not in free[key] for key, seed in runs)
     again = next_runs(
-        records[::-1], STUDY, "2x", {c.key: list(range(2, 10)) for c in TODO.candidates}
+        records[::-1],
+        STUDY,
+        Budget.parse("2x"),
+        {c.key: list(range(2, 10)) for c in TODO.candidates},
     )
     assert again == runs  # whatever the order in which they ended
 

@@ -126,9 +126,9 @@ def test_does_it_hold_in_words() -> None:
     assert short.endswith("they agree")
     assert test.startswith("validation against test: Kendall's tau 1.00")
     assert "6 networks" in test
-    (same,) = holds([r for r in records if r.seed == 0], TWO, "2x")
+    (same,) = holds([r for r in records if r.seed == 0], TWO, Budget.parse("2x"))
     assert "the same seed, so they share its luck" in same
-    assert holds([record(c, 0, 0.5) for c in TODO.candidates], STUDY, "2x") == []
+    assert holds([record(c, 0, 0.5) for c in TODO.candidates], STUDY, Budget.parse("2x")) == []
 
 
 def test_small_against_large_budgets() -> None:
