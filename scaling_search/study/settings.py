@@ -96,6 +96,8 @@ class Study(_Part):
     seed: int = Field(0, ge=0, lt=2**31)  # the first
     seeds: int = Field(1, ge=1, le=500)  # of every network that reaches the last rung
     extra: int = Field(0, ge=0, le=100_000)  # runs more per budget, where the posterior says
+    # of those, decided at once; as many workers at most have work then. It changes which runs follow
+    extra_batch: int = Field(4, ge=1, le=1000)
     confirm: int = Field(
         0, ge=0, le=500
     )  # fresh seeds on the test split, for what the answer names

@@ -116,6 +116,7 @@ class Outcome:
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
     eager: str = ""  # why steps on CUDA were not captured
+    traceback: str = ""  # of what the run raised, whole: for the study's log, not for its store
 
     @property
     def spoils_its_process(self) -> bool:
@@ -124,7 +125,10 @@ class Outcome:
         return self.status == "crashed" or bool(self.eager)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data for the store, without the traceback."""
+        fields = asdict(self)
+        del fields["traceback"]
+        return fields
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Outcome:
