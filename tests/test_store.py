@@ -129,6 +129,37 @@ def test_a_result_is_told_once(store: Store, study: Study) -> None:
     store.close()
 
 
+def test_a_run_set_free_is_started_again_as_a_new_trial(
+    store: Store, study: Study, folder: Path, url: str | None
+) -> None:
+    todo = plan(study, 10, 64).everything
+    crashed = store.start(todo[0], 0, 1)
+    store.finish(crashed, Outcome("crashed", note="ImportError"))
+    kept = store.start(todo[1], 0, 1)
+    store.finish(kept, done(0.5))
+    running = store.start(todo[2], 0, 1)
+    store.free(crashed, "the program's fault")
+    assert store.recorded((todo[0].key, 0, 1)) is None
+    assert [r.number for r in store.records()] == [kept, running]
+    for number in (kept, running):
+        with pytest.raises(ValueError, match="has not failed"):
+            store.free(number, "why")
+    store.close()
+    again = Store.create(folder, {"a": 1}, FACTS, url)
+    assert again.recorded((todo[0].key, 0, 1)) is None
+    assert [r.number for r in again.records()] == [kept, running]
+    number = again.start(todo[0], 0, 1)
+    assert number == 3
+    again.finish(number, done(0.75))
+    assert again.recorded((todo[0].key, 0, 1)).val_acc == 0.75
+    again.close()
+    assert [r.number for r in Store.read(folder, url).records()] == [kept, running, number]
+    states = [trial.state.name for trial in raw(folder, url).trials]
+    assert states == ["FAIL", "COMPLETE", "RUNNING", "COMPLETE"]
+    assert raw(folder, url).user_attrs["freed 0"] == "the program's fault"
+    assert not any(name.startswith("freed") for name in Store.read(folder, url).facts())
+
+
 def test_another_study_is_refused_and_left_alone(
     store: Store, folder: Path, url: str | None
 ) -> None:

@@ -153,7 +153,9 @@ class Store:
         return {
             k: v
             for k, v in self._attrs().items()
-            if not k.startswith(("test ", "again ", "network ", "identity", "driver", "spent"))
+            if not k.startswith(
+                ("test ", "again ", "freed ", "network ", "identity", "driver", "spent")
+            )
         }
 
     def _attrs(self) -> dict[str, Any]:
@@ -199,11 +201,14 @@ class Store:
 
     def _settle(self) -> None:
         """Index the runs, and finish what a killed driver had recorded but not yet told."""
+        freed = self._freed()
         for trial, network, record in self._read():
-            self._records[record.number] = record
-            self._numbers[network, record.seed, record.epochs] = record.number
             self._networks.add(network)
             self._ids[record.number] = trial._trial_id
+            if record.number in freed:
+                continue
+            self._records[record.number] = record
+            self._numbers[network, record.seed, record.epochs] = record.number
             if trial.state == TrialState.RUNNING:
                 self._running.add(record.number)
                 self._reported[record.number] = set(trial.intermediate_values)
@@ -296,6 +301,25 @@ class Store:
             self._tell(number, outcome)
         self._records[number] = replace(self._records[number], outcome=outcome)
 
+    def free(self, number: int, why: str) -> None:
+        """Set a failed run free: it may be started again, as a new Optuna trial.
+
+        The failed trial stays in the study, which keeps as an attribute of its own why it no longer
+        counts: a finished Optuna trial takes no more attributes. Raises ValueError for a run that
+        has not failed."""
+        record = self._records[number]
+        if record.outcome is None or record.done:
+            raise ValueError(f"run {number} has not failed")
+        with self._telling():
+            self._storage.set_study_user_attr(self._study, f"freed {number}", why)
+        del self._records[number]
+        del self._numbers[record.key]
+
+    def _freed(self) -> set[int]:
+        """Numbers of the runs that were set free."""
+        prefix = "freed "
+        return {int(n.removeprefix(prefix)) for n in self._attrs() if n.startswith(prefix)}
+
     def set_fact(self, name: str, value: Any) -> None:
         """`state`: running, finished, stopped or out of time; `spent`: seconds of all sittings."""
         with self._telling():
@@ -321,8 +345,9 @@ class Store:
         """Every run, in the order in which it was started."""
         if self._locks or isinstance(self._storage, InMemoryStorage):
             return [self._records[n] for n in sorted(self._records)]
+        freed = self._freed()
         with self._telling():
-            return [record for _, _, record in self._read()]
+            return [record for _, _, record in self._read() if record.number not in freed]
 
     def _read(self) -> list[tuple[FrozenTrial, str, Record]]:
         """Each run with its network's key, which is a hash of all of it."""
