@@ -1,3 +1,5 @@
+"""Fronts and hypervolumes beside their definitions: every pair of points, every unit square."""
+
 import itertools
 import math
 
@@ -18,9 +20,8 @@ REFERENCE = (5.0, -2.0)
 
 def brute(cost: np.ndarray, value: np.ndarray) -> list[int]:
     """By the definition, every pair of rows; sorted by cost, then row."""
-    as_good = (cost[:, None] <= cost) & (
-        value[:, None] >= value
-    )  # [i, j]: i is at least as good as j
+    # [i, j]: row i is at least as good as row j
+    as_good = (cost[:, None] <= cost) & (value[:, None] >= value)
     better = (cost[:, None] < cost) | (value[:, None] > value)
     on = ~(as_good & better).any(axis=0) & ~np.isnan(cost) & ~np.isnan(value)
     return sorted(np.flatnonzero(on).tolist(), key=lambda i: (cost[i], i))
@@ -57,7 +58,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("odd", [0.0, 0.01, 0.9])
 def test_front_of_thousands(shape: str, odd: float) -> None:
-    """Enough rows that most of them are dropped unsorted, where they are dominated."""
+    """Clouds of every shape that a study may have, with NaN and infinities among them."""
     for seed in range(3):
         g = np.random.default_rng(seed)
         cost, value = SHAPES[shape](g, 2048 + 500 * seed)
@@ -69,6 +70,9 @@ def test_front_of_thousands(shape: str, odd: float) -> None:
 
 
 def test_front_of_integers_beyond_floats() -> None:
+    least, most = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    assert front([1, 1], [least, most]).tolist() == [1], "the least integer has no negative"
+    assert front([1, 1], np.array([0, 2**64 - 1], np.uint64)).tolist() == [1]
     big = 2**60
     assert front([big + 1, big], [1, 1]).tolist() == [1]
     assert front(np.array([big, big + 1]), np.array([big, big + 1])).tolist() == [0, 1]
@@ -103,13 +107,13 @@ def test_misshapen_input_is_refused() -> None:
 def test_hypervolume_counts_cells(rows: list[tuple[int, int]]) -> None:
     """On whole numbers, it is the number of unit squares that some point dominates; the same after
     every row."""
-    cells = list(
-        itertools.product(range(-2, 8), range(1, 10))
-    )  # reference (8, 1); a cell by its lower left corner
-    anew = [
-        sum(any(c <= x and v >= y + 1 for c, v in rows[:n]) for x, y in cells)
-        for n in range(1, len(rows) + 1)
-    ]
+    # The unit squares within the reference (8, 1), each by its lower left corner.
+    squares = list(itertools.product(range(-2, 8), range(1, 10)))
+    dominated: set[tuple[int, int]] = set()
+    anew = []
+    for c, v in rows:
+        dominated |= {(x, y) for x, y in squares if c <= x and v >= y + 1}
+        anew.append(len(dominated))
     cost, value = [c for c, _ in rows], [v for _, v in rows]
     assert [hypervolume(cost[:n], value[:n], (8, 1)) for n in range(1, len(rows) + 1)] == anew
     assert hypervolume_so_far(cost, value, (8, 1)).tolist() == anew
@@ -121,9 +125,8 @@ def test_hypervolume_counts_cells(rows: list[tuple[int, int]]) -> None:
 @example(
     [(-math.inf, 1.0), (-math.inf, 2.0), (1.0, math.inf), (1.0, math.inf), (-math.inf, math.inf)]
 )
-@example(
-    [(1.0, 0.0), (1.0, 1.0), (0.0, math.inf)]
-)  # no step without width, whose area would be 0 x inf
+# no step without width, whose area would be 0 x inf
+@example([(1.0, 0.0), (1.0, 1.0), (0.0, math.inf)])
 def test_hypervolume_so_far_is_each_computed_anew(rows: list[tuple[float, float]]) -> None:
     cost, value = columns(rows)
     anew = [hypervolume(cost[:n], value[:n], REFERENCE) for n in range(1, len(rows) + 1)]

@@ -1,9 +1,9 @@
-"""Fronts and hypervolumes in two objectives: lower cost is better, higher value is better. Numbers
-in, numbers out.
+"""Fronts and hypervolumes in two objectives, where lower cost is better and higher value is better.
 
 Costs and values are 1-D arrays of equal length, a row per point, in any units. A NaN in either says
 that the row has no result: it dominates nothing, is on no front and adds no hypervolume. Infinities
-are numbers like any other."""
+are numbers like any other. A point dominates another when it costs at most as much and is at least
+as good, one of them strictly."""
 
 from __future__ import annotations
 
@@ -15,135 +15,108 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-# Rows looked at before a pass; the share of them that must go for the pass to cost less than
-# sorting; most passes.
-SAMPLE, WORTH, PASSES = 512, 0.1, 6
-
 
 def front_of_table(costs: pd.DataFrame, cost: str = "macs", value: str = "mean") -> pd.DataFrame:
-    """The non-dominated rows: no other costs at most as much and is at least as good (one of them
-    strictly).
+    """Return the non-dominated rows of a table, sorted by cost.
 
-    Sorted by cost; of rows equal in both the first alone; rows without a value never count."""
+    Of rows equal in cost and value the first alone is kept; rows without a value never count."""
     known = costs.dropna(subset=[cost, value])
-    return known.iloc[front(known[cost].to_numpy(), known[value].to_numpy())].drop_duplicates(
-        subset=[cost]
-    )
+    on_front = front(known[cost].to_numpy(), known[value].to_numpy())
+    return known.iloc[on_front].drop_duplicates(subset=[cost])
 
 
 def front(cost: ArrayLike, value: ArrayLike) -> NDArray[np.intp]:
-    """Row indices of the non-dominated points, sorted by cost: no other point costs at most as much
-    and is at least as good, one of them strictly.
+    """Return the row indices of the non-dominated points, sorted by cost.
 
     Points equal in both do not dominate each other: all of them are on the front, in the order of
     their rows. Integers are compared as integers, however large. Raises ValueError unless both are
     1-D and of equal length."""
-    rows, c, v = _undominated_by_a_few(*_arrays(cost, value))
-    if (missing := np.isnan(c) | np.isnan(v)).any():
-        rows, c, v = rows[~missing], c[~missing], v[~missing]
-    order = np.argsort(c)
-    rows, c, v = rows[order], c[order], v[order]
-    if not (np.all(c[1:] > c[:-1]) and np.all(v[1:] > v[:-1])):  # where both rise, it is the front
-        best = np.flatnonzero(
-            v == np.maximum.accumulate(v)
-        )  # as good as all before: now neither c nor v falls
-        rows, c, v = rows[best], c[best], v[best]
-        # Among equal costs the last is the best; among equal values the first is the cheapest.
-        on = (v == _per_run(c, v, last=True)) & (c == _per_run(v, c, last=False))
-        rows, c = rows[on], c[on]
-        # What is still equal in cost is equal in both, and argsort left it in no order: sorted by
-        # row within its run.
-        base = (rows.max(initial=0) + 1) * np.cumsum(np.append(False, c[1:] != c[:-1])[: len(c)])
-        rows = np.sort(base + rows) - base
-    return rows
+    costs, values = _as_arrays(cost, value)
+    known = np.flatnonzero(~(np.isnan(costs) | np.isnan(values)))
+    costs, values = costs[known], values[known]
+    # By cost, and the best first among equal costs. Ranks are negated where values cannot be: the
+    # smallest int64 has no negative, and an unsigned integer none at all.
+    _, ranks = np.unique(values, return_inverse=True)
+    order = np.lexsort((-ranks, costs))  # stable: equal points stay in the order of their rows
+
+    # In this order whatever dominates a point stands before it, and costs no more. So a point is on
+    # the front when it is better than all before it, or equal to the last that was.
+    on_front: list[int] = []
+    last: tuple[float, float] | None = None
+    rows = known[order].tolist()
+    for row, c, v in zip(rows, costs[order].tolist(), values[order].tolist(), strict=True):
+        if last is None or v > last[1] or (c, v) == last:
+            on_front.append(row)
+            last = (c, v)
+    return np.array(on_front, dtype=np.intp)
 
 
 def hypervolume(cost: ArrayLike, value: ArrayLike, reference: tuple[float, float]) -> float:
-    """The area [cost x value] that the points dominate, up to the `reference` (cost, value), which
-    is worse than them.
+    """Return the area [cost x value] that the points dominate, up to the `reference` (cost, value),
+    which is worse than them.
 
     A point that costs at least as much as the reference or is at most as good adds nothing; a cost
     of -inf or a value of inf within it makes the area infinite. Raises ValueError for a reference
     that is not finite."""
-    limit, floor = _finite(reference)
-    costs, values = (a.astype(np.float64) for a in _arrays(cost, value))
-    within = (costs < limit) & (values > floor)
-    costs, values = costs[within], values[within]
-    rows = front(costs, values)
-    c, v = (
-        np.unique(costs[rows]),
-        np.unique(values[rows]),
-    )  # both rise along a front; duplicates count once
-    return float(np.sum((limit - c) * np.diff(v, prepend=floor)))
+    highest_cost, lowest_value = _finite(reference)
+    costs, values = _as_arrays(cost, value)
+    costs, values = costs.astype(np.float64), values.astype(np.float64)
+    counted = (costs < highest_cost) & (values > lowest_value)
+    costs, values = costs[counted], values[counted]
+
+    area, reached = 0.0, lowest_value
+    for row in front(costs, values):
+        # Not for an equal point: an infinite width times no height would be NaN.
+        if values[row] > reached:
+            area += float((highest_cost - costs[row]) * (values[row] - reached))
+            reached = values[row]
+    return area
 
 
 def hypervolume_so_far(
     cost: ArrayLike, value: ArrayLike, reference: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """`hypervolume` of the rows up to and including each, in their order: an array as long as they
-    are, never falling.
+    """Return the `hypervolume` of the rows up to and including each, in their order: an array as
+    long as they are, never falling.
 
-    Each row adds what it alone dominates, so n rows take n log n. Equal to computing it anew but
-    for rounding."""
-    limit, floor = _finite(reference)
-    costs, values = _arrays(cost, value)
-    # The staircase so far, both rising; its ends are the reference's value before any cost, and a
-    # wall at its cost.
-    at, best = [-math.inf, limit], [floor, math.inf]
-    area, areas = 0.0, np.zeros(len(costs))
-    for row, (c, v) in enumerate(
-        zip(costs.astype(float).tolist(), values.astype(float).tolist(), strict=True)
-    ):
-        if c < limit and v > (below := best[(i := bisect_right(at, c)) - 1]):  # never so for a NaN
-            left, j = c, i
-            while True:  # the steps of the old staircase that lie under the new one
-                area += (at[j] - left) * (v - below)
-                if best[j] >= v:
-                    break
-                left, below, j = at[j], best[j], j + 1
-            first = i - (at[i - 1] == c)
-            at[first:j], best[first:j] = [c], [v]
+    Each row adds what it alone dominates, so n rows take n log n steps. Equal to computing each
+    anew but for rounding."""
+    highest_cost, lowest_value = _finite(reference)
+    costs, values = _as_arrays(cost, value)
+    # The front so far as a staircase, both of its lists rising: step_values[i] is reached from
+    # step_costs[i] on. At the reference's cost stands a wall that no point can climb.
+    step_costs = [-math.inf, highest_cost]
+    step_values = [lowest_value, math.inf]
+    area = 0.0
+    areas = np.zeros(len(costs))
+    points = zip(costs.astype(float).tolist(), values.astype(float).tolist(), strict=True)
+    for row, (c, v) in enumerate(points):
+        first = bisect_right(step_costs, c)  # the first step that costs more than the point
+        reached = step_values[first - 1]
+        if v > reached:  # never so for a NaN: as a value it compares false, as a cost it sorts last
+            # Add what lies between the staircase and the point, from step to step, until one is as
+            # high as the point.
+            edge, end = c, first
+            while step_values[end] < v:
+                area += (step_costs[end] - edge) * (v - reached)
+                edge, reached = step_costs[end], step_values[end]
+                end += 1
+            area += (step_costs[end] - edge) * (v - reached)
+            if step_costs[first - 1] == c:
+                first -= 1
+            step_costs[first:end], step_values[first:end] = [c], [v]
         areas[row] = area
     return areas
 
 
-def _undominated_by_a_few(
-    costs: NDArray[Any], values: NDArray[Any]
-) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
-    """The rows left, with their costs and values, once those are gone that one good point
-    dominates, a few times over: mostly far fewer to sort.
-
-    The point is the row of a sample that dominates most of it; where that is next to none, as when
-    all points are on the front, nothing is tried. The sample decides the speed and never the
-    result."""
-    rows = np.arange(len(costs))
-    for _ in range(PASSES):
-        if len(rows) < 4 * SAMPLE:
-            break
-        some = slice(None, None, len(rows) // SAMPLE)
-        c, v = costs[some], values[some]
-        beaten = np.count_nonzero((c > c[:, None]) & (v < v[:, None]), axis=1)
-        most = int(beaten.argmax())
-        if beaten[most] < WORTH * len(c):
-            break
-        left = np.flatnonzero(~((costs > c[most]) & (values < v[most])))
-        rows, costs, values = rows[left], costs[left], values[left]
-    return rows, costs, values
-
-
-def _per_run(keys: NDArray[Any], of: NDArray[Any], *, last: bool) -> NDArray[Any]:
-    """For each row, `of` at the first or last row of its run of equal keys."""
-    starts = np.flatnonzero(
-        np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:] != keys[:-1]])
-    )
-    ends = np.append(starts[1:], len(keys))[: len(starts)]
-    return np.repeat(of[ends - 1 if last else starts], ends - starts)
-
-
-def _arrays(cost: ArrayLike, value: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    costs, values = (
-        a.astype(float) if a.dtype == object else a for a in map(np.asarray, (cost, value))
-    )
+def _as_arrays(cost: ArrayLike, value: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both as 1-D arrays of numbers. Raises ValueError unless they have one length."""
+    costs, values = np.asarray(cost), np.asarray(value)
+    # What pandas holds as objects (None beside numbers) becomes floats, None a NaN.
+    if costs.dtype == object:
+        costs = costs.astype(float)
+    if values.dtype == object:
+        values = values.astype(float)
     if costs.ndim != 1 or costs.shape != values.shape:
         raise ValueError(
             f"a cost and a value per point are needed, not shapes {costs.shape} and {values.shape}"
@@ -152,7 +125,7 @@ def _arrays(cost: ArrayLike, value: ArrayLike) -> tuple[NDArray[Any], NDArray[An
 
 
 def _finite(reference: tuple[float, float]) -> tuple[float, float]:
-    limit, floor = map(float, reference)
-    if not (math.isfinite(limit) and math.isfinite(floor)):
-        raise ValueError(f"the reference must be finite, not {limit}, {floor}")
-    return limit, floor
+    highest_cost, lowest_value = float(reference[0]), float(reference[1])
+    if not (math.isfinite(highest_cost) and math.isfinite(lowest_value)):
+        raise ValueError(f"the reference must be finite, not {highest_cost}, {lowest_value}")
+    return highest_cost, lowest_value
