@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import effnet
-from scaling_search.training.recipe import RECIPES, Recipe, RMSpropTF, flatten, optimizer
+from scaling_search.training.optimizer import RMSpropTF, flatten, optimizer
+from scaling_search.training.recipe import RECIPES, Recipe
 
 
 def test_linear_schedule() -> None:

@@ -41,7 +41,8 @@ from scaling_search.data import shapes
 from scaling_search.data.dataset import CacheWriter, Dataset, cache_root
 from scaling_search.data.images import Normalise, resized
 from scaling_search.training import checkpoint, memory, train
-from scaling_search.training.recipe import Recipe, RMSpropTF
+from scaling_search.training.optimizer import RMSpropTF
+from scaling_search.training.recipe import Recipe
 from scaling_search.training.step import Step, kernels, why_no_kernels
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial, inside
 

@@ -1,47 +1,107 @@
-"""How every network of a study is trained: the numbers, the learning rate over the steps, the
-optimizer."""
+"""How every network of a study is trained: the numbers, and the learning rate over the steps.
+
+It imports no torch, so that the command line, which lists these settings, answers at once. The
+optimizer that they describe is in optimizer.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
 
 DECAY = 0.2  # of all steps
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers that a setting may be: finite, and at least (or above) `low`, and below
+    `below`."""
+
+    low: float = 0
+    below: float = math.inf
+    low_included: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        at_least = self.low <= value if self.low_included else self.low < value
+        return at_least and value < self.below
+
+    def __str__(self) -> str:
+        if self.below < math.inf:
+            return f"from {self.low:g} to below {self.below:g}"
+        return f"{'at least' if self.low_included else 'above'} {self.low:g}"
+
+
+def setting(default: Any, description: str, valid: Range | None = None, flag: str = "") -> Any:
+    """A field of `Recipe`, with what the command line and the reference say of it.
+
+    `description` is one sentence; `flag` is the option that sets it, where there is one. pydantic,
+    which study/settings.py reads recipes with, takes the description from here too."""
+    metadata = {"description": description, "valid": valid, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """`lr` is the constant phase's; `shift` and `cutout` are fractions of the side; `bn_images`
-    training images re-estimate the batch norms before each evaluation.
+    """The numbers of a training. The defaults are those of the recipe `proxy`."""
 
-    The schedule `linear` stays at lr and falls over the last fifth; `exponential` is TensorFlow's
-    for EfficientNet, 0.97 for every 2.4 epochs. Warm-up: `warmup_epochs`, or where that is 0
-    `warmup_steps`, half an epoch at most."""
-
-    optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
-    schedule: Literal["linear", "exponential"] = "linear"
-    lr: float = 4e-3
-    batch: int = 32
-    weight_decay: float = 0.05
-    momentum: float = 0.9
-    label_smoothing: float = 0.1
-    warmup_steps: int = 32
-    warmup_epochs: float = 0.0
-    flip: bool = True
-    shift: float = 0.1
-    cutout: float = 0.0
-    randaugment: bool = False
-    dropout: bool = False
-    drop_path: float = 0.0
-    ema: float = 0.0  # the weights' moving average is what is evaluated; 0: the weights themselves
-    bn_images: int = 1024
+    optimizer: Literal["adamw", "sgd", "rmsprop"] = setting(
+        "adamw", "The optimizer: AdamW, SGD with Nesterov momentum, or TensorFlow's RMSProp."
+    )
+    schedule: Literal["linear", "exponential"] = setting(
+        "linear",
+        "The learning rate: linear stays and falls over the last fifth; exponential is "
+        "TensorFlow's for EfficientNet, 0.97 for every 2.4 epochs.",
+    )
+    lr: float = setting(
+        4e-3, "Learning rate of the constant phase.", Range(0, low_included=False), flag="--lr"
+    )
+    # two at least: a batch norm over one image of one pixel has no variance
+    batch: int = setting(32, "Images per step.", Range(2), flag="--batch")
+    weight_decay: float = setting(
+        0.05, "Weight decay of kernels and matrices; norms and biases have none.", Range(0)
+    )
+    momentum: float = setting(0.9, "Momentum of sgd and rmsprop.", Range(0, below=1))
+    label_smoothing: float = setting(
+        0.1, "Share of the target that is spread over all classes.", Range(0, below=1)
+    )
+    warmup_steps: int = setting(
+        32, "Steps of warm-up, half an epoch at most; not used with warmup_epochs.", Range(0)
+    )
+    warmup_epochs: float = setting(
+        0.0, "Epochs of warm-up; at 0, warmup_steps says how long it is.", Range(0)
+    )
+    flip: bool = setting(True, "Mirror half of the training images.")
+    shift: float = setting(
+        0.1,
+        "Largest random shift of a training image, as a fraction of its side.",
+        Range(0, below=0.5),
+    )
+    cutout: float = setting(
+        0.0, "Side of the square cut out of a training image, as a fraction.", Range(0, below=1)
+    )
+    randaugment: bool = setting(False, "RandAugment on the training images.")
+    dropout: bool = setting(False, "Dropout before the classifier, at the network's own rate.")
+    drop_path: float = setting(
+        0.0, "Rate of stochastic depth at the last block; it grows from 0.", Range(0, below=1)
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of the weights' moving average, which is then what is evaluated; at 0, the weights "
+        "themselves are.",
+        Range(0, below=1),
+    )
+    bn_images: int = setting(
+        1024,
+        "Training images that re-estimate the batch norms before each evaluation.",
+        Range(2),
+    )
 
     def warmup(self, per_epoch: int) -> int:
-        """Steps. On little data a warm-up of `warmup_steps` takes half of the first epoch; a bound
-        by the run's length would forbid continuing it."""
+        """Steps of warm-up, for epochs of `per_epoch` steps. On little data a warm-up of
+        `warmup_steps` takes half of the first epoch; a bound by the run's length would forbid
+        continuing the run."""
         if self.warmup_epochs:
             return round(self.warmup_epochs * per_epoch)
         return min(self.warmup_steps, per_epoch // 2)
@@ -63,7 +123,7 @@ class Recipe:
 
 
 # proxy: the best ranking per second. paper: the official recipe (efficientnet's main.py), lr 0.016
-# per 256 images; its AutoAugment is RandAugment here, as torchvision has it.
+# per 256 images; its AutoAugment is RandAugment here (ours, data/randaugment.py).
 RECIPES = {
     "proxy": Recipe(),
     "paper": Recipe(
@@ -80,76 +140,3 @@ RECIPES = {
         bn_images=8192,
     ),
 }
-
-
-class RMSpropTF(torch.optim.Optimizer):
-    """TensorFlow's RMSProp: epsilon inside the root, squares that begin at 1, the learning rate
-    inside the momentum.
-
-    square ← 0.9 square + 0.1 g², velocity ← momentum · velocity + lr · g / sqrt(square + eps), w ←
-    w - velocity."""
-
-    def __init__(
-        self, groups: Any, lr: float, momentum: float, alpha: float = 0.9, eps: float = 1e-3
-    ) -> None:
-        super().__init__(
-            groups,
-            {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "weight_decay": 0.0},
-        )
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    state["square"], state["velocity"] = torch.ones_like(p), torch.zeros_like(p)
-                square, velocity = state["square"], state["velocity"]
-                grad = p.grad.add(p, alpha=group["weight_decay"])
-                square.lerp_(grad * grad, 1 - group["alpha"])
-                velocity.mul_(group["momentum"]).add_(
-                    (grad * group["lr"]).div_((square + group["eps"]).sqrt_())
-                )
-                p.sub_(velocity)
-
-
-def flatten(model: nn.Module) -> list[tuple[Tensor, bool]]:
-    """The model's parameters moved into two vectors, (kernels and matrices, True) and (norms and
-    biases, False), which the parameters and their gradients are views of: an optimizer's step is
-    two operators, not hundreds."""
-    vectors = []
-    for decayed in (True, False):
-        parameters = [p for p in model.parameters() if (p.ndim > 1) == decayed]
-        vector = torch.cat([p.detach().flatten() for p in parameters])
-        vector.grad = torch.zeros_like(vector)
-        at = 0
-        for p in parameters:
-            p.data = vector[at : at + p.numel()].view(p.shape)
-            p.grad = vector.grad[at : at + p.numel()].view(p.shape)
-            at += p.numel()
-        vectors.append((vector, decayed))
-    return vectors
-
-
-def optimizer(vectors: list[tuple[Tensor, bool]], recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on kernels and matrices, never on norms and biases. On CUDA the learning rate is
-    a tensor on the device, so that a captured step follows it."""
-    groups = [
-        {"params": [v], "weight_decay": recipe.weight_decay if decayed else 0.0}
-        for v, decayed in vectors
-    ]
-    device = vectors[0][0].device
-    made: torch.optim.Optimizer
-    if recipe.optimizer == "adamw":
-        made = torch.optim.AdamW(groups, lr=recipe.lr, fused=True, capturable=device.type == "cuda")
-    elif recipe.optimizer == "sgd":
-        made = torch.optim.SGD(
-            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True
-        )
-    else:
-        made = RMSpropTF(groups, recipe.lr, recipe.momentum)
-    if device.type == "cuda":
-        # not given to the constructor, which compares it with 0: that waits for the device
-        for group in made.param_groups:
-            group["lr"] = torch.tensor(recipe.lr, device=device)
-    return made

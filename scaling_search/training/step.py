@@ -20,7 +20,8 @@ from effnet.cost import Precision
 from effnet.messages import first_line
 from effnet.nn import cuda
 from effnet.nn.model import ConvNet
-from scaling_search.training.recipe import Recipe, flatten, optimizer
+from scaling_search.training.optimizer import flatten, optimizer
+from scaling_search.training.recipe import Recipe
 
 try:
     from effnet.nn.cpu import fast

@@ -1,0 +1,83 @@
+"""The optimizer of a recipe, over two flat vectors of parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scaling_search.training.recipe import Recipe
+
+
+class RMSpropTF(torch.optim.Optimizer):
+    """TensorFlow's RMSProp: epsilon inside the root, squares that begin at 1, the learning rate
+    inside the momentum.
+
+    square ← 0.9 square + 0.1 g², velocity ← momentum · velocity + lr · g / sqrt(square + eps), w ←
+    w - velocity."""
+
+    def __init__(
+        self, groups: Any, lr: float, momentum: float, alpha: float = 0.9, eps: float = 1e-3
+    ) -> None:
+        super().__init__(
+            groups,
+            {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "weight_decay": 0.0},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state["square"], state["velocity"] = torch.ones_like(p), torch.zeros_like(p)
+                square, velocity = state["square"], state["velocity"]
+                grad = p.grad.add(p, alpha=group["weight_decay"])
+                square.lerp_(grad * grad, 1 - group["alpha"])
+                velocity.mul_(group["momentum"]).add_(
+                    (grad * group["lr"]).div_((square + group["eps"]).sqrt_())
+                )
+                p.sub_(velocity)
+
+
+def flatten(model: nn.Module) -> list[tuple[Tensor, bool]]:
+    """The model's parameters moved into two vectors, (kernels and matrices, True) and (norms and
+    biases, False), which the parameters and their gradients are views of: an optimizer's step is
+    two operators, not hundreds."""
+    vectors = []
+    for decayed in (True, False):
+        parameters = [p for p in model.parameters() if (p.ndim > 1) == decayed]
+        vector = torch.cat([p.detach().flatten() for p in parameters])
+        vector.grad = torch.zeros_like(vector)
+        at = 0
+        for p in parameters:
+            p.data = vector[at : at + p.numel()].view(p.shape)
+            p.grad = vector.grad[at : at + p.numel()].view(p.shape)
+            at += p.numel()
+        vectors.append((vector, decayed))
+    return vectors
+
+
+def optimizer(vectors: list[tuple[Tensor, bool]], recipe: Recipe) -> torch.optim.Optimizer:
+    """Weight decay on kernels and matrices, never on norms and biases. On CUDA the learning rate is
+    a tensor on the device, so that a captured step follows it."""
+    groups = [
+        {"params": [v], "weight_decay": recipe.weight_decay if decayed else 0.0}
+        for v, decayed in vectors
+    ]
+    device = vectors[0][0].device
+    made: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        made = torch.optim.AdamW(groups, lr=recipe.lr, fused=True, capturable=device.type == "cuda")
+    elif recipe.optimizer == "sgd":
+        made = torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True
+        )
+    else:
+        made = RMSpropTF(groups, recipe.lr, recipe.momentum)
+    if device.type == "cuda":
+        # not given to the constructor, which compares it with 0: that waits for the device
+        for group in made.param_groups:
+            group["lr"] = torch.tensor(recipe.lr, device=device)
+    return made
