@@ -2,6 +2,10 @@
 
 A study comes from a TOML file (a preset or one's own), is overridden from the command line, and is
 written, fully resolved, beside its results.
+
+A field says all that there is to know of a setting: type, range, default, the sentence that
+describes it, and its command-line flag. The arguments of `search` and `train` and the reference in
+docs/cli.md are made from these fields (reference.py).
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
+import logging
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,10 +35,15 @@ from effnet.budget import Budget
 from effnet.definition import parse_baseline, read_table
 from effnet.families import baseline
 from scaling_search import UserError
+from scaling_search.study.flags import PLACE, RECIPE, SPACE, SPENDING, TRAINED, Flag
 from scaling_search.training.recipe import RECIPES, Recipe
 
+logger = logging.getLogger(__name__)
+
+# Raised when the same settings would come to mean other results: studies of before are then others.
 SCHEMA = 1
 PRESETS = ("quick", "standard", "paper")
+_BOTH = ("search", "train")
 
 
 class _Part(BaseModel):
@@ -41,100 +51,231 @@ class _Part(BaseModel):
 
 
 class BaselineSpec(_Part):
-    """The network that is scaled: a named one, or one's own with its `definition` (the content of
-    the TOML file that `name` was), with fewer or more blocks, a width and a resolution."""
+    """The network that is scaled: a named one, or one's own, with fewer or more blocks, a width and
+    a resolution."""
 
-    name: str = "b0-s4"
-    definition: dict[str, Any] | None = None
-    blocks: int | None = Field(None, ge=1)
-    width: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
-    divisor: int = Field(8, ge=1)
-    resolution: int | None = Field(None, ge=4, le=2048)
+    name: Annotated[str, Flag("--baseline", TRAINED)] = Field(
+        "b0-s4",
+        description="Network that is scaled: b0-s4, b0, mobilenetv2, resnet50, ... (see list), or "
+        "a TOML file of your own.",
+    )
+    definition: dict[str, Any] | None = Field(
+        None,
+        description="Rows of a baseline of your own: the content of the TOML file that "
+        "baseline.name was, kept so that the study does not depend on the file.",
+    )
+    blocks: Annotated[int | None, Flag("--blocks", TRAINED, unset="those of its table")] = Field(
+        None, ge=1, description="Blocks of the baseline, spread over its stages."
+    )
+    width: Annotated[float, Flag("--width", TRAINED)] = Field(
+        1.0,
+        gt=0,
+        le=16,
+        allow_inf_nan=False,
+        description="Width of the baseline, as a multiple of its table's channels.",
+    )
+    divisor: Annotated[int, Flag("--divisor", TRAINED)] = Field(
+        8, ge=1, description="Channels are rounded to multiples of this number."
+    )
+    resolution: Annotated[int | None, Flag("--resolution", TRAINED, unset="that of its table")] = (
+        Field(None, ge=4, le=2048, description="Resolution of the baseline in px.")
+    )
 
 
 class Space(_Part):
-    """Which networks are compared. `measured`: exact budgets; `nominal`: the paper's lattice.
+    """Which networks are compared."""
 
-    `alpha_max`, `beta_max`, `gamma_max` bound the multipliers; without them the budget does."""
-
-    mode: Literal["measured", "nominal"] = "measured"
-    candidates: int | None = Field(None, ge=1)  # None: all
-    sampler: Literal["lattice", "sobol", "tpe"] = (
-        "lattice"  # which points of the shares they stand for
+    mode: Annotated[Literal["measured", "nominal"], Flag("--mode", SPACE)] = Field(
+        "measured",
+        description="Which networks are compared: measured, those whose exact cost meets the "
+        "budget; nominal, the paper's lattice of coefficients.",
     )
-    tolerance: float = Field(0.02, gt=0, lt=0.5)  # of exact cost (measured)
-    max_waste: float = Field(0.08, ge=0)
-    step: int = Field(5, ge=1, le=100)  # hundredths (nominal)
-    nominal_tolerance: float = Field(0.05, gt=0, lt=0.5)
-    resolution_step: int = Field(1, ge=1)  # px (nominal)
-    alpha_max: float | None = Field(None, ge=1, allow_inf_nan=False)
-    beta_max: float | None = Field(None, ge=1, allow_inf_nan=False)
-    gamma_max: float | None = Field(None, ge=1, allow_inf_nan=False)
-    upscale: bool = False  # resolutions above the images' native side
+    candidates: Annotated[int | None, Flag("--candidates", SPACE, unset="all")] = Field(
+        None, ge=1, description="Networks to train per budget."
+    )
+    sampler: Annotated[Literal["lattice", "sobol", "tpe"], Flag("--sampler", SPACE)] = Field(
+        "lattice",
+        description="Which networks stand for the map of shares: those nearest to the points of a "
+        "lattice or of a sobol sequence, or those that tpe proposes from the results so far.",
+    )
+    tolerance: float = Field(
+        0.02,
+        gt=0,
+        lt=0.5,
+        description="How far a network's exact cost may lie from the budget, as a fraction of it "
+        "(measured mode).",
+    )
+    max_waste: float = Field(
+        0.08,
+        ge=0,
+        description="Resolutions at which a pixel costs more than this fraction above the cheapest "
+        "are left out, since the rounding of feature maps wastes it (measured mode).",
+    )
+    step: Annotated[int, Flag("--step", SPACE)] = Field(
+        5, ge=1, le=100, description="Step of the nominal lattice in hundredths."
+    )
+    nominal_tolerance: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="How far alpha · beta² · gamma² may lie from the budget, as a fraction of it "
+        "(nominal mode).",
+    )
+    resolution_step: int = Field(
+        1, ge=1, description="Resolutions are rounded to multiples of this many px (nominal mode)."
+    )
+    alpha_max: Annotated[
+        float | None, Flag("--alpha-max", SPACE, unset="what the budget allows")
+    ] = Field(None, ge=1, allow_inf_nan=False, description="Largest depth multiplier.")
+    beta_max: Annotated[float | None, Flag("--beta-max", SPACE, unset="what the budget allows")] = (
+        Field(None, ge=1, allow_inf_nan=False, description="Largest width multiplier.")
+    )
+    gamma_max: Annotated[
+        float | None, Flag("--gamma-max", SPACE, unset="what the budget allows")
+    ] = Field(None, ge=1, allow_inf_nan=False, description="Largest resolution multiplier.")
+    upscale: Annotated[bool, Flag("--upscale", SPACE)] = Field(
+        False,
+        description="Allow resolutions above the images' native side, whose interpolated pixels "
+        "carry nothing new.",
+    )
 
 
 class DataSpec(_Part):
-    source: str = "auto"
-    train_images: int | None = Field(None, ge=2)  # per run; None: all
-    val_images: int | None = Field(None, ge=1)
-    test_images: int | None = Field(None, ge=1)
+    """Which images are trained on."""
+
+    source: Annotated[str, Flag("--data", TRAINED, _BOTH)] = Field(
+        "auto",
+        description="Data set: fashion-mnist, cifar10, shapes (generated), a folder of class "
+        "folders, or a parquet file or folder; auto is fashion-mnist, or shapes where that cannot "
+        "be had.",
+    )
+    train_images: Annotated[int | None, Flag("--train-images", TRAINED, _BOTH, unset="all")] = (
+        Field(None, ge=2, description="Training images of one run.")
+    )
+    val_images: Annotated[int | None, Flag("--val-images", TRAINED, _BOTH, unset="all")] = Field(
+        None, ge=1, description="Validation images of one run."
+    )
+    test_images: int | None = Field(
+        None, ge=1, description="Test images that finalists are measured on; all where not given."
+    )
 
 
-_Budget = Annotated[Budget, PlainSerializer(str)]  # in TOML and JSON as it is typed
+# In TOML and JSON a budget is written as it is typed.
+_Budget = Annotated[Budget, PlainSerializer(str)]
 
 
 class Study(_Part):
+    """One experiment. Its identity is `identity`; everything in it can be written as TOML."""
+
     baseline: BaselineSpec = BaselineSpec()
-    budgets: tuple[_Budget, ...] = Field((Budget(2, relative=True),), min_length=1)
+    budgets: Annotated[tuple[_Budget, ...], Flag("--budget", SPACE)] = Field(
+        (Budget(2, relative=True),),
+        min_length=1,
+        description="Cost of every network compared: a multiple of the baseline's multiply-adds "
+        "such as 2x or 0.5x, or a number such as 400M or 1.2G; several with commas.",
+    )
     space: Space = Space()
     data: DataSpec = DataSpec()
-    recipe: Recipe = RECIPES["proxy"]
-    rungs: tuple[int, ...] = Field((1,), min_length=1)  # epochs
-    allocation: Literal["flat", "rungs"] = (
-        "flat"  # every network to the last rung; or half go on to the next
+    recipe: Annotated[Recipe, Flag("--recipe", RECIPE, _BOTH, setting="recipe.base")] = Field(
+        RECIPES["proxy"],
+        description="Recipe that the others start from: proxy, for short runs, or paper, "
+        "EfficientNet's official one.",
     )
-    seed: int = Field(0, ge=0, lt=2**31)  # the first
-    seeds: int = Field(1, ge=1, le=500)  # of every network that reaches the last rung
-    extra: int = Field(0, ge=0, le=100_000)  # runs more per budget, where the posterior says
-    # of those, decided at once; as many workers at most have work then. It changes which runs follow
-    extra_batch: int = Field(4, ge=1, le=1000)
-    confirm: int = Field(
-        0, ge=0, le=500
-    )  # fresh seeds on the test split, for what the answer names
-    references: tuple[float, ...] = (
-        0.5,
-        1.5,
-    )  # trained beside the baseline when there is one budget
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1, le=256)  # per run: it changes the last bits of every sum
-    compile: bool = False  # torch.compile on CUDA, for runs of many epochs
-    deadline: float | None = Field(
-        None, gt=0, allow_inf_nan=False
-    )  # s of a run alone; of k on one GPU: k times
+    rungs: Annotated[tuple[int, ...], Flag("--epochs", SPENDING)] = Field(
+        (1,),
+        min_length=1,
+        description="Epochs of each rung: the length of a run, or lengths that grow, such as "
+        "1,2,4.",
+    )
+    allocation: Annotated[Literal["flat", "rungs"], Flag("--allocation", SPENDING)] = Field(
+        "flat",
+        description="Who trains for how long: flat, every network to the last rung; rungs, the "
+        "better half goes on to the next.",
+    )
+    seed: Annotated[int, Flag("--seed", SPENDING, _BOTH)] = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="First random seed; seed + 1, ... follow. A run's seed also says which fifth "
+        "of the data validates it.",
+    )
+    seeds: Annotated[int, Flag("--seeds", SPENDING)] = Field(
+        1, ge=1, le=500, description="Runs of every network that reaches the last rung."
+    )
+    extra: Annotated[int, Flag("--extra", SPENDING)] = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Runs more per budget, of the networks where they tell most about the best.",
+    )
+    # A part of the study and not of the machine: with another number other runs follow.
+    extra_batch: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Extra runs, and networks that tpe proposes, that are decided at once: as many "
+        "workers at most have work then, and fewer decide on more results.",
+    )
+    confirm: Annotated[int, Flag("--confirm", SPENDING)] = Field(
+        0,
+        ge=0,
+        le=500,
+        description="Fresh seeds on the test split, for the pick and the networks that it is "
+        "compared with.",
+    )
+    references: tuple[float, ...] = Field(
+        (0.5, 1.5),
+        description="Networks along the paper's direction that are trained beside the baseline "
+        "when there is one budget, as multiples of the baseline's cost.",
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag("--device", PLACE, _BOTH)] = Field(
+        "auto",
+        description="Device of every run: cpu, cuda, or auto, which is cuda where there is a GPU; "
+        "on the command line cuda:1 is that card alone.",
+    )
+    threads: Annotated[int, Flag("--threads", PLACE, _BOTH)] = Field(
+        1,
+        ge=1,
+        le=256,
+        description="CPU threads of one training; another number changes the last bits of every "
+        "sum.",
+    )
+    compile: Annotated[bool, Flag("--compile", PLACE, ("train",))] = Field(
+        False, description="Use torch.compile on CUDA, which pays in runs of many epochs."
+    )
+    deadline: Annotated[float | None, Flag("--deadline", SPENDING, _BOTH, unset="none")] = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which a run is given up; where k runs share a GPU, k times as "
+        "many.",
+    )
 
     @field_validator("recipe", mode="before")
     @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        """recipe = "paper", or a table whose `base` is one: what it says is put over the named
-        recipe."""
-        given = {"base": value} if isinstance(value, str) else value
-        if not isinstance(given, dict) or "base" not in given:
+    def _resolve_recipe(cls, value: Any) -> Any:
+        """Put what a table says over the recipe that its `base` names; a text is such a name."""
+        table = {"base": value} if isinstance(value, str) else value
+        if not isinstance(table, dict) or "base" not in table:
             return value
-        base = RECIPES.get(given["base"]) if isinstance(given["base"], str) else None
+        name = table["base"]
+        base = RECIPES.get(name) if isinstance(name, str) else None
         if base is None:
-            raise ValueError(f"recipe {given['base']!r}: known are {', '.join(RECIPES)}")
-        return {**dataclasses.asdict(base), **{key: v for key, v in given.items() if key != "base"}}
+            raise ValueError(f"recipe {name!r}: known are {', '.join(RECIPES)}")
+        changes = {key: item for key, item in table.items() if key != "base"}
+        return {**dataclasses.asdict(base), **changes}
 
     @model_validator(mode="before")
     @classmethod
     def _parse_budgets(cls, settings: Any) -> Any:
-        """Budgets are texts in a file, `Budget`s from here on; the space says how exactly they are met."""
+        """Budgets are texts in a file, `Budget`s from here on; the space says how exactly they are
+        met."""
         if not isinstance(settings, dict) or not isinstance(settings.get("budgets"), list | tuple):
             return settings
         space = settings.get("space")
         tolerance = space.get("tolerance") if isinstance(space, dict) else None
         if not isinstance(tolerance, float) or not 0 < tolerance < 0.5:
-            tolerance = Space().tolerance  # where one is wrong, its own field says so
+            tolerance = Space().tolerance  # a wrong one is reported by the field itself
         budgets = [Budget.parse(str(text), tolerance) for text in settings["budgets"]]
         for budget in budgets:
             if budget.of != "macs":
@@ -145,10 +286,11 @@ class Study(_Part):
         return {**settings, "budgets": tuple(budgets)}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if len(set(self.budgets)) < len(self.budgets):
             raise ValueError("budgets: the same budget twice")
-        if any(e < 1 for e in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
+        increasing = list(self.rungs) == sorted(set(self.rungs))
+        if min(self.rungs) < 1 or not increasing:
             raise ValueError(
                 "rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]"
             )
@@ -156,37 +298,25 @@ class Study(_Part):
             raise ValueError(
                 "space.sampler: tpe proposes from full-length results; take allocation flat with it"
             )
-        if any(not 0.01 <= r <= 100 for r in self.references):
+        if any(not 0.01 <= ratio <= 100 for ratio in self.references):
             raise ValueError("references: ratios from 0.01 to 100")
-        r = self.recipe
-        for name, ok, right in (
-            ("lr", 0 < r.lr < math.inf, "above 0"),
-            ("batch", r.batch >= 2, "at least 2"),
-            ("weight_decay", 0 <= r.weight_decay < math.inf, "at least 0"),
-            ("momentum", 0 <= r.momentum < 1, "from 0 to below 1"),
-            ("label_smoothing", 0 <= r.label_smoothing < 1, "from 0 to below 1"),
-            ("warmup_steps", r.warmup_steps >= 0, "at least 0"),
-            ("warmup_epochs", 0 <= r.warmup_epochs < math.inf, "at least 0"),
-            ("cutout", 0 <= r.cutout < 1, "from 0 to below 1"),
-            ("ema", 0 <= r.ema < 1, "from 0 to below 1"),
-            ("shift", 0 <= r.shift < 0.5, "from 0 to below 0.5"),
-            ("drop_path", 0 <= r.drop_path < 1, "from 0 to below 1"),
-            ("bn_images", r.bn_images >= 2, "at least 2"),
-        ):
-            if not ok:
-                raise ValueError(f"recipe.{name} = {getattr(r, name)}: must be {right}")
-        self.network()
+        for field in dataclasses.fields(self.recipe):
+            value, valid = getattr(self.recipe, field.name), field.metadata["valid"]
+            if valid is not None and value not in valid:
+                raise ValueError(f"recipe.{field.name} = {value}: must be {valid}")
+        self.network()  # raises ValueError for a baseline that cannot be built
         return self
 
     def network(self) -> Baseline:
-        """The baseline as effnet knows it. Rounding is its own for the paper's nominal lattice,
-        else `spread`, whose depth moves in whole blocks."""
+        """The baseline as effnet knows it.
+
+        In measured mode its depth moves in whole blocks (the rounding rule `spread`); the paper's
+        nominal lattice keeps the baseline's own rule, as the paper does."""
         spec = self.baseline
-        base = (
-            parse_baseline(spec.definition, spec.name)
-            if spec.definition is not None
-            else baseline(spec.name)
-        )
+        if spec.definition is not None:
+            base = parse_baseline(spec.definition, spec.name)
+        else:
+            base = baseline(spec.name)
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
         return dataclasses.replace(
@@ -211,23 +341,22 @@ class Study(_Part):
         The data's digest stands for where they came from."""
         flat = self.changed()
         flat.pop("data.source", None)
-        if self.baseline.definition is not None:  # as it is understood, not as it is spelled
-            flat = {
-                key: value
-                for key, value in flat.items()
-                if not key.startswith("baseline.definition")
-            }
-            own = dataclasses.asdict(parse_baseline(self.baseline.definition, self.baseline.name))
-            flat["baseline.definition"] = {
-                key: value for key, value in own.items() if key != "name"
-            }
+        if self.baseline.definition is not None:
+            for name in [name for name in flat if name.startswith("baseline.definition")]:
+                del flat[name]
+            # as it is understood, not as it is spelled: a default written out is no difference
+            base = dataclasses.asdict(parse_baseline(self.baseline.definition, self.baseline.name))
+            del base["name"]
+            flat["baseline.definition"] = base
         return {**flat, "data.digest": data_digest, "schema": SCHEMA}
 
     def to_toml(self) -> str:
+        """The study as a file that `read` takes."""
         return tomli_w.dumps(self.settings())
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
+    """16 hexadecimal digits for an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -236,42 +365,42 @@ def check_same(folder: Path, recorded: dict[str, Any], identity: dict[str, Any])
     wanted = json.loads(json.dumps(identity))  # tuples become lists, as in what was recorded
     if recorded == wanted:
         return
-    differing = [
-        f"{name} is {recorded.get(name, 'the default')} there, {wanted.get(name, 'the default')} here"
-        for name in sorted({*recorded, *wanted})
-        if recorded.get(name) != wanted.get(name)
-    ]
+    differences = []
+    for name in sorted({*recorded, *wanted}):
+        there, here = recorded.get(name, "the default"), wanted.get(name, "the default")
+        if there != here:
+            differences.append(f"{name} is {there} there, {here} here")
     raise UserError(
-        f"run folder {folder} belongs to a different study: {'; '.join(differing)}. Choose another folder with --out"
+        f"run folder {folder} belongs to a different study: {'; '.join(differences)}. Choose "
+        "another folder with --out"
     )
 
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
 
 
 def _differences(
     value: dict[str, Any], default: dict[str, Any], prefix: str = ""
-) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what is not the default, tables opened: ("recipe.lr", 0.01)."""
     for key, item in value.items():
         if isinstance(item, dict):
-            found += _differences(item, default.get(key, {}), f"{prefix}{key}.")
+            yield from _differences(item, default.get(key, {}), f"{prefix}{key}.")
         elif item != default.get(key):
-            found.append((prefix + key, item))
-    return found
+            yield prefix + key, item
 
 
 def preset_path(name: str) -> Path:
-    """studies/NAME.toml: in the checkout, or inside the installed package."""
-    here = Path(__file__).resolve().parent.parent
-    for folder in (here / "studies", here.parent / "studies"):
+    """studies/NAME.toml: in the checkout, or inside the installed package. Raises UserError."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "studies", package.parent / "studies"):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
     raise UserError(
-        f"preset {name}: no {name}.toml in {here.parent / 'studies'}; reinstall the package"
+        f"preset {name}: no {name}.toml in {package.parent / 'studies'}; reinstall the package"
     )
 
 
@@ -285,48 +414,55 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
             f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml"
-        ) from None
-    _embed(settings, str(path))
-    study = check(settings, str(path))
+        ) from error
+    _embed_definition(settings, str(path))
+    study = check(settings, str(path))  # what is wrong in the file is not blamed on the command
+    logger.info("study read from %s", path)
     if not overrides:
         return study
-    if str(overrides.get("baseline.name", "")).endswith(".toml"):
-        settings[
-            "baseline"
-        ] = {}  # a network of one's own is taken as it stands, not thinned as the preset's is
+    _override(settings, overrides)
+    logger.info("settings of the command line: %s", overrides)
+    _embed_definition(settings, "command line")
+    return check(settings, "command line")
+
+
+def _override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Put flat overrides into the tables of `settings`. Raises UserError for a part of a setting
+    that has none."""
+    name = str(overrides.get("baseline.name", ""))
+    if name.endswith(".toml"):
+        # a network of one's own is taken as it stands, not thinned as the preset's is
+        settings["baseline"] = {}
     elif "baseline.name" in overrides:
         settings.get("baseline", {}).pop("definition", None)
     if "recipe.base" in overrides:
         settings["recipe"] = {}  # another recipe, not the file's numbers put over it
-    for name, value in overrides.items():
-        *parents, last = name.split(".")
-        place = settings
-        if isinstance(settings.get("recipe"), str):
-            settings["recipe"] = {"base": settings["recipe"]}
+    if isinstance(settings.get("recipe"), str):
+        settings["recipe"] = {"base": settings["recipe"]}
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        table = settings
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise UserError(f"command line: {name}: {parent} has no parts")
-        place[last] = value
-    _embed(settings, "command line")
-    return check(settings, "command line")
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise UserError(f"command line: {path}: {parent} has no parts")
+        table[last] = value
 
 
-def _embed(settings: dict[str, Any], where: str) -> None:
+def _embed_definition(settings: dict[str, Any], where: str) -> None:
     """A baseline in a file becomes part of the study: what was trained stays known when the file
-    changes."""
+    changes. Raises UserError, naming `where`, for a file that holds no baseline."""
     spec = settings.get("baseline")
-    if (
-        not isinstance(spec, dict)
-        or "definition" in spec
-        or not str(spec.get("name", "")).endswith(".toml")
-    ):
+    if not isinstance(spec, dict) or "definition" in spec:
+        return
+    path = str(spec.get("name", ""))
+    if not path.endswith(".toml"):
         return
     try:
-        spec["definition"] = read_table(spec["name"])
-        base = parse_baseline(spec["definition"], spec["name"])
+        spec["definition"] = read_table(path)
+        base = parse_baseline(spec["definition"], path)
     except ValueError as error:
-        raise UserError(f"{where}: baseline.name: {error}") from None
+        raise UserError(f"{where}: baseline.name: {error}") from error
     spec["name"] = base.name
     spec.setdefault("divisor", base.divisor)
 
@@ -343,4 +479,5 @@ def check(settings: dict[str, Any], where: str) -> Study:
             message = "no such setting; studies/quick.toml shows the known ones"
         elif field and first["type"] != "value_error":  # our own messages name what was given
             message += f", not {first['input']!r}"
-        raise UserError(f"{where}: {field + ': ' if field else ''}{message}") from None
+        place = f"{where}: {field}" if field else where
+        raise UserError(f"{place}: {message}") from error
