@@ -1,6 +1,7 @@
 """Networks as data: the rows of a baseline, how they scale, and the integers that come out.
 
-`blocks.py` resolves an Arch into blocks and layers. No torch.
+A `Baseline` is an unscaled network. `scale` multiplies its depth, width and resolution, rounds as
+its family does, and gives an `Arch`; `blocks.py` resolves that into blocks and layers. No torch.
 """
 
 from __future__ import annotations
@@ -8,21 +9,34 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from effnet.rounding import round_half_up, rule, snap, spread_repeats
 
 Operator = Literal["mbconv", "mbconv3x3", "fused", "separable", "bottleneck"]
 OPERATORS: dict[str, str] = {
-    "mbconv": "inverted residual: 1x1 expand, depthwise, squeeze-and-excitation, project (EfficientNet, MobileNetV2)",
+    # MobileNetV2 (arXiv 1801.04381), Figure 3; with the gate: MnasNet (1807.11626), Figure 7
+    "mbconv": "inverted residual: 1x1 expand, depthwise, squeeze-and-excitation, project",
     "mbconv3x3": "the same with a dense 3x3 expansion (the teaching notebook)",
-    "fused": "one k x k convolution instead of expand and depthwise (EfficientNetV2)",
-    "separable": "depthwise, then 1x1, no residual (MobileNetV1)",
-    "bottleneck": "1x1 down to width / expand, k x k, 1x1 up, with a shortcut (ResNet)",
+    # EfficientNetV2 (arXiv 2104.00298), Figure 2
+    "fused": "one k x k convolution instead of expand and depthwise",
+    # MobileNetV1 (arXiv 1704.04861), Figure 3
+    "separable": "depthwise, then 1x1, no residual",
+    # ResNet (arXiv 1512.03385), Figure 5
+    "bottleneck": "1x1 down to width / expand, k x k, 1x1 up, with a shortcut",
 }
+GATED_OPERATORS = ("mbconv", "mbconv3x3")  # those with squeeze-and-excitation
 ACTIVATIONS = ("silu", "relu", "relu6")
-_FARTHEST = 1e6  # for a multiplier, a side, a number of channels
+INITIALISATIONS = ("tensorflow", "torch")
+DROP_PATH_RULES = ("linear", "constant")
+
+# The farthest that a multiplier, a side or a number of channels may go: no network that anybody
+# trains comes near, and a typing error is refused rather than built.
+_FARTHEST = 1e6
+
+
+# ---- rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +56,26 @@ class Stage:
     se_percent: int = 25
 
 
-# by construction order, for messages and TOML rows
+# In the order of construction, for messages and for rows in JSON.
 STAGE_KEYS = tuple(Stage.__dataclass_fields__)
 
 
 def check_stage(stage: Stage, where: str) -> None:
-    """Raises ValueError naming the row and the key that is wrong, and what would be right."""
+    """Check one row. Raises ValueError naming the row and the key that is wrong, and what would be
+    right."""
     if not isinstance(stage.operator, str) or stage.operator not in OPERATORS:
         raise ValueError(
             f"{where}: operator = {stage.operator!r}: known are {', '.join(OPERATORS)}"
         )
-    for key in STAGE_KEYS[1:]:
-        _check_count(where, key, getattr(stage, key), 0 if key == "se_percent" else 1)
+    for key in ("expand", "kernel", "stride", "width", "repeats"):
+        _check_count(where, key, getattr(stage, key), least=1)
+    _check_count(where, "se_percent", stage.se_percent, least=0)
     if stage.kernel % 2 == 0:
         raise ValueError(f"{where}: kernel = {stage.kernel}: must be odd, such as 3, 5 or 7")
-    if stage.se_percent and not stage.operator.startswith("mbconv"):
+    if stage.se_percent and stage.operator not in GATED_OPERATORS:
         raise ValueError(
-            f"{where}: se_percent = {stage.se_percent}: must be 0, {stage.operator} has no such layer"
+            f"{where}: se_percent = {stage.se_percent}: must be 0, "
+            f"{stage.operator} has no such layer"
         )
     if stage.se_percent > 100:
         raise ValueError(f"{where}: se_percent = {stage.se_percent}: at most 100")
@@ -66,38 +83,61 @@ def check_stage(stage: Stage, where: str) -> None:
         raise ValueError(f"{where}: expand = {stage.expand}: must be 1, separable does not expand")
 
 
+# ---- checks that rows, baselines and networks share
+
+
 def _check_count(
     where: str, key: str, value: object, least: int, most: int = int(_FARTHEST)
 ) -> None:
+    # bool is a subclass of int: `repeats = true` in a TOML file would pass for 1
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(
             f"{where}: {key} = {value!r}: must be a whole number from {least} to {most:,}"
         )
 
 
+def _check_choice(where: str, key: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{where}: {key} = {value!r}: known are {', '.join(known)}")
+
+
+def _check_fraction(where: str, key: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{where}: {key} = {value!r}: must be above 0 and below 1")
+
+
+def _check_multiplier(name: str, value: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} = {value!r}: must be a finite number above 0")
+    if not 1 / _FARTHEST <= value <= _FARTHEST:
+        raise ValueError(f"{name} = {value:g}: beyond a factor of a million")
+
+
 def _check_network(net: Baseline | Arch, where: str) -> None:
-    """What a Baseline and an Arch have in common."""
+    """Check what a Baseline and an Arch have in common."""
     if not net.stages:
         raise ValueError(f"{where}: stages: at least one row")
     for i, stage in enumerate(net.stages, 1):
         check_stage(stage, f"{where}: stage {i}")
     for key in ("stem_width", "stem_kernel", "stem_stride", "stem_pool", "resolution"):
-        _check_count(where, key, getattr(net, key), 1)
-    _check_count(where, "head_width", net.head_width, 0)
-    _check_count(where, "dropout_percent", net.dropout_percent, 0, 99)
+        _check_count(where, key, getattr(net, key), least=1)
+    _check_count(where, "head_width", net.head_width, least=0)
+    _check_count(where, "dropout_percent", net.dropout_percent, least=0, most=99)
     if net.stem_kernel % 2 == 0:
         raise ValueError(f"{where}: stem_kernel = {net.stem_kernel}: must be odd")
-    if net.activation not in ACTIVATIONS:
-        raise ValueError(
-            f"{where}: activation = {net.activation!r}: known are {', '.join(ACTIVATIONS)}"
-        )
+    _check_choice(where, "activation", net.activation, ACTIVATIONS)
+    _check_fraction(where, "bn_eps", net.bn_eps)
+    _check_fraction(where, "bn_momentum", net.bn_momentum)
+    _check_choice(where, "initialisation", net.initialisation, INITIALISATIONS)
+    _check_choice(where, "drop_path_rule", net.drop_path_rule, DROP_PATH_RULES)
     _check_side(net.resolution, net.total_stride)
 
 
 def _check_side(resolution: int, total_stride: int) -> None:
-    # maps shrink by ceil, so the sum always works out; but below half of the total stride
-    # whole stages would stride over a single pixel
-    if 2 * resolution < total_stride:
+    # Maps shrink by ceil, so that any side could be computed; but below half of the total stride
+    # whole stages would stride over a single pixel.
+    if resolution < least_side(total_stride):
         raise ValueError(
             f"resolution = {resolution} px: a total stride of {total_stride} leaves no pixels; "
             f"at least {least_side(total_stride)}"
@@ -113,15 +153,53 @@ def _total_stride(net: Baseline | Arch) -> int:
     return net.stem_stride * net.stem_pool * math.prod([stage.stride for stage in net.stages])
 
 
+# ---- how layers train, apart from their shapes
+
+# These fields came after the first recorded studies, in which the rows implied them: a network
+# with the notebook's operator was the notebook, and trained with torch's defaults. So that recorded
+# keys, checkpoints and studies hold, a field is left out of them where it is what was implied.
+_LATER_FIELDS = ("bn_eps", "bn_momentum", "initialisation", "drop_path_rule")
+_TENSORFLOWS_VALUES = (1e-3, 0.01, "tensorflow", "linear")
+_NOTEBOOKS_VALUES = (1e-5, 0.1, "torch", "constant")
+
+
+def _implied_fields(stages: Iterable[Stage]) -> dict[str, Any]:
+    """The later fields of a network that was recorded without them."""
+    values: tuple[Any, ...] = _TENSORFLOWS_VALUES
+    for stage in stages:
+        if stage.operator == "mbconv3x3":
+            values = _NOTEBOOKS_VALUES
+    return dict(zip(_LATER_FIELDS, values, strict=True))
+
+
+def _stated_fields(net: Baseline | Arch) -> dict[str, Any]:
+    """The later fields that a record must state: those that differ from what was implied."""
+    stated = {}
+    for name, implied in _implied_fields(net.stages).items():
+        value = getattr(net, name)
+        if value != implied:
+            stated[name] = value
+    return stated
+
+
+# ---- an unscaled network
+
+
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """An unscaled network of a family.
+    """An unscaled network of a family. Raises ValueError naming the row and the key that is wrong.
 
     `width` multiplies every channel count of the table before rounding (0.25 makes a quarter-width
     baseline), stem and head too where the family's rule keeps them from scaling; the width
     multiplier of a scaling multiplies it again, so rounding happens once. `stem_pool` is the stride
     of a 3x3 max-pool after the stem (1: none); a `head_width` of 0 means that the classifier
-    follows the last stage. Raises ValueError naming the row and the key that is wrong."""
+    follows the last stage.
+
+    The last four fields say how its layers train. Their defaults are those of the official code
+    (tensorflow/tpu, `efficientnet_builder.py` and `efficientnet_model.py`): `batch_norm_epsilon`
+    1e-3; `batch_norm_momentum` 0.99, the weight of the old average, which is 0.01 in torch, where
+    it is that of the new one; its kernel initialisers; and a drop path rate that grows linearly
+    from block to block."""
 
     name: str
     stem_width: int
@@ -136,6 +214,10 @@ class Baseline:
     stem_kernel: int = 3
     stem_pool: int = 1
     activation: str = "silu"
+    bn_eps: float = 1e-3
+    bn_momentum: float = 0.01
+    initialisation: str = "tensorflow"  # or torch: as each module initialises itself
+    drop_path_rule: str = "linear"  # or constant: every block drops alike
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -143,7 +225,7 @@ class Baseline:
         where = f"baseline {self.name}"
         _check_network(self, where)
         rule(self.rounding)
-        _check_count(where, "divisor", self.divisor, 1)
+        _check_count(where, "divisor", self.divisor, least=1)
         _check_multiplier("width", self.width)
 
     @property
@@ -154,17 +236,27 @@ class Baseline:
     def total_stride(self) -> int:
         return _total_stride(self)
 
+    def identity(self) -> dict[str, Any]:
+        """What determines this network's results, as plain data: all but the name, and the later
+        fields only where they differ from what recorded studies implied."""
+        fields = asdict(self)
+        for name in ("name", *_LATER_FIELDS):
+            del fields[name]
+        return {**fields, **_stated_fields(self)}
+
     def with_blocks(self, blocks: int) -> Baseline:
         """The same rows with `blocks` blocks spread over the stages."""
-        repeats = spread_repeats(blocks, tuple(s.repeats for s in self.stages))
-        stages = tuple(replace(s, repeats=n) for s, n in zip(self.stages, repeats, strict=True))
-        return replace(self, stages=stages)
+        repeats = spread_repeats(blocks, tuple([stage.repeats for stage in self.stages]))
+        stages = []
+        for stage, count in zip(self.stages, repeats, strict=True):
+            stages.append(replace(stage, repeats=count))
+        return replace(self, stages=tuple(stages))
 
     def with_stages(self, changes: Mapping[int, Mapping[str, Any]]) -> Baseline:
-        """Rows overridden, counted from 1 as in the paper's table: `{5: {"kernel": 3, "repeats":
-        4}}`.
+        """The same baseline with rows overridden, counted from 1 as in the paper's table:
+        `{5: {"kernel": 3, "repeats": 4}}`.
 
-        Raises ValueError for a row or a key that is not there."""
+        Raises ValueError for a row or a key that does not exist."""
         rows = list(self.stages)
         for number, change in changes.items():
             if number not in range(1, len(rows) + 1):
@@ -178,20 +270,12 @@ class Baseline:
         return replace(self, stages=tuple(rows))
 
 
-def _check_multiplier(name: str, value: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not (math.isfinite(value) and value > 0)
-    ):
-        raise ValueError(f"{name} = {value!r}: must be a finite number above 0")
-    if not 1 / _FARTHEST <= value <= _FARTHEST:
-        raise ValueError(f"{name} = {value:g}: beyond a factor of a million")
+# ---- a scaled network
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Compound scaling (paper section 3.3): depth = alpha^phi, width = beta^phi, resolution =
+    """Compound scaling (paper, section 3.3): depth = alpha^phi, width = beta^phi, resolution =
     gamma^phi."""
 
     alpha: float
@@ -205,9 +289,11 @@ class Scaling:
         if not math.isfinite(self.phi):
             raise ValueError(f"phi = {self.phi}: must be finite")
         for name in ("alpha", "beta", "gamma"):
+            # compared as logarithms, because the power itself may overflow
             if abs(self.phi * math.log(getattr(self, name))) > math.log(_FARTHEST):
                 raise ValueError(
-                    f"{name} ** phi = {getattr(self, name):g} ** {self.phi:g}: beyond a factor of a million"
+                    f"{name} ** phi = {getattr(self, name):g} ** {self.phi:g}: "
+                    "beyond a factor of a million"
                 )
 
     @property
@@ -225,7 +311,9 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """A network after all rounding. `key` is its identity everywhere; the name is only a label."""
+    """A network after all rounding. `key` is its identity everywhere; the name is only a label.
+
+    The fields are those of Baseline, rounded, with the classes and the input's channels."""
 
     stem_width: int
     stem_stride: int
@@ -239,6 +327,10 @@ class Arch:
     stem_kernel: int = 3
     stem_pool: int = 1
     activation: str = "silu"
+    bn_eps: float = 1e-3
+    bn_momentum: float = 0.01
+    initialisation: str = "tensorflow"
+    drop_path_rule: str = "linear"
 
     @property
     def blocks(self) -> int:
@@ -250,41 +342,58 @@ class Arch:
 
     @property
     def key(self) -> str:
-        """12 hexadecimal digits. What has its default is left out, so that a new field changes no
-        old key."""
-        rows = [
-            f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}"
-            + (f",{s.se_percent}" if s.se_percent != 25 else "")
-            for s in self.stages
-        ]
-        more = (self.stem_kernel, self.stem_pool, self.activation)
+        """12 hexadecimal digits over everything but the name.
+
+        What has its default is left out of the hashed text, so that a new field changes no old key:
+        recorded studies name their networks by it."""
+        rows = []
+        for s in self.stages:
+            row = f"{s.operator},{s.expand},{s.kernel},{s.stride},{s.width},{s.repeats}"
+            if s.se_percent != 25:
+                row += f",{s.se_percent}"
+            rows.append(row)
         text = (
             f"{self.in_channels}|{self.stem_width},{self.stem_stride}|{';'.join(rows)}"
             f"|{self.head_width}|{self.resolution}|{self.num_classes}|{self.dropout_percent}"
-        ) + (f"|{more}" if more != (3, 1, "silu") else "")
+        )
+        stem = (self.stem_kernel, self.stem_pool, self.activation)
+        if stem != (3, 1, "silu"):
+            text += f"|{stem}"
+        stated = _stated_fields(self)
+        if stated:
+            text += f"|{sorted(stated.items())}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON; `from_dict` is its inverse."""
-        fields: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
-        return {**fields, "stages": [[getattr(s, key) for key in STAGE_KEYS] for s in self.stages]}
+        fields: dict[str, object] = {}
+        for name in self.__slots__:
+            if name not in _LATER_FIELDS:
+                fields[name] = getattr(self, name)
+        fields["stages"] = [[getattr(s, key) for key in STAGE_KEYS] for s in self.stages]
+        return {**fields, **_stated_fields(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Arch:
-        """Raises ValueError naming what is missing or wrong."""
+        """The network that `as_dict` described. Raises ValueError naming what is missing or
+        wrong."""
         try:
-            net = cls(**{**data, "stages": tuple(Stage(*row) for row in data["stages"])})
+            stages = tuple([Stage(*row) for row in data["stages"]])
+            net = cls(**{**_implied_fields(stages), **data, "stages": stages})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"network: not a description of one: {error}") from None
+            raise ValueError(f"network: not a description of one: {error}") from error
         net.check()
         return net
 
     def check(self) -> None:
-        """Raises ValueError naming the row and the key that no network can have. `scale` makes none
-        such; a file or `dataclasses.replace` may."""
+        """Check every field. Raises ValueError naming the row and the key that no network can have.
+        `scale` makes no such network; a file or `dataclasses.replace` may."""
         _check_network(self, "network")
-        _check_count("network", "num_classes", self.num_classes, 1)
-        _check_count("network", "in_channels", self.in_channels, 1)
+        _check_count("network", "num_classes", self.num_classes, least=1)
+        _check_count("network", "in_channels", self.in_channels, least=1)
+
+
+# ---- from the one to the other
 
 
 def scale(
@@ -301,13 +410,14 @@ def scale(
 
     Raises ValueError for a multiplier that is not a finite number above 0, a resolution that the
     strides leave no pixels of, a class count below 1, and, under `spread`, fewer blocks than
-    stages.
-    """
+    stages."""
+    if resolution is None:
+        resolution = baseline.resolution
     return assemble(
         baseline,
         repeats_at(baseline, depth),
         widths_at(baseline, width),
-        baseline.resolution if resolution is None else resolution,
+        resolution,
         num_classes=num_classes,
         dropout_percent=dropout_percent,
         name=name,
@@ -315,35 +425,36 @@ def scale(
 
 
 def repeats_at(baseline: Baseline, depth: float) -> tuple[int, ...]:
-    """Repeats per stage at a depth multiplier."""
+    """Repeats of each stage at a depth multiplier."""
     _check_multiplier("depth", depth)
-    return rule(baseline.rounding).repeats(depth, tuple([s.repeats for s in baseline.stages]))
+    repeats = tuple([stage.repeats for stage in baseline.stages])
+    return rule(baseline.rounding).repeats(depth, repeats)
 
 
 def widths_at(baseline: Baseline, width: float) -> tuple[int, ...]:
-    """Channels at a width multiplier: stem, each stage, head."""
+    """Channels at a width multiplier: stem, each stage, head (0 without one)."""
     _check_multiplier("width", width)
-    rounding, divisor, multiplier = (
-        rule(baseline.rounding),
-        baseline.divisor,
-        baseline.width * width,
-    )
-    channels = rounding.channels
+    rounding = rule(baseline.rounding)
+    divisor = baseline.divisor
+    multiplier = baseline.width * width
+    # the widths that do not scale: of the table, times the baseline's own width where it has one
+    base_stem, base_head = baseline.stem_width, baseline.head_width
+    if baseline.width != 1:
+        base_stem = rounding.channels(base_stem * baseline.width, divisor)
+        base_head = rounding.channels(base_head * baseline.width, divisor)
 
-    def unscaled(c: int) -> int:
-        return c if baseline.width == 1 else channels(c * baseline.width, divisor)
+    stages = [rounding.channels(s.width * multiplier, divisor) for s in baseline.stages]
 
-    stages = [channels(s.width * multiplier, divisor) for s in baseline.stages]
-    stem, head = baseline.stem_width, baseline.head_width
-    stem = (
-        unscaled(stem)
-        if rounding.stem_fixed
-        else (rounding.stem or channels)(stem * multiplier, divisor)
-    )
-    if head:
-        head = rounding.head(
-            unscaled(head), head * multiplier, channels(head * multiplier, divisor), stages[-1]
-        )
+    stem = base_stem
+    if not rounding.stem_fixed:
+        round_stem = rounding.stem or rounding.channels
+        stem = round_stem(baseline.stem_width * multiplier, divisor)
+
+    head = 0
+    if baseline.head_width:
+        multiplied = baseline.head_width * multiplier
+        rounded = rounding.channels(multiplied, divisor)
+        head = rounding.head(base_head, multiplied, rounded, stages[-1])
     return (stem, *stages, head)
 
 
@@ -353,13 +464,12 @@ def side_at(baseline: Baseline, resolution: float, step: int = 1) -> int:
 
 
 def least_depth(baseline: Baseline) -> float:
-    """Depth multipliers below it are refused; 0 where the rule gives every stage a block at any
-    depth."""
-    return (
-        (len(baseline.stages) - 0.5) / baseline.blocks
-        if rule(baseline.rounding).whole_blocks
-        else 0.0
-    )
+    """The depth multiplier below which the rule refuses, having fewer blocks than stages; 0 where
+    it gives every stage a block at any depth."""
+    if not rule(baseline.rounding).whole_blocks:
+        return 0.0
+    # half a block below one for each stage still rounds up to it
+    return (len(baseline.stages) - 0.5) / baseline.blocks
 
 
 def assemble(
@@ -372,28 +482,37 @@ def assemble(
     dropout_percent: int | None = None,
     name: str = "",
 ) -> Arch:
-    """The network of these repeats (`repeats_at`), channels (`widths_at`) and resolution in px."""
+    """The network of these repeats (`repeats_at`), channels (`widths_at`) and resolution in px.
+
+    Apart from `scale` because a lattice of hundreds of thousands of points rounds each dial's few
+    settings once. Raises ValueError as `scale` does."""
     for label, count in (("resolution", resolution), ("num_classes", num_classes)):
+        # numpy's integers and 224.0 are whole numbers too, so isinstance would refuse too much
         if not (math.isfinite(count) and int(count) == count and 1 <= count <= _FARTHEST):
             raise ValueError(
                 f"{label} = {count}: must be a whole number from 1 to {_FARTHEST:,.0f}"
             )
     _check_side(int(resolution), baseline.total_stride)
+    if dropout_percent is None:
+        dropout_percent = baseline.dropout_percent
+    rows = [
+        Stage(s.operator, s.expand, s.kernel, s.stride, width, count, s.se_percent)
+        for s, width, count in zip(baseline.stages, widths[1:-1], repeats, strict=True)
+    ]
     return Arch(
-        widths[0],
-        baseline.stem_stride,
-        tuple(
-            [
-                Stage(s.operator, s.expand, s.kernel, s.stride, w, n, s.se_percent)
-                for s, w, n in zip(baseline.stages, widths[1:-1], repeats, strict=True)
-            ]
-        ),
-        widths[-1],
-        int(resolution),
-        int(num_classes),
-        baseline.dropout_percent if dropout_percent is None else dropout_percent,
+        stem_width=widths[0],
+        stem_stride=baseline.stem_stride,
+        stages=tuple(rows),
+        head_width=widths[-1],
+        resolution=int(resolution),
+        num_classes=int(num_classes),
+        dropout_percent=dropout_percent,
         name=name or baseline.name,
         stem_kernel=baseline.stem_kernel,
         stem_pool=baseline.stem_pool,
         activation=baseline.activation,
+        bn_eps=baseline.bn_eps,
+        bn_momentum=baseline.bn_momentum,
+        initialisation=baseline.initialisation,
+        drop_path_rule=baseline.drop_path_rule,
     )

@@ -21,7 +21,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from effnet.arch import STAGE_KEYS, Arch, Baseline, Stage
+from effnet.arch import GATED_OPERATORS, STAGE_KEYS, Arch, Baseline, Stage
 
 _KEYS = tuple(field.name for field in fields(Baseline))
 _NEEDED = tuple(field.name for field in fields(Baseline) if field.default is MISSING)
@@ -66,7 +66,8 @@ def _stage(row: Any, where: str) -> Stage:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: {row!r}: must be a table with {', '.join(STAGE_KEYS)}")
     _check_keys(row, STAGE_KEYS, STAGE_KEYS[:-1], where)
-    return Stage(**{"se_percent": 25 if str(row["operator"]).startswith("mbconv") else 0, **row})
+    se_percent = 25 if row["operator"] in GATED_OPERATORS else 0
+    return Stage(**{"se_percent": se_percent, **row})
 
 
 def _check_keys(

@@ -129,8 +129,11 @@ _BASELINES = (
         activation="relu",
     ),
     # The widely copied teaching notebook, `EfficientNet(version, num_classes)`: dense 3x3
-    # expansions, channels to multiples of 4.
-    Baseline("notebook", 32, 2, _rows("mbconv3x3", 25, *_B0_ROWS), 1280, 224, rounding="notebook"),
+    # expansions, channels to multiples of 4. It leaves batch norms (eps 1e-5, momentum 0.1) and
+    # initialisation to torch's modules, and drops every block at one rate (its
+    # `survival_prob = 0.8`).
+    Baseline("notebook", 32, 2, _rows("mbconv3x3", 25, *_B0_ROWS), 1280, 224, rounding="notebook",
+             bn_eps=1e-5, bn_momentum=0.1, initialisation="torch", drop_path_rule="constant"),
 )  # fmt: skip
 BASELINES: dict[str, Baseline] = {b.name: b for b in _BASELINES}
 

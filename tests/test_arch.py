@@ -42,6 +42,39 @@ def test_keys_of_older_studies_still_hold() -> None:
     assert Arch.from_dict({**old, "stages": stages}) == arch("b0")
 
 
+def test_how_layers_train_is_part_of_the_key_except_where_it_was_implied() -> None:
+    """The notebook's values came with its operator before they were fields of their own."""
+    values = {"bn_eps": 1e-5, "bn_momentum": 0.1, "initialisation": "torch"}
+    values["drop_path_rule"] = "constant"
+    notebook = arch("notebook-b0")
+    assert notebook.key == "0c7af9803c8e"
+    recorded = notebook.as_dict()
+    assert not values.keys() & recorded.keys()
+    assert Arch.from_dict(recorded) == notebook
+    assert {name: getattr(notebook, name) for name in values} == values
+
+    keys = {notebook.key, arch("b0").key}
+    for name, value in values.items():
+        net = dataclasses.replace(arch("b0"), **{name: value})
+        assert net.as_dict()[name] == value
+        assert Arch.from_dict(json.loads(json.dumps(net.as_dict()))) == net
+        keys.add(net.key)
+    like_b0 = {name: getattr(arch("b0"), name) for name in values}
+    keys.add(dataclasses.replace(notebook, **like_b0).key)
+    assert len(keys) == 2 + len(values) + 1
+
+
+def test_the_identity_of_a_baseline_states_what_was_not_implied() -> None:
+    b0, notebook = BASELINES["b0"], BASELINES["notebook"]
+    older = {f.name for f in dataclasses.fields(b0)} - {
+        "name", "bn_eps", "bn_momentum", "initialisation", "drop_path_rule",
+    }  # fmt: skip
+    assert set(b0.identity()) == older
+    assert set(notebook.identity()) == older
+    other = dataclasses.replace(b0, initialisation="torch").identity()
+    assert other == {**b0.identity(), "initialisation": "torch"}
+
+
 def test_total_strides() -> None:
     assert [BASELINES[n].total_stride for n in ("b0", "b0-s16", "b0-s8", "b0-s4")] == [32, 16, 8, 4]
     assert BASELINES["resnet50"].total_stride == 32
@@ -104,6 +137,10 @@ def test_per_stage_overrides() -> None:
         ({"stages": (dataclasses.replace(ROW, se_percent=200),)}, "se_percent = 200: at most 100"),
         ({"stem_kernel": 2}, "stem_kernel = 2: must be odd"),
         ({"activation": "gelu"}, "activation = 'gelu': known are silu, relu, relu6"),
+        ({"bn_eps": 0}, "bn_eps = 0: must be above 0 and below 1"),
+        ({"bn_momentum": "0.1"}, "bn_momentum = '0.1': must be above 0 and below 1"),
+        ({"initialisation": "he"}, "initialisation = 'he': known are tensorflow, torch"),
+        ({"drop_path_rule": "none"}, "drop_path_rule = 'none': known are linear, constant"),
         ({"rounding": "up"}, "rounding = 'up': known are official"),
         ({"width": math.nan}, "width = nan"),
         ({"divisor": 0}, "divisor = 0"),

@@ -7,7 +7,7 @@ from torch import nn
 import effnet
 from effnet.arch import Stage, scale
 from effnet.families import BASELINES
-from effnet.nn.model import BN_EPS, BN_MOMENTUM, ConvBlock, ConvNet, SameConv2d
+from effnet.nn.model import ConvBlock, ConvNet, SameConv2d
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_initialisation_spread(b0: ConvNet) -> None:
 def test_batch_norm_constants(b0: ConvNet) -> None:
     for module in b0.modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert (module.eps, module.momentum) == (BN_EPS, BN_MOMENTUM) == (1e-3, 0.01)
+            assert (module.eps, module.momentum) == (1e-3, 0.01)
 
 
 def test_stochastic_depth_grows_linearly_and_keeps_the_mean() -> None:
@@ -103,6 +103,20 @@ def test_the_notebook_is_torchs_own_otherwise() -> None:
     assert {(m.eps, m.momentum, m.weight.min().item()) for m in norms} == {(1e-5, 0.1, 1.0)}
     bound = (3 * 9) ** -0.5  # nn.Conv2d's default: uniform in ± 1 / sqrt(fan in)
     assert 0.9 * bound < model.stem[0].weight.abs().max().item() <= bound
+
+
+def test_how_layers_train_is_the_baselines_and_not_the_operators() -> None:
+    dense = [{"operator": "mbconv3x3"}] * 7
+    net = effnet.arch("b0", resolution=32, stages=dict(enumerate(dense, 1)))
+    model = effnet.build(net, drop_path=0.2)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}
+    assert model.blocks[0].drop == 0.0
+    plain = replace(BASELINES["b0-s4"], bn_eps=1e-4, bn_momentum=0.5, drop_path_rule="constant")
+    model = effnet.build(scale(plain, width=0.1, resolution=16), drop_path=0.2)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-4, 0.5)}
+    assert {block.drop for block in model.blocks} == {0.2}
 
 
 @pytest.mark.parametrize(

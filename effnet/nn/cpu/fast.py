@@ -228,7 +228,7 @@ def _block(block: ConvBlock, x: Tensor) -> Tensor:
             return _conv_norm(layer, y, shortcut.contiguous(memory_format=_last))
         else:
             y = _conv_norm(layer, y)
-    return block.joined(x, y)
+    return block.join(x, y)
 
 
 def forward(net: ConvNet, x: Tensor) -> Tensor:
