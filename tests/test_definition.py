@@ -1,4 +1,5 @@
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 import effnet
 from effnet.definition import read_baseline
 from effnet.families import BASELINES
+from scaling_search.study.settings import check
 
 B0 = """
 name = "mine"
@@ -139,6 +141,21 @@ def test_a_wrong_definition_names_row_and_key(
     assert message in text
     assert str(path) in text
     assert "\n" not in text
+
+
+def test_a_study_of_ones_own_network_keeps_its_identity() -> None:
+    """How layers train came later than the first studies: it is in the identity where it is stated
+    and no default."""
+    table = tomllib.loads(B0)
+    settings = {"baseline": {"name": "mine", "definition": table, "divisor": 8}}
+    recorded = check(settings, "x").identity("digest")
+    later = {"bn_eps", "bn_momentum", "initialisation", "drop_path_rule"}
+    assert not later & recorded["baseline.definition"].keys()
+    settings["baseline"]["definition"] = {**table, "bn_eps": 1e-3}
+    assert check(settings, "x").identity("digest") == recorded
+    settings["baseline"]["definition"] = {**table, "bn_eps": 1e-5}
+    own = check(settings, "x").identity("digest")["baseline.definition"]
+    assert own == {**recorded["baseline.definition"], "bn_eps": 1e-5}
 
 
 def test_rows_that_are_none(tmp_path: Path) -> None:

@@ -345,9 +345,8 @@ class Study(_Part):
             for name in [name for name in flat if name.startswith("baseline.definition")]:
                 del flat[name]
             # as it is understood, not as it is spelled: a default written out is no difference
-            base = dataclasses.asdict(parse_baseline(self.baseline.definition, self.baseline.name))
-            del base["name"]
-            flat["baseline.definition"] = base
+            base = parse_baseline(self.baseline.definition, self.baseline.name)
+            flat["baseline.definition"] = base.identity()
         return {**flat, "data.digest": data_digest, "schema": SCHEMA}
 
     def to_toml(self) -> str:
