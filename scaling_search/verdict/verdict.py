@@ -1,38 +1,51 @@
-"""What the runs say: the pick, what it may lose, what cannot be told apart from it. One joint model
-(posterior.py).
+"""Concludes from a study's runs: the pick, what it may lose, and what cannot be told apart from it.
 
 *Best* is the highest expected validation accuracy at the last rung under this recipe, over seeds
-and held-out images. All networks and all rungs are in the model, those left behind at a lower rung
-included.
+and held-out images. It is inferred by one joint model of all networks at all rungs (posterior.py),
+those left behind at a lower rung included.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from effnet.budget import Budget
+from effnet.shares import Shares
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import SINGLE, simplex
 from scaling_search.study.settings import Study
-from scaling_search.verdict.posterior import Array, Posterior, Runs, posterior
+from scaling_search.verdict.posterior import Array, Fit, Posterior, Runs, fit
 
-MARGIN = 0.005  # equivalence: half a point, fixed beforehand
-FRESH = 500  # seeds from study.seed + this on confirm: they are no part of the verdict
-_SURE = 0.95
+# Two networks within half a point are as good as each other. Fixed before any study was run.
+MARGIN = 0.005
+
+# Seeds from study.seed + this on only confirm a verdict; they have no part in it.
+FRESH = 500
+
+# What intervals, the loss bound, the tied set and the surface's region hold.
+CONFIDENCE = 0.95
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+
+# The surface is looked at where the shares are twelfths, and no farther than this from a network
+# (as a distance of shares): beyond, it is the prior that speaks.
 _GRID = np.array(simplex(12))
-_REACH = 0.25  # in shares: the surface says nothing farther than this from every network
+_REACH = 0.25
+_SURFACE_SAMPLES = 1024  # of 91 grid points and all rungs each; their quantiles need no more
+_FEWEST_FOR_A_SURFACE = 4  # networks: three lie on a plane whatever they are
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network. `mean` is its expected accuracy (a fraction) at the last rung, `error` its
-    standard deviation; `behind` is the pick minus this network, from `low` to `high` in 95% of
-    cases."""
+    """What is concluded about one network; accuracies and differences as fractions.
+
+    `mean` is its expected accuracy at the last rung, `error` that one's standard deviation.
+    `behind` is the pick minus this network, between `low` and `high` in 95% of cases.
+    """
 
     candidate: Candidate
     mean: float
@@ -40,56 +53,60 @@ class Row:
     behind: float
     low: float
     high: float
-    best: float  # P(best); 0 outside the budget
+    best: float  # P(best), the probability of being the best of the budget; 0 outside the budget
     tied: bool
-    seeds: int  # runs at the last rung
-    speed: float | None  # training images/s, median of its runs
-    test: float | None  # mean over its tested runs
+    seeds: int  # finished runs at the last rung
+    speed: float | None  # training images/s, median of its runs; None: not known
+    test: float | None  # mean test accuracy of its tested runs; None: not tested
 
     @property
     def standing(self) -> str:
-        """Against the pick, with the equivalence margin: 'as good', 'worse', 'better' or 'cannot
-        tell'."""
+        """Against the pick: 'as good' within the margin, 'worse', 'better', or 'cannot tell'."""
         if self.low >= -MARGIN and self.high <= MARGIN:
             return "as good"
-        return "worse" if self.low > 0 else "better" if self.high < 0 else "cannot tell"
+        if self.low > 0:
+            return "worse"
+        if self.high < 0:
+            return "better"
+        return "cannot tell"
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """The smooth part over the shares. `optimum` per rung (shares), the last one final; `region`:
-    the points that hold 95% of the probability of being the final optimum; `moved`: what share of
-    the extra cost the optimum moved between dimensions from the first rung to the last, in 95% of
-    cases from `moved_low` to `moved_high`."""
+    """The smooth part of the accuracy, as a function of the shares.
 
-    optimum: tuple[tuple[float, float, float], ...]
+    `optimum` is its highest point at each rung, the last one final. `region` holds the final
+    optimum with a probability of 95%. `moved` says what share of the extra cost the optimum moved
+    between dimensions from the first rung to the last, in 95% of cases from `moved_low` to
+    `moved_high`. `height` is the final surface at `points`, relative to its highest, as a fraction.
+    """
+
+    optimum: tuple[Shares, ...]
     moved: float
     moved_low: float
     moved_high: float
-    region: tuple[tuple[float, float, float], ...]
-    points: tuple[tuple[float, float, float], ...]  # within reach of the networks
-    height: tuple[float, ...]  # of the final surface at `points`, relative to its highest
+    region: tuple[Shares, ...]
+    points: tuple[Shares, ...]  # of the grid, those within reach of the networks
+    height: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """For one budget: the pick, everything else of that cost, the baseline. Best first."""
+    """All that is concluded for one budget."""
 
     budget: Budget
     pick: Row
-    rows: tuple[
-        Row, ...
-    ]  # the candidates of this budget with a finished run at any rung, the pick among them
+    # The budget's networks with a finished run at any rung, the pick among them; best first.
+    rows: tuple[Row, ...]
     baseline: Row | None
     references: tuple[Row, ...]
-    bound: float  # the most that the pick may lie below the best, 95%
-    settle: (
-        int | None
-    )  # runs more that would bring the bound to the margin; None: more than anyone would make
+    bound: float  # the loss bound: the most that the pick may lie below the best, 95%
+    # Further runs that would bring the bound to the margin; None: more than anyone would make.
+    settle: int | None
     noise: float  # standard deviation of one run at the last rung around its network
     surface: Surface | None  # None: fewer than four networks have shares
-    failed: tuple[Candidate, ...]
-    left_out: int  # failed runs of networks that finished others
+    failed: tuple[Candidate, ...]  # networks left out since their longest run failed
+    left_out: int  # failed runs of the networks that are not left out
 
     @property
     def equal_cost(self) -> bool:
@@ -99,155 +116,209 @@ class Verdict:
 
     @property
     def tied(self) -> tuple[Row, ...]:
-        """The smallest set whose P(best) sums to 0.95."""
+        """The networks that cannot be told apart from the best: the smallest set whose P(best) sums
+        to 0.95, and the pick."""
         return tuple(row for row in self.rows if row.tied)
 
     @property
     def fastest(self) -> Row | None:
-        """The one of the tied set that trains most images a second; None where one of them has no
-        speed on record, as runs that shared their GPU have none: it might be that one."""
+        """The one of the tied set that trains most images a second.
+
+        None where one of them has no speed on record, as runs that shared their GPU have none: it
+        might be that one.
+        """
         if not all(row.speed for row in self.tied):
             return None
         return max(self.tied, key=lambda row: row.speed or 0.0)
 
     def named(self, name: str) -> Row | None:
-        """The network that stands for a direction, exactly or nearest."""
+        """The best network that stands for a direction, exactly or as the nearest to it."""
         for row in self.rows:
-            if any(d in (name, f"nearest to {name}") for d in row.candidate.directions):
+            if {name, f"nearest to {name}"} & set(row.candidate.directions):
                 return row
         return None
 
     @property
     def best_single(self) -> tuple[str, Row] | None:
-        """The best of depth only, width only, resolution only."""
-        reached = [(name, row) for name in SINGLE if (row := self.named(name)) is not None]
+        """The best of depth only, width only and resolution only, with that name."""
+        reached = []
+        for name in SINGLE:
+            row = self.named(name)
+            if row is not None:
+                reached.append((name, row))
         return max(reached, key=lambda pair: pair[1].mean) if reached else None
 
     @property
     def finalists(self) -> tuple[Row, ...]:
         """What is confirmed on the test split: the pick, the paper's direction, the best single
-        one, the baseline."""
-        single = self.best_single
-        rows = [self.pick, self.named("paper"), single[1] if single else None, self.baseline]
+        dimension, the baseline; each network once."""
+        rows = [self.pick, self.named("paper")]
+        if self.best_single is not None:
+            rows.append(self.best_single[1])
+        rows.append(self.baseline)
         return tuple({row.candidate.key: row for row in rows if row is not None}.values())
 
 
+def verdicts(records: Sequence[Record], study: Study) -> list[Verdict]:
+    """Return a verdict for each budget that has a finished network, in the study's order.
+
+    The order of the records changes nothing.
+    """
+    runs = sorted(searched(records, study), key=lambda r: (r.epochs, r.seed, r.candidate.key))
+    planned = {r.candidate.budget for r in records if r.candidate.role == "candidate"}
+    concluded = []
+    for budget in dict.fromkeys(study.budgets):
+        if budget in planned:
+            verdict = _verdict(budget, runs, records, study)
+            if verdict is not None:
+                concluded.append(verdict)
+    return concluded
+
+
 def searched(records: Sequence[Record], study: Study) -> list[Record]:
-    """The runs that the verdict may use: those of fresh seeds only confirm it."""
+    """Return the runs that a verdict may use: those of fresh seeds only confirm it."""
     return [r for r in records if r.seed < study.seed + FRESH]
 
 
-def verdicts(records: Sequence[Record], study: Study) -> list[Verdict]:
-    """One for each budget with a finished network. The order of the records changes nothing."""
-    runs = sorted(searched(records, study), key=lambda r: (r.epochs, r.seed, r.candidate.key))
-    candidates = {r.candidate.key: r.candidate for r in records if r.candidate.role == "candidate"}
-    budgets = dict.fromkeys(
-        b for b in study.budgets if any(c.budget == b for c in candidates.values())
-    )
-    found = [_verdict(b, runs, records, study) for b in budgets]
-    return [v for v in found if v is not None]
+# ---- the joint model of a budget's runs
 
 
-def model(
-    runs: Sequence[Record],
-    study: Study,
-    budget: Budget,
-    *,
-    grid: Array | None = None,
-    samples: int = 4096,
-) -> tuple[list[str], Posterior] | None:
-    """The posterior over this budget's networks, the baseline and the references; None without a
-    finished candidate.
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The joint model of one budget's networks, the baseline and the references, fitted once.
 
-    Runs of fresh seeds are no part of it, and a network whose longest attempt failed is left out
-    altogether."""
-    runs = searched(runs, study)
-    done = [
-        r
-        for r in runs
-        if r.done
-        and (r.candidate.role != "candidate" or r.candidate.budget == budget)
-        and r.epochs in study.rungs
-    ]
-    lost = _lost(runs)
-    done = [r for r in done if r.candidate.key not in lost]
-    if not any(r.candidate.role == "candidate" for r in done):
+    `networks` [networks] are the columns of its samples, the budget's own first.
+    """
+
+    networks: tuple[Candidate, ...]
+    fit: Fit
+
+    @property
+    def keys(self) -> list[str]:
+        return [c.key for c in self.networks]
+
+    def sample(self, samples: int = 4096, grid: Array | None = None) -> Posterior:
+        """Return samples of every network's accuracy; see `posterior.Fit.sample`."""
+        return self.fit.sample(samples, grid)
+
+
+def model(records: Sequence[Record], study: Study, budget: Budget) -> Model | None:
+    """Fit the joint model; None without a finished network of this budget.
+
+    Runs of fresh seeds have no part in it, and a network whose longest run failed is left out
+    altogether: an accuracy cut short is not its accuracy.
+    """
+    runs = _finished(searched(records, study), study, budget)
+    if not any(r.candidate.role == "candidate" for r in runs):
         return None
-    network_of = [r.candidate.key for r in done]
-    networks = dict(zip(network_of, (r.candidate for r in done), strict=True))
-    keys = sorted(networks, key=lambda key: (networks[key].role != "candidate", key))
-    rungs = [e for e in study.rungs if any(r.epochs == e for r in done)]
-    if rungs[-1] != study.rungs[-1]:
-        rungs.append(study.rungs[-1])
-    seeds = sorted({r.seed for r in done})
-    row_of, seed_of = {k: i for i, k in enumerate(keys)}, {s: i for i, s in enumerate(seeds)}
-    nowhere = (math.nan,) * 3
-    accuracy = np.array([r.val_acc for r in done])
-    images = max(
-        4 * max(len(r.outcome.right) if r.outcome else 0 for r in done), 100
-    )  # bits, as hex digits
-    p = float(np.clip(accuracy.mean(), 0.01, 0.99))
+    by_key = {r.candidate.key: r.candidate for r in runs}
+    networks = sorted(by_key.values(), key=lambda c: (c.role != "candidate", c.key))
+    row_of = {c.key: row for row, c in enumerate(networks)}
+    reached = {r.epochs for r in runs}
+    # The last rung is what is asked about, so it is in the model before any run has reached it.
+    rungs = [epochs for epochs in study.rungs if epochs in reached or epochs == study.rungs[-1]]
+    seeds = sorted({r.seed for r in runs})
+    seed_of = {seed: i for i, seed in enumerate(seeds)}
+
+    shares = np.full((len(networks), 3), math.nan)
+    for row, c in enumerate(networks):
+        if c.role == "candidate" and c.shares:
+            shares[row] = c.shares
+    accuracy = np.array([r.val_acc for r in runs])
     data = Runs(
-        np.array(
-            [
-                c.shares if (c := networks[k]).role == "candidate" and c.shares else nowhere
-                for k in keys
-            ]
-        ),
-        np.array([row_of[key] for key in network_of]),
-        np.array([rungs.index(r.epochs) for r in done]),
-        np.array([seed_of[r.seed] for r in done]),
-        accuracy,
-        len(rungs),
-        math.sqrt(p * (1 - p) / images),
+        shares=shares,
+        network=np.array([row_of[r.candidate.key] for r in runs]),
+        rung=np.array([rungs.index(r.epochs) for r in runs]),
+        seed=np.array([seed_of[r.seed] for r in runs]),
+        accuracy=accuracy,
+        rungs=len(rungs),
+        unit=_binomial_deviation(float(accuracy.mean()), runs),
     )
-    return keys, posterior(data, grid=grid, samples=samples)
+    return Model(tuple(networks), fit(data))
 
 
-def _lost(runs: Sequence[Record]) -> set[str]:
-    """Networks with a failed run and none that finished at as many epochs."""
-    longest: dict[str, int] = {}
+def _finished(runs: Sequence[Record], study: Study, budget: Budget) -> list[Record]:
+    """Return the finished runs that the model of this budget is made of."""
+    failed = _failed_longest(runs)
+    kept = []
     for r in runs:
-        if r.done:
-            longest[r.candidate.key] = max(longest.get(r.candidate.key, 0), r.epochs)
-    failed = [r for r in runs if r.outcome is not None and not r.done]
-    return {r.candidate.key for r in failed if longest.get(r.candidate.key, 0) < r.epochs}
+        elsewhere = r.candidate.role == "candidate" and r.candidate.budget != budget
+        if r.done and r.epochs in study.rungs and not elsewhere and r.candidate.key not in failed:
+            kept.append(r)
+    return kept
 
 
-def tied_set(best: Array) -> list[int]:
-    """The smallest set whose P(best) sums to 0.95, likeliest first."""
-    order = np.argsort(-best, kind="stable")
-    enough = int(np.searchsorted(np.cumsum(best[order]), _SURE - 1e-9)) + 1
-    return [int(k) for k in order[:enough]]
+def _failed_longest(runs: Iterable[Record]) -> set[str]:
+    """Return the networks with a failed run and none that finished at as many epochs."""
+    longest: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    for r in runs:
+        if r.outcome is not None:
+            epochs = longest if r.done else failed
+            epochs[r.candidate.key] = max(epochs.get(r.candidate.key, 0), r.epochs)
+    return {key for key, epochs in failed.items() if longest.get(key, 0) < epochs}
+
+
+def _binomial_deviation(accuracy: float, runs: Sequence[Record]) -> float:
+    """Return the standard deviation that the number of validation images alone gives a run.
+
+    `Outcome.right` has a bit for each image, four to a hex digit. Without it, 100 images are
+    assumed, the fewest that a study has; an accuracy of 0 or 1 would have no deviation at all.
+    """
+    digits = [len(r.outcome.right) for r in runs if r.outcome]
+    images = max(4 * max(digits, default=0), 100)
+    p = float(np.clip(accuracy, 0.01, 0.99))
+    return math.sqrt(p * (1 - p) / images)
+
+
+# ---- what follows from samples of it
 
 
 def chances(accuracy: Array) -> tuple[int, Array, float]:
-    """From samples [samples, networks]: the pick (largest mean), P(best) of each, the loss bound
-    (95%)."""
+    """Return from samples [samples, networks] the pick (largest mean), P(best) of each network, and
+    the loss bound: in 95% of samples, the best lies no more than this above the pick."""
     pick = int(accuracy.mean(0).argmax())
     best = np.bincount(accuracy.argmax(1), minlength=accuracy.shape[1]) / len(accuracy)
-    return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], _SURE))
+    return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], CONFIDENCE))
+
+
+def tied_set(best: Array) -> list[int]:
+    """Return the smallest set whose P(best) sums to 0.95, likeliest first."""
+    order = np.argsort(-best, kind="stable")
+    # the sum of ten times 0.095 is a little below 0.95
+    enough = int(np.searchsorted(np.cumsum(best[order]), CONFIDENCE - 1e-9)) + 1
+    return [int(k) for k in order[:enough]]
 
 
 def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
-    """How many runs more, shared equally among the tied networks, would bring the loss bound to
-    `margin` on average: futures are drawn from the posterior, each of them answered by runs with
-    this noise. None: over 4,096 each."""
+    """Return how many more runs, shared equally among the tied networks, would bring the loss bound
+    to `margin` on average.
+
+    Futures are drawn before they happen (a preposterior analysis: Raiffa and Schlaifer 1961): each
+    of 24 samples is taken for the truth and runs of it are drawn; the Gaussian with the samples'
+    mean and covariance is conditioned on them, and its loss bound taken. `accuracy` [samples,
+    networks]; `noise` is the standard deviation of one run. None: over 4,096 runs each.
+    """
     rng = np.random.default_rng(0)
-    mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
-    tied = tied_set(chances(accuracy)[1])
-    truths = accuracy[:: max(1, len(accuracy) // 24), tied][:24]
-    if chances(accuracy)[2] <= margin:
+    _, best, bound = chances(accuracy)
+    if bound <= margin:
         return 0
+    mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
+    tied = tied_set(best)
+    truths = accuracy[:: max(1, len(accuracy) // 24), tied][:24]
     for runs in (2**n for n in range(13)):
-        gain = covariance[:, tied] @ np.linalg.inv(
-            covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied))
-        )
-        left = covariance - gain @ covariance[tied]
-        root = np.linalg.cholesky(left + (1e-9 + 1e-9 * np.trace(left)) * np.eye(len(left)))
-        spread = rng.standard_normal((512, len(left))) @ root.T
-        seen = truths + rng.standard_normal(truths.shape) * noise / math.sqrt(runs)
-        bounds = [chances(mean + gain @ (y - mean[tied]) + spread)[2] for y in seen]
+        observed = covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied))
+        gain = covariance[:, tied] @ np.linalg.inv(observed)
+        remaining = covariance - gain @ covariance[tied]
+        # rounding may leave it a little below positive definite
+        ridge = (1e-9 + 1e-9 * np.trace(remaining)) * np.eye(len(remaining))
+        root = np.linalg.cholesky(remaining + ridge)
+        around = rng.standard_normal((512, len(remaining))) @ root.T
+        results = truths + rng.standard_normal(truths.shape) * noise / math.sqrt(runs)
+        bounds = []
+        for result in results:
+            updated = mean + gain @ (result - mean[tied])
+            bounds.append(chances(updated + around)[2])
         if np.mean(bounds) <= margin:
             return runs * len(tied)
     return None
@@ -256,49 +327,41 @@ def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
 def _verdict(
     budget: Budget, runs: list[Record], records: Sequence[Record], study: Study
 ) -> Verdict | None:
-    answer = model(runs, study, budget)
-    if answer is None:
+    """`runs`: the searched ones, sorted; `records`: all, for their accuracies on the test split."""
+    fitted = model(runs, study, budget)
+    if fitted is None:
         return None
-    keys, post = answer
-    by_network, tests = (
-        by_network_key(runs),
-        by_network_key([r for r in records if r.test_acc is not None]),
-    )
-    networks = {key: group[0].candidate for key, group in by_network.items()}
-    inside = [i for i, key in enumerate(keys) if networks[key].role == "candidate"]
-    accuracy = post.accuracy[:, inside]
+    samples = fitted.sample()
+    inside = [i for i, c in enumerate(fitted.networks) if c.role == "candidate"]
+    accuracy = samples.accuracy[:, inside]
     pick, best, bound = chances(accuracy)
-    tied = {inside[i] for i in (*tied_set(best), pick)}
     chance = dict(zip(inside, best.tolist(), strict=True))
-    first = post.accuracy[:, inside[pick]]
+    tied = {inside[i] for i in (*tied_set(best), pick)}
+    accuracy_of_pick = samples.accuracy[:, inside[pick]]
+    runs_of = by_network_key(runs)
+    tests_of = by_network_key([r for r in records if r.test_acc is not None])
 
-    def row(i: int) -> Row:
-        mine = [r for r in by_network[keys[i]] if r.done]
-        tested = [r.test_acc for r in tests.get(keys[i], ())]
-        speeds = [r.outcome.images_per_s for r in mine if r.outcome and r.outcome.images_per_s]
-        behind = first - post.accuracy[:, i]
-        low, high = np.quantile(behind, [(1 - _SURE) / 2, (1 + _SURE) / 2])
-        return Row(
-            candidate=networks[keys[i]],
-            mean=float(post.accuracy[:, i].mean()),
-            error=float(post.accuracy[:, i].std()),
+    rows = []
+    for i, candidate in enumerate(fitted.networks):
+        accuracy_of_network = samples.accuracy[:, i]
+        behind = accuracy_of_pick - accuracy_of_network
+        low, high = np.quantile(behind, _TAILS)
+        done = [r for r in runs_of[candidate.key] if r.done]
+        row = Row(
+            candidate=candidate,
+            mean=float(accuracy_of_network.mean()),
+            error=float(accuracy_of_network.std()),
             behind=float(behind.mean()),
             low=float(low),
             high=float(high),
             best=chance.get(i, 0.0),
             tied=i in tied,
-            seeds=sum(r.epochs == study.rungs[-1] for r in mine),
-            speed=float(np.median(speeds)) if speeds else None,
-            test=float(np.mean([a for a in tested if a is not None])) if tested else None,
+            seeds=sum(r.epochs == study.rungs[-1] for r in done),
+            speed=_speed(done),
+            test=_test_accuracy(tests_of.get(candidate.key, ())),
         )
+        rows.append(row)
 
-    rows = [row(i) for i in range(len(keys))]
-    ended = {
-        k: c
-        for k, c in networks.items()
-        if c.budget == budget and any(r.outcome for r in by_network[k])
-    }
-    gone = {key for key, c in ended.items() if c.role == "candidate" and key not in keys}
     return Verdict(
         budget=budget,
         pick=rows[inside[pick]],
@@ -306,43 +369,70 @@ def _verdict(
         baseline=next((r for r in rows if r.candidate.role == "baseline"), None),
         references=tuple(r for r in rows if r.candidate.role == "reference"),
         bound=bound,
-        settle=settle(accuracy, post.noise),
-        noise=post.noise,
-        surface=_surface([networks[keys[i]] for i in inside], runs, study, budget),
-        failed=tuple(c for key, c in ended.items() if key in gone),
-        left_out=sum(r.outcome is not None and not r.done for key in keys for r in by_network[key]),
+        settle=settle(accuracy, samples.noise),
+        noise=samples.noise,
+        surface=_surface(fitted),
+        failed=_left_out(budget, runs_of, fitted),
+        left_out=sum(_failures(runs_of[key]) for key in fitted.keys),
     )
 
 
-def _surface(
-    inside: list[Candidate], runs: list[Record], study: Study, budget: Budget
-) -> Surface | None:
-    places = np.array([c.shares for c in inside if c.shares])
-    if len(places) < 4:
+def _speed(runs: Sequence[Record]) -> float | None:
+    """Return the median training speed, images/s; None where no run has one on record."""
+    speeds = [r.outcome.images_per_s for r in runs if r.outcome and r.outcome.images_per_s]
+    return float(np.median(speeds)) if speeds else None
+
+
+def _test_accuracy(runs: Sequence[Record]) -> float | None:
+    accuracies = [r.test_acc for r in runs if r.test_acc is not None]
+    return float(np.mean(accuracies)) if accuracies else None
+
+
+def _failures(runs: Sequence[Record]) -> int:
+    return sum(r.outcome is not None and not r.done for r in runs)
+
+
+def _left_out(
+    budget: Budget, runs_of: dict[str, list[Record]], fitted: Model
+) -> tuple[Candidate, ...]:
+    """Return the budget's networks that have a run that ended and are not in the model."""
+    inside = set(fitted.keys)
+    left_out = []
+    for key, runs in runs_of.items():
+        candidate = runs[0].candidate
+        mine = candidate.role == "candidate" and candidate.budget == budget
+        if mine and key not in inside and any(r.outcome for r in runs):
+            left_out.append(candidate)
+    return tuple(left_out)
+
+
+def _surface(fitted: Model) -> Surface | None:
+    """Return the smooth part's optimum and region, from samples of it on a grid near the networks;
+    None with too few networks."""
+    candidates = [c for c in fitted.networks if c.role == "candidate"]
+    places = np.array([c.shares for c in candidates if c.shares])
+    if len(places) < _FEWEST_FOR_A_SURFACE:
         return None
-    near = np.linalg.norm(_GRID[:, None] - places[None], axis=2).min(1) <= _REACH
-    grid = _GRID[near]
-    answer = model(runs, study, budget, grid=grid, samples=1024)
-    assert answer is not None
-    fields = answer[1].fields
-    means = fields.mean(0)
-    top = np.bincount(fields[:, -1].argmax(1), minlength=len(grid)) / len(fields)
+    distance = np.linalg.norm(_GRID[:, None] - places[None], axis=2).min(1)
+    grid = _GRID[distance <= _REACH]
+    fields = fitted.sample(_SURFACE_SAMPLES, grid).fields
+    means = fields.mean(0)  # [rungs, points]
+    optimum = [int(m.argmax()) for m in means]
 
-    first, last = grid[fields[:, 0].argmax(1)], grid[fields[:, -1].argmax(1)]
-    moved = np.abs(first - last).sum(1) / 2
-    low, high = np.quantile(moved, [(1 - _SURE) / 2, (1 + _SURE) / 2])
-    best = [int(m.argmax()) for m in means]
-
-    def at(i: int) -> tuple[float, float, float]:
-        depth, width, resolution = grid[i].tolist()
-        return depth, width, resolution
-
+    final = fields[:, -1].argmax(1)  # each sample's optimum
+    probability = np.bincount(final, minlength=len(grid)) / len(fields)
+    # half the sum of absolute differences: what some dimensions lost and others gained
+    moved = np.abs(grid[fields[:, 0].argmax(1)] - grid[final]).sum(1) / 2
+    low, high = np.quantile(moved, _TAILS)
+    points: list[Shares] = [
+        (depth, width, resolution) for depth, width, resolution in grid.tolist()
+    ]
     return Surface(
-        optimum=tuple(at(i) for i in best),
-        moved=float(np.abs(grid[best[0]] - grid[best[-1]]).sum() / 2),
+        optimum=tuple(points[i] for i in optimum),
+        moved=float(np.abs(grid[optimum[0]] - grid[optimum[-1]]).sum() / 2),
         moved_low=float(low),
         moved_high=float(high),
-        region=tuple(at(i) for i in tied_set(top)),
-        points=tuple(at(i) for i in range(len(grid))),
+        region=tuple(points[i] for i in tied_set(probability)),
+        points=tuple(points),
         height=tuple((means[-1] - means[-1].max()).tolist()),
     )
