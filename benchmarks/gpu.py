@@ -65,6 +65,7 @@ from effnet.arch import Arch
 from effnet.nn.cuda import why_no_triton
 from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.data.images import free_memory
 from scaling_search.training import memory, train
 from scaling_search.training.recipe import RECIPES, Recipe
 from scaling_search.training.step import Step
@@ -695,7 +696,7 @@ def process_cells(several: Together, alone: float) -> list[str]:
 def together(bench: Bench, count: int, kernels: str, environment: dict[str, str]) -> Together:
     """Train the baseline in `count` processes for the same seconds. Raises RuntimeError where one
     fails, or all of them take too long."""
-    free_before = memory.free(bench.device)
+    free_before = free_memory(bench.device)
     spec = {
         "folder": str(bench.data.folder),
         "device": str(bench.device),
@@ -775,7 +776,7 @@ def work(spec: dict[str, Any]) -> None:
             memory.synchronize(device)
             steps += 10
         seconds = time.perf_counter() - began
-        say({"images_per_s": steps * ready.batches.size / seconds, "free": memory.free(device)})
+        say({"images_per_s": steps * ready.batches.size / seconds, "free": free_memory(device)})
         sys.stdin.readline()
 
 
@@ -824,7 +825,7 @@ def streams(bench: Bench) -> None:
         ("images/s", "of one", "memory"),
     )
     memory.release()
-    free_before = memory.free(bench.device)
+    free_before = free_memory(bench.device)
     steps = list[Callable[[], None]]()
     alone = 0.0
     for count in bench.size.levels:
@@ -838,7 +839,7 @@ def streams(bench: Bench) -> None:
                 )
                 total = count * bench.size.batch / seconds
                 alone = alone or total
-                lost = (free_before - memory.free(bench.device)) / MIB
+                lost = (free_before - free_memory(bench.device)) / MIB
                 line(name, [f"{total:,.0f}", f"{total / alone:.2f}x", f"{lost:,.0f} MiB"])
 
 
@@ -887,12 +888,12 @@ def run_memory(bench: Bench, net: Arch) -> tuple[int, int]:
 
     Raises RuntimeError where the run does not end well."""
     memory.release()
-    before = memory.free(bench.device)
+    before = free_memory(bench.device)
     lowest = before
     trial = trial_of(bench, net, "torch", train_images=20 * bench.size.batch, val_images=2000)
     for event in train.run(trial, bench.data):
         if not isinstance(event, Outcome):
-            lowest = min(lowest, memory.free(bench.device))
+            lowest = min(lowest, free_memory(bench.device))
     assert isinstance(event, Outcome)
     if event.status != "done":
         raise RuntimeError(f"the run ended as {event.status}: {event.note}")

@@ -26,7 +26,7 @@ def test_images_read_ahead_are_those_that_lie_in_memory(
 ) -> None:
     """Forward, over an epoch's end, back to the first step and to one in the middle."""
     resident = batches(data)
-    monkeypatch.setattr("scaling_search.training.memory.free", lambda device: 1000)
+    monkeypatch.setattr("scaling_search.data.images.free_memory", lambda device: 1000)
     streamed = batches(data)
     assert streamed.per_epoch == 6
     for step in (0, 1, 5, 6, 7, 0, 1, 4, 2):

@@ -251,8 +251,9 @@ assert finish(make_trial(data), data).status == "done"
 def test_data_beyond_the_devices_memory_are_read_ahead_and_captured() -> None:
     program = """
 import threading
+from scaling_search.data import images
 data = random_data()
-memory.free = lambda device: 1000
+images.free_memory = lambda device: 1000
 ready = train.prepare(make_trial(data, recipe={"cutout": 0.3}), data)
 assert not ready.images.resident
 ready.step.model.train()

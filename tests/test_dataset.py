@@ -140,7 +140,7 @@ def test_images_beyond_memory_are_read_batch_by_batch(
 ) -> None:
     at = np.array([7, 3, 500, 41, 42])
     inside = Images(data.train_images, at, 20, torch.device("cpu"))
-    monkeypatch.setattr("scaling_search.training.memory.free", lambda device: 1000)
+    monkeypatch.setattr("scaling_search.data.images.free_memory", lambda device: 1000)
     outside = Images(data.train_images, at, 20, torch.device("cpu"))
     assert outside._resident is None
     assert inside._resident is not None

@@ -153,7 +153,7 @@ def test_captured_steps_hold_it(trial: Trial, data: Dataset) -> None:
 import json
 from pathlib import Path
 import torch
-from scaling_search.training import memory
+from scaling_search.data import images as data_images
 from scaling_search.data.dataset import Dataset
 from scaling_search.data.randaugment import randaugmented
 from scaling_search.training.train import prepare
@@ -175,9 +175,9 @@ for channels in (3, 1):
     assert not any(counts[name] for name in (*others, "refused")), counts
 
 trial = Trial.from_dict(json.loads({json.dumps(settings.as_dict())!r}))
-free = memory.free
+free = data_images.free_memory
 for resident in (True, False):
-    memory.free = free if resident else lambda device: 0
+    data_images.free_memory = free if resident else lambda device: 0
     ready = prepare(trial, Dataset.open(Path(trial.data_folder)))
     assert ready.images.resident == resident
     batches, step = ready.batches, ready.step
