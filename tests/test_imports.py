@@ -96,7 +96,8 @@ def test_describing_and_costing_load_no_torch() -> None:
 
 
 def test_training_needs_torch_and_numpy_alone() -> None:
-    """Every module of training/ is imported where no other library can be."""
+    """Every module of training/ is imported where no other library can be; nor does an optimizer's
+    step load torch's compiler, which takes seconds."""
     modules = [name for name in MODULES if name.startswith("scaling_search.training")]
     code = f"""
 import importlib, sys
@@ -111,6 +112,18 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 for module in {modules!r}:
     importlib.import_module(module)
+
+from scaling_search.training.optimizer import optimizer
+from scaling_search.training.recipe import Recipe
+
+for name in ("adamw", "sgd", "rmsprop"):
+    weights = torch.ones(4)
+    weights.grad = torch.ones(4)
+    made = optimizer([(weights, True)], Recipe(optimizer=name))
+    made.step()
+    made.load_state_dict(made.state_dict())
+    assert float(weights[0]) < 1, name
+assert "torch._dynamo" not in sys.modules
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
