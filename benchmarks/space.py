@@ -16,10 +16,11 @@ import math
 import sys
 
 from effnet.arch import scale
-from effnet.budget import Budget, nearest_width
+from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.families import BASELINES
 from effnet.shares import waste
+from effnet.solve import nearest_width
 
 # baseline, base px, width of the baseline, divisor, and the facts: MACs, cells, of waste <= 8%
 ROWS = (

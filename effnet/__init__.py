@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from effnet.arch import Arch, Baseline, Scaling, Stage
 from effnet.blocks import Block
-from effnet.budget import Budget, InfeasibleError, Solution, fit, solve
+from effnet.budget import Budget
 from effnet.cost import Cost, cost
 from effnet.definition import read_baseline, read_config
-from effnet.families import arch, baseline, implied_phi
-from effnet.families import names as list
+from effnet.families import arch, baseline, implied_phi, names
+from effnet.solve import InfeasibleError, Solution, fit, solve
 
 if TYPE_CHECKING:
     from effnet.nn.model import ConvNet
@@ -36,7 +36,7 @@ __all__ = [
     "cost",
     "fit",
     "implied_phi",
-    "list",
+    "names",
     "read_baseline",
     "read_config",
     "solve",

@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterable
 
 from effnet.arch import Baseline, Scaling, least_depth, least_side, repeats_at, scale
-from effnet.budget import Budget, Solution, fit
+from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.rounding import round_half_up
+from effnet.solve import Solution, fit
 
 Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 

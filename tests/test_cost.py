@@ -39,7 +39,7 @@ def test_b0_of_stride_16_at_112_px_costs_what_b0_does() -> None:
         assert macs(effnet.arch(name, num_classes=10)) == 384_547_552
 
 
-@pytest.mark.parametrize("name", effnet.list())
+@pytest.mark.parametrize("name", effnet.names())
 def test_kinds_and_blocks_add_up(name: str) -> None:
     net = effnet.arch(name)
     for parts in (cost_by_kind(net).values(), [part for _, part in cost_by_block(net)]):

@@ -59,7 +59,7 @@ def test_resolutions_and_dropout_follow_the_tables() -> None:
 
 
 def test_lists_everything_that_builds() -> None:
-    assert effnet.list() == names()
+    assert effnet.names() == names()
     assert set(names()) == {*MEMBERS, *BASELINES}
     for name in names():
         assert cost(arch(name, num_classes=7)).macs > 0

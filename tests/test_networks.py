@@ -20,7 +20,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> st
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     rows = said(capsys, "list").splitlines()
-    assert len(rows) == 1 + len(effnet.list())
+    assert len(rows) == 1 + len(effnet.names())
     row = next(r for r in rows if r.split()[:1] == ["v2-s"]).split()
     assert row == [
         "v2-s",

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effnet.arch import Baseline, Scaling, scale
-from effnet.budget import Budget, Solution, fit
+from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.families import BASELINES, PAPER
 from effnet.shares import direction, nominal_shares, shares, toward, waste
+from effnet.solve import Solution, fit
 
 
 def base(name: str, resolution: int, width: float = 1.0, divisor: int = 8) -> Baseline:

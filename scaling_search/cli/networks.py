@@ -1,20 +1,17 @@
-"""The commands about networks: list, cost, solve, export."""
+"""The commands about networks: list, cost, solve."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from effnet import families
 from effnet.arch import Arch, Baseline, Scaling
-from effnet.budget import Budget, InfeasibleError, Solution, fit
+from effnet.budget import Budget
 from effnet.cost import (
     CONVENTIONS,
     PRECISIONS,
@@ -26,146 +23,10 @@ from effnet.cost import (
     training_memory,
 )
 from effnet.shares import shares, toward
+from effnet.solve import InfeasibleError, Solution, fit
 from scaling_search import UserError
-
-
-def add_commands(commands: Any) -> None:
-    """Adds the sub-commands to argparse's `commands`."""
-    known = commands.add_parser("list", help="every network known by name")
-    known.set_defaults(command=_list)
-
-    price = commands.add_parser("cost", help="exact MACs, parameters and activations of a network")
-    _add_network(price)
-    add_dials(price)
-    view = price.add_mutually_exclusive_group()
-    view.add_argument("--blocks", action="store_true", help="per block instead of per operator")
-    view.add_argument(
-        "--convention",
-        choices=(*CONVENTIONS, "all"),
-        help="the FLOPs that other tools print for it",
-    )
-    price.add_argument("--batch", type=int, default=32, help="of the training memory (default: 32)")
-    price.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of the training memory"
-    )
-    view.add_argument(
-        "--check", action="store_true", help="compare with fvcore and torch's counter; 1 if unequal"
-    )
-    view.add_argument(
-        "--measure", action="store_true", help="latency and peak training memory on this device"
-    )
-    price.set_defaults(command=_cost)
-
-    solving = commands.add_parser(
-        "solve", help="the network nearest to a budget; status 1 if it misses it"
-    )
-    solving.add_argument("baseline", help="b0, b0-s4, mobilenetv2, resnet50, ... or a TOML file")
-    solving.add_argument(
-        "--budget", required=True, help="2x, 400M, '5M params', '2x acts', 8GiB@64"
-    )
-    solving.add_argument("--along", help="paper, or alpha,beta,gamma: solve phi")
-    solving.add_argument(
-        "--shares", help="depth,width,resolution: the network nearest to this direction"
-    )
-    for name in ("depth", "width"):
-        solving.add_argument(f"--{name}", type=float)
-    solving.add_argument("--resolution", type=int, help="px")
-    solving.add_argument(
-        "--rounding", help="another rounding rule: spread moves depth in whole blocks"
-    )
-    solving.add_argument("--tolerance", type=float, default=0.02)
-    solving.add_argument("--classes", type=int, default=1000)
-    solving.set_defaults(command=_solve)
-
-    out = commands.add_parser(
-        "export", help="write a network, with weights if given, or the curves of a run"
-    )
-    _add_network(out)
-    add_dials(out)
-    out.add_argument(
-        "--weights",
-        type=Path,
-        help="a state dict of timm, torchvision or ours, or a folder of export's",
-    )
-    out.add_argument(
-        "--bn-eps",
-        type=float,
-        help="of the batch norms (default: 1e-3; timm, torchvision: mostly 1e-5)",
-    )
-    out.add_argument(
-        "--same-padding", action="store_true", help="pad as TensorFlow does (timm's tf_ weights)"
-    )
-    out.add_argument(
-        "--names",
-        choices=("timm", "torchvision"),
-        help="whose names a .safetensors file is to have",
-    )
-    out.add_argument(
-        "--to",
-        type=Path,
-        required=True,
-        help="a folder, or a file: .onnx, .pt2, .safetensors; .parquet of a run",
-    )
-    out.set_defaults(command=_export)
-
-
-def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "network", help="b3, lite2, v2-s, ... (see list), or a TOML file of your own"
-    )
-    parser.add_argument("--classes", type=int, default=1000)
-
-
-def add_dials(parser: argparse.ArgumentParser) -> None:
-    for name in ("alpha", "beta", "gamma", "phi", "depth", "width"):
-        parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--resolution", type=int, help="px")
-    parser.add_argument("--rounding", help="another rounding rule, such as spread or nearest")
-    parser.add_argument(
-        "--stage",
-        action="append",
-        default=[],
-        metavar="N.KEY=VALUE",
-        help="override a row: 5.kernel=3",
-    )
-
-
-def network(args: argparse.Namespace) -> Arch:
-    try:
-        return families.arch(
-            args.network,
-            alpha=args.alpha,
-            beta=args.beta,
-            gamma=args.gamma,
-            phi=args.phi,
-            depth=args.depth,
-            width=args.width,
-            resolution=args.resolution,
-            num_classes=args.classes,
-            rounding=args.rounding,
-            stages=_overrides(args.stage),
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def _overrides(items: list[str]) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
-    for item in items:
-        place, _, text = item.partition("=")
-        number, _, key = place.partition(".")
-        if not number.isdecimal() or not key or not text:
-            raise UserError(f"--stage {item}: wanted is N.KEY=VALUE, such as 5.kernel=3")
-        found.setdefault(int(number), {})[key] = plain(text)
-    return found
-
-
-def plain(text: str) -> Any:
-    """A value on the command line as TOML reads it, else the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+from scaling_search.cli.command import Argument, Command, OneOf
+from scaling_search.cli.dials import CLASSES, NETWORK, ROUNDING, dials, network
 
 
 def _console() -> Console:
@@ -173,6 +34,7 @@ def _console() -> Console:
 
 
 def _right(*names: str) -> list[Column]:
+    """Columns of numbers."""
     return [Column(name, justify="right", no_wrap=True) for name in names]
 
 
@@ -220,7 +82,8 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
     training = f"training at batch {args.batch} in {args.precision}, without the kernels' workspace"
     print(f"memory {memory:>18,}  (bytes, estimated: {training})")
-    if phi := _implied_phi(args.network, net):
+    phi = _implied_phi(args.network, net)
+    if phi:
         print(phi)
     console = _console()
     if args.convention:
@@ -240,7 +103,8 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _implied_phi(name: str, net: Arch) -> str:
-    """Of a published member as it is published."""
+    """The phi that each dimension of a published member implies, in words; "" for any other
+    network."""
     try:
         published = net == families.arch(name, num_classes=net.num_classes)
         d, w, r = families.implied_phi(name)
@@ -248,7 +112,10 @@ def _implied_phi(name: str, net: Arch) -> str:
         return ""
     if not published or d == w == r == 0:
         return ""
-    return f"phi    depth {d:.2f}, width {w:.2f}, resolution {r:.2f}  (that the paper's 1.2, 1.1, 1.15 would need)"
+    return (
+        f"phi    depth {d:.2f}, width {w:.2f}, resolution {r:.2f}  "
+        "(that the paper's 1.2, 1.1, 1.15 would need)"
+    )
 
 
 def _conventions(net: Arch, which: str, console: Console) -> int:
@@ -330,9 +197,9 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
         if args.shares:
-            found = _toward(base, budget, args)
+            solution = _toward(base, budget, args)
         else:
-            found = fit(
+            solution = fit(
                 base,
                 budget,
                 depth=args.depth,
@@ -342,17 +209,20 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
                 num_classes=args.classes,
             )
     except ValueError as error:
-        raise UserError(str(error)) from None
-    print(found if found.met else InfeasibleError(found))
-    if real := shares(base, found.depth, found.width, found.arch.resolution, args.classes):
-        depth, width, side = (round(s, 2) + 0.0 for s in real)  # never "-0%"
+        raise UserError(str(error)) from error
+    print(solution if solution.met else InfeasibleError(solution))
+    arch = solution.arch
+    real = shares(base, solution.depth, solution.width, arch.resolution, args.classes)
+    if real:
+        depth, width, side = (round(share, 2) + 0.0 for share in real)  # never "-0%"
         print(f"shares of MACs: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}")
-    total = cost(found.arch)
+    total = cost(arch)
     print(f"macs {total.macs:,} · params {total.params:,} · acts {total.acts:,}")
-    return 0 if found.met else 1
+    return 0 if solution.met else 1
 
 
 def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
+    """The network nearest to the direction of --shares. Raises ValueError."""
     if any(value is not None for value in (args.depth, args.width, args.resolution, args.along)):
         raise ValueError(
             "--shares sets depth, width and resolution: give it without them and without --along"
@@ -367,6 +237,7 @@ def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solutio
 
 
 def _along(text: str | None) -> Scaling | None:
+    """The coefficients that --along names. Raises ValueError."""
     if text is None:
         return None
     if text == "paper":
@@ -380,63 +251,90 @@ def _along(text: str | None) -> Scaling | None:
     return Scaling(alpha, beta, gamma)
 
 
-# ---- export
+LIST = Command("list", "every network known by name", (), _list)
 
+COST = Command(
+    "cost",
+    "exact MACs, parameters and activations of a network",
+    (
+        NETWORK,
+        CLASSES,
+        *dials("the named network's"),
+        OneOf(
+            (
+                Argument(
+                    "--blocks",
+                    "Cost per block in place of per operator.",
+                    options={"action": "store_true"},
+                ),
+                Argument(
+                    "--convention",
+                    "The FLOPs that other tools print for the network.",
+                    "none",
+                    options={"choices": (*CONVENTIONS, "all")},
+                ),
+                Argument(
+                    "--check",
+                    "Compare with fvcore and torch's counter; exit status 1 if unequal.",
+                    options={"action": "store_true"},
+                ),
+                Argument(
+                    "--measure",
+                    "Latency and peak training memory on this device.",
+                    options={"action": "store_true"},
+                ),
+            )
+        ),
+        Argument(
+            "--batch",
+            "Images of the training memory, and of --measure.",
+            "32",
+            options={"type": int, "default": 32},
+        ),
+        Argument(
+            "--precision",
+            "Precision of the training memory, and of --measure.",
+            "fp32",
+            options={"choices": PRECISIONS, "default": "fp32"},
+        ),
+    ),
+    _cost,
+)
 
-def _export_curves(args: argparse.Namespace) -> int:
-    folder = Path(args.network)
-    if not folder.is_dir():
-        raise UserError(
-            f"export {folder}: no such run folder; a .parquet table is of a run, such as runs/fashion-mnist-2x"
-        )
-    if not args.to.parent.is_dir():
-        raise UserError(f"--to {args.to}: there is no folder {args.to.parent}")
-    from scaling_search.report import answer
-
-    rows = answer.export(folder, args.to)
-    print(f"{args.to}  {rows:,} epochs")
-    return 0
-
-
-def _export(args: argparse.Namespace, argv: list[str]) -> int:
-    if args.to.suffix == ".parquet":
-        return _export_curves(args)
-    net = network(args)
-    from effnet import build
-    from effnet.nn import weights
-
-    kinds = (".onnx", ".pt2", ".safetensors")
-    if args.to.suffix and args.to.suffix not in kinds:
-        raise UserError(f"--to {args.to}: a folder, or a file that ends in {', '.join(kinds)}")
-    if not args.to.parent.is_dir():
-        raise UserError(f"--to {args.to}: there is no folder {args.to.parent}")
-    if args.names and args.to.suffix != ".safetensors":
-        raise UserError(f"--names {args.names} is for --to FILE.safetensors")
-    saved = bool(args.weights and args.weights.is_dir())
-    if saved and (args.bn_eps is not None or args.same_padding):
-        raise UserError(f"--bn-eps, --same-padding: {args.weights} says itself how it was built")
-    try:
-        if saved:
-            model = weights.load(args.weights)
-            if model.arch != net:
-                raise ValueError(
-                    f"{args.weights} holds another network ({model.arch.name}) than {args.network}"
-                )
-        else:
-            model = build(net, bn_eps=args.bn_eps, same_padding=args.same_padding).eval()
-            if args.weights:
-                model.load_state_dict(weights.convert(weights.read_state(args.weights), net))
-        if args.names:
-            weights.save_state(weights.to_peer(model.state_dict(), net, args.names), args.to)
-        elif args.to.suffix == ".safetensors":
-            weights.save_state(model.state_dict(), args.to)
-        elif args.to.suffix == ".onnx":
-            weights.save_onnx(model, args.to)
-        elif args.to.suffix == ".pt2":
-            weights.save_program(model, args.to)
-        else:
-            weights.save(model, args.to)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    print(args.to)
-    return 0
+SOLVE = Command(
+    "solve",
+    "the network nearest to a budget; exit status 1 if it misses it",
+    (
+        Argument("baseline", "Baseline: b0, b0-s4, mobilenetv2, resnet50, ... or a TOML file."),
+        Argument(
+            "--budget",
+            "Cost to meet: 2x, 400M, '5M params', '2x acts', or 8GiB@64 of training memory.",
+            options={"required": True},
+        ),
+        Argument(
+            "--along", "Direction to scale in, solving phi: paper, or alpha,beta,gamma.", "none"
+        ),
+        Argument(
+            "--shares",
+            "Direction in shares of cost, depth,width,resolution: the network nearest to it.",
+            "none",
+        ),
+        Argument("--depth", "Depth multiplier.", "solved, or 1", options={"type": float}),
+        Argument("--width", "Width multiplier.", "solved, or 1", options={"type": float}),
+        Argument(
+            "--resolution",
+            "Resolution in px.",
+            "solved, or the baseline's",
+            options={"type": int},
+        ),
+        ROUNDING,
+        Argument(
+            "--tolerance",
+            "How far the cost may lie from the budget, as a fraction of it.",
+            "0.02",
+            options={"type": float, "default": 0.02},
+        ),
+        CLASSES,
+    ),
+    _solve,
+)

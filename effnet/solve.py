@@ -1,0 +1,381 @@
+"""Which network meets a budget: one dial (width, depth, resolution or phi) is left free and solved
+in exact cost. No torch.
+
+Cost never falls as a dial is turned up, so a bisection over the dial's integer positions finds the
+nearest network. Where depth moves in whole blocks the order can be disturbed, and a search over
+the pieces in which it is not takes its place."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypedDict, Unpack
+
+from effnet.arch import Arch, Baseline, Scaling, least_depth, least_side, scale, side_at
+from effnet.budget import Budget, human
+from effnet.cost import macs
+from effnet.families import PAPER, baseline
+from effnet.rounding import round_half_up
+
+Dial = Literal["width", "depth", "resolution", "phi"]
+
+# How far each dial is searched, well beyond any network that could be trained.
+_MAX_WIDTH, _MAX_DEPTH, _MAX_RESOLUTION = 100.0, 1000.0, 16384
+# Dials turn in whole steps. Widths and depths go in thousandths, finer than any divisor's rounding
+# can tell apart; phi in millionths, since all three dimensions round at each of its steps.
+_THOUSANDTHS, _MILLIONTHS = 1000, 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The network that comes nearest to a budget with one dial left free. It may still miss it:
+    `met` says.
+
+    `value` is the free dial's setting (a multiplier, px, or phi), `depth` and `width` the
+    multipliers that build `arch`, `cost` in the budget's unit, `off` the signed relative distance
+    from the target."""
+
+    arch: Arch
+    budget: Budget
+    free: Dial
+    value: float
+    depth: float
+    width: float
+    cost: int
+    off: float
+
+    @property
+    def met(self) -> bool:
+        return abs(self.off) <= self.budget.tolerance
+
+    def __str__(self) -> str:
+        unit = {"macs": "multiply-adds", "memory": "bytes"}.get(self.budget.of, self.budget.of)
+        return (
+            f"{self.free} {self.value:g}: {self.arch.blocks} blocks, width {self.width:.4g}, "
+            f"{self.arch.resolution} px, {human(self.cost)} {unit} "
+            f"({self.off:+.2%} of {self.budget})"
+        )
+
+
+class InfeasibleError(ValueError):
+    """No setting meets the budget; `solution` is the network that comes closest, and how close."""
+
+    def __init__(self, solution: Solution) -> None:
+        super().__init__(solution)
+        self.solution = solution
+
+    def __str__(self) -> str:
+        budget = self.solution.budget
+        return (
+            f"nothing within {100 * budget.tolerance:g}% of {budget}; "
+            f"the nearest has {self.solution}"
+        )
+
+
+# ---- searches over integers
+
+
+def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
+    """The integer in [low, high] whose cost is nearest to `target`, the lower one on a tie; cost_at
+    must not decrease."""
+    # the first whose cost reaches the target, else the last
+    above = low + bisect_left(range(low, high), target, key=cost_at)
+    if above == low:
+        return low
+    below = above - 1
+    if target - cost_at(below) <= abs(cost_at(above) - target):
+        return below
+    return above
+
+
+def _last_of_equal_cost(cost_at: Callable[[int], int], start: int, high: int) -> int:
+    """The last integer up to `high` that costs what `start` does; cost_at must not decrease."""
+    return start + bisect_right(range(start, high + 1), cost_at(start), key=cost_at) - 1
+
+
+def _shortest_decimal(builds: Callable[[int], bool], start: int, unit: int) -> int:
+    """The shortest decimal among the integers, in parts of `unit` (a power of ten), around `start`
+    for which `builds` holds; of several, the one nearest to the middle of their interval.
+
+    So a width is printed as 1.1 where 1.0983 builds the same network."""
+    low, high = start, start
+    stride = unit
+    while stride:  # the interval is connected: its ends are reached in shrinking strides
+        while builds(low - stride):
+            low -= stride
+        while builds(high + stride):
+            high += stride
+        stride //= 2
+
+    def off_the_middle(position: int) -> int:
+        return abs(2 * position - low - high)
+
+    step = unit
+    while step > 1:
+        first = -(-low // step) * step
+        positions = range(first, high + 1, step)
+        if positions:
+            return min(positions, key=off_the_middle)
+        step //= 10
+    return min(range(low, high + 1), key=off_the_middle)
+
+
+# ---- width alone, as spaces of networks are made with
+
+
+def nearest_width(
+    base: Baseline,
+    target: float,
+    depth: float,
+    resolution: int,
+    num_classes: int,
+    limits: tuple[float, float] = (0.001, _MAX_WIDTH),
+) -> float:
+    """The width multiplier, in whole thousandths within `limits`, that comes nearest to `target`
+    multiply-adds."""
+
+    def cost_at(position: int) -> int:
+        width = position / _THOUSANDTHS
+        return macs(scale(base, depth, width, resolution, num_classes=num_classes))
+
+    low = max(1, round_half_up(_THOUSANDTHS * limits[0]))
+    high = max(low, round_half_up(_THOUSANDTHS * limits[1]))
+    return _nearest(cost_at, target, low, high) / _THOUSANDTHS
+
+
+def shortest_width(base: Baseline, arch: Arch, depth: float, near: float) -> float:
+    """The shortest decimal (up to three places) among the width multipliers that build `arch`, of
+    which `near` is one; of several, the one nearest to the middle of their interval. Raises
+    ValueError where `near` builds another network."""
+
+    def builds(position: int) -> bool:
+        if position <= 0:
+            return False
+        width = position / _THOUSANDTHS
+        return scale(base, depth, width, arch.resolution, num_classes=arch.num_classes) == arch
+
+    start = round_half_up(near * _THOUSANDTHS)
+    if not builds(start):
+        raise ValueError(f"width {near:g} does not build this network")
+    return _shortest_decimal(builds, start, _THOUSANDTHS) / _THOUSANDTHS
+
+
+# ---- any dial
+
+
+@dataclass(frozen=True, slots=True)
+class _FreeDial:
+    """One free dial as a range of integer positions in parts of `unit`, and the depth, width and
+    resolution [px] that it gives at each."""
+
+    name: Dial
+    unit: int
+    low: int
+    high: int
+    at: Callable[[int], tuple[float, float, int]]
+
+
+class Dials(TypedDict, total=False):
+    """What `fit` takes beside baseline and budget."""
+
+    depth: float | None
+    width: float | None
+    resolution: int | None
+    along: Scaling | Literal["paper"] | None
+    num_classes: int
+
+
+def solve(base: Baseline | str, budget: Budget | str, **dials: Unpack[Dials]) -> Arch:
+    """The network of `fit`; raises InfeasibleError, which holds the nearest, when it misses the
+    tolerance."""
+    solution = fit(base, budget, **dials)
+    if not solution.met:
+        raise InfeasibleError(solution)
+    return solution.arch
+
+
+def fit(
+    base: Baseline | str,
+    budget: Budget | str,
+    *,
+    depth: float | None = None,
+    width: float | None = None,
+    resolution: int | None = None,
+    along: Scaling | Literal["paper"] | None = None,
+    num_classes: int = 1000,
+) -> Solution:
+    """The network nearest to `budget` with one dial left free, whether or not it meets it.
+
+    Given resolution [px], width is solved; given width, resolution; given both, depth (which is
+    otherwise 1 unless given). Given `along` (alpha, beta and gamma of at least 1), phi is solved: a
+    step function, since all three dimensions round. Of resolutions, and of phi, that cost the same,
+    the largest. A relative budget is relative to the baseline at its own resolution.
+
+    Raises ValueError for another combination, or a value out of range."""
+    base = baseline(base)
+    if isinstance(budget, str):
+        budget = Budget.parse(budget)
+    if along == "paper":
+        along = PAPER
+    if along is not None and not isinstance(along, Scaling):
+        raise ValueError(f'along = {along!r}: must be "paper" or a Scaling')
+    dial = _free_dial(base, depth, width, resolution, along)
+    base_cost = budget.measure(scale(base, num_classes=num_classes))
+
+    def arch_at(position: int) -> Arch:
+        return scale(base, *dial.at(position), num_classes=num_classes)
+
+    position = _nearest_position(base, budget, dial, arch_at, budget.target(base_cost))
+    arch = arch_at(position)
+    if dial.name != "resolution":
+
+        def builds(other: int) -> bool:
+            return dial.low <= other <= dial.high and arch_at(other) == arch
+
+        position = _shortest_decimal(builds, position, dial.unit)
+    cost = budget.measure(arch)
+    depth, width, _ = dial.at(position)
+    return Solution(
+        arch=arch,
+        budget=budget,
+        free=dial.name,
+        value=position / dial.unit,
+        depth=depth,
+        width=width,
+        cost=cost,
+        off=budget.off(cost, base_cost),
+    )
+
+
+def _nearest_position(
+    base: Baseline,
+    budget: Budget,
+    dial: _FreeDial,
+    arch_at: Callable[[int], Arch],
+    target: float,
+) -> int:
+    """The dial's position whose network comes nearest to `target`."""
+    if budget.of == "params" and dial.name == "resolution":
+        return base.resolution  # no parameter depends on it
+
+    def cost_at(position: int) -> int:
+        return budget.measure(arch_at(position))
+
+    best = _nearest(cost_at, target, dial.low, dial.high)
+    high = dial.high
+    if least_depth(base) and dial.name in ("depth", "phi"):
+        # One more block can move another to a cheaper stage, so cost may fall as the dial rises.
+        # At equal repeats it never does.
+        candidates = []
+        for piece_low, piece_high in _pieces(base, dial, arch_at, best):
+            nearest = _nearest(cost_at, target, piece_low, piece_high)
+            candidates.append((abs(cost_at(nearest) - target), nearest, piece_high))
+        _, best, high = min(candidates, key=lambda candidate: candidate[0])
+    if dial.name in ("resolution", "phi") and budget.of != "params":
+        # a side just below a multiple of the strides costs what the multiple does: pixels that
+        # cost nothing are taken
+        best = _last_of_equal_cost(cost_at, best, high)
+    return best
+
+
+def _pieces(
+    base: Baseline, dial: _FreeDial, arch_at: Callable[[int], Arch], middle: int
+) -> list[tuple[int, int]]:
+    """Ranges of the dial at equal block counts, as far around `middle` as counts of blocks can
+    disturb the order of costs: largest remainders keep every stage within one block of its share,
+    so no further than one block of the smallest stage is worth."""
+
+    def blocks_at(position: int) -> int:
+        return arch_at(position).blocks
+
+    smallest = min([stage.repeats for stage in base.stages])
+    reach = math.ceil(base.blocks / smallest) + 1
+    blocks = blocks_at(middle)
+    positions = range(dial.low, dial.high + 1)
+    starts = set()
+    for count in range(blocks - reach, blocks + reach + 2):
+        # the first position with at least so many blocks
+        starts.add(dial.low + bisect_left(positions, count, key=blocks_at))
+    return [(low, high - 1) for low, high in itertools.pairwise(sorted(starts))]
+
+
+def _free_dial(
+    base: Baseline,
+    depth: float | None,
+    width: float | None,
+    resolution: int | None,
+    along: Scaling | None,
+) -> _FreeDial:
+    """Which dial is free, and how far it reaches. Raises ValueError where it is none, or two."""
+    if along is not None:
+        if depth is not None or width is not None or resolution is not None:
+            raise ValueError(
+                "along leaves phi free and sets depth, width and resolution: give it alone"
+            )
+        return _phi_dial(base, along)
+    fixed_depth = 1.0 if depth is None else depth
+    if resolution is None:
+        if width is None:
+            raise ValueError(
+                "give resolution (width is solved), width (resolution is solved), "
+                "both (depth), or along"
+            )
+        return _resolution_dial(base, fixed_depth, width)
+    if width is None:
+        return _width_dial(fixed_depth, resolution)
+    if depth is None:
+        return _depth_dial(base, width, resolution)
+    raise ValueError("depth, width and resolution are all given: leave one of them free")
+
+
+def _width_dial(depth: float, resolution: int) -> _FreeDial:
+    def at(position: int) -> tuple[float, float, int]:
+        return depth, position / _THOUSANDTHS, resolution
+
+    return _FreeDial("width", _THOUSANDTHS, 1, round(_THOUSANDTHS * _MAX_WIDTH), at)
+
+
+def _resolution_dial(base: Baseline, depth: float, width: float) -> _FreeDial:
+    def at(position: int) -> tuple[float, float, int]:
+        return depth, width, position
+
+    return _FreeDial("resolution", 1, least_side(base.total_stride), _MAX_RESOLUTION, at)
+
+
+def _depth_dial(base: Baseline, width: float, resolution: int) -> _FreeDial:
+    def at(position: int) -> tuple[float, float, int]:
+        return position / _THOUSANDTHS, width, resolution
+
+    low = max(1, math.ceil(_THOUSANDTHS * least_depth(base)))
+    return _FreeDial("depth", _THOUSANDTHS, low, round(_THOUSANDTHS * _MAX_DEPTH), at)
+
+
+def _phi_dial(base: Baseline, along: Scaling) -> _FreeDial:
+    coefficients = (along.alpha, along.beta, along.gamma)
+    if min(coefficients) < 1 or max(coefficients) == 1:
+        raise ValueError(
+            f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them above"
+        )
+    # phi reaches as far as the first of the three dimensions does
+    least = least_side(base.total_stride)
+    reach = (
+        (least_depth(base) or 0.001, _MAX_DEPTH),
+        (0.001, _MAX_WIDTH),
+        (least / base.resolution, _MAX_RESOLUTION / base.resolution),
+    )
+    lows, highs = [], []
+    for coefficient, (low, high) in zip(coefficients, reach, strict=True):
+        if coefficient > 1:
+            lows.append(math.log(low) / math.log(coefficient))
+            highs.append(math.log(high) / math.log(coefficient))
+
+    def at(position: int) -> tuple[float, float, int]:
+        scaling = Scaling(*coefficients, position / _MILLIONTHS)
+        return scaling.depth, scaling.width, side_at(base, scaling.resolution)
+
+    lowest = math.ceil(max(lows) * _MILLIONTHS)
+    highest = math.floor(min(highs) * _MILLIONTHS)
+    return _FreeDial("phi", _MILLIONTHS, lowest, highest, at)
