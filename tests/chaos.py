@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scaling_search.results.store import Store
+from tests.records import read_records
 
 ROOT = Path(__file__).parent.parent
 # As small as networks train: nine of them, an epoch takes about a second.
@@ -165,7 +165,7 @@ class Chaos:
         )
         assert self.log is not None
         starts = Counter(tuple(json.loads(line)[:3]) for line in self.log.read_text().splitlines())
-        for record in Store.read(self.folder / "run").records():
+        for record in read_records(self.folder / "run"):
             again = starts.pop(record.key, 1) - 1
             assert again <= len(record.again), (
                 f"{record.key}: started again {again} times for {record.again}"

@@ -1,5 +1,8 @@
 """Made-up records of real plans, for tests of what is concluded from them."""
 
+from pathlib import Path
+
+from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
@@ -33,3 +36,9 @@ def record(
 
 def done(accuracy: float) -> Outcome:
     return Outcome("done", (Epoch(1, 1.0, 1.0, accuracy, 0.1),), "ff", seconds=1.0)
+
+
+def read_records(folder: Path, url: str | None = None) -> list[Record]:
+    """The runs in a folder's store, as another program sees them now."""
+    with StoreReader.open(folder, url) as reader:
+        return reader.records()

@@ -19,12 +19,14 @@ from rich.console import Console
 
 from scaling_search import UserError
 from scaling_search.report.answer import finish
+from scaling_search.results.reading import open_results
 from scaling_search.results.store import Store
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import check
 from scaling_search.training import checkpoint
 from scaling_search.training.trial import Epoch, Outcome
 from tests.conftest import SMALL
+from tests.records import read_records
 
 STUDY = check(SMALL, "test")
 BEFORE, *NETWORKS = plan(STUDY, 10, 64).everything[:2]
@@ -56,10 +58,10 @@ def store(folder: Path, acknowledged: dict[int, float]) -> None:
 def store_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
     """Every acknowledged result is there; the same work goes on to the end."""
     if (folder / "study.db").exists() and acknowledged:
-        told = {r.number: r.val_acc for r in Store.read(folder).records() if r.outcome}
+        told = {r.number: r.val_acc for r in read_records(folder) if r.outcome}
         assert acknowledged.items() <= told.items(), (acknowledged, told)
     store(folder, {})
-    records = [r for r in Store.read(folder).records() if r.seed == 0]
+    records = [r for r in read_records(folder) if r.seed == 0]
     assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))]
     assert records[0].test_acc == 0.5
     assert len({r.key for r in records}) == len(NETWORKS)
@@ -84,7 +86,8 @@ def report(folder: Path, acknowledged: dict[int, float]) -> None:
     study = folder.parent / "studied"
     if not study.exists():
         store(study, {})
-    finish(Store.read(study), folder, Console(quiet=True))
+    with open_results(study) as results:
+        finish(results, folder, Console(quiet=True))
 
 
 def report_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:

@@ -15,6 +15,7 @@ from scaling_search.cli import main
 from scaling_search.data.dataset import Facts
 from scaling_search.report import answer
 from scaling_search.results import curves
+from scaling_search.results.reading import open_results
 from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, check
@@ -59,8 +60,8 @@ def test_round_trip(tmp_path: Path, table: Path) -> None:
 def test_the_truth_of_a_synthetic_table_is_found(tmp_path: Path) -> None:
     truth = synthetic(tmp_path / "t.parquet", OWN, range(8), noise=0.002, seed=3)
     assert replay(check(OWN, "test"), tmp_path / "t.parquet", tmp_path / "run") == 0
-    source = answer.open_results(tmp_path / "run")
-    (v,) = verdicts(source.records(), Study.model_validate(source.fact("settings")))
+    with open_results(tmp_path / "run") as results:
+        (v,) = verdicts(results.records(), Study.model_validate(results.fact("settings")))
     best = max((r.candidate.key for r in v.rows), key=lambda key: truth[key])
     assert best in {r.candidate.key for r in v.tied}
     assert truth[best] - truth[v.pick.candidate.key] <= v.bound

@@ -21,6 +21,7 @@ from scaling_search.data.dataset import Dataset
 from scaling_search.driver.executors.local import LocalExecutor
 from scaling_search.driver.executors.protocol import Job
 from scaling_search.results import tables
+from scaling_search.results.reader import StoreReader
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
@@ -29,7 +30,7 @@ from scaling_search.training.train import run
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 from scaling_search.training.watchdog import watched
 from tests.chaos import ROOT, WORDS, Chaos, kill, kill_worker
-from tests.records import done
+from tests.records import done, read_records
 from tests.searches import TIMINGS, Quiet, few, search
 
 DISTURBED = [*TIMINGS, "note"]
@@ -219,7 +220,7 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(
     assert "Traceback" not in full.stderr
     assert "No space left" in full.stderr or "full" in full.stderr
     told = full.stdout.count("\nrun  ")
-    before = [r.val_acc for r in Store.read(small_disk / "run").records() if r.done]
+    before = [r.val_acc for r in read_records(small_disk / "run") if r.done]
     assert len(before) >= told, "what was acknowledged is there"
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
@@ -234,7 +235,7 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(
 def test_a_locked_database_is_waited_for_and_then_one_error(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling_search.results.store._PATIENCE", 0.3)
+    monkeypatch.setattr("scaling_search.results.database._PATIENCE", 0.3)
     store = Store.create(tmp_path, {}, {})
     baseline, *_ = plan(study, 10, 64).everything
     number = store.start(baseline, 0, 1)
@@ -266,9 +267,12 @@ def test_a_damaged_database_is_one_error(study: Study, tmp_path: Path, damage: s
     else:
         raw = bytearray(b"\0" * len(raw))
     path.write_bytes(raw)
-    for attempt in (Store.read, lambda folder: Store.create(folder, {}, {})):
-        with pytest.raises(UserError, match=r"study\.db: .*(restore it|intact)"):
-            attempt(tmp_path).records()
+    for attempt in (StoreReader.open, lambda folder: Store.create(folder, {}, {})):
+        with (
+            pytest.raises(UserError, match=r"study\.db: .*(restore it|intact)"),
+            attempt(tmp_path) as opened,
+        ):
+            opened.records()
 
 
 def test_altered_images_are_refused_before_any_training(data: Dataset, tmp_path: Path) -> None:
@@ -304,4 +308,4 @@ def test_images_that_shrink_under_a_worker_stop_the_study(
     shutil.copy(data.folder / "train_images.npy", tmp_path / "data" / "train_images.npy")
     _, table = search(few(study, 3), own, tmp_path / "run", LocalExecutor(2))
     assert (table["status"] == "done").all()
-    assert len(tables.table(Store.read(tmp_path / "run").records())) == len(table)
+    assert len(tables.table(read_records(tmp_path / "run"))) == len(table)

@@ -13,12 +13,13 @@ import optuna
 import pytest
 
 from scaling_search import UserError
-from scaling_search.results.database import described
+from scaling_search.results.locks import describe_owner
+from scaling_search.results.reader import StoreReader
 from scaling_search.results.store import Store
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch, Outcome
-from tests.records import done
+from tests.records import done, read_records
 
 FACTS = {"settings": {"rungs": [1]}, "data": "x"}
 Open = Callable[..., Store]
@@ -71,7 +72,7 @@ def test_results_survive_and_runs_are_unique(
     with pytest.raises(ValueError, match="no final accuracy"):
         _ = records[1].val_acc
     assert again.fact("data") == "x"
-    assert Store.read(folder, url).records() == records
+    assert read_records(folder, url) == records
     best = raw(folder, url).best_trial
     assert best.value == 0.5
     assert best.params["alpha"] == 1.0
@@ -85,7 +86,8 @@ def test_outcome_recorded_but_not_told_is_finished_on_opening(
     """A driver killed between recording an outcome and telling Optuna."""
     baseline = plan(study, 10, 64).baseline
     number = store.start(baseline, 0, 1)
-    store._storage.set_trial_user_attr(store._ids[number], "outcome", done(0.25).as_dict())
+    storage = store._database.storage
+    storage.set_trial_user_attr(store._trial_ids[number], "outcome", done(0.25).as_dict())
     store.close()
     again = Store.create(folder, {"a": 1}, {}, url)
     assert again.recorded((baseline.key, 0, 1)).outcome == done(0.25)
@@ -116,7 +118,7 @@ def test_why_a_run_starts_again_is_kept(
     store.again(number, "worker killed by SIGSEGV")
     assert store.epochs_of(number) == 1
     found = ("after epoch 0: worker killed by SIGKILL", "after epoch 1: worker killed by SIGSEGV")
-    assert store.records()[0].again == Store.read(folder, url).records()[0].again == found
+    assert store.records()[0].again == read_records(folder, url)[0].again == found
     store.close()
 
 
@@ -153,11 +155,12 @@ def test_a_run_set_free_is_started_again_as_a_new_trial(
     again.finish(number, done(0.75))
     assert again.recorded((todo[0].key, 0, 1)).val_acc == 0.75
     again.close()
-    assert [r.number for r in Store.read(folder, url).records()] == [kept, running, number]
+    assert [r.number for r in read_records(folder, url)] == [kept, running, number]
     states = [trial.state.name for trial in raw(folder, url).trials]
     assert states == ["FAIL", "COMPLETE", "RUNNING", "COMPLETE"]
     assert raw(folder, url).user_attrs["freed 0"] == "the program's fault"
-    assert not any(name.startswith("freed") for name in Store.read(folder, url).facts())
+    with StoreReader.open(folder, url) as reader:
+        assert not any(name.startswith("freed") for name in reader.facts())
 
 
 def test_another_study_is_refused_and_left_alone(
@@ -172,19 +175,6 @@ def test_another_study_is_refused_and_left_alone(
         Store.create(folder, {"a": 2, "b": 3}, {"more": 1}, url)
     assert raw(folder, url).user_attrs == before
     Store.create(folder, {"a": 1}, {}, url).close()
-
-
-def test_runs_that_an_earlier_release_enqueued_are_started(study: Study, tmp_path: Path) -> None:
-    baseline = plan(study, 10, 64).baseline
-    Store.create(tmp_path, {"a": 1}, FACTS).close()
-    attrs = {"network": {"key": baseline.key, **baseline.as_dict()}, "seed": 0, "epochs": 1}
-    raw(tmp_path, None).enqueue_trial({"alpha": 1.0, "beta": 1.0, "gamma": 1.0}, user_attrs=attrs)
-    store = Store.create(tmp_path, {"a": 1}, {})
-    number = store.start(baseline, 0, 1)
-    store.finish(number, done(0.5))
-    assert number == 0
-    assert store.records()[0].again == ()
-    assert raw(tmp_path, None).best_value == 0.5
 
 
 def _hold(folder: str, url: str | None, ready: "multiprocessing.Queue[int]") -> None:
@@ -210,7 +200,7 @@ def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(
             UserError, match=rf"study {folder.name} on .* is in use by process {pid} on "
         ):
             Store.create(elsewhere, {"a": 1}, {}, url)
-    assert Store.read(folder, url).records() == []
+    assert read_records(folder, url) == []
     process.kill()
     process.join()
     Store.create(folder, {"a": 1}, {}, url).close()
@@ -238,10 +228,10 @@ def test_a_driver_whose_server_has_let_go_of_its_lock_stops(
 
 def test_a_holder_in_words() -> None:
     begun = time.time() - 125
-    text = described(json.dumps({"pid": 7, "host": "far", "since": begun}))
+    text = describe_owner(json.dumps({"pid": 7, "host": "far", "since": begun}))
     assert text.startswith("process 7 on far since ")
     assert text.endswith(" (for 2 min)")
-    assert described("") == described("{}") == "another process"
+    assert describe_owner("") == describe_owner("{}") == "another process"
 
 
 def test_readers_and_the_writer_never_wait_for_each_other(study: Study, tmp_path: Path) -> None:
@@ -260,7 +250,7 @@ def test_readers_and_the_writer_never_wait_for_each_other(study: Study, tmp_path
     writer = sqlite3.connect(tmp_path / "study.db", timeout=0, isolation_level=None)
     writer.execute("begin immediate")
     writer.execute("delete from trial_values")
-    assert Store.read(tmp_path).records()[0].val_acc == 0.5
+    assert read_records(tmp_path)[0].val_acc == 0.5
     writer.execute("rollback")
     writer.close()
     store.close()
@@ -276,7 +266,7 @@ def test_a_server_is_remembered_without_its_password(
     store.close()
     assert "secret" not in "".join(p.read_text() for p in folder.iterdir())
     assert not (folder / "study.db").exists()
-    assert Store.read(folder).records()[0].val_acc == 0.5
+    assert read_records(folder)[0].val_acc == 0.5
     again = Store.create(folder, {"a": 1}, {})
     assert len(again.records()) == 1
     again.close()
@@ -301,17 +291,17 @@ def test_wrong_servers(postgres: str, tmp_path: Path) -> None:
 
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no study.db there"):
-        Store.read(tmp_path)
+        StoreReader.open(tmp_path)
     other = sqlite3.connect(tmp_path / "study.db")
     other.execute("create table mine (x)")
     other.commit()
     other.close()
     with pytest.raises(UserError, match="not a readable study"):
-        Store.read(tmp_path)
+        StoreReader.open(tmp_path)
     (tmp_path / "study.db").unlink()
     (tmp_path / "study.db").write_bytes(b"SQLite format 3\0" + b"nonsense" * 100)
     with pytest.raises(UserError, match="not a readable study"):
-        Store.read(tmp_path)
+        StoreReader.open(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose one that can be written"):
         Store.create(tmp_path / "file" / "run", {}, {})

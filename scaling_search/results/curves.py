@@ -1,13 +1,14 @@
-"""Every curve ever trained, as one table: exported from a run folder, and read back in its place.
+"""Every curve of a study as one table: exported from a run folder, and read back in its place.
 
-Parquet, one row per epoch of each run (one row without an epoch for a run that failed at once). The
-study's facts travel in the file's metadata, so that a table alone rebuilds the verdict and the
-report.
+The table is parquet, with one row per epoch of each run, or one row without an epoch for a run that
+failed at once. The study's facts travel in the file's metadata, so that the verdict and the report
+can be made again from a table alone.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,71 +28,86 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch, Outcome
 
+logger = logging.getLogger(__name__)
+
 TABLE = "curves.parquet"  # in the folder of a recorded study
-_META = b"scaling-search"
-_EPOCH = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
+_METADATA = b"scaling-search"  # the key of the facts in the file's metadata
+_EPOCH_COLUMNS = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
+_COLUMNS = [*tables.COLUMNS, "run", *_EPOCH_COLUMNS, "right", "candidate", "versions"]
 # What else makes two trainings of one network comparable: fields of a study, as in its identity.
 _TRAINING = ("recipe", "data.train_images", "data.val_images", "device", "threads", "compile")
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A table of runs; `records` and `fact` as in Store."""
+    """A recorded study: a table of runs, with the facts about it."""
 
     path: Path
     _facts: dict[str, Any]
     _records: tuple[Record, ...]
 
     def fact(self, name: str) -> Any:
+        """One fact about the study; None where it is not known."""
         return self._facts.get(name)
 
     def facts(self) -> dict[str, Any]:
+        """All that describes the study."""
         return dict(self._facts)
 
     def records(self) -> list[Record]:
+        """Every run, in the order in which they were started."""
         return list(self._records)
 
     @property
     def data(self) -> Facts:
-        """Of the data set that was trained on. Its folder is nowhere: no image travels."""
+        """What the study was trained on. Its folder is empty: no image travels with the table."""
         return Facts(**self._facts["data facts"])
 
     def by_key(self) -> dict[tuple[str, int, int], Record]:
         """(network, seed, epochs) → the run."""
-        return {(r.candidate.key, r.seed, r.epochs): r for r in self._records}
+        return {record.key: record for record in self._records}
 
 
 def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
-    """The runs that have an outcome, as parquet; the number of rows. Raises UserError where it
-    cannot be written."""
-    done = [r for r in records if r.outcome is not None]
-    wide = tables.table(done)
+    """Write the runs that have an outcome as parquet; return the number of rows. Raises UserError
+    where the file cannot be written."""
     rows: list[dict[str, Any]] = []
-    for number, r in enumerate(done):
-        assert r.outcome is not None
-        outcome = r.outcome.as_dict()
-        run = {
-            "run": number,
-            "right": outcome.pop("right"),
-            "candidate": json.dumps(r.candidate.as_dict()),
-            "versions": json.dumps(outcome["versions"]),
-        }
-        for e in r.outcome.epochs or (None,):
-            values = (e.epoch, e.train_loss, e.val_loss, e.val_acc, e.seconds) if e else (None,) * 5
-            rows.append({**run, **dict(zip(_EPOCH, values, strict=True))})
-    frame = pd.DataFrame(rows, columns=["run", *_EPOCH, "right", "candidate", "versions"])
+    finished = [record for record in records if record.outcome is not None]
+    for number, record in enumerate(finished):
+        rows += _rows_of_run(number, record)
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    # pandas' own integers, as a run that failed at once has no epoch
     frame["epoch"] = frame["epoch"].astype("Int64")
-    table = pa.Table.from_pandas(
-        wide.iloc[frame["run"]].reset_index(drop=True).join(frame), preserve_index=False
-    )
-    table = table.replace_schema_metadata({_META: json.dumps(facts).encode()})
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     try:
         atomic.write(path, sink.getvalue().to_pybytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose a file that can be written") from None
-    return len(frame)
+        raise UserError(f"{path}: {error.strerror}; choose a file that can be written") from error
+    logger.info("%s: %d runs, %d rows", path, len(finished), len(rows))
+    return len(rows)
+
+
+def _rows_of_run(number: int, record: Record) -> list[dict[str, Any]]:
+    """One row per epoch, or one without an epoch."""
+    assert record.outcome is not None
+    run = {
+        **tables.row(record),
+        "run": number,
+        "right": record.outcome.right,
+        "candidate": json.dumps(record.candidate.as_dict()),
+        "versions": json.dumps(record.outcome.versions),
+    }
+    if not record.outcome.epochs:
+        return [{**run, **dict.fromkeys(_EPOCH_COLUMNS)}]
+    rows = []
+    for epoch in record.outcome.epochs:
+        values = (epoch.epoch, epoch.train_loss, epoch.val_loss, epoch.val_acc, epoch.seconds)
+        rows.append({**run, **dict(zip(_EPOCH_COLUMNS, values, strict=True))})
+    return rows
 
 
 def read(path: Path) -> Curves:
@@ -102,54 +118,94 @@ def read(path: Path) -> Curves:
         )
     try:
         table = pq.read_table(path)
-        facts = json.loads((table.schema.metadata or {})[_META])
-        records = []
-        for number, (_, rows) in enumerate(table.to_pandas().groupby("run", sort=True)):
-            head = rows.iloc[0]
-            epochs = tuple(
-                Epoch(int(e), *map(float, rest))
-                for e, *rest in rows[_EPOCH].itertuples(index=False)
-                if not pd.isna(e)
-            )
-            speed = 0.0 if pd.isna(head["images_per_s"]) else float(head["images_per_s"])
-            outcome = Outcome(
-                head["status"], epochs, head["right"], None,
-                float(head["seconds"]), speed, int(head["peak_memory"]),
-                json.loads(head["versions"]), head["note"],
-            )  # fmt: skip
-            candidate = Candidate.from_dict(json.loads(head["candidate"]))
-            test = head["test_acc"]
-            known = None if test is None or math.isnan(test) else float(test)
-            records.append(
-                Record(number, candidate, int(head["seed"]), int(head["epochs"]), outcome, known)
-            )
-        return Curves(path, facts, tuple(records))
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a table of curves ({type(error).__name__}: {error}); scaling-search export RUN --to "
-            "curves.parquet makes one"
-        ) from None
+        facts = json.loads((table.schema.metadata or {})[_METADATA])
+        groups = table.to_pandas().groupby("run", sort=True)
+    except (OSError, pa.ArrowException, *_MALFORMED) as error:
+        raise _no_table(path, error) from error
+    records = []
+    for number, (_, rows) in enumerate(groups):
+        records.append(_read_run(path, number, rows))
+    return Curves(path, facts, tuple(records))
+
+
+def _read_run(path: Path, number: int, rows: pd.DataFrame) -> Record:
+    """The run of these rows. Raises UserError where they cannot be parsed."""
+    first = rows.iloc[0]  # what is of the run is the same in each row
+    try:
+        candidate = Candidate.from_dict(json.loads(first["candidate"]))
+        outcome = Outcome(
+            status=first["status"],
+            epochs=_read_epochs(rows),
+            right=first["right"],
+            seconds=float(first["seconds"]),
+            images_per_s=_number_or(0.0, first["images_per_s"]),
+            peak_memory=int(first["peak_memory"]),
+            versions=json.loads(first["versions"]),
+            note=first["note"],
+        )
+        seed, epochs = int(first["seed"]), int(first["epochs"])
+        test_acc = _number_or(None, first["test_acc"])
+    except _MALFORMED as error:
+        raise _no_table(path, error) from error
+    return Record(number, candidate, seed, epochs, outcome, test_acc)
+
+
+def _read_epochs(rows: pd.DataFrame) -> tuple[Epoch, ...]:
+    epochs = []
+    for epoch, *values in rows[_EPOCH_COLUMNS].itertuples(index=False):
+        if not pd.isna(epoch):
+            epochs.append(Epoch(int(epoch), *map(float, values)))
+    return tuple(epochs)
+
+
+def _number_or(default: Any, cell: Any) -> Any:
+    """A cell as a float; `default` where it is empty, which is None or NaN by the column's type."""
+    if cell is None or math.isnan(cell):
+        return default
+    return float(cell)
+
+
+def _no_table(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: not a table of curves ({type(error).__name__}: {error}); scaling-search export "
+        "RUN --to curves.parquet makes one"
+    )
 
 
 def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
-    """Whether `study` can be replayed from this table. Raises UserError: another training, or
-    networks that it lacks (which, and how many)."""
-    a, b = Study.model_validate(curves.fact("settings")).changed(), study.changed()
-    differing = [
-        f"{name} is {a.get(name, 'the default')} there, {b.get(name, 'the default')} here"
-        for name in sorted({*a, *b})
-        if name.startswith(_TRAINING) and a.get(name) != b.get(name)
-    ]
+    """Raise UserError unless `study` can be replayed from this table: it was trained otherwise, or
+    lacks some of the study's `networks` (which, and how many)."""
+    recorded = Study.model_validate(curves.fact("settings")).changed()
+    wanted = study.changed()
+    differing = []
+    for name in sorted({*recorded, *wanted}):
+        if name.startswith(_TRAINING) and recorded.get(name) != wanted.get(name):
+            there, here = recorded.get(name, "the default"), wanted.get(name, "the default")
+            differing.append(f"{name} is {there} there, {here} here")
     if differing:
         raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
-    runs = [(e, s) for e in study.rungs for s in range(study.seed, study.seed + study.seeds)]
-    if study.allocation == "rungs":  # what is promoted is not known yet
-        runs = [(study.rungs[0], study.seed)]
-    have = curves.by_key()
-    lacking = [c for c in networks if any((c.key, s, e) not in have for e, s in runs)]
+    lacking = _lacking(curves, study, networks)
     if lacking:
-        named = "; ".join(c.label for c in lacking[:3]) + ("; ..." if len(lacking) > 3 else "")
+        labels = [candidate.label for candidate in lacking[:3]]
+        if len(lacking) > 3:
+            labels.append("...")
         raise UserError(
-            f"{curves.path}: lacks {len(lacking)} of the study's {len(networks)} networks, or seeds or epochs of them: "
-            f"{named}. Replay the study that it was exported from, or fewer --seeds"
+            f"{curves.path}: lacks {len(lacking)} of the study's {len(networks)} networks, or "
+            f"seeds or epochs of them: {'; '.join(labels)}. Replay the study that it was exported "
+            "from, or fewer --seeds"
         )
+
+
+def _lacking(curves: Curves, study: Study, networks: Sequence[Candidate]) -> list[Candidate]:
+    """The networks without all of the runs that the study is sure to need."""
+    rungs, seeds = study.rungs, range(study.seed, study.seed + study.seeds)
+    if study.allocation == "rungs":
+        # which networks go on to the next rung is known only as the study is replayed
+        rungs, seeds = rungs[:1], seeds[:1]
+    known = curves.by_key()
+    lacking = []
+    for candidate in networks:
+        needed = [(candidate.key, seed, epochs) for seed in seeds for epochs in rungs]
+        if any(key not in known for key in needed):
+            lacking.append(candidate)
+    return lacking

@@ -1,4 +1,4 @@
-"""A run as it is recorded, wherever: in a store, in a table of curves."""
+"""A run as it is recorded, be it in a store or in a table of curves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scaling_search.training.trial import Outcome
 
 @dataclass(frozen=True)
 class Record:
-    """One run as recorded; `outcome` is None while it waits or runs. `again`: why it was started
-    more than once."""
+    """One run as recorded. `outcome` is None while the run waits or is in progress; `again` says,
+    for each time that it was started once more, when and why."""
 
     number: int
     candidate: Candidate
@@ -33,16 +33,16 @@ class Record:
 
     @property
     def val_acc(self) -> float:
-        """Of the last epoch. Raises ValueError for a run that is not done."""
+        """The accuracy after the last epoch. Raises ValueError for a run that is not done."""
         if self.outcome is None or self.outcome.status != "done":
             raise ValueError(f"run {self.number} has no final accuracy")
         return self.outcome.epochs[-1].val_acc
 
 
-def by_network_key(runs: Sequence[Record]) -> dict[str, list[Record]]:
-    """A key is a hash over the whole network: not to be had ten thousand times for each of a
-    hundred networks."""
-    found: dict[str, list[Record]] = {}
-    for r in runs:
-        found.setdefault(r.candidate.key, []).append(r)
-    return found
+def by_network_key(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """{key of a network: its runs}. One pass, as a key is a hash over the whole network: not to be
+    computed ten thousand times for each of a hundred networks."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.candidate.key, []).append(record)
+    return groups
