@@ -23,14 +23,15 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from scaling_search.driver.allocation import BATCH, half, top_two
+from scaling_search.driver.allocation import half, top_two
 from scaling_search.results.curves import read
-from scaling_search.study.directions import apart, on_triangle
+from scaling_search.study.directions import distance, on_triangle
 from scaling_search.verdict.posterior import Array, Runs, posterior
 
 STUDY = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
 SHARES_OF_GRID = (0.25, 0.5, 1.0)
 UNIT = 0.0113
+BATCH = 4  # runs decided at once: extra_batch of the study
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def tpe(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> 
         trial = study.ask()
         point = on_triangle(trial.suggest_float("u", 0, 1), trial.suggest_float("v", 0, 1))
         free = [k for k in used if used[k] < len(seeds)]
-        k = min(free, key=lambda k: apart(tuple(t.x[k]), point))
+        k = min(free, key=lambda k: distance(tuple(t.x[k]), point))
         seed = seeds[used[k]]
         used[k] += 1
         trial.set_user_attr("network", k)

@@ -26,7 +26,7 @@ import torch
 from effnet.arch import Arch, scale
 from effnet.cost import _block_parts, conventions, cost
 from effnet.families import BASELINES
-from scaling_search.study.plan import lattice
+from scaling_search.study.nominal import lattice
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore decorates with the deprecated torch.jit.script

@@ -21,6 +21,7 @@ from jobs import Jobs
 
 from scaling_search.data.sources import load
 from scaling_search.driver.executors.local import open_local
+from scaling_search.study.directions import SINGLE
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Trial
@@ -38,7 +39,7 @@ def main() -> int:
 
     study, data = read(preset_path(args.preset)), load(args.data)
     todo = plan(study, len(data.classes), data.native)
-    corners = [c for c in todo.candidates if any("only" in name for name in c.directions)]
+    corners = [c for c in todo.candidates if any(c.direction(name) for name in SINGLE)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     workers = 1 if device == "cuda" else max(1, (os.cpu_count() or 1) // study.threads)
     names, trials, folder = {}, [], tempfile.mkdtemp()
@@ -50,7 +51,7 @@ def main() -> int:
                     candidate.arch, data.digest, str(data.folder), recipe, seed, study.rungs[-1],
                     study.data.train_images, study.data.val_images, device, study.threads, folder,
                 )  # fmt: skip
-                names[len(trials)] = (", ".join(candidate.directions) or "baseline", lr)
+                names[len(trials)] = (candidate.stands_for or "baseline", lr)
                 trials.append(trial)
     executor, driver = open_local(workers, device, study.threads), Jobs(trials)
     executor.run(driver)

@@ -1,26 +1,26 @@
-"""Writes docs/cli.md from the code: the parsers of the command line, and the fields of a study.
+"""Writes docs/cli.md from the code: the commands, and the settings of a study.
 
 python docs/generate.py               write it
 python docs/generate.py --check       exit status 1 where it is stale
 python docs/generate.py --notebook    run study.ipynb and keep what it printed
 
-It reads the parsers rather than quoting `--help`, whose layout differs from one Python to the next.
+Both come from what the parser itself is built from (cli/command.py, study/reference.py), not from
+`--help`, whose layout differs from one Python to the next.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel
-
-from scaling_search.cli import _parser
-from scaling_search.study.settings import PRESETS, Study, preset_path, read
+from scaling_search.cli import COMMANDS, STATUSES
+from scaling_search.cli.command import EVERYWHERE, Argument, Command, OneOf
+from scaling_search.study.flags import GROUPS
+from scaling_search.study.reference import settings
+from scaling_search.study.settings import PRESETS, preset_path, read
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE, NOTEBOOK = DOCS / "cli.md", DOCS / "study.ipynb"
@@ -28,136 +28,108 @@ REFERENCE, NOTEBOOK = DOCS / "cli.md", DOCS / "study.ipynb"
 _HEAD = """\
 # The command line
 
-Written by `docs/generate.py` from the code: change the code, not this file. `python run_search.py ...` is
-`scaling-search search ...`.
+Written by `docs/generate.py` from the code: change the code, not this file.
+`python run_search.py ...` is `scaling-search search ...`.
 
-Exit status: 0, done; 1, the command ran and its answer is no (no network of the budget finished, a run failed, a budget
-is missed, a comparison is unequal); 2, what was given is wrong, or the machine fails, said in one line on stderr; 130,
-stopped by Ctrl-C, or 143, by SIGTERM, and the same command goes on. `SCALING_SEARCH_CACHE` names the folder that data
-sets are cached in (by default `scaling-search` in the user's cache folder).
+`SCALING_SEARCH_CACHE` names the folder that data sets are cached in (by default `scaling-search` in
+the user's cache folder).
+
+"""
+
+_EVERYWHERE = """
+Options of every command, before or after its name:
+
 """
 
 _SETTINGS = """
 ## Settings of a study
 
-What a study file (TOML) may hold, and `--set NAME=VALUE` may change, as in `--set recipe.label_smoothing=0`. A preset
-says what differs from the defaults; a flag of `search` goes over both.
+What a study file (TOML) may hold, and `--set NAME=VALUE` may change, as in
+`--set recipe.label_smoothing=0`. A preset says what differs from the defaults (its own column); a
+flag of `search` goes over both.
 """
 
 
-# ---- the parsers
+# ---- the commands
 
 
-def _value(action: argparse.Action) -> str:
-    """What an argument takes, as it stands in a usage line."""
-    if action.nargs == 0:
-        return ""
-    name = action.metavar if isinstance(action.metavar, str) else None
-    if name is None:
-        name = "|".join(map(str, action.choices)) if action.choices else action.dest.upper()
-    return {"+": f"{name} ...", "*": f"[{name} ...]", "?": f"[{name}]"}.get(str(action.nargs), name)
-
-
-def _name(action: argparse.Action) -> str:
-    return f"{', '.join(action.option_strings)} {_value(action)}".strip()
-
-
-def _help(action: argparse.Action) -> str:
-    text = action.help or ""
-    if "." in action.dest:
-        text += f" (`{action.dest}`)"
-    stated = (
-        action.default not in (None, False, argparse.SUPPRESS, [])
-        and "default" not in text
-        and action.nargs != 0
-    )
-    return f"{text} (default: {action.default})".strip() if stated else text
-
-
-def _usage(name: str, parser: argparse.ArgumentParser, actions: list[argparse.Action]) -> str:
+def _usage(command: Command) -> str:
     """The command with what it must be given."""
-    groups = [g for g in parser._mutually_exclusive_groups if g.required]
-    alone = [a for a in actions if a.option_strings and a.required]
-    words = [*(_value(a) for a in actions if not a.option_strings), *map(_name, alone)]
-    words += [f"({' | '.join(map(_name, g._group_actions))})" for g in groups]
-    return " ".join(["scaling-search", name, *words, "[options]"])
+    words = ["scaling-search", command.name]
+    words += [argument.usage for argument in command.each_argument() if argument.required]
+    for item in command.arguments:
+        if isinstance(item, OneOf) and item.required:
+            choices = " | ".join(argument.usage for argument in item.arguments)
+            words.append(f"({choices})")
+    if command.arguments:
+        words.append("[options]")
+    return " ".join(words)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [
-        " | ".join(cell.replace("|", r"\|") for cell in line)
-        for line in (head, ("---",) * len(head), *rows)
-    ]
-    return "".join(f"| {line} |\n" for line in lines)
+    lines = []
+    for cells in (head, ("---",) * len(head), *rows):
+        escaped = " | ".join(cell.replace("|", r"\|") for cell in cells)
+        lines.append(f"| {escaped} |\n")
+    return "".join(lines)
 
 
-def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> str:
-    actions = [a for a in parser._actions if a.help != argparse.SUPPRESS and a.dest != "help"]
-    end = "" if summary.endswith(("?", ".")) else "."
-    text = f"\n## {name}\n\n{summary[:1].upper()}{summary[1:]}{end}\n"
-    if not actions:
-        return f"{text}\n`scaling-search {name}`\n"
-    rows = [(f"`{_name(a) if a.option_strings else _value(a)}`", _help(a)) for a in actions]
-    return f"{text}\n`{_usage(name, parser, actions)}`\n\n{_table(('argument', 'meaning'), rows)}"
+def _arguments(arguments: list[Argument]) -> str:
+    """A table of arguments, each with the setting that it sets where its name does not say so."""
+    rows = []
+    for argument in arguments:
+        setting = argument.options.get("dest", "")
+        meaning = argument.help
+        if "." in setting:
+            meaning += f" `{setting}`"
+        rows.append((f"`{argument.usage}`", meaning))
+    return _table(("argument", "meaning"), rows)
 
 
-# ---- the study
+def _command(command: Command) -> str:
+    """A command's section. Its options stand under the headings of --help."""
+    summary = command.summary[:1].upper() + command.summary[1:]
+    end = "" if summary.endswith("?") else "."
+    text = f"\n## {command.name}\n\n{summary}{end}\n\n`{_usage(command)}`\n"
+    for title in ("", *GROUPS):
+        arguments = [a for a in command.each_argument() if a.group == title]
+        if not arguments:
+            continue
+        if title:
+            text += f"\n{title[:1].upper()}{title[1:]}:\n"
+        text += f"\n{_arguments(arguments)}"
+    return text
 
 
-def _kind(annotation: Any) -> str:
-    """`int | None` → 'int'; a Literal → its values."""
-    if get_origin(annotation) is Literal:
-        return " or ".join(map(str, get_args(annotation)))
-    parts = [a for a in get_args(annotation) if a is not type(None) and a is not Ellipsis]
-    if get_origin(annotation) is tuple:
-        return f"list of {_kind(parts[0])}"
-    if get_origin(annotation) is dict:
-        return "table"
-    return (
-        _kind(parts[0])
-        if parts
-        else {"str": "text", "bool": "true or false"}.get(n := annotation.__name__, n)
-    )
-
-
-def _fields(study: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(name, kind, value) of every setting."""
-    kinds = get_type_hints(type(study))
-    names = (
-        type(study).model_fields
-        if isinstance(study, BaseModel)
-        else [f.name for f in dataclasses.fields(study)]
-    )
-    for name in names:
-        value = getattr(study, name)
-        if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, _kind(kinds[name]), value
+# ---- the settings
 
 
 def _toml(value: Any) -> str:
     return "" if value is None else json.dumps(value)
 
 
+def _plain_settings(preset: str) -> dict[str, Any]:
+    """The settings of a preset by name, flat: {"recipe.lr": 0.01, ...}, without defaults."""
+    return read(preset_path(preset)).changed()
+
+
 def _settings() -> str:
-    presets = [{n: v for n, _, v in _fields(read(preset_path(p)))} for p in PRESETS]
+    presets = [_plain_settings(preset) for preset in PRESETS]
     rows = []
-    for name, kind, default in _fields(Study()):
-        differs = [_toml(p[name]) if p[name] != default else "" for p in presets]
-        rows.append((f"`{name}`", kind, _toml(default), *differs))
-    return f"{_SETTINGS}\n{_table(('setting', 'takes', 'default', *PRESETS), rows)}"
+    for setting in settings():
+        different = [_toml(preset.get(setting.name)) for preset in presets]
+        row = (f"`{setting.name}`", setting.description, setting.kind, _toml(setting.default))
+        rows.append((*row, *different))
+    head = ("setting", "meaning", "takes", "default", *PRESETS)
+    return f"{_SETTINGS}\n{_table(head, rows)}"
 
 
 def reference() -> str:
-    parser = _parser("scaling-search")
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    summaries = {a.dest: a.help or "" for a in commands._choices_actions}
-    return (
-        _HEAD
-        + "".join(_command(n, summaries[n], p) for n, p in commands.choices.items())
-        + _settings()
-    )
+    """The whole of docs/cli.md."""
+    commands = "".join(_command(command) for command in COMMANDS)
+    statuses = [(str(status), meaning) for status, meaning in STATUSES.items()]
+    head = _HEAD + _table(("exit status", "meaning"), statuses)
+    return head + _EVERYWHERE + _arguments(list(EVERYWHERE)) + commands + _settings()
 
 
 # ---- the notebook
@@ -176,8 +148,8 @@ def run_notebook(path: Path = NOTEBOOK) -> Any:
 
 
 def _keep(notebook: Any) -> None:
-    """Without plotly's script (4.8 MB a notebook) and what differs from machine to machine: times,
-    warnings, paths."""
+    """Write the notebook without plotly's script (4.8 MB a notebook) and what differs from machine
+    to machine: times, warnings, paths."""
     import nbformat
 
     notebook.metadata.pop("language_info", None)
@@ -192,6 +164,7 @@ def _keep(notebook: Any) -> None:
 
 
 def main() -> int:
+    """Exit status 0; 1 where --check finds cli.md stale."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -201,18 +174,14 @@ def main() -> int:
     arguments.add_argument(
         "--notebook", action="store_true", help="run study.ipynb and keep what it printed"
     )
-    given = arguments.parse_args()
-    if given.notebook:
+    args = arguments.parse_args()
+    if args.notebook:
         _keep(run_notebook())
         return 0
     text = reference()
-    if given.check:
+    if args.check:
         stale = not REFERENCE.is_file() or REFERENCE.read_text() != text
-        print(
-            f"{REFERENCE.name}: stale; python docs/generate.py"
-            if stale
-            else f"{REFERENCE.name}: up to date"
-        )
+        print(f"{REFERENCE.name}: {'stale; python docs/generate.py' if stale else 'up to date'}")
         return int(stale)
     REFERENCE.write_text(text)
     return 0

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from scaling_search.cli import _parser
+from scaling_search.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "docs" / "generate.py"
@@ -50,7 +50,7 @@ def test_every_command_parses(page: Path) -> None:
     for block in blocks(page, "", "sh"):
         for words in commands(block):
             try:
-                _parser("scaling-search").parse_args(words)
+                build_parser().parse_args(words)
             except SystemExit as leaves:  # --help, --version
                 assert leaves.code == 0, words
 

@@ -5,6 +5,7 @@ import pytest
 
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
+from scaling_search.study.directions import SINGLE
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, preset_path, read
 from scaling_search.verdict.narration import (
@@ -55,10 +56,7 @@ def test_chances_tied_set_and_bound_by_hand() -> None:
     assert tied_set(best) == [0, 1]
     assert bound == pytest.approx(0.1)
     assert tied_set(np.array([0.96, 0.04])) == [0]
-    assert tied_set(np.array([0.5, 0.45, 0.05])) == [
-        0,
-        1,
-    ]
+    assert tied_set(np.array([0.5, 0.45, 0.05])) == [0, 1]
 
 
 def test_clear_differences_are_settled() -> None:
@@ -232,7 +230,7 @@ def test_standing_by_the_margin() -> None:
     rows = {r.candidate: r for r in only(records).rows}
     assert rows[TODO.candidates[1]].standing == "as good"
     assert rows[TODO.candidates[2]].standing == "worse"
-    assert "points below (95%: " in against(rows[TODO.candidates[2]])
+    assert "points below the pick (95%: " in against(rows[TODO.candidates[2]])
     _, vague = world(0.0, 0.02, 2, rng)
     v = only(vague)
     assert v.rows[1].standing == "cannot tell"
@@ -325,10 +323,10 @@ def test_named_and_what_is_confirmed() -> None:
     for name in ("paper", "width only"):
         row = v.named(name)
         assert row is not None
-        assert any(name in d for d in row.candidate.directions)
+        assert row.candidate.direction(name) is not None
     assert v.best_single is not None
     assert v.best_single[1].mean == max(
-        row.mean for row in v.rows if any("only" in d for d in row.candidate.directions)
+        row.mean for row in v.rows if any(map(row.candidate.direction, SINGLE))
     )
     keys = [r.candidate.key for r in v.finalists]
     assert v.pick.candidate.key in keys

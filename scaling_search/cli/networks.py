@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -27,6 +28,9 @@ from effnet.solve import InfeasibleError, Solution, fit
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, OneOf
 from scaling_search.cli.dials import CLASSES, NETWORK, ROUNDING, dials, network
+
+if TYPE_CHECKING:
+    from effnet.nn.measure import Figure
 
 
 def _console() -> Console:
@@ -165,25 +169,32 @@ def _check(net: Arch, console: Console) -> int:
 
 
 def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
-    from effnet.nn.measure import latency, peak_training_memory
+    from effnet.nn.measure import Figure, measure
 
     try:
-        one, many = (1000 * latency(net, n, args.precision) for n in (1, args.batch))
-        peak = peak_training_memory(net, args.batch, args.precision)
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # out of memory; one pixel for a batch norm to normalise over
-        raise UserError(
-            f"--batch {args.batch} at {net.resolution} px: {str(error).splitlines()[0]}"
-        ) from None
-    print(
-        f"latency   {one:.2f} ms for 1 image, {many:.2f} ms for {args.batch} (median, eval, {args.precision})"
-    )
-    print(
-        f"memory    {peak:,} bytes at the peak of a training step; the estimate is {estimate / peak - 1:+.1%}"
-    )
+        # the figures go to standard output as they come, what is done meanwhile to standard error
+        with Console(stderr=True).status("measuring") as status:
+            for item in measure(net, args.batch, args.precision):
+                if isinstance(item, Figure):
+                    print(_figure(item, args.precision, estimate), flush=True)
+                else:
+                    status.update(item)
+    except (RuntimeError, ValueError) as error:
+        # too little memory; one pixel for a batch norm to normalise over
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--batch {args.batch} at {net.resolution} px: {reason}") from error
     return 0
+
+
+def _figure(figure: Figure, precision: str, estimate: int) -> str:
+    """A measured figure as a line; `estimate` is the predicted memory [bytes]."""
+    if figure.name == "memory":
+        return (
+            f"memory    {figure.value:,.0f} bytes at the peak of a training step; "
+            f"the estimate is {estimate / figure.value - 1:+.1%}"
+        )
+    images = "1 image" if figure.batch == 1 else f"{figure.batch} images"
+    return f"latency   {1000 * figure.value:.2f} ms for {images} (median, eval, {precision})"
 
 
 # ---- solve

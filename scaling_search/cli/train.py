@@ -5,47 +5,23 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from scaling_search import UserError
-from scaling_search.cli import networks
+from scaling_search.cli.command import Argument, Command, of_settings
+from scaling_search.cli.dials import dials, network
+from scaling_search.study.flags import OUTPUT, SPENDING
+from scaling_search.study.reference import with_flag
 
-# flag, setting of a study, type, default, help
-_SETTINGS: tuple[tuple[str, str, type, Any, str], ...] = (
-    ("--data", "data.source", str, "auto", "fashion-mnist, cifar10, shapes, a folder, or parquet"),
-    ("--train-images", "data.train_images", int, None, "default: all"),
-    ("--val-images", "data.val_images", int, None, "default: all"),
-    ("--recipe", "recipe.base", str, "proxy", "proxy (short runs) or paper (the official recipe)"),
-    ("--lr", "recipe.lr", float, None, "learning rate"),
-    ("--batch", "recipe.batch", int, None, "images per step"),
-    ("--epochs", "rungs", int, 1, ""),
-    ("--seed", "seed", int, 0, "also says which fold validates"),
-    ("--threads", "threads", int, 1, "of this run"),
-    ("--deadline", "deadline", float, None, "seconds after which the run is given up"),
-    ("--device", "device", str, "auto", "cpu, cuda, cuda:1 (that card) or auto (default: auto)"),
-)
+if TYPE_CHECKING:
+    from scaling_search.data.dataset import Dataset
+    from scaling_search.study.settings import Study
+    from scaling_search.training.trial import Trial
 
-
-def add_command(commands: Any) -> None:
-    """Adds `train` to argparse's `commands`."""
-    train = commands.add_parser("train", help="train one network, or say where its time goes")
-    train.add_argument("network", help="b0, b0-s4, ... (see list), or a TOML file of your own")
-    networks.add_dials(train)
-    for flag, setting, kind, default, text in _SETTINGS:
-        train.add_argument(
-            flag, dest=setting, type=kind, default=default, help=text, metavar=flag[2:].upper()
-        )
-    train.add_argument(
-        "--compile", action="store_true", help="torch.compile, on CUDA: for runs of many epochs"
-    )
-    train.add_argument(
-        "--profile", action="store_true", help="time one epoch: data, forward, backward, ..."
-    )
-    train.add_argument("--out", type=Path, help="folder of its checkpoints (default: runs/train)")
-    train.set_defaults(command=_train)
+_PROFILE_IMAGES = 2048  # at most: each part's share has settled by then
 
 
 def _train(args: argparse.Namespace, argv: list[str]) -> int:
@@ -54,50 +30,87 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search.data.sources import load_or_explain
     from scaling_search.driver import devices
     from scaling_search.driver.progress import say
-    from scaling_search.study.settings import check
-    from scaling_search.training.train import run as train
-    from scaling_search.training.trial import Epoch, Outcome, Trial
-    from scaling_search.verdict.narration import points
 
-    settings: dict[str, Any] = {"compile": args.compile}
-    for _, name, _, _, _ in _SETTINGS:
-        part, _, field = name.rpartition(".")
-        if (value := getattr(args, name)) is not None:
-            (settings.setdefault(part, {}) if part else settings)[field] = (
-                [value] if name == "rungs" else value
-            )
-    settings["device"], indices = devices.parse(settings["device"])
-    study = check(settings, "command line")
+    settings = _read_settings(args)
+    indices = None
+    if "device" in settings:
+        settings["device"], indices = devices.parse(settings["device"])
+    study = _check(settings)
     console = Console()
     device = session.resolve_device(study, session.Place(devices=indices), console)
     if indices is not None:
         device = f"{device}:{indices[0]}"
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source)
-    args.classes = len(data.classes)
-    args.resolution = data.native if args.resolution is None else args.resolution
-    trial = Trial(
-        networks.network(args), data.digest, str(data.folder), study.recipe, study.seed, study.rungs[0],
-        study.data.train_images, study.data.val_images, device, study.threads,
-        str((args.out or Path("runs/train")).resolve()), compile=study.compile, deadline=study.deadline,
-    )  # fmt: skip
+    trial = _make_trial(args, study, data, device)
     say(console, "data", data.describe(study.data.train_images, study.data.val_images))
-    say(
-        console,
-        "network",
-        f"{trial.arch.name}, {trial.arch.blocks} blocks, {trial.arch.resolution} px",
-    )
+    arch = trial.arch
+    say(console, "network", f"{arch.name}, {arch.blocks} blocks, {arch.resolution} px")
     if args.profile:
         return _profile(trial, data, console)
+    return _run(trial, data, console)
+
+
+def _read_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What is given of a study's settings, as {"recipe.lr": 0.01, ...}."""
+    settings: dict[str, Any] = {"rungs": [args.epochs]}
+    for setting in with_flag("train"):
+        value = getattr(args, setting.sets)
+        if value is not None:
+            settings[setting.sets] = value
+    return settings
+
+
+def _check(flat: dict[str, Any]) -> Study:
+    """A study of flat settings: it holds them to their types and ranges. Raises UserError."""
+    from scaling_search.study.settings import check
+
+    settings: dict[str, Any] = {}
+    for name, value in flat.items():
+        part, _, field = name.rpartition(".")
+        table = settings.setdefault(part, {}) if part else settings
+        table[field] = value
+    return check(settings, "command line")
+
+
+def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: str) -> Trial:
+    from scaling_search.training.trial import Trial
+
+    args.classes = len(data.classes)
+    compound = any(value is not None for value in (args.alpha, args.beta, args.gamma, args.phi))
+    if args.resolution is None and not compound:
+        args.resolution = data.native
+    return Trial(
+        arch=network(args),
+        data_digest=data.digest,
+        data_folder=str(data.folder),
+        recipe=study.recipe,
+        seed=study.seed,
+        epochs=study.rungs[0],
+        train_images=study.data.train_images,
+        val_images=study.data.val_images,
+        device=device,
+        threads=study.threads,
+        checkpoints=str((args.out or Path("runs/train")).resolve()),
+        compile=study.compile,
+        deadline=study.deadline,
+    )
+
+
+def _run(trial: Trial, data: Dataset, console: Console) -> int:
+    """Train, a line for each epoch; the exit status. Raises UserError where a file cannot be read
+    or written."""
+    from scaling_search.driver.progress import say
+    from scaling_search.training.train import run as train
+    from scaling_search.training.trial import Epoch, Outcome
+    from scaling_search.verdict.narration import points
+
     try:
         for event in train(trial, data):
             if isinstance(event, Epoch):
-                loss = f"loss {event.train_loss:.3f} train, {event.val_loss:.3f} val"
-                say(
-                    console,
-                    f"epoch {event.epoch}",
-                    f"{loss} · val {points(event.val_acc)} · {event.seconds:.1f} s",
-                )
+                losses = f"loss {event.train_loss:.3f} train, {event.val_loss:.3f} val"
+                words = f"{losses} · val {points(event.val_acc)} · {event.seconds:.1f} s"
+                say(console, f"epoch {event.epoch}", words)
             elif isinstance(event, Outcome):
                 outcome = event
     except KeyboardInterrupt:
@@ -106,43 +119,71 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     except OSError as error:
         raise UserError(
             f"training stopped: {error}; mend it, and the same command goes on"
-        ) from None
-    rate = (
-        f"{outcome.images_per_s:,.0f} images/s, {outcome.peak_memory / 2**20:,.0f} MiB at the peak"
-    )
-    say(
-        console,
-        outcome.status,
-        f"{outcome.seconds:.1f} s · {rate}" + (f" · {outcome.note}" if outcome.note else ""),
-    )
+        ) from error
+    memory = f"{outcome.peak_memory / 2**20:,.0f} MiB at the peak"
+    words = f"{outcome.seconds:.1f} s · {outcome.images_per_s:,.0f} images/s, {memory}"
+    if outcome.note:
+        words += f" · {outcome.note}"
+    say(console, outcome.status, words)
     return 0 if outcome.status == "done" else 1
 
 
-def _profile(trial: Any, data: Any, console: Console) -> int:
+def _profile(trial: Trial, data: Dataset, console: Console) -> int:
+    """Time the parts of an epoch and print them. Raises UserError for too little memory."""
     from scaling_search.training.profile import profile
 
-    images = min(len(data.train_labels), trial.train_images or 2048, 64 * trial.recipe.batch)
-    try:
-        found = profile(
-            replace(trial, train_images=images, val_images=trial.val_images or 1024), data
-        )
-    except (RuntimeError, MemoryError) as error:
-        raise UserError(
-            f"batch {trial.recipe.batch} at {trial.arch.resolution} px: {error}"
-        ) from None
-    total = sum(found.seconds.values())
-    right = {"justify": "right", "no_wrap": True}
-    table = Table("part", Column("ms per step", **right), Column("share", **right), box=None)  # type: ignore[arg-type]
-    for part, seconds in found.seconds.items():
-        table.add_row(part, f"{1000 * seconds / found.steps:.2f}", f"{seconds / total:.0%}")
-    console.print(table)
+    wanted = trial.train_images or _PROFILE_IMAGES
+    images = min(len(data.train_labels), wanted, 64 * trial.recipe.batch)
+    short = replace(trial, train_images=images, val_images=trial.val_images or 1024)
     batch = trial.recipe.batch
-    rate = f"{batch / found.step:,.0f} images/s, kernels of {found.kernels}"
-    print(f"a step of {batch} images takes {1000 * found.step:.2f} ms: {rate}")
-    if found.eager:
-        print(f"the step was not captured: {found.eager}")
+    try:
+        profiled = profile(short, data)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"batch {batch} at {trial.arch.resolution} px: {error}") from error
+    total = sum(profiled.seconds.values())
+    columns = [Column(name, justify="right", no_wrap=True) for name in ("ms per step", "share")]
+    table = Table("part", *columns, box=None)
+    for part, seconds in profiled.seconds.items():
+        table.add_row(part, f"{1000 * seconds / profiled.steps:.2f}", f"{seconds / total:.0%}")
+    console.print(table)
+    rate = f"{batch / profiled.step:,.0f} images/s, kernels of {profiled.kernels}"
+    print(f"a step of {batch} images takes {1000 * profiled.step:.2f} ms: {rate}")
+    if profiled.eager:
+        print(f"the step was not captured: {profiled.eager}")
     print(
-        f"{found.achieved / 1e9:,.1f} GFLOP/s, {found.achieved / found.peak:.1%} of the {found.peak / 1e9:,.1f} that a "
-        f"matrix product reaches here"
+        f"{profiled.achieved / 1e9:,.1f} GFLOP/s, {profiled.achieved / profiled.peak:.1%} of the "
+        f"{profiled.peak / 1e9:,.1f} that a matrix product reaches here"
     )
     return 0
+
+
+TRAIN = Command(
+    "train",
+    "train one network, or say where its time goes",
+    (
+        Argument("network", "Network: b0, b0-s4, ... (see list), or a TOML file of your own."),
+        *dials("the images' native side"),
+        *of_settings("train"),
+        Argument(
+            "--epochs",
+            "Epochs of the run.",
+            "1",
+            SPENDING,
+            {"type": int, "default": 1},
+        ),
+        Argument(
+            "--profile",
+            "Time one epoch in place of training: data, forward, backward, ...",
+            group=OUTPUT,
+            options={"action": "store_true"},
+        ),
+        Argument(
+            "--out",
+            "Folder of its checkpoints.",
+            "runs/train",
+            OUTPUT,
+            {"type": Path},
+        ),
+    ),
+    _train,
+)

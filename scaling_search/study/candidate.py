@@ -10,13 +10,16 @@ from effnet.arch import Arch
 from effnet.budget import Budget
 from effnet.cost import Cost
 from effnet.shares import Shares
+from scaling_search.study.directions import Direction
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network with how it came about. `alpha`, `beta`, `gamma` rebuild it at phi = 1;
-    `resolution` in px; `ratio` of exact MACs to the baseline's; `directions` are the names it
-    stands for."""
+    """A network with how it came about.
+
+    `alpha`, `beta`, `gamma` rebuild it at phi = 1. `ratio` is that of its exact MACs to the
+    baseline's, `waste` that of its resolution (effnet.shares.waste); `directions` are those it was
+    chosen for."""
 
     arch: Arch
     role: Literal["baseline", "reference", "candidate"]
@@ -28,27 +31,45 @@ class Candidate:
     cost: Cost
     ratio: float
     waste: float
-    directions: tuple[str, ...] = ()
+    directions: tuple[Direction, ...] = ()
 
     @cached_property
-    def key(self) -> str:  # a hash over the whole network, asked for again with every run
+    def key(self) -> str:
+        """The network's identity. Kept, since it is a hash over the whole network and every run
+        needs it."""
         return self.arch.key
 
     @property
     def label(self) -> str:
+        """The network in words."""
         return f"{self.arch.blocks} blocks, width {self.beta:g}, {self.arch.resolution} px"
 
+    @property
+    def stands_for(self) -> str:
+        """The directions that it was chosen for, in words."""
+        return ", ".join(map(str, self.directions))
+
+    def direction(self, name: str) -> Direction | None:
+        """The direction of that name, where the network was chosen to stand for it."""
+        for direction in self.directions:
+            if direction.name == name and direction.represents:
+                return direction
+        return None
+
     def as_dict(self) -> dict[str, Any]:
+        """Plain data, as it is recorded; `from_dict` is its inverse."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **plain,
             "arch": self.arch.as_dict(),
             "cost": asdict(self.cost),
             "budget": str(self.budget),
+            "directions": [str(direction) for direction in self.directions],
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Candidate:
+        """The candidate of recorded plain data. Raises what a malformed record raises."""
         return cls(
             **{
                 **data,
@@ -56,6 +77,6 @@ class Candidate:
                 "budget": Budget.from_text(data["budget"]),
                 "cost": Cost(**data["cost"]),
                 "shares": tuple(data["shares"]) if data["shares"] else None,
-                "directions": tuple(data["directions"]),
+                "directions": tuple(map(Direction.from_text, data["directions"])),
             }
         )

@@ -1,11 +1,13 @@
-"""The map: a budget's extra cost in shares of depth, width and resolution. Points on this triangle,
-and who is near."""
+"""The map: a budget's extra cost in shares of depth, width and resolution.
+
+A point on this triangle is a direction to scale in. Some have a name; others are spread over it.
+"""
 
 from __future__ import annotations
 
 import math
-
-from scipy.stats import qmc
+from dataclasses import dataclass
+from typing import Literal
 
 from effnet.families import PAPER
 from effnet.shares import Shares, nominal_shares
@@ -18,13 +20,48 @@ SINGLE: dict[str, Shares] = {
 NAMED: dict[str, Shares] = {
     "paper": nominal_shares(PAPER),
     **SINGLE,
-    "EfficientNet-X": (0.38, 0.42, 0.20),  # on a GPU (arXiv 2102.05610)
+    # the family searched for GPUs and TPUs (Li et al. 2021, arXiv 2102.05610)
+    "EfficientNet-X": (0.38, 0.42, 0.20),
 }
+
+_PREFIXES = {"along": "", "nearest": "nearest to ", "beside": "beside the "}
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A named direction that a network was chosen for.
+
+    `match` is "along" where the network goes that way, "nearest" where it is the nearest there is,
+    and "beside" where it is one of the next nearest, taken to bracket the direction."""
+
+    name: str
+    match: Literal["along", "nearest", "beside"] = "along"
+
+    @property
+    def represents(self) -> bool:
+        """Whether the network stands for the direction when that is compared with the pick."""
+        return self.match != "beside"
+
+    def __str__(self) -> str:
+        return _PREFIXES[self.match] + self.name
+
+    @classmethod
+    def from_text(cls, text: str) -> Direction:
+        """The inverse of `str`, which is how a direction is recorded."""
+        if text.startswith(_PREFIXES["nearest"]):
+            return cls(text.removeprefix(_PREFIXES["nearest"]), "nearest")
+        if text.startswith(_PREFIXES["beside"]):
+            return cls(text.removeprefix(_PREFIXES["beside"]), "beside")
+        return cls(text)
 
 
 def simplex(m: int) -> list[Shares]:
     """The simplex lattice of a mixture design (Scheffé 1958): the shares in steps of 1/m."""
-    return [(i / m, j / m, (m - i - j) / m) for i in range(m + 1) for j in range(m + 1 - i)]
+    points = []
+    for depth in range(m + 1):
+        for width in range(m + 1 - depth):
+            points.append((depth / m, width / m, (m - depth - width) / m))
+    return points
 
 
 def on_triangle(u: float, v: float) -> Shares:
@@ -34,19 +71,27 @@ def on_triangle(u: float, v: float) -> Shares:
 
 
 def on_square(shares: Shares) -> tuple[float, float]:
-    """The inverse of `on_triangle`."""
-    depth, width, resolution = (max(0.0, s) for s in shares)
+    """The inverse of `on_triangle`. Shares below 0, as of a network that shrinks one dimension, are
+    taken for 0."""
+    depth, width, resolution = (max(0.0, share) for share in shares)
     total = depth + width + resolution
     root = 1 - depth / total
-    return root**2, resolution / total / root if root else 0.0
+    if root == 0:  # the corner of depth, where v is any
+        return 0.0, 0.0
+    return root**2, resolution / total / root
 
 
 def sobol(count: int, seed: int) -> list[Shares]:
     """`count` points of a scrambled Sobol sequence on the triangle."""
+    from scipy.stats import qmc  # takes a second to import, which `search --help` need not spend
+
+    # qmc warns where the number of points is no power of two
     power = max(1, math.ceil(math.log2(max(count, 2))))
-    return [on_triangle(u, v) for u, v in qmc.Sobol(2, seed=seed).random_base2(power)[:count]]
+    points = qmc.Sobol(2, seed=seed).random_base2(power)[:count]
+    return [on_triangle(u, v) for u, v in points]
 
 
-def apart(here: Shares | None, aim: Shares | None) -> float:
-    """The distance between two points of the triangle; without end where one is not on it."""
-    return math.dist(here, aim) if here and aim else math.inf
+def distance(a: Shares | None, b: Shares | None) -> float:
+    """Between two points of the triangle; infinity where one is not on it (a network of the
+    baseline's cost has no shares)."""
+    return math.dist(a, b) if a and b else math.inf

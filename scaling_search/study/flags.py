@@ -11,6 +11,7 @@ RECIPE = "the recipe"
 SPENDING = "spending"
 PLACE = "where it runs"
 OUTPUT = "output"
+GROUPS = (TRAINED, SPACE, RECIPE, SPENDING, PLACE, OUTPUT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from scaling_search.study.flags import RECIPE, Flag
-from scaling_search.study.settings import PRESETS, Study, preset_path
+from scaling_search.study.settings import PRESETS, Study, preset_path, read
 from scaling_search.training.recipe import Recipe
 
 
@@ -50,18 +49,22 @@ def with_flag(command: str) -> list[Setting]:
     recipe = Study.model_fields["recipe"]
     whole = Setting("recipe", str, "proxy", recipe.description or "", _flag_in(recipe.metadata))
     listed = []
-    for setting in [*settings(), whole]:
+    for setting in [whole, *settings()]:
         if setting.flag is not None and command in setting.flag.commands:
             listed.append(setting)
     return listed
 
 
-def set_by_presets() -> set[str]:
-    """Names of the settings that at least one preset sets."""
-    names: set[str] = set()
-    for preset in PRESETS:
-        names.update(_flat(tomllib.loads(preset_path(preset).read_text())))
-    return names
+def common_to_presets() -> dict[str, Any]:
+    """The settings that all presets agree in, as plain data by name; the others are a preset's
+    own."""
+    first, *others = (_flat(read(preset_path(preset)).settings()) for preset in PRESETS)
+    common = {}
+    for setting in settings():
+        value = first.get(setting.name)
+        if all(other.get(setting.name) == value for other in others):
+            common[setting.name] = value
+    return common
 
 
 def describe_type(annotation: Any) -> str:
@@ -109,10 +112,12 @@ def _flag_in(metadata: list[Any]) -> Flag | None:
     return next((item for item in metadata if isinstance(item, Flag)), None)
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The names of a TOML table's values: "recipe.lr"."""
-    for name, value in table.items():
+def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"recipe": {"lr": 0.01}} → {"recipe.lr": 0.01}."""
+    flat = {}
+    for name, value in tables.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            flat[prefix + name] = value
+    return flat

@@ -178,8 +178,8 @@ class Study(_Part):
     data: DataSpec = DataSpec()
     recipe: Annotated[Recipe, Flag("--recipe", RECIPE, _BOTH, setting="recipe.base")] = Field(
         RECIPES["proxy"],
-        description="Recipe that the others start from: proxy, for short runs, or paper, "
-        "EfficientNet's official one.",
+        description="Recipe of every run, which its other settings then change: proxy, for short "
+        "runs, or paper, EfficientNet's official one.",
     )
     rungs: Annotated[tuple[int, ...], Flag("--epochs", SPENDING)] = Field(
         (1,),

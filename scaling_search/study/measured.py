@@ -1,0 +1,136 @@
+"""Measured mode: one network for each number of blocks and each resolution, its width solved so
+that its exact cost meets the budget."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from effnet.arch import Arch, Scaling, least_side, scale
+from effnet.budget import Budget, human
+from effnet.cost import macs
+from effnet.shares import waste
+from effnet.solve import nearest_width, shortest_width
+from scaling_search import UserError
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.context import ScalingContext, distinct
+from scaling_search.study.settings import Space
+
+LEAST = 3  # networks of one cost: with fewer there is nothing to compare
+# Where fewer than LEAST networks waste little, those that waste up to this much are taken too.
+_TOLERABLE_WASTE = 0.25
+# Block counts, or resolutions, that a space is searched over: with all of a large budget's,
+# planning takes minutes.
+_MOST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """The network of one number of blocks at one resolution that comes nearest to the budget."""
+
+    arch: Arch
+    depth: float
+    width: float
+    side: int
+    macs: int
+    waste: float
+
+    def describe(self, base_macs: int) -> str:
+        return (
+            f"{self.arch.blocks} blocks, width {self.width:g}, {self.side} px at "
+            f"{human(self.macs)} ({self.macs / base_macs:.2f}x), waste {self.waste:.0%}"
+        )
+
+
+def measured(
+    context: ScalingContext, budget: Budget, space: Space
+) -> tuple[list[Candidate], list[str]]:
+    """The networks that meet the budget, and notes for the user. Those at a resolution of more than
+    the context's waste are left out, unless too few are left then. Below 1x every dial shrinks
+    instead of growing.
+
+    Raises UserError naming the nearest network where there is none."""
+    cells = _solve_cells(context, budget, space)
+    met = [cell for cell in cells if budget.met(cell.macs, context.base_macs)]
+    networks = _candidates(context, budget, met, context.max_waste)
+    notes = []
+    if len(networks) < LEAST and context.max_waste < _TOLERABLE_WASTE:
+        networks = _candidates(context, budget, met, _TOLERABLE_WASTE)
+        worst = max((candidate.waste for candidate in networks), default=0.0)
+        notes.append(
+            f"{budget}: too few networks of low waste, so resolutions that waste up to {worst:.0%} "
+            "too"
+        )
+    if not networks:
+        nearest = min(cells, key=lambda cell: abs(budget.off(cell.macs, context.base_macs)))
+        target = budget.target(context.base_macs)
+        raise UserError(
+            f"budget {budget}: no network within {budget.tolerance:.0%} of {human(target)} and of "
+            f"waste at most {space.max_waste:.0%} in this space; the nearest is "
+            f"{nearest.describe(context.base_macs)}. Widen the bounds, the tolerance or max_waste, "
+            "or take another budget"
+        )
+    return networks, notes
+
+
+def _solve_cells(context: ScalingContext, budget: Budget, space: Space) -> list[_Cell]:
+    """Every cell of the space, whether or not it meets the budget."""
+    base, classes = context.base, context.classes
+    sides, block_counts, width_limits = _reach(context, space, context.ratio(budget))
+    wastes = waste(base, sides, classes)
+    target = budget.target(context.base_macs)
+    cells = []
+    for blocks, side in itertools.product(block_counts, sides):
+        depth = blocks / base.blocks
+        width = nearest_width(base, target, depth, side, classes, width_limits)
+        arch = scale(base, depth, width, side, num_classes=classes)
+        cells.append(_Cell(arch, depth, width, side, macs(arch), wastes[side]))
+    return cells
+
+
+def _candidates(
+    context: ScalingContext, budget: Budget, cells: list[_Cell], max_waste: float
+) -> list[Candidate]:
+    """The distinct networks of the cells of at most `max_waste`, the baseline itself excepted."""
+    base = context.base
+    baseline = scale(base, num_classes=context.classes)
+    candidates = []
+    for cell in cells:
+        if cell.waste <= max_waste and cell.arch != baseline:
+            width = shortest_width(base, cell.arch, cell.depth, cell.width)
+            scaling = Scaling(cell.depth, width, cell.side / base.resolution)
+            candidates.append(context.candidate(scaling, cell.side, budget, cell.waste))
+    return distinct(candidates)
+
+
+def _reach(
+    context: ScalingContext, space: Space, ratio: float
+) -> tuple[list[int], list[int], tuple[float, float]]:
+    """Resolutions [px], block counts and width limits within which a budget of `ratio` is sought.
+
+    Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
+    resolution to 1.45 times the baseline's)."""
+    base = context.base
+    if ratio < 1:
+        shrink = math.sqrt(ratio) / 1.05
+        low = max(least_side(base.total_stride), math.ceil(base.resolution * shrink))
+        fewest = max(len(base.stages), math.floor(ratio * base.blocks))
+        sides = list(range(low, base.resolution + 1))
+        return sides, list(range(fewest, base.blocks + 1)), (shrink, 1.0)
+    root = math.sqrt(ratio / 2)
+    alpha = space.alpha_max or ratio
+    beta = space.beta_max or max(1.0, 1.5 * root)
+    gamma = space.gamma_max or max(1.0, 1.45 * root)
+    # 1e-9: 1.4 * 10 is 13.999... in floating point
+    high = int(min(context.max_side, math.floor(gamma * base.resolution + 1e-9)))
+    most_blocks = math.floor(alpha * base.blocks + 1e-9)
+    sides = _thin(list(range(base.resolution, high + 1)), 2 * _MOST)
+    return sides, _thin(list(range(base.blocks, most_blocks + 1)), _MOST), (1.0, beta)
+
+
+def _thin(values: list[int], most: int) -> list[int]:
+    """At most `most` of them, evenly spaced, both ends kept."""
+    if len(values) <= most:
+        return values
+    return [values[i * (len(values) - 1) // (most - 1)] for i in range(most)]
