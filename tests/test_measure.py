@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import effnet
-from effnet.nn.measure import compare, latency, peak_training_memory
+from effnet.nn.measure import Figure, compare, latency, measure, peak_training_memory
 
 
 @pytest.mark.parametrize("name", ["b0", "v2-s", "resnet50", "mobilenetv1", "notebook-b0"])
@@ -39,3 +39,33 @@ def test_latency_and_memory_are_of_this_device() -> None:
     small, large = (peak_training_memory(net, batch) for batch in (8, 64))
     parameters = 4 * effnet.cost(net).params
     assert 3 * parameters < small < large
+
+
+def test_figures_come_one_by_one_the_cheap_first() -> None:
+    """Nothing is done before it has been announced: what is costly can be left out."""
+    net = effnet.arch("b0-s4", width=0.2, resolution=16, num_classes=10)
+    items = list(measure(net, 4))
+    figures = [item for item in items if isinstance(item, Figure)]
+    assert [(f.name, f.batch) for f in figures] == [("latency", 1), ("latency", 4), ("memory", 4)]
+    assert all(figure.value > 0 for figure in figures)
+    announced = [items[items.index(figure) - 1] for figure in figures]
+    assert str(announced[0]).startswith("latency of 1 image: pass ")
+    assert str(announced[1]).startswith("latency of 4 images: pass ")
+    assert str(announced[2]).startswith("peak memory of a training step of batch 4")
+    assert [f.name for f in measure(net, 1) if isinstance(f, Figure)] == ["latency", "memory"]
+
+
+def test_slow_passes_are_not_repeated_twenty_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = effnet.arch("b0-s4", width=0.2, resolution=16, num_classes=10)
+    monkeypatch.setattr("effnet.nn.measure._LIMIT", 0.0)
+    lines = [item for item in measure(net, 2) if isinstance(item, str)]
+    assert sum(line.startswith("latency of 2 images: pass") for line in lines) == 3
+
+
+def test_figures_known_before_memory_ran_out_are_kept() -> None:
+    items = measure(effnet.arch("b0", width=0.1, resolution=32), 10**12)
+    known = []
+    with pytest.raises(RuntimeError):
+        for item in items:
+            known.append(item)
+    assert [item.batch for item in known if isinstance(item, Figure)] == [1]

@@ -1,5 +1,5 @@
-"""The referees: fvcore and torch's counter beside our own numbers, per operator kind; latency and
-peak memory of the built module on this device."""
+"""Referees for our own numbers: fvcore's and torch's counters beside the exact cost, and what this
+device says of latency and memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,19 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore decorates with the deprecated torch.jit.script
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
+logger = logging.getLogger(__name__)
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Latency is the median of this many passes; where they are slow, of as many (but at least three)
+# as begin within the limit: B0 on 32 images takes one CPU core some seconds a pass.
+_PASSES, _FEWEST_PASSES, _LIMIT = 20, 3, 10.0  # s
+# Passes before the measured ones: libraries choose their kernels in the first. One is enough where
+# a pass is slow.
+_WARM_UP, _SLOW_PASS = 3, 1.0  # s
+
+
+# ---- counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,49 +79,91 @@ class Report:
         return self.rows[-1].theirs.macs + sum(self.extras.values()) == self.fvcore_total
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What the counters say, by the names of modules; the whole and fvcore's operators beside."""
+
+    fvcore_macs: dict[str, float]
+    fvcore_acts: dict[str, float]
+    by_operator: dict[str, float]
+    fvcore_total: int
+    total_acts: int
+    torch_flops: dict[str, int]
+    torch_total: int
+
+
 def compare(arch: Arch) -> Report:
     """Build `arch`, trace it once on the CPU in eval mode, and compare kind by kind."""
-    model = _bare(arch)
+    model = _without_weights(arch)
+    counts = _count(model, arch)
+    modules = dict(model.named_modules())
+    ours = cost_by_kind(arch)
+    theirs = dict.fromkeys(ours, Cost(0, 0, 0))
+    torch_macs = dict.fromkeys(ours, 0)
+    for name, module in modules.items():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        kind = _kind_of(name)
+        params = _numel(module)
+        parent, _, leaf = name.rpartition(".")
+        if leaf == "0":  # the convolution of a ConvNorm, whose batch norm belongs to the operator
+            params += _numel(modules[f"{parent}.1"])
+        theirs[kind] += Cost(int(counts.fvcore_macs[name]), params, int(counts.fvcore_acts[name]))
+        torch_macs[kind] += counts.torch_flops[name] // 2
+    rows = [Comparison(kind, ours[kind], theirs[kind], torch_macs[kind]) for kind in ours]
+
+    layers_macs = int(counts.by_operator["conv"] + counts.by_operator["linear"])
+    whole = Cost(layers_macs, _numel(model), counts.total_acts)
+    rows.append(Comparison("total", cost(arch), whole, counts.torch_total // 2))
+    extras = {}
+    for operator, count in counts.by_operator.items():
+        if operator not in ("conv", "linear") and count:
+            extras[str(operator)] = int(count)
+    return Report(tuple(rows), counts.fvcore_total, extras)
+
+
+def _count(model: ConvNet, arch: Arch) -> _Counts:
+    """Trace the model by both counters; it lies on the meta device afterwards."""
     image = torch.zeros(1, arch.in_channels, arch.resolution, arch.resolution)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         flops = FlopCountAnalysis(model, image).unsupported_ops_warnings(False)
         acts = ActivationCountAnalysis(model, image).unsupported_ops_warnings(False)
-        flops_by, acts_by, by_operator = flops.by_module(), acts.by_module(), flops.by_operator()
+        fvcore_macs, fvcore_acts = flops.by_module(), acts.by_module()
+        by_operator = flops.by_operator()
+    # on meta tensors only shapes are computed
     with FlopCounterMode(display=False) as counter, torch.device("meta"), torch.no_grad():
-        # on meta tensors only shapes are computed
         model.to("meta")(torch.zeros_like(image, device="meta"))
-    torch_by = counter.get_flop_counts()
-    ours = cost_by_kind(arch)
-    theirs = dict.fromkeys(ours, Cost(0, 0, 0))
-    halved = dict.fromkeys(ours, 0)
-    modules = dict(model.named_modules())
-    for name, module in modules.items():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        kind = next(part for part in reversed(name.split(".")) if not part.isdigit())
-        params = sum(p.numel() for p in module.parameters())
-        parent, _, leaf = name.rpartition(".")
-        if (
-            leaf == "0"
-        ):  # the convolution of a ConvNorm: the batch norm after it is part of the operator
-            params += sum(p.numel() for p in modules[f"{parent}.1"].parameters())
-        theirs[kind] += Cost(int(flops_by[name]), params, int(acts_by[name]))
-        halved[kind] += sum(torch_by[f"{type(model).__name__}.{name}"].values()) // 2
-    rows = [Comparison(kind, ours[kind], theirs[kind], halved[kind]) for kind in ours]
-    counted = int(by_operator["conv"] + by_operator["linear"])
-    whole = Cost(counted, sum(p.numel() for p in model.parameters()), int(acts.total()))
-    rows.append(Comparison("total", cost(arch), whole, counter.get_total_flops() // 2))
-    extras = {
-        str(op): int(n) for op, n in by_operator.items() if op not in ("conv", "linear") and n
-    }
-    return Report(tuple(rows), int(flops.total()), extras)
+    prefix = f"{type(model).__name__}."
+    torch_flops = {}
+    for name, by_function in counter.get_flop_counts().items():
+        torch_flops[name.removeprefix(prefix)] = sum(by_function.values())
+    return _Counts(
+        fvcore_macs=fvcore_macs,
+        fvcore_acts=fvcore_acts,
+        by_operator=by_operator,
+        fvcore_total=int(flops.total()),
+        total_acts=int(acts.total()),
+        torch_flops=torch_flops,
+        torch_total=counter.get_total_flops(),
+    )
 
 
-def _bare(arch: Arch) -> ConvNet:
-    """In eval mode with weights left as memory has them: counters read shapes, and drawing weights
-    takes longer."""
+def _kind_of(name: str) -> str:
+    """The operator kind of a layer: the last part of its name that is no number, such as
+    `depthwise` of blocks.3.depthwise.0."""
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    return parts[-1]
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _without_weights(arch: Arch) -> ConvNet:
+    """The module in eval mode with its weights left as memory has them: counters read shapes, and
+    drawing weights takes longer."""
     with torch.device("meta"):
         model = effnet.build(arch)
     return model.to_empty(device="cpu").eval()
@@ -117,8 +172,38 @@ def _bare(arch: Arch) -> ConvNet:
 # ---- this device
 
 
-def _on(device: str | torch.device | None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number: the latency of a forward pass [s], or the peak memory of a training step
+    [bytes], of `batch` images."""
+
+    name: Literal["latency", "memory"]
+    batch: int
+    value: float
+
+
+def measure(
+    arch: Arch, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
+) -> Iterator[str | Figure]:
+    """Measure latency (of one image, of `batch`) and peak training memory on this device, the
+    cheap first; `latency` and `peak_training_memory` say how.
+
+    Yields each Figure when it is known, and before each piece of work a line that says what comes
+    next, to be shown while it lasts. Raises RuntimeError where memory is short (torch's own), and
+    ValueError where a batch norm has one value per channel; the figures yielded before hold."""
+    for count in sorted({1, batch}):
+        name = "latency of 1 image" if count == 1 else f"latency of {count} images"
+        yield f"{name}: building the network, first passes"
+        seconds: list[float] = []
+        for taken in _passes(arch, count, precision, device, _PASSES):
+            seconds.append(taken)
+            yield f"{name}: pass {len(seconds)} of {_PASSES} took {1000 * taken:.4g} ms"
+        median = statistics.median(seconds)
+        logger.info("%s: %.4g s, the median of %d passes", name, median, len(seconds))
+        yield Figure("latency", count, median)
+    yield f"peak memory of a training step of batch {batch}: two steps"
+    peak = peak_training_memory(arch, batch, precision, device=device)
+    yield Figure("memory", batch, peak)
 
 
 def latency(
@@ -127,41 +212,59 @@ def latency(
     precision: Precision = "fp32",
     *,
     device: str | None = None,
-    runs: int = 20,
+    runs: int = _PASSES,
 ) -> float:
-    """Median seconds of one forward pass of `batch` images in eval mode, after three unmeasured
-    ones.
+    """Median seconds of one forward pass of `batch` images in eval mode, after unmeasured ones; of
+    `runs` passes, or fewer where they are slow.
 
     On CUDA the pass is captured as a graph, as a network in use would be: launched one by one, its
     kernels' launches would be measured. Weights and images are in `precision` there; on a CPU
     autocast casts them."""
-    place = _on(device)
-    model = effnet.build(arch).eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return statistics.median(_passes(arch, batch, precision, device, runs))
+
+
+def _passes(
+    arch: Arch, batch: int, precision: Precision, device: str | None, runs: int
+) -> Iterator[float]:
+    """Yield the seconds of one forward pass after the other, `runs` at the most."""
+    place = _place(device)
+    dtype = _DTYPES[precision]
+    model = _on_device(effnet.build(arch).eval(), place)
     images = _images(arch, batch, place)
-    autocast = torch.autocast(
-        place.type, _DTYPES[precision], enabled=place.type == "cpu" and precision != "fp32"
-    )
-    with torch.inference_mode(), autocast:
-        if place.type == "cuda":
-            model, images = model.to(_DTYPES[precision]), images.to(_DTYPES[precision])
-        forward = (
-            _captured(lambda: model(images), place)
-            if place.type == "cuda"
-            else lambda: model(images)
-        )
-        seconds = []
-        for _ in range(runs + 3):
-            start = time.perf_counter()
-            forward()
-            if place.type == "cuda":
-                torch.cuda.synchronize(place)
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[3:])
+    on_cuda = place.type == "cuda"
+    if on_cuda:
+        model, images = model.to(dtype), images.to(dtype)
+    casts = place.type == "cpu" and precision != "fp32"
+
+    def forward() -> None:
+        # entered for every pass, since a generator must not leave its caller in these modes
+        with torch.inference_mode(), torch.autocast(place.type, dtype, enabled=casts):
+            model(images)
+
+    work: Callable[[], object] = forward
+    if on_cuda:
+        work = _captured(forward, place)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        work()
+        if on_cuda:
+            torch.cuda.synchronize(place)
+        return time.perf_counter() - start
+
+    for _ in range(_WARM_UP):
+        if timed() > _SLOW_PASS:
+            break
+    begin = time.perf_counter()
+    for count in range(runs):
+        if count >= _FEWEST_PASSES and time.perf_counter() - begin > _LIMIT:
+            break
+        yield timed()
 
 
 def _captured(work: Callable[[], object], place: torch.device) -> Callable[[], object]:
     """`work` as one graph launch; as it is, with a warning, where it cannot be captured."""
-    for _ in range(3):
+    for _ in range(_WARM_UP):
         work()
     graph, refusal = cuda.capture(place, work)
     if graph is None:
@@ -177,10 +280,10 @@ def peak_training_memory(
     arch: Arch, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
 ) -> int:
     """Peak bytes that torch's allocator holds for tensors during a training step (SGD with
-    momentum): the second step, when the optimizer's states exist. The truth beside
+    momentum): of the second step, when the optimizer's states exist. The truth beside
     `cost.training_memory`."""
-    place = _on(device)
-    model = effnet.build(arch).train().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place = _place(device)
+    model = _on_device(effnet.build(arch).train(), place)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     images = _images(arch, batch, place)
 
@@ -196,13 +299,22 @@ def peak_training_memory(
         torch.cuda.reset_peak_memory_stats(place)
         step()
         return torch.cuda.max_memory_allocated(place)
-    held = sum(
-        t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), images)
-    )
-    held += sum(
-        s.numel() * s.element_size() for state in optimizer.state.values() for s in state.values()
-    )
-    return held + _cpu_growth(step)
+    held = [*model.parameters(), *model.buffers(), images]
+    for states in optimizer.state.values():
+        held += states.values()
+    return sum(tensor.nbytes for tensor in held) + _cpu_growth(step)
+
+
+def _place(device: str | None) -> torch.device:
+    """The device of that name; without one the GPU, where there is one."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _on_device(model: ConvNet, place: torch.device) -> ConvNet:
+    """The model there in channels_last, the layout in which convolutions are fast on both."""
+    return model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _images(arch: Arch, batch: int, place: torch.device) -> Tensor:
@@ -221,10 +333,8 @@ def _cpu_growth(step: Callable[[], None]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         trace.export_chrome_trace(str(path))
-        events = [
-            e["args"]
-            for e in json.loads(path.read_text())["traceEvents"]
-            if e.get("name") == "[memory]"
-        ]
-    before = events[0]["Total Allocated"] - events[0]["Bytes"]
-    return max(e["Total Allocated"] for e in events) - before
+        content = json.loads(path.read_text())
+    allocations = [event for event in content["traceEvents"] if event.get("name") == "[memory]"]
+    totals = [event["args"]["Total Allocated"] for event in allocations]
+    before = totals[0] - allocations[0]["args"]["Bytes"]  # a total is what came of its event
+    return int(max(totals) - before)
