@@ -25,8 +25,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scaling_search.driver.dispatch import Training
-from scaling_search.driver.executors.local import MARGIN, SECONDS
+from scaling_search.driver.executors.local import SECONDS
 from scaling_search.driver.executors.protocol import Job
+from scaling_search.training.throughput import MARGIN
 from scaling_search.driver.packing import CONTEXT, MOST, Packing, choose_level, predicted_peak
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
@@ -88,7 +89,7 @@ def scenarios() -> Iterator[Scenario]:
 class Quiet:
     """A watcher that says nothing."""
 
-    def phase(self, name: str, jobs: int) -> None: ...
+    def phase(self, *args: object) -> None: ...
     def started(self, job: Job, candidate: Candidate) -> None: ...
     def epoch(self, *args: object) -> None: ...
     def again(self, job: Job, candidate: Candidate, why: str) -> None: ...

@@ -42,7 +42,7 @@ def synthetic(
                 outcome = Outcome("done", done, "f" * 100, None, 1.0, 100.0, 1, {"torch": "2"})
                 test = truth[c.key] if s >= FRESH and epochs == study.rungs[-1] else None
                 records.append(Record(len(records), c, s, epochs, outcome, test))
-    facts = session._facts(study, todo, data, "made up", study.identity("digest"), None)
+    facts = session.study_facts(study, todo, data, "made up", study.identity("digest"), None)
     curves.write(path, records, {**facts, "state": "finished"})
     return truth
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.executors.protocol import Executor, Job
-from scaling_search.driver.search import Search
+from scaling_search.driver.search import Conditions, Limits, Search
 from scaling_search.results import tables
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
@@ -25,7 +25,7 @@ class Quiet:
         self.seen: list[tuple[str, int]] = []
         self._then = then
 
-    def phase(self, name: str, jobs: int) -> None: ...
+    def phase(self, name: str, jobs: int, testing: bool = False) -> None: ...
     def started(self, job: Job, candidate: Candidate) -> None: ...
     def epoch(self, job: Job, epoch: Epoch) -> None: ...
     def again(self, job: Job, candidate: Candidate, why: str) -> None: ...
@@ -52,9 +52,8 @@ def search(
             store,
             executor,
             watcher or Quiet(),
-            device="cpu",
-            checkpoints=str(folder / "checkpoints"),
-            stopping=stopping,
+            Conditions("cpu", str(folder / "checkpoints")),
+            Limits(stopping=stopping),
         )
         trained = job.run()
         return trained, tables.table(store.records())

@@ -1,13 +1,8 @@
-import math
-
 import numpy as np
 import pytest
-from scipy import stats
 
 from effnet.budget import Budget
-from scaling_search.driver.allocation import BATCH, half, next_runs, promoted, top_two
-from scaling_search.verdict.confirm import confirmed
-from scaling_search.verdict.verdict import FRESH, verdicts
+from scaling_search.driver.allocation import half, next_runs, promoted, top_two
 from tests.records import STUDY, TODO, TWO, record
 
 
@@ -36,8 +31,8 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
         for s in range(2)
     ]
     free = {c.key: list(range(2, 10)) for c in TODO.candidates}
-    runs = next_runs(records, STUDY, Budget.parse("2x"), free)
-    assert len(runs) == BATCH == len(set(runs))
+    runs = next_runs(records, STUDY, Budget.parse("2x"), free, 4)
+    assert len(runs) == 4 == len(set(runs))
     assert {key for key, _ in runs} <= good
     assert all(seed not in free[key] for key, seed in runs)
     again = next_runs(
@@ -45,6 +40,7 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
         STUDY,
         Budget.parse("2x"),
         {c.key: list(range(2, 10)) for c in TODO.candidates},
+        4,
     )
     assert again == runs  # whatever the order in which they ended
 
@@ -52,8 +48,8 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
 def test_next_runs_ends_where_no_seed_is_left() -> None:
     records = [record(c, 0, 0.7) for c in TODO.candidates[:3]]
     free = {TODO.candidates[0].key: [1], TODO.candidates[1].key: [], TODO.candidates[5].key: [1]}
-    assert next_runs(records, STUDY, Budget.parse("2x"), free) == [(TODO.candidates[0].key, 1)]
-    assert next_runs([], STUDY, Budget.parse("2x"), free) == []
+    assert next_runs(records, STUDY, Budget.parse("2x"), free, 4) == [(TODO.candidates[0].key, 1)]
+    assert next_runs([], STUDY, Budget.parse("2x"), free, 4) == []
 
 
 def test_promotion_leaves_out_what_failed() -> None:
@@ -64,34 +60,3 @@ def test_promotion_leaves_out_what_failed() -> None:
     assert TODO.candidates[-1] not in chosen
     assert TODO.candidates[-2] in chosen
     assert TODO.candidates[0] not in chosen
-
-
-def test_confirmation_is_the_paired_t_interval() -> None:
-    rng = np.random.default_rng(2)
-    records = [record(c, 0, 0.6 + 0.01 * k) for k, c in enumerate(TODO.everything)]
-    (v,) = verdicts(records, STUDY)
-    tests = {
-        row.candidate.key: 0.7 + 0.02 * i + rng.normal(0, 0.01, 5)
-        for i, row in enumerate(v.finalists)
-    }
-    records += [
-        record(row.candidate, FRESH + s, 0.6, test=tests[row.candidate.key][s])
-        for row in v.finalists
-        for s in range(5)
-    ]
-    found = confirmed(records, STUDY, v)
-    assert [c.row.candidate.key for c in found] == [row.candidate.key for row in v.finalists]
-    mine = tests[v.pick.candidate.key]
-    for c in found:
-        theirs = tests[c.row.candidate.key]
-        assert c.mean == pytest.approx(theirs.mean())
-        assert c.runs == 5
-        if c.row.candidate.key == v.pick.candidate.key:
-            assert math.isnan(c.behind)
-            assert "over 5 fresh seeds" in c.words
-            continue
-        paired = stats.ttest_rel(mine, theirs).confidence_interval(0.95)
-        assert (c.behind - c.half, c.behind + c.half) == pytest.approx((paired.low, paired.high))
-        if paired.high < 0:
-            assert "the pick is worse" in c.words
-    assert confirmed(records[: len(TODO.everything)], STUDY, v) == []

@@ -12,12 +12,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from scaling_search import UserError, session
+from benchmarks.jobs import Jobs
+from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
-from scaling_search.driver import devices
+from scaling_search.driver import devices, place
 from scaling_search.driver.devices import Machine
 from scaling_search.driver.executors.local import LocalExecutor
-from scaling_search.driver.executors.protocol import Job
 from scaling_search.results.store import Store
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, check
@@ -44,29 +44,6 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name in ("cat", "dog"):
         write_images(root / name, 60)
     return str(root)
-
-
-class OneJob:
-    """A driver with one job, which remembers what became of it."""
-
-    def __init__(self, trial: Trial) -> None:
-        self.waiting = [Job(0, trial)]
-        self.outcomes: list[Outcome] = []
-        self.losses: list[str] = []
-
-    def ask(self, device: str = "") -> Job | None:
-        return self.waiting.pop() if self.waiting else None
-
-    def epoch(self, job: Job, epoch: Epoch) -> None: ...
-
-    def outcome(self, job: Job, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-
-    def lost(self, job: Job, why: str) -> None:
-        self.losses.append(why)
-
-    def over(self) -> bool:
-        return False
 
 
 def test_one_card_is_named_and_the_study_knows_its_kind_alone() -> None:
@@ -211,8 +188,9 @@ assert step._dtype_on(torch.device("cuda:0")) == torch.float32
 
 
 def recorded(folder: Path, study: Study, data: Dataset, kernels: str) -> Store:
-    """A store with one run of an earlier release, which kept its kernels with each run alone."""
+    """A store with one run, trained with these kernels."""
     store = Store.create(folder, study.identity(data.digest), {})
+    store.set_fact("kernels", kernels)
     number = store.start(plan(study, 10, 64).baseline, 0, 1)
     epoch = Epoch(1, 2.0, 2.0, 0.5, 1.0)
     store.finish(number, Outcome("done", (epoch,), versions={"kernels": kernels}))
@@ -221,40 +199,27 @@ def recorded(folder: Path, study: Study, data: Dataset, kernels: str) -> Store:
 
 def test_a_study_keeps_to_its_kernels(study: Study, data: Dataset, tmp_path: Path) -> None:
     store = recorded(tmp_path / "old", study, data, "numba")
-    for _ in range(2):  # taken from its runs, then from the fact
+    for _ in range(2):
         with pytest.raises(
             UserError, match=r"kernels of numba, here they are those of torch \(no numba\)"
         ) as error:
-            session._agreed_kernels(
-                store, study, tmp_path, Machine("torch", "no numba"), session.Place()
+            place.agree_on_kernels(
+                store, study, tmp_path, Machine("torch", "no numba"), place.Place()
             )
         assert "\n" not in str(error.value)
         assert (
-            session._agreed_kernels(store, study, tmp_path, Machine("numba"), session.Place())
+            place.agree_on_kernels(store, study, tmp_path, Machine("numba"), place.Place())
             == "numba"
         )
         assert store.fact("kernels") == "numba"
     store.close()
     fresh = Store.create(tmp_path / "new", study.identity(data.digest), {})
     assert (
-        session._agreed_kernels(fresh, study, tmp_path, Machine("torch"), session.Place())
-        == "torch"
+        place.agree_on_kernels(fresh, study, tmp_path, Machine("torch"), place.Place()) == "torch"
     )
-    changed = session._agreed_kernels(fresh, study, tmp_path, Machine("numba"), session.Place())
+    changed = place.agree_on_kernels(fresh, study, tmp_path, Machine("numba"), place.Place())
     assert changed == "numba", "nothing is trained yet"
     fresh.close()
-
-
-def test_an_earlier_study_on_cuda_was_of_plain_modules_whatever_it_says(
-    study: Study, data: Dataset, tmp_path: Path
-) -> None:
-    cuda = check({**study.settings(), "device": "cuda"}, "test")
-    store = recorded(tmp_path, cuda, data, "numba")
-    assert (
-        session._agreed_kernels(store, cuda, tmp_path, Machine("triton"), session.Place())
-        == "torch"
-    )
-    store.close()
 
 
 @pytest.mark.parametrize(
@@ -286,9 +251,8 @@ def test_a_study_of_tritons_kernels_says_why_they_are_missing(
 ) -> None:
     cuda = check({**study.settings(), "device": "cuda"}, "test")
     store = recorded(tmp_path, cuda, data, "triton")
-    store.set_fact("kernels", "triton")
     with pytest.raises(UserError) as error:
-        session._agreed_kernels(store, cuda, tmp_path, machine, session.Place(check=checked))
+        place.agree_on_kernels(store, cuda, tmp_path, machine, place.Place(check=checked))
     store.close()
     message = str(error.value)
     assert cause in message
@@ -307,14 +271,15 @@ def test_triton_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) ->
 from pathlib import Path
 import torch
 from rich.console import Console
-from scaling_search import UserError, session; from scaling_search.training import train
+from scaling_search import UserError; from scaling_search.driver import place
+from scaling_search.training import train
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import read
 from scaling_search.training.trial import Trial
 study = read(Path({str(tmp_path / "study.toml")!r}))
 assert study.device == "cuda"
 todo = plan(study, 10, 64)
-machine = session._examine_machine(study, todo, session.Place(check=False), Console(width=1000))
+machine = place.examine_machine(study, todo, place.Place(check=False), Console(width=1000))
 assert machine.kernels == "torch"
 trial = Trial(todo.baseline.arch, "", "", study.recipe, 0, 1, None, None, "cuda", 1, "", kernels="triton")
 try:
@@ -330,7 +295,7 @@ except UserError as error:
 
 
 def test_a_local_worker_with_other_kernels_stops_the_study(trial: Trial) -> None:
-    driver, executor = OneJob(dataclasses.replace(trial, kernels="others")), LocalExecutor(1)
+    driver, executor = Jobs([dataclasses.replace(trial, kernels="others")]), LocalExecutor(1)
     try:
         with pytest.raises(
             UserError, match="training stopped: .*the study trains through kernels of others"
@@ -348,11 +313,11 @@ def test_numba_that_cannot_be_imported_is_said(study: Study, tmp_path: Path) -> 
     code = f"""
 from pathlib import Path
 from rich.console import Console
-from scaling_search import session
+from scaling_search.driver import place
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import read
 study = read(Path({str(tmp_path / "study.toml")!r}))
-machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), Console(width=1000))
+machine = place.examine_machine(study, plan(study, 10, 64), place.Place(), Console(width=1000))
 assert machine.kernels == "torch"
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(stub.ROOT)])}
@@ -368,6 +333,6 @@ def test_a_machine_with_numba_has_nothing_to_say(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("numba")
-    machine = session._examine_machine(study, plan(study, 10, 64), session.Place(), Console())
+    machine = place.examine_machine(study, plan(study, 10, 64), place.Place(), Console())
     assert machine == Machine("numba")
     assert capsys.readouterr().out == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaling_search.driver.dispatch import DEATHS, Measuring, Training
+from scaling_search.driver.executors.protocol import WorkerLoss
 from scaling_search.driver.packing import Packing
 from scaling_search.results.record import Record
 from scaling_search.results.store import Store
@@ -21,6 +22,7 @@ from tests.records import done
 from tests.searches import Quiet
 
 EPOCH = Epoch(1, 1.0, 1.0, 0.5, 0.1)
+KILLED = WorkerLoss("worker killed by SIGKILL", had_begun=True)
 
 
 @pytest.fixture
@@ -61,12 +63,13 @@ def test_every_run_once_in_order(phase: Make, runs: list[tuple[Candidate, int]])
 def test_a_lost_worker_s_run_goes_on_until_it_has_cost_five_within_an_epoch(phase: Make) -> None:
     training, store = phase()
     job = training.ask()
-    for why in ("worker killed by SIGKILL", *["new worker killed by SIGKILL"] * 7):
-        training.lost(job, why)
+    unseen = WorkerLoss("new worker killed by SIGKILL", had_begun=False)
+    for loss in (KILLED, *[unseen] * 7):
+        training.lost(job, loss)
         assert training.ask() == job, "before anything new"
     training.epoch(job, EPOCH)  # progress: the count begins again
     for i in range(DEATHS):
-        training.lost(job, "worker killed by SIGBUS")
+        training.lost(job, WorkerLoss("worker killed by SIGBUS", had_begun=True))
         assert (training.ask() == job) == (i < DEATHS - 1)
     record = store.records()[job.number]
     assert record.outcome.status == "crashed"
@@ -167,7 +170,7 @@ def test_what_was_started_again_or_goes_on_from_a_shared_run_has_no_speed(
     store.finish(shorter, with_speed(0.0))
     training, _ = phase(packing=Packing(2**40, level=1), store=store)
     a = training.ask("cuda:0")
-    training.lost(a, "worker killed by SIGKILL")
+    training.lost(a, KILLED)
     a = training.ask("cuda:0")
     training.outcome(a, with_speed())
     for _ in runs[1:3]:
@@ -229,9 +232,9 @@ def test_testing_tries_a_lost_run_once_more(phase: Make, trial: Trial) -> None:
     first, second = testing.ask(), testing.ask()
     testing.epoch(first, EPOCH)  # trained again, as its checkpoint is gone
     testing.outcome(first, Outcome("done", (EPOCH,), test_acc=0.75))
-    testing.lost(second, "worker killed by SIGKILL")
+    testing.lost(second, KILLED)
     assert testing.ask().number == second.number
-    testing.lost(second, "worker killed by SIGKILL")
+    testing.lost(second, KILLED)
     assert testing.ask() is None
     tested: list[Record] = store.records()
     assert [r.test_acc for r in tested] == [0.75, None]

@@ -16,7 +16,7 @@ from benchmarks.jobs import Jobs
 from effnet.cost import Precision
 from effnet.nn import cuda
 from scaling_search.data.dataset import Dataset
-from scaling_search.driver.executors import local
+from scaling_search.driver.executors import local, worker
 from scaling_search.driver.executors.local import LocalExecutor
 from scaling_search.driver.packing import (
     CONTEXT,
@@ -26,7 +26,8 @@ from scaling_search.driver.packing import (
     measuring_pays,
     predicted_peak,
 )
-from scaling_search.results.store import Store
+from scaling_search.results.reader import StoreReader
+from scaling_search.training import throughput
 from scaling_search.training.recipe import Recipe
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 from tests.conftest import write_images
@@ -161,12 +162,12 @@ def _out_of_memory(trial: Trial, data: Dataset) -> Iterator[int]:
     raise torch.OutOfMemoryError("tried to allocate")
 
 
-def rehearsed(trial: Trial, steps: local.Steps, orders: list[float | None]) -> list[object]:
+def rehearsed(trial: Trial, steps: worker.Steps, orders: list[float | None]) -> list[object]:
     """What a worker answers that prepares these steps and then gets these orders."""
-    driver, worker = multiprocessing.Pipe()
+    driver, theirs = multiprocessing.Pipe()
     for order in orders:
         driver.send(order)
-    local._rehearse(worker, trial, {}, steps)
+    worker.rehearse(theirs, trial, {}, steps)
     answers: list[object] = []
     while driver.poll():
         answers.append(driver.recv())
@@ -175,14 +176,14 @@ def rehearsed(trial: Trial, steps: local.Steps, orders: list[float | None]) -> l
 
 def test_a_worker_says_what_it_takes_and_then_its_rates(trial: Trial) -> None:
     ready, *rates = rehearsed(trial, _paced, [0.01, 0.01, None])
-    assert isinstance(ready, local._Prepared)
+    assert isinstance(ready, worker.Prepared)
     assert ready.peak > 2**20
     assert len(rates) == 2
     assert all(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def test_a_worker_that_runs_out_of_memory_says_so(trial: Trial) -> None:
-    assert rehearsed(trial, _out_of_memory, []) == [local._Unprepared("out of memory")]
+    assert rehearsed(trial, _out_of_memory, []) == [worker.Unprepared("out of memory")]
 
 
 def test_a_worker_whose_step_was_not_captured_is_not_ready(
@@ -190,7 +191,7 @@ def test_a_worker_whose_step_was_not_captured_is_not_ready(
 ) -> None:
     monkeypatch.setattr(cuda, "process_is_spoiled", lambda: True)
     answers = rehearsed(trial, _paced, [None])
-    assert answers == [local._Unprepared("its step was not captured")]
+    assert answers == [worker.Unprepared("its step was not captured")]
 
 
 # ---- the measurement, with worker processes
@@ -211,7 +212,7 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
     monkeypatch.setattr(local, "SECONDS", 0.05)
     opened: list[LocalExecutor] = []
 
-    def make(steps: local.Steps, *devices: str) -> LocalExecutor:
+    def make(steps: worker.Steps, *devices: str) -> LocalExecutor:
         opened.append(LocalExecutor(2 * len(devices), devices, train=_at_once, steps=steps))
         return opened[-1]
 
@@ -230,7 +231,7 @@ def _one_dies(trial: Trial, data: Dataset) -> Iterator[int]:
         except FileExistsError:
             pass
     for at, images in enumerate(_paced(trial, data)):
-        if dies and at == local._FIRST_STEPS:
+        if dies and at == throughput.FIRST_STEPS:
             os._exit(1)
         yield images
 
@@ -257,8 +258,8 @@ def test_a_worker_that_dies_while_it_is_measured_costs_its_place_alone(
     assert measured is not None
     assert measured.peak > 2**20
     assert (measured.level, measured.rates, measured.note) == (1, {1: 1.0}, "")
-    assert sorted(worker.device for worker in where._workers) == ["cpu", "cpu:0"]
-    warm = {str(worker.process.pid) for worker in where._workers}
+    assert sorted(one.device for one in where._workers) == ["cpu", "cpu:0"]
+    warm = {str(one.process.pid) for one in where._workers}
     jobs = Jobs([trial] * 2)
     where.run(jobs)
     assert {outcome.note for outcome in jobs.outcomes.values()} <= warm
@@ -322,8 +323,8 @@ def test_a_study_on_a_device_measures_first(tmp_path: Path) -> None:
     said = stub.check(*arguments, timeout=400, variables=blank)
     assert " at a time on each device: " in said
     assert "(measured)" in said
-    store = Store.read(out)
-    fact, records = store.fact("packing"), store.records()
+    with StoreReader.open(out) as reader:
+        fact, records = reader.fact("packing"), reader.records()
     assert fact["level"] in (1, 2)
     assert fact["devices"] == 1
     assert fact["peak"] > 2**20

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.jobs import Jobs
 from scaling_search import UserError
 from scaling_search.cli import main
 from scaling_search.data.dataset import Dataset
@@ -26,13 +27,14 @@ from scaling_search.driver.executors.ray import (
     resolve_on_cluster,
 )
 from scaling_search.driver.search import StoppedError
-from scaling_search.results.store import Store
+from scaling_search.results.reader import StoreReader
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.training import step
 from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
+from tests.records import read_records
 from tests.searches import TIMINGS, Quiet, few, search
 
 DISTURBED = [*TIMINGS, "note"]
@@ -139,8 +141,10 @@ def test_the_images_travel_where_a_node_has_no_copy(
         1,
         cluster.address,  # type: ignore[attr-defined]
     )
-    assert on_cluster._data(moved, data.digest, str(tmp_path / "c")) is None, "every node maps it"
-    travelling = on_cluster._data(moved, "another digest", str(tmp_path / "c"))
+    assert on_cluster._travelling_data(moved, data.digest, str(tmp_path / "c")) is None, (
+        "every node maps it"
+    )
+    travelling = on_cluster._travelling_data(moved, "another digest", str(tmp_path / "c"))
     on_cluster.close()
     assert travelling is not None
     assert type(travelling.train_images).__name__ == "ndarray"
@@ -161,7 +165,7 @@ def test_asked_to_stop_runs_write_their_checkpoints(
     with pytest.raises(StoppedError):
         one = executor(data, tmp_path / "checkpoints", 1)
         search(long, data, tmp_path, one, Stop(), stop_requested.is_set)
-    left = Store.read(tmp_path).records()
+    left = read_records(tmp_path)
     assert 1 <= len(left) <= 2, "one in progress, one in line"
     assert all(r.outcome is None for r in left), "one in progress, one in line"
     assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
@@ -176,7 +180,7 @@ def test_asked_to_stop_runs_write_their_checkpoints(
 def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
     study: Study, data: Dataset, tmp_path: Path, cluster: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling_search.driver.executors.ray._EMPTY", 3.0)
+    monkeypatch.setattr("scaling_search.driver.executors.ray.executor._EMPTY", 3.0)
 
     class Kill(Quiet):
         def epoch(self, job: Job, epoch: Epoch) -> None:
@@ -189,7 +193,7 @@ def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
         match=r"no node of the cluster has had .* for 3 s; mend it, and the same command goes",
     ):
         search(few(study, 3, extra=0), data, tmp_path, on_cluster, Kill())
-    assert all(r.outcome is None or r.done for r in Store.read(tmp_path).records()), (
+    assert all(r.outcome is None or r.done for r in read_records(tmp_path)), (
         "no network is blamed"
     )
 
@@ -202,7 +206,7 @@ def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
             executor(data, tmp_path, 1, address)
 
 
-# ---- GPUs, which Ray counts as it is told; where something is trained on them, they are the stand-in's
+# ---- GPUs, which Ray counts as it is told; where something is trained on them, the stand-in's
 
 
 @pytest.fixture(scope="module")
@@ -223,34 +227,13 @@ def gpu_cluster() -> Iterator[str]:
     made.shutdown()
 
 
-class Jobs:
-    """A driver with a list of jobs, which remembers their outcomes."""
-
-    def __init__(self, trials: list[Trial]) -> None:
-        self.waiting = [Job(i, trial) for i, trial in enumerate(trials)]
-        self.outcomes: dict[int, Outcome] = {}
-
-    def ask(self, device: str = "") -> Job | None:
-        return self.waiting.pop(0) if self.waiting else None
-
-    def epoch(self, job: Job, epoch: Epoch) -> None: ...
-
-    def outcome(self, job: Job, outcome: Outcome) -> None:
-        self.outcomes[job.number] = outcome
-
-    def lost(self, job: Job, why: str) -> None:
-        raise AssertionError(why)
-
-    def over(self) -> bool:
-        return False
-
-
 def outcomes(executor: RayExecutor, trials: list[Trial]) -> list[Outcome]:
     driver = Jobs(trials)
     try:
         executor.run(driver)
     finally:
         executor.close()
+    assert not driver.losses
     return [driver.outcomes[i] for i in sorted(driver.outcomes)]
 
 
@@ -384,13 +367,13 @@ def test_a_whole_study_on_the_gpus_of_a_cluster(
     words = ["search", *size, *images, *short, "--workers", "2", "--data", str(tmp_path / "pets")]
     words += ["--executor", "ray", "--ray-address", gpu_cluster]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
-    store = Store.read(tmp_path / "run")
-    records = store.records()
+    with StoreReader.open(tmp_path / "run") as reader:
+        records, facts = reader.records(), reader.facts()
     assert len(records) >= 3
     assert all(r.done for r in records)
-    settings = store.fact("settings")
+    settings = facts["settings"]
     assert settings["device"] == "cuda", "standard, the default with GPUs"
     assert settings["baseline"]["divisor"] == 8, "standard, the default with GPUs"
-    kernels = store.fact("kernels")
+    kernels = facts["kernels"]
     assert {r.outcome.versions["kernels"] for r in records if r.outcome} == {kernels}
-    assert "H100" in store.fact("provenance")["hardware"]
+    assert "H100" in facts["provenance"]["hardware"]

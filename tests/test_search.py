@@ -15,7 +15,7 @@ from scaling_search.data.dataset import Dataset
 from scaling_search.driver.allocation import half, promoted
 from scaling_search.driver.executors.local import LocalExecutor
 from scaling_search.driver.executors.protocol import Job
-from scaling_search.driver.search import Search, StoppedError, runs_needed
+from scaling_search.driver.search import Conditions, Limits, Search, StoppedError, runs_needed
 from scaling_search.results import tables
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
@@ -23,6 +23,7 @@ from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Outcome
 from scaling_search.verdict.verdict import FRESH
+from tests.records import read_records
 from tests.searches import TIMINGS, Quiet, few, search
 
 
@@ -97,7 +98,7 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
     began = time.monotonic()
     with pytest.raises(StoppedError):
         search(long, data, tmp_path / "a", LocalExecutor(2), Stop(), lambda: asked)
-    records = Store.read(tmp_path / "a").records()
+    records = read_records(tmp_path / "a")
     left = [r for r in records if r.outcome is None]
     assert 1 <= len(left) <= 2
     assert time.monotonic() - began < 30
@@ -199,10 +200,9 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
     def sitting(until: float) -> tuple[Search, int]:
         store = Store.create(tmp_path, study.identity(data.digest), {})
         executor = LocalExecutor(1)
-        job = Search(
-            study, todo, data.facts(), store, executor, Quiet(), device="cpu",
-            checkpoints=str(tmp_path / "c"), until=until,
-        )  # fmt: skip
+        conditions = Conditions("cpu", str(tmp_path / "c"))
+        limits = Limits(until)
+        job = Search(study, todo, data.facts(), store, executor, Quiet(), conditions, limits)
         trained = job.run()
         executor.close()
         store.close()
@@ -214,7 +214,7 @@ def test_time_stops_the_study_and_the_next_sitting_goes_on(
     job, rest = sitting(math.inf)
     assert not job.out_of_time
     assert trained + rest == len(undisturbed)
-    table = tables.table(Store.read(tmp_path).records())
+    table = tables.table(read_records(tmp_path))
     drop = [*TIMINGS, "test_acc", "note"]
     pd.testing.assert_frame_equal(
         table.drop(columns=drop), undisturbed.drop(columns=drop), check_exact=True

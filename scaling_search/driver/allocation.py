@@ -15,8 +15,6 @@ from scaling_search.study.settings import Study
 from scaling_search.verdict.posterior import Array
 from scaling_search.verdict.verdict import model
 
-BATCH = 4  # runs decided at once, whatever the number of workers: it must not change the study
-
 
 def half(count: int) -> int:
     """How many of `count` go on to the next rung: never fewer than half."""
@@ -28,29 +26,31 @@ def promoted(
 ) -> list[Candidate]:
     """The better half of each budget (rounded up) by their expected accuracy at the last rung;
     networks that failed do not go on."""
-    found: list[Candidate] = []
+    better: list[Candidate] = []
     for budget in dict.fromkeys(c.budget for c in active):
         group = [c for c in active if c.budget == budget]
-        mean = dict(zip(*expected(records, study, budget), strict=True))
-        ranked = sorted((c for c in group if c.key in mean), key=lambda c: (-mean[c.key], c.key))
-        found += ranked[: half(len(group))]
-    return found
+        mean = expected(records, study, budget)
+        able = [c for c in group if c.key in mean]
+        able.sort(key=lambda c: (-mean[c.key], c.key))
+        better += able[: half(len(group))]
+    return better
 
 
-def expected(
-    records: Sequence[Record], study: Study, budget: Budget
-) -> tuple[list[str], list[float]]:
-    """Keys, and posterior means of the accuracy at the last rung, of every network that has not
-    failed."""
-    answer = model(records, study, budget)
-    return (answer[0], answer[1].accuracy.mean(0).tolist()) if answer else ([], [])
+def expected(records: Sequence[Record], study: Study, budget: Budget) -> dict[str, float]:
+    """Posterior mean of the accuracy at the last rung, by network key, of every network that has
+    not failed."""
+    fitted = model(records, study, budget)
+    if fitted is None:
+        return {}
+    means = fitted.sample().accuracy.mean(0).tolist()
+    return dict(zip(fitted.keys, means, strict=True))
 
 
 def top_two(accuracy: Array, rng: np.random.Generator) -> int:
-    """Top-two Thompson sampling (Russo 2020): one sample's best, another sample's best that
-    differs, one of the two.
+    """Top-two Thompson sampling (Russo, "Simple Bayesian Algorithms for Best-Arm Identification",
+    2020): one sample's best, another sample's best that differs, one of the two.
 
-    `accuracy` [samples, networks]."""
+    `accuracy` [samples, networks]. Returns the index of a network."""
     leader, *others = accuracy[rng.permutation(len(accuracy))].argmax(1).tolist()
     rival = next((k for k in others if k != leader), leader)
     return int(rng.choice([leader, rival]))
@@ -61,21 +61,22 @@ def next_runs(
     study: Study,
     budget: Budget,
     open_seeds: dict[str, list[int]],
-    count: int = BATCH,
+    count: int,
 ) -> list[tuple[str, int]]:
     """Up to `count` further (network, seed) at the last rung for `budget`. `open_seeds`: per
     network the seeds it may still take, the next first; used up in place. Networks that have
     failed, or have no seed left, get none."""
-    answer = model(records, study, budget)
-    if answer is None:
+    fitted = model(records, study, budget)
+    if fitted is None:
         return []
-    keys, post = answer
+    accuracy = fitted.sample().accuracy
+    # seeded by what is known, so that a study that goes on draws what an undisturbed one would
     rng = np.random.default_rng([study.seed, len(records)])
     chosen: list[tuple[str, int]] = []
     for _ in range(count):
-        able = [i for i, key in enumerate(keys) if open_seeds.get(key)]
+        able = [i for i, key in enumerate(fitted.keys) if open_seeds.get(key)]
         if not able:
             break
-        key = keys[able[top_two(post.accuracy[:, able], rng)]]
+        key = fitted.keys[able[top_two(accuracy[:, able], rng)]]
         chosen.append((key, open_seeds[key].pop(0)))
     return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,13 @@ class Machine:
     triton_failure: str = (
         ""  # why that check keeps Triton's kernels, which can be imported, from use
     )
+
+
+def cores() -> int:
+    """How many this process may use; macOS does not say, and has them counted."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def parse(text: str) -> tuple[str, tuple[int, ...] | None]:
@@ -214,8 +222,8 @@ def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> st
             f"at batch {study.recipe.batch}: {advice}"
         )
     return (
-        f"{memory}: {too_large} of {len(networks)} networks need more, about {_gib(max(needs))} GiB "
-        f"at batch {study.recipe.batch}, and will run out of memory; {advice}"
+        f"{memory}: {too_large} of {len(networks)} networks need more, about {_gib(max(needs))} "
+        f"GiB at batch {study.recipe.batch}, and will run out of memory; {advice}"
     )
 
 

@@ -3,12 +3,14 @@ right."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from scaling_search.driver.executors.protocol import Job
+from scaling_search.driver.crashes import Crashes
+from scaling_search.driver.executors.protocol import Job, WorkerLoss
 from scaling_search.driver.packing import Packing
 from scaling_search.results.record import Record
 from scaling_search.results.store import Store
@@ -17,11 +19,16 @@ from scaling_search.training.trial import Epoch, Outcome, Trial
 
 DEATHS = 5  # of workers that had taken up a run, within one epoch of it: then the run is at fault
 
+logger = logging.getLogger(__name__)
+
 
 class Watcher(Protocol):
-    """Who is told as a study goes on. `jobs` counts the runs still known to be needed."""
+    """Who is told as a study goes on."""
 
-    def phase(self, name: str, jobs: int) -> None: ...
+    def phase(self, name: str, jobs: int, testing: bool = False) -> None:
+        """A step of the study begins, with so many jobs; `testing`: they train nothing, and
+        measure runs that are done on the test split."""
+
     def started(self, job: Job, candidate: Candidate) -> None: ...
     def epoch(self, job: Job, epoch: Epoch) -> None: ...
     def again(self, job: Job, candidate: Candidate, why: str) -> None: ...
@@ -40,6 +47,14 @@ class _InProgress:
     shared: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Deaths:
+    """How many workers have ended since a run reported its `epoch`."""
+
+    epoch: int
+    count: int
+
+
 class Training:
     """`runs` (network, seed) for `epochs`, each made a trial by `trial`, until `over`.
 
@@ -49,7 +64,9 @@ class Training:
     beside others on its GPU. Each reason is recorded before the run starts again.
 
     `packing`: where several trainings may share a GPU. A run that shared its GPU has no speed on
-    record: it would be its neighbours' as much as its network's."""
+    record: it would be its neighbours' as much as its network's. `crashes`: those of the whole
+    session; once they have a common cause, this step is over. `log_name`: the file that keeps the
+    tracebacks of crashed runs, for their notes."""
 
     def __init__(
         self,
@@ -60,48 +77,74 @@ class Training:
         trial: Callable[[Candidate, int], Trial],
         over: Callable[[], bool],
         packing: Packing | None = None,
+        crashes: Crashes | None = None,
+        log_name: str = "",
     ) -> None:
         self._store, self._watcher, self._epochs, self._trial = store, watcher, epochs, trial
-        self.over, self._packing = over, packing
-        # what a driver before this one left running goes on first
-        interrupted = {key for c, s in runs if store.recorded(key := (c.key, s, epochs))}
-        self._waiting = deque(
-            sorted(runs, key=lambda run: (run[0].key, run[1], epochs) not in interrupted)
-        )
+        self._over, self._packing, self._log_name = over, packing, log_name
+        self._crashes = crashes or Crashes(store)
+        self._waiting = deque(sorted(runs, key=self._urgency))
+        self._next_trial: Trial | None = None  # of the first that waits
         self._once_more: deque[Job] = deque()
         self._alone: deque[Job] = deque()
         self._was_alone: set[int] = set()
         self._candidates: dict[int, Candidate] = {}
         self._running: dict[int, _InProgress] = {}
+        self._deaths: dict[int, _Deaths] = {}
         self._shorter_without_speed = self._find_shorter_without_speed() if packing else set()
 
-    # ---- asked by an executor
+    def _urgency(self, run: tuple[Candidate, int]) -> int:
+        """What a driver before this one left running goes on first. What crashed like other
+        networks comes last, so that the others show whether the machine can train."""
+        candidate, seed = run
+        if self._store.recorded((candidate.key, seed, self._epochs)):
+            return 0
+        return 2 if self._crashes.was_set_free(candidate.key) else 1
+
+    def over(self) -> bool:
+        return self._over() or bool(self._crashes.common)
+
+    # ---- handing out
 
     def ask(self, device: str = "") -> Job | None:
         if self.over() or any(number in self._was_alone for number in self._running):
             return None
         if self._once_more:
-            job = self._once_more[0]
-        elif self._waiting:
-            candidate, seed = self._waiting[0]
-            job = Job(-1, self._trial(candidate, seed))
-        elif self._alone and not self._running:
+            return self._hand_out_once_more(device)
+        if self._waiting:
+            return self._hand_out_new(device)
+        if self._alone and not self._running:
             job = self._alone.popleft()
             self._was_alone.add(job.number)
             return self._begin(job, device)
-        else:
+        return None
+
+    def _hand_out_once_more(self, device: str) -> Job | None:
+        if not self._fits(self._once_more[0].trial, device):
             return None
-        if self._packing:
-            neighbours = [run.job.trial for run in self._running.values() if run.device == device]
-            if not self._packing.allows(neighbours, job.trial):
-                return None
-        if self._once_more:
-            return self._begin(self._once_more.popleft(), device)
+        return self._begin(self._once_more.popleft(), device)
+
+    def _hand_out_new(self, device: str) -> Job | None:
+        candidate, seed = self._waiting[0]
+        if self._next_trial is None:  # kept: a full device is asked for again and again
+            self._next_trial = self._trial(candidate, seed)
+        trial = self._next_trial
+        if not self._fits(trial, device):
+            return None
         self._waiting.popleft()
+        self._next_trial = None
         number = self._store.start(candidate, seed, self._epochs)
         self._candidates[number] = candidate
-        trial = self._packing.shared(job.trial) if self._packing else job.trial
+        if self._packing:
+            trial = self._packing.shared(trial)
         return self._begin(Job(number, trial), device)
+
+    def _fits(self, trial: Trial, device: str) -> bool:
+        """Whether `device` has room for one more training, beside those in progress on it."""
+        if self._packing is None:
+            return True
+        neighbours = [run.job.trial for run in self._running.values() if run.device == device]
+        return self._packing.allows(neighbours, trial)
 
     def _begin(self, job: Job, device: str) -> Job:
         beside_others, shared = bool(self._running), False
@@ -111,8 +154,12 @@ class Training:
             self._running[number] = replace(run, beside_others=True, shared=run.shared or neighbour)
         level = self._packing.level if self._packing else 1
         self._running[job.number] = _InProgress(job, device, level, beside_others, shared)
-        self._watcher.started(job, self._candidates[job.number])
+        candidate = self._candidates[job.number]
+        logger.info("run %d starts: %s", job.number, _description(job, candidate, device))
+        self._watcher.started(job, candidate)
         return job
+
+    # ---- what becomes of a run
 
     def epoch(self, job: Job, epoch: Epoch) -> None:
         self._store.epoch(job.number, epoch)
@@ -120,37 +167,49 @@ class Training:
 
     def outcome(self, job: Job, outcome: Outcome) -> None:
         run = self._running.pop(job.number)
-        why = None
-        if outcome.status == "out-of-memory":
-            if self._packing:
-                self._lower_level(self._packing, run.level)
-            if run.beside_others:
-                why = "out of memory beside other runs"
-        elif outcome.status == "crashed" and self._packing and run.shared:
+        if outcome.traceback:
+            logger.error("run %d: %s\n%s", job.number, outcome.status, outcome.traceback.rstrip())
+        if outcome.status == "out-of-memory" and self._packing:
+            self._lower_level(self._packing, run.level)
+        if outcome.status == "done" and self._packing:
+            self._packing.record_peak(job.trial, outcome.peak_memory)
+        why = self._why_alone(run, outcome)
+        if why:
+            self._start_again(job, f"{why}, now alone; {outcome.note}", self._alone)
+            return
+        if self._packing and not self._speed_is_its_own(run):
+            outcome = replace(outcome, images_per_s=0.0)
+        self._finish(job, outcome)
+
+    def _why_alone(self, run: _InProgress, outcome: Outcome) -> str:
+        """Why a run that failed is tried once more with nothing beside it; "" where its outcome
+        stands."""
+        if run.job.number in self._was_alone:
+            return ""
+        if outcome.status == "out-of-memory" and run.beside_others:
+            return "out of memory beside other runs"
+        if outcome.status == "crashed" and self._packing and run.shared:
             # under MPS a fault of one training ends all on its GPU (NVIDIA's MPS guide, "Memory
             # Protection and Error Containment"): whose it was shows alone
-            why = "crashed beside other runs on its GPU"
-        elif outcome.status == "done" and self._packing:
-            self._packing.record_peak(job.trial, outcome.peak_memory)
-        if why and job.number not in self._was_alone:
-            self._start_again(job, f"{why}, now alone; {outcome.note}", self._alone)
-        elif self._packing and not self._speed_is_its_own(run):
-            self._finish(job, replace(outcome, images_per_s=0.0))
-        else:
-            self._finish(job, outcome)
+            return "crashed beside other runs on its GPU"
+        return ""
 
-    def lost(self, job: Job, why: str) -> None:
+    def lost(self, job: Job, loss: WorkerLoss) -> None:
         del self._running[job.number]
-        at = self._store.epochs_of(job.number)
-        before = f"after epoch {at}: worker"
-        deaths = why.startswith("worker") + sum(a.startswith(before) for a in self._again(job))
-        if deaths < DEATHS:
-            self._start_again(job, why, self._once_more)
-        else:
-            self._finish(job, Outcome("crashed", note=f"{why}, {deaths} times after epoch {at}"))
+        epoch = self._store.epochs_of(job.number)
+        before = self._deaths.get(job.number, _Deaths(epoch, 0))
+        if before.epoch != epoch:  # there was progress: the count begins again
+            before = _Deaths(epoch, 0)
+        deaths = replace(before, count=before.count + loss.had_begun)
+        self._deaths[job.number] = deaths
+        if deaths.count < DEATHS:
+            self._start_again(job, loss.reason, self._once_more)
+            return
+        note = f"{loss.reason}, {deaths.count} times after epoch {epoch}"
+        self._finish(job, Outcome("crashed", note=note))
 
     def _lower_level(self, packing: Packing, started_at: int) -> None:
-        """What memory does not hold now it will not hold in a later sitting either, which takes the
+        """What memory does not hold now it will not hold in a later session either, which takes the
         measured level from the store."""
         before = packing.level
         packing.out_of_memory(started_at)
@@ -159,21 +218,36 @@ class Training:
             self._store.set_fact("packing", {**measured, "level": packing.level})
 
     def _start_again(self, job: Job, why: str, queue: deque[Job]) -> None:
+        logger.warning("run %d is started again: %s", job.number, why)
         self._store.again(job.number, why)
         self._watcher.again(job, self._candidates[job.number], why)
         queue.append(job)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
+        message = outcome.note
+        notes = [message] if message else []
+        if outcome.traceback and self._log_name:
+            notes.append(f"traceback in {self._log_name}")
         again = self._again(job)
         if again:
-            note = "; ".join(filter(None, [outcome.note, f"started again {', '.join(again)}"]))
-            outcome = replace(outcome, note=note)
+            notes.append(f"started again {', '.join(again)}")
+        outcome = replace(outcome, note="; ".join(notes))
         self._store.finish(job.number, outcome)
+        logger.info("run %d ends: %s", job.number, " ".join([outcome.status, *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
+        if outcome.status == "done":
+            self._crashes.record_done()
+        elif outcome.status == "crashed":
+            record = self._store.recorded(self._key(job))
+            assert record is not None
+            self._crashes.record_crash(record, message)
 
     def _again(self, job: Job) -> tuple[str, ...]:
-        record = self._store.recorded((job.trial.arch.key, job.trial.seed, self._epochs))
+        record = self._store.recorded(self._key(job))
         return record.again if record else ()
+
+    def _key(self, job: Job) -> tuple[str, int, int]:
+        return job.trial.arch.key, job.trial.seed, self._epochs
 
     # ---- whose speed was measured
 
@@ -190,11 +264,12 @@ class Training:
     def _find_shorter_without_speed(self) -> set[tuple[str, int]]:
         """(network, seed) of shorter runs without a speed: a longer one goes on from their
         checkpoints, and from their clocks."""
-        return {
-            (r.candidate.key, r.seed)
-            for r in self._store.records()
-            if r.epochs < self._epochs and r.outcome and not r.outcome.images_per_s
-        }
+        without: set[tuple[str, int]] = set()
+        for record in self._store.records():
+            shorter = record.epochs < self._epochs
+            if shorter and record.outcome and not record.outcome.images_per_s:
+                without.add((record.candidate.key, record.seed))
+        return without
 
 
 class Measuring:
@@ -212,7 +287,7 @@ class Measuring:
     ) -> None:
         self._store, self._watcher, self._trial, self.over = store, watcher, trial, over
         self._packing = packing
-        self._running: dict[int, tuple[Trial, str]] = {}
+        self._running: dict[int, tuple[Trial, str]] = {}  # and its device
         self._waiting = deque(runs)
         self._records = {r.number: r for r in runs}
         self._lost: set[int] = set()
@@ -222,14 +297,16 @@ class Measuring:
         if self.over() or not self._waiting:
             return None
         record = self._waiting[0]
-        job = Job(record.number, self._trial(record))
+        trial = self._trial(record)
         if self._packing:
             neighbours = [trial for trial, at in self._running.values() if at == device]
-            if not self._packing.allows(neighbours, job.trial):
+            if not self._packing.allows(neighbours, trial):
                 return None
-            job = replace(job, trial=self._packing.shared(job.trial))
+            trial = self._packing.shared(trial)
         self._waiting.popleft()
-        self._running[job.number] = job.trial, device
+        job = Job(record.number, trial)
+        self._running[job.number] = trial, device
+        logger.info("test of run %d: %s", job.number, _description(job, record.candidate, device))
         self._watcher.started(job, record.candidate)
         return job
 
@@ -242,16 +319,24 @@ class Measuring:
 
     def outcome(self, job: Job, outcome: Outcome) -> None:
         self._running.pop(job.number, None)
+        if outcome.traceback:
+            logger.error("test of run %d: %s", job.number, outcome.traceback.rstrip())
         if outcome.test_acc is not None:
             self._store.set_test(job.number, outcome.test_acc)
         self._watcher.finished(job, self._records[job.number].candidate, outcome)
 
-    def lost(self, job: Job, why: str) -> None:
+    def lost(self, job: Job, loss: WorkerLoss) -> None:
         record = self._records[job.number]
         self._running.pop(job.number, None)
+        logger.warning("test of run %d: %s", job.number, loss.reason)
         if job.number in self._lost:
-            self._watcher.finished(job, record.candidate, Outcome("crashed", note=why))
+            self._watcher.finished(job, record.candidate, Outcome("crashed", note=loss.reason))
             return
         self._lost.add(job.number)
-        self._watcher.again(job, record.candidate, why)
+        self._watcher.again(job, record.candidate, loss.reason)
         self._waiting.append(record)
+
+
+def _description(job: Job, candidate: Candidate, device: str) -> str:
+    place = f" on {device}" if device else ""
+    return f"{candidate.label}, seed {job.trial.seed}, {job.trial.epochs} epochs{place}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,15 +19,30 @@ def say(console: Console, label: str, text: str) -> None:
     console.print(f"{label:<9} {text}", soft_wrap=True, markup=False, highlight=False)
 
 
+@dataclass
+class _Running:
+    """A run in progress, as the bar shows it."""
+
+    candidate: Candidate
+    epochs: int
+    epochs_done: int = 0
+
+    @property
+    def words(self) -> str:
+        arch = self.candidate.arch
+        name = f"{arch.blocks}b w{self.candidate.beta:g} {arch.resolution}px"
+        return f"{name} ({self.epochs_done}/{self.epochs})"
+
+
 class Live:
     """A Watcher. `planned` is how many runs the study needs in all from now."""
 
-    def __init__(self, console: Console, planned: int, workers: int) -> None:
-        self._console, self._planned, self._workers = console, planned, workers
+    def __init__(self, console: Console, planned: int) -> None:
+        self._console, self._planned = console, planned
         self._begun = time.monotonic()
         self._finished = 0
         self._best: float | None = None
-        self._running: dict[int, tuple[Candidate, int, int]] = {}  # candidate, epochs done, epochs
+        self._running: dict[int, _Running] = {}
         self._testing = False
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -47,19 +63,18 @@ class Live:
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
 
-    def phase(self, name: str, jobs: int) -> None:
-        self._testing = name.startswith("test")
-        if not self._testing:
+    def phase(self, name: str, jobs: int, testing: bool = False) -> None:
+        self._testing = testing
+        if not testing:
             self._planned = max(self._planned, self._finished + jobs)
         self._bar.update(self._task, description=name, total=self._planned)
 
     def started(self, job: Job, candidate: Candidate) -> None:
-        self._running[job.number] = candidate, 0, job.trial.epochs
+        self._running[job.number] = _Running(candidate, job.trial.epochs)
         self._show()
 
     def epoch(self, job: Job, epoch: Epoch) -> None:
-        candidate, _, epochs = self._running[job.number]
-        self._running[job.number] = candidate, epoch.epoch, epochs
+        self._running[job.number].epochs_done = epoch.epoch
         self._show()
 
     def again(self, job: Job, candidate: Candidate, why: str) -> None:
@@ -71,43 +86,43 @@ class Live:
         self._running.pop(job.number, None)
         if self._testing:
             if outcome.status != "done":
-                say(
-                    self._console,
-                    "test",
-                    f"{candidate.label}: not measured, {outcome.status}: {outcome.note}",
-                )
+                reason = f"{outcome.status}: {outcome.note}"
+                say(self._console, "test", f"{candidate.label}: not measured, {reason}")
             self._show()
             return
         self._finished += 1
-        if outcome.status == "done":
-            accuracy = outcome.epochs[-1].val_acc
-            result = f"val {points(accuracy)}"
-            if candidate.role == "candidate" and (self._best is None or accuracy > self._best):
-                self._best = accuracy
-        else:
-            result = f"{outcome.status}: {outcome.note}"
-        name = (
-            candidate.label
-            if candidate.role == "candidate"
-            else f"{candidate.role}, {candidate.label}"
-        )
+        name = candidate.label
+        if candidate.role != "candidate":
+            name = f"{candidate.role}, {name}"
         line = (
-            f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x  seed {job.trial.seed}  {result}  "
-            f"{outcome.seconds:.0f} s · {self._left()} left"
+            f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x  "
+            f"seed {job.trial.seed}  {self._result(candidate, outcome)}  "
+            f"{outcome.seconds:.0f} s · {self._time_left()} left"
         )
         say(self._console, "run", line)
         self._show()
 
-    def _left(self) -> str:
+    def _result(self, candidate: Candidate, outcome: Outcome) -> str:
+        """What a run came to, in words; the best candidate's accuracy is remembered."""
+        if outcome.status != "done":
+            return f"{outcome.status}: {outcome.note}"
+        accuracy = outcome.epochs[-1].val_acc
+        if candidate.role == "candidate":
+            self._best = max(self._best or 0.0, accuracy)
+        return f"val {points(accuracy)}"
+
+    def _time_left(self) -> str:
+        """minutes:seconds, if the runs to come take as long as those so far."""
         elapsed = time.monotonic() - self._begun
-        left = elapsed / max(1, self._finished) * max(0, self._planned - self._finished)
-        return f"{int(left) // 60}:{int(left) % 60:02d}"
+        remaining = max(0, self._planned - self._finished)
+        seconds = int(elapsed / max(1, self._finished) * remaining)
+        return f"{seconds // 60}:{seconds % 60:02d}"
 
     def _show(self) -> None:
-        running = ", ".join(
-            f"{c.arch.blocks}b w{c.beta:g} {c.arch.resolution}px ({done}/{epochs})"
-            for c, done, epochs in self._running.values()
-        )
-        best = f"best {points(self._best)} · " if self._best else ""
-        left = f"{self._left()} left · " if self._finished else ""
-        self._bar.update(self._task, completed=self._finished, now=f"{left}{best}{running}")
+        parts: list[str] = []
+        if self._finished:
+            parts.append(f"{self._time_left()} left")
+        if self._best:
+            parts.append(f"best {points(self._best)}")
+        parts.append(", ".join(run.words for run in self._running.values()))
+        self._bar.update(self._task, completed=self._finished, now=" · ".join(parts))

@@ -8,25 +8,33 @@ before it, so neither the order in which runs end nor an interruption changes an
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from effnet.budget import Budget
 from scaling_search import UserError
 from scaling_search.data.dataset import Facts
-from scaling_search.driver.allocation import BATCH, half, next_runs, promoted
+from scaling_search.driver.allocation import half, next_runs, promoted
+from scaling_search.driver.crashes import Crashes
 from scaling_search.driver.dispatch import Measuring, Training, Watcher
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.packing import Packing
+from scaling_search.results.proposals import suggest
 from scaling_search.results.record import Record
-from scaling_search.results.store import Store, suggest
+from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
-from scaling_search.study.directions import apart, on_square, on_triangle
+from scaling_search.study.directions import distance, on_square, on_triangle
 from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Trial
 from scaling_search.verdict.verdict import FRESH, searched, verdicts
+
+logger = logging.getLogger(__name__)
+
+_Run = tuple[Candidate, int]  # and its seed
 
 
 class StoppedError(Exception):
@@ -37,7 +45,47 @@ class _OutOfTimeError(Exception):
     """The time given is spent; runs in progress go on from their last checkpoint another time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How the runs of this session are trained, besides what the study says.
+
+    `kernels`: those that every run must be trained with (step.kernels), "" for any. `packing`:
+    where several trainings may share a GPU. `log_name`: the file that keeps the tracebacks of
+    crashed runs, "" for none."""
+
+    device: str
+    checkpoints: str
+    kernels: str = ""
+    packing: Packing | None = None
+    log_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to end before everything is trained.
+
+    `until`, `test_until`: time.monotonic() at which training stops, and testing; given them, runs
+    are added for as long as there is time. `stopping`: whether the user has asked to stop."""
+
+    until: float = math.inf
+    test_until: float = math.inf
+    stopping: Callable[[], bool] = lambda: False
+
+    def training_is_over(self) -> bool:
+        return self.stopping() or time.monotonic() >= self.until
+
+    def testing_is_over(self) -> bool:
+        return self.stopping() or time.monotonic() >= self.test_until
+
+
+def _any_run(network: str, seed: int, epochs: int) -> bool:
+    return True
+
+
 class Search:
+    """One session of a study. `exists`: whether a run (network, seed, epochs) can be had at all: a
+    replayed table may end."""
+
     def __init__(
         self,
         study: Study,
@@ -46,225 +94,259 @@ class Search:
         store: Store,
         executor: Executor,
         watcher: Watcher,
-        *,
-        device: str,
-        checkpoints: str,
-        kernels: str = "",
-        until: float = math.inf,
-        test_until: float = math.inf,
-        exists: Callable[[str, int, int], bool] = lambda network, seed, epochs: True,
-        stopping: Callable[[], bool] = lambda: False,
-        packing: Packing | None = None,
+        conditions: Conditions,
+        limits: Limits | None = None,
+        exists: Callable[[str, int, int], bool] = _any_run,
     ) -> None:
-        """`until`, `test_until`: time.monotonic() at which training stops, and testing; given them,
-        runs are added for as long as there is time. `exists`: whether a run can be had at all; a
-        replayed table may end. `stopping`: whether the user has asked to stop. `packing`: where
-        several trainings may share a GPU. `kernels`: those that every run must be trained with
-        (step.kernels), "" for any."""
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
-        self._device, self._checkpoints, self._kernels = device, checkpoints, kernels
-        self._until, self._test_until, self._exists = until, test_until, exists
-        self._stopping, self._packing = stopping, packing
+        self._conditions, self._limits = conditions, limits or Limits()
+        self._exists = exists
+        self._crashes = Crashes(store)
         self.out_of_time = False
-        self._named: tuple[frozenset[int], list[Candidate]] | None = (
-            None  # by which runs, what they name
-        )
-        self._decided: set[tuple[str, int, int]] = (
-            set()
-        )  # runs asked for so far, in this sitting or an earlier one
+        # (network, seed, epochs) requested so far, in this session or an earlier one
+        self._requested: set[tuple[str, int, int]] = set()
+        # numbers of the runs that a verdict was made from, and the networks that it names
+        self._named: tuple[frozenset[int], list[Candidate]] | None = None
+
+    @property
+    def _last(self) -> int:
+        """Epochs of the last rung."""
+        return self._study.rungs[-1]
 
     def run(self) -> int:
         """Train whatever has no outcome yet; the number of runs trained now.
 
-        Raises StoppedError: what was told is kept, what was running goes on next time."""
+        Raises StoppedError: what was told is kept, what was running goes on next time. Raises
+        UserError for what would fail every run alike."""
         before = self._recorded()
         try:
-            self._grid()
-            self._extra(self._study.extra)
-            self._confirm()
-            if self._until < math.inf:
-                self._extra(math.inf)
+            self._train_grid()
+            self._train_extra(self._study.extra)
+            self._train_fresh_seeds()
+            if self._limits.until < math.inf:
+                self._train_extra(math.inf)
         except _OutOfTimeError:
+            logger.info("the time is up")
             self.out_of_time = True
         self._test()
         return self._recorded() - before
 
     # ---- what is trained
 
-    def _grid(self) -> None:
+    def _train_grid(self) -> None:
+        """Every network of the plan with the first seeds, and TPE's proposals with the first."""
         study, plan = self._study, self._plan
-        # references are for the front alone: when the time is short, the candidates have had it
         active = list(plan.candidates)
         for seed in range(study.seed, study.seed + study.seeds):
             for i, epochs in enumerate(study.rungs):
-                self._train(
-                    f"seed {seed}, {epochs} epochs",
-                    [(c, seed) for c in (plan.baseline, *active, *plan.references)],
-                    epochs,
-                )
-                if seed > study.seed:
-                    continue
-                if study.allocation == "rungs" and i + 1 < len(study.rungs):
+                # references are for the front alone: when the time is short, the candidates have
+                # had it
+                networks = (plan.baseline, *active, *plan.references)
+                runs = [(network, seed) for network in networks]
+                self._train(f"seed {seed}, {epochs} epochs", runs, epochs)
+                halves = study.allocation == "rungs" and seed == study.seed
+                if halves and i + 1 < len(study.rungs):
                     active = promoted(self._known(), active, study)
             if seed == study.seed and plan.pool:
-                active = self._propose(active)
+                active = self._train_proposals(active)
 
-    def _propose(self, active: list[Candidate]) -> list[Candidate]:
-        """TPE's networks: the free one nearest to each point that it suggests, a few at a time."""
-        study, last = self._study, self._study.rungs[-1]
+    def _train_proposals(self, active: list[Candidate]) -> list[Candidate]:
+        """TPE's networks, a few at a time: of those not trained yet, the nearest to each point that
+        it suggests. Returns `active` with them."""
+        study = self._study
         for budget in study.budgets:
             free = [c for c in self._plan.pool if c.budget == budget]
-            have = sum(c.budget == budget for c in active)
-            wanted = min(study.space.candidates or math.inf, have + len(free))
-            while have < wanted:
-                seen = [
-                    (on_square(r.candidate.shares), r.val_acc)
-                    for r in sorted(self._known(), key=lambda r: r.candidate.key)
-                    if r.done
-                    and r.epochs == last
-                    and r.candidate.budget == budget
-                    and r.candidate.shares
-                ]
-                fresh: list[Candidate] = []
-                for u, v in suggest(seen, min(BATCH, int(wanted) - have), study.seed + have):
-                    nearest = min(free, key=lambda c: (apart(c.shares, on_triangle(u, v)), c.key))
+            count = sum(c.budget == budget for c in active)
+            wanted = count + len(free)
+            if study.space.candidates is not None:
+                wanted = min(wanted, study.space.candidates)
+            while count < wanted:
+                proposed: list[Candidate] = []
+                batch = min(study.extra_batch, wanted - count)
+                for u, v in suggest(self._accuracies(budget), batch, study.seed + count):
+                    point = on_triangle(u, v)
+                    nearest = min(free, key=lambda c: (distance(c.shares, point), c.key))
                     free.remove(nearest)
-                    fresh.append(nearest)
-                active += fresh
-                have += len(fresh)
+                    proposed.append(nearest)
+                active += proposed
+                count += len(proposed)
                 for epochs in study.rungs:
-                    self._train("proposed by TPE", [(c, study.seed) for c in fresh], epochs)
+                    runs = [(network, study.seed) for network in proposed]
+                    self._train("proposed by TPE", runs, epochs)
         return active
 
-    def _extra(self, most: float) -> None:
-        """Single runs at the last rung, a batch at a time, where the posterior says."""
-        study, last = self._study, self._study.rungs[-1]
-        seeds = range(study.seed, study.seed + FRESH)
-        networks = {
-            r.candidate.key: r.candidate for r in self._known() if r.candidate.role == "candidate"
-        }
+    def _accuracies(self, budget: Budget) -> list[tuple[tuple[float, float], float]]:
+        """((u, v) of the unit square, accuracy) of what has finished the last rung."""
+        seen: list[tuple[tuple[float, float], float]] = []
+        for record in sorted(self._known(), key=lambda r: r.candidate.key):
+            candidate = record.candidate
+            complete = record.done and record.epochs == self._last
+            if complete and candidate.budget == budget and candidate.shares:
+                seen.append((on_square(candidate.shares), record.val_acc))
+        return seen
+
+    def _train_extra(self, most: float) -> None:
+        """At most `most` single runs per budget at the last rung, a batch at a time, where the
+        posterior says."""
         exhausted: set[Budget] = set()
         done = 0.0
-        while done < most and len(exhausted) < len(study.budgets):
-            count = int(min(BATCH, most - done))
-            for budget in (b for b in study.budgets if b not in exhausted):
-                known = self._known()
-                taken = {(r.candidate.key, r.seed) for r in known if r.epochs == last}
-                open_seeds = {
-                    key: [s for s in seeds if (key, s) not in taken and self._exists(key, s, last)]
-                    for key, c in networks.items()
-                    if c.budget == budget
-                }
-                runs = next_runs(known, study, budget, open_seeds, count)
+        while done < most and len(exhausted) < len(self._study.budgets):
+            # the batch is the study's own: of the number of workers, another machine would make
+            # other decisions
+            count = int(min(self._study.extra_batch, most - done))
+            for budget in self._study.budgets:
+                if budget in exhausted:
+                    continue
+                runs = self._next_extra(budget, count)
                 if not runs:
                     exhausted.add(budget)
-                # the baseline keeps up, so that it is compared over the same seeds
-                base = self._plan.baseline
-                along = {
-                    s
-                    for _, s in runs
-                    if (base.key, s) not in taken and self._exists(base.key, s, last)
-                }
-                wanted = [(networks[key], seed) for key, seed in runs] + [
-                    (base, s) for s in sorted(along)
-                ]
-                self._train("more runs where they help", wanted, last)
+                self._train("more runs where they help", runs, self._last)
             done += count
 
-    def _confirm(self) -> None:
-        study, last = self._study, self._study.rungs[-1]
+    def _next_extra(self, budget: Budget, count: int) -> list[_Run]:
+        """The next `count` runs of a budget's networks, and the baseline's with their seeds."""
+        study, baseline = self._study, self._plan.baseline
+        known = self._known()
+        taken = {(r.candidate.key, r.seed) for r in known if r.epochs == self._last}
+
+        def is_open(network: str, seed: int) -> bool:
+            return (network, seed) not in taken and self._exists(network, seed, self._last)
+
+        networks: dict[str, Candidate] = {}
+        for record in known:
+            candidate = record.candidate
+            if candidate.role == "candidate" and candidate.budget == budget:
+                networks[candidate.key] = candidate
+        seeds = range(study.seed, study.seed + FRESH)
+        open_seeds = {key: [s for s in seeds if is_open(key, s)] for key in networks}
+        chosen = next_runs(known, study, budget, open_seeds, count)
+        # the baseline keeps up, so that it is compared over the same seeds
+        beside = sorted({seed for _, seed in chosen if is_open(baseline.key, seed)})
+        runs = [(networks[key], seed) for key, seed in chosen]
+        return runs + [(baseline, seed) for seed in beside]
+
+    def _train_fresh_seeds(self) -> None:
+        """Seeds that no decision has seen, for what the answer names."""
+        study = self._study
         seeds = [study.seed + FRESH + i for i in range(study.confirm)]
         if not seeds:
             return
-        rows = self._finalists(self._known())
-        wanted = [(c, s) for s in seeds for c in rows if self._exists(c.key, s, last)]
-        self._train("fresh seeds to confirm", wanted, last)
+        finalists = self._finalists(self._known())
+        runs: list[_Run] = []
+        for seed in seeds:
+            runs += [(c, seed) for c in finalists if self._exists(c.key, seed, self._last)]
+        self._train("fresh seeds to confirm", runs, self._last)
 
-    def _finalists(self, records: list[Record]) -> list[Candidate]:
+    def _finalists(self, records: Sequence[Record]) -> list[Candidate]:
         """What the answer names, over all budgets."""
         runs = frozenset(r.number for r in searched(records, self._study) if r.outcome)
         if self._named is None or self._named[0] != runs:
-            rows = [r for v in verdicts(records, self._study) for r in v.finalists]
-            self._named = runs, list({r.candidate.key: r.candidate for r in rows}.values())
+            rows = [row for v in verdicts(records, self._study) for row in v.finalists]
+            networks = {row.candidate.key: row.candidate for row in rows}
+            self._named = runs, list(networks.values())
         return self._named[1]
 
     def _known(self) -> list[Record]:
-        """What has been asked for and has an outcome. Runs of an earlier sitting count from when
-        they are asked for again, so that every decision sees what it saw then."""
-        return [
-            r for r in self._store.records() if r.key in self._decided and r.outcome is not None
-        ]
+        """What has been requested and has an outcome. Results of earlier sessions are hidden until
+        they are requested again, so that decisions replay exactly."""
+        records = self._store.records()
+        return [r for r in records if r.key in self._requested and r.outcome is not None]
 
     def _recorded(self) -> int:
         return sum(r.outcome is not None for r in self._store.records())
 
-    def _train(self, name: str, runs: list[tuple[Candidate, int]], epochs: int) -> None:
-        self._decided |= {(c.key, seed, epochs) for c, seed in runs}
-        if lacking := [(c, seed) for c, seed in runs if not self._exists(c.key, seed, epochs)]:
-            first = f"{lacking[0][0].label}, seed {lacking[0][1]}"
-            raise UserError(
-                f"the table lacks {len(lacking)} runs of {epochs} epochs that the study asks for ({first}, ...): "
-                "replay the study that it was exported from, or fewer --seeds and --epochs"
-            )
-        queue = [
-            run
-            for run in dict.fromkeys(runs)
-            if (known := self._store.recorded((run[0].key, run[1], epochs))) is None
-            or known.outcome is None
-        ]
-        if queue and not self._over():
-            self._watcher.phase(name, len(queue))
+    # ---- how it is trained
+
+    def _train(self, name: str, runs: list[_Run], epochs: int) -> None:
+        """Train the runs that have no outcome yet. Raises UserError for a run that a replayed table
+        lacks, and for crashes that are no network's fault."""
+        self._requested |= {(c.key, seed, epochs) for c, seed in runs}
+        self._check_existence(runs, epochs)
+        waiting = [run for run in dict.fromkeys(runs) if not self._has_outcome(run, epochs)]
+        if waiting and not self._limits.training_is_over():
+            logger.info("%s: %d runs", name, len(waiting))
+            self._watcher.phase(name, len(waiting))
             phase = Training(
                 self._store,
                 self._watcher,
-                queue,
+                waiting,
                 epochs,
                 lambda candidate, seed: self._trial(candidate, seed, epochs),
-                self._over,
-                self._packing,
+                self._limits.training_is_over,
+                self._conditions.packing,
+                self._crashes,
+                self._conditions.log_name,
             )
             self._executor.run(phase)
-        if self._stopping():
+            self._check_crashes()
+        if self._limits.stopping():
             raise StoppedError
-        if queue and self._over():
+        if waiting and self._limits.training_is_over():
             raise _OutOfTimeError
 
-    def _over(self) -> bool:
-        return self._stopping() or time.monotonic() >= self._until
+    def _check_existence(self, runs: Sequence[_Run], epochs: int) -> None:
+        lacking = [run for run in runs if not self._exists(run[0].key, run[1], epochs)]
+        if not lacking:
+            return
+        candidate, seed = lacking[0]
+        raise UserError(
+            f"the table lacks {len(lacking)} runs of {epochs} epochs that the study asks for "
+            f"({candidate.label}, seed {seed}, ...): replay the study that it was exported from, "
+            "or fewer --seeds and --epochs"
+        )
+
+    def _has_outcome(self, run: _Run, epochs: int) -> bool:
+        candidate, seed = run
+        record = self._store.recorded((candidate.key, seed, epochs))
+        return record is not None and record.outcome is not None
+
+    def _check_crashes(self) -> None:
+        if not self._crashes.common:
+            return
+        log = self._conditions.log_name
+        where = f"; the traceback is in {log} of the run folder" if log else ""
+        raise UserError(
+            f"training stopped: {self._crashes.networks} networks crashed alike with none done in "
+            f"between ({self._crashes.common}): a fault of the program or the machine{where}. "
+            "Fix it, then run the same command again: these networks are tried again"
+        )
 
     def _test(self) -> None:
         """Measure the test split for what the answer names: its fresh seeds where there are some,
         else its runs. The only place that touches it; the checkpoints stand at the end of training,
         so nothing is trained again."""
-        study, last = self._study, self._study.rungs[-1]
-        known = [r for r in self._store.records() if r.epochs == last and r.done]
-        keys = {c.key for c in self._finalists(self._store.records())}
-        fresh = any(r.seed >= study.seed + FRESH for r in known)
-        missing = [
-            r
-            for r in known
-            if r.candidate.key in keys
-            and r.test_acc is None
-            and (r.seed >= study.seed + FRESH) == fresh
-        ]
+        missing = self._untested()
         if not missing:
             return
-        self._watcher.phase("test accuracy of what the answer names", len(missing))
+        self._watcher.phase("test accuracy of what the answer names", len(missing), testing=True)
         phase = Measuring(
             self._store,
             self._watcher,
             missing,
-            lambda r: self._trial(r.candidate, r.seed, last, test=True),
-            lambda: self._stopping() or time.monotonic() >= self._test_until,
-            self._packing,
+            lambda r: self._trial(r.candidate, r.seed, self._last, test=True),
+            self._limits.testing_is_over,
+            self._conditions.packing,
         )
         self._executor.run(phase)
-        if self._stopping():
+        if self._limits.stopping():
             raise StoppedError
 
+    def _untested(self) -> list[Record]:
+        records = self._store.records()
+        done = [r for r in records if r.epochs == self._last and r.done]
+        finalists = {c.key for c in self._finalists(records)}
+        first_fresh = self._study.seed + FRESH
+        only_fresh = any(r.seed >= first_fresh for r in done)
+        untested: list[Record] = []
+        for record in done:
+            wanted = record.candidate.key in finalists and record.test_acc is None
+            if wanted and (record.seed >= first_fresh) == only_fresh:
+                untested.append(record)
+        return untested
+
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
-        study = self._study
+        study, conditions = self._study, self._conditions
         return Trial(
             arch=candidate.arch,
             data_digest=self._data.digest,
@@ -274,29 +356,33 @@ class Search:
             epochs=epochs,
             train_images=study.data.train_images,
             val_images=study.data.val_images,
-            device=self._device,
+            device=conditions.device,
             threads=study.threads,
-            checkpoints=self._checkpoints,
+            checkpoints=conditions.checkpoints,
             test=test,
             test_images=study.data.test_images,
             compile=study.compile,
             deadline=study.deadline,
-            kernels=self._kernels,
+            kernels=conditions.kernels,
         )
 
 
 def runs_needed(study: Study, todo: Plan) -> int:
     """How many runs the study takes when none fails: at most, as the baseline keeps up with extra
     runs."""
-    groups = []
+    groups: list[int] = []  # how many networks of each budget are trained
     for budget in dict.fromkeys(c.budget for c in (*todo.candidates, *todo.pool)):
         chosen = sum(c.budget == budget for c in todo.candidates)
         free = sum(c.budget == budget for c in todo.pool)
-        groups.append(min(max(chosen, study.space.candidates or chosen + free), chosen + free))
-    budgets, always, runs = len(groups), 1 + len(todo.references), 0
+        wanted = study.space.candidates or chosen + free
+        groups.append(min(max(chosen, wanted), chosen + free))
+    budgets = len(groups)
+    always = 1 + len(todo.references)  # the baseline and they are trained at every rung
+    runs = 0
     for seed in range(study.seeds):
         for i in range(len(study.rungs)):
             if study.allocation == "rungs" and seed == 0 and i:
                 groups = [half(n) for n in groups]
             runs += always + sum(groups)
+    # an answer names at most three networks of each budget, and the baseline
     return runs + study.extra * budgets + study.confirm * (3 * budgets + 1)

@@ -7,39 +7,37 @@ from pathlib import Path
 
 from scaling_search.data.dataset import Facts
 from scaling_search.driver.executors.protocol import Executor
+from scaling_search.driver.place import Place
+from scaling_search.study.settings import Study
 
 
 def open_executor(
-    kind: str,
-    workers: int | None,
-    device: str,
-    threads: int,
+    place: Place,
+    study: Study,
     data: Facts,
     checkpoints: str,
-    address: str | None = None,
     *,
-    devices: tuple[int, ...] | None = None,
     per_gpu: int = 1,
+    log_file: Path | None = None,
 ) -> Executor:
-    """`local` or `ray`; only the chosen one is imported.
+    """The executor that `place` names; only that one is imported.
 
-    `workers`: None for as many as the machine or the cluster has cores (or GPUs) for; `address`: of
-    a running Ray; `devices`: of this machine's GPUs, these alone; `per_gpu`: how many trainings
-    share a GPU under Ray where `workers` does not say. Raises UserError."""
-    if kind == "ray":
+    `per_gpu`: how many trainings share a GPU under Ray where `place.workers` does not say;
+    `log_file`: where what workers write to stderr is kept. Raises UserError."""
+    if place.executor == "ray":
         from scaling_search.driver.executors.ray import RayExecutor
 
         return RayExecutor(
-            workers,
-            device,
-            threads,
+            place.workers,
+            study.device,
+            study.threads,
             Path(data.folder),
             data.digest,
             checkpoints,
-            address,
-            devices=devices,
+            place.ray_address,
+            devices=place.devices,
             per_gpu=per_gpu,
         )
     from scaling_search.driver.executors.local import open_local
 
-    return open_local(workers, device, threads, devices)
+    return open_local(place.workers, study.device, study.threads, place.devices, log_file)

@@ -16,6 +16,18 @@ class Job:
     trial: Trial
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerLoss:
+    """How a worker ended without an outcome of its run.
+
+    `reason` is for people, and is what the store keeps. `had_begun`: whether the worker had taken
+    up the run, which may then be the cause; one that ended while it started is no fault of a run
+    that it had not seen."""
+
+    reason: str
+    had_begun: bool
+
+
 class Driver(Protocol):
     """Whoever decides: what runs next, what is recorded, what is tried again (dispatch.py)."""
 
@@ -23,13 +35,14 @@ class Driver(Protocol):
         """The next job, for this device where there are several; None: nothing now, and nothing
         more once no job is in progress."""
 
-    def epoch(self, job: Job, epoch: Epoch) -> None: ...
+    def epoch(self, job: Job, epoch: Epoch) -> None:
+        """An epoch of a job in progress has ended."""
 
-    def outcome(self, job: Job, outcome: Outcome) -> None: ...
+    def outcome(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended."""
 
-    def lost(self, job: Job, why: str) -> None:
-        """The worker ended without an outcome. `why` begins with "worker" where the run itself may
-        be the cause."""
+    def lost(self, job: Job, loss: WorkerLoss) -> None:
+        """The worker of a job in progress ended without an outcome."""
 
     def over(self) -> bool:
         """Whether to stop: what is in progress then writes its checkpoint and has no outcome."""

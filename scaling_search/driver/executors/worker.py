@@ -1,0 +1,180 @@
+"""What runs in a worker process of this machine: one training after another, as the driver's side
+(local.py) sends them, or one training beside others while their rates are measured.
+
+The process ends itself where nobody could end it: when its driver is gone, when its own code fails
+(status `BROKEN`), and when a training makes no step for long (training/watchdog.py).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from effnet.nn import cuda
+from scaling_search import UserError
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.log import log_to_stderr
+from scaling_search.training import memory
+from scaling_search.training.throughput import (
+    MARGIN,
+    images_per_second,
+    training_steps,
+    warm_up,
+)
+from scaling_search.training.train import run
+from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
+from scaling_search.training.watchdog import STALL, watched
+
+Train = Callable[[Trial, Dataset], Iterator[Epoch | Outcome | Pulse]]
+Steps = Callable[[Trial, Dataset], Iterator[int]]  # images of one training step at each next()
+
+BROKEN = 70  # exit status of a worker whose own code failed, or whose driver is gone
+BEGUN, STOPPED = "begun", "stopped"  # a worker's words: it has taken up a run, it has stopped one
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker does. `train` is its work, `steps` what it does while trainings beside one
+    another are measured; without a step in `stall` seconds it ends. `environment`: its variables
+    besides its parent's. `log_level`: from which its loggers write to its stderr."""
+
+    train: Train = run
+    steps: Steps = training_steps
+    stall: float = STALL
+    environment: dict[str, str] = field(default_factory=dict)
+    log_level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a worker is sent before a measurement: the training to prepare."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A worker's answer: its training runs, and takes `peak` bytes."""
+
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """A worker's answer: it cannot train beside the others, and why."""
+
+    reason: str
+
+
+def work(connection: Connection, orders: Orders) -> None:
+    """Answer what comes through `connection` until its other end closes: a Trial with `BEGUN`, its
+    Epochs and its Outcome (or `STOPPED`), a Rehearsal with Prepared and then rates.
+
+    A UserError is sent where every run would fail alike: a full disk, vanished data."""
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, signal.SIG_IGN)
+    os.environ.update(orders.environment)  # CUDA reads it when it starts, with the first trial
+    if orders.log_level is not None:
+        log_to_stderr(orders.log_level)
+    _end_with_parent()
+    open_data: dict[str, Dataset] = {}
+    try:
+        while True:
+            message: Trial | Rehearsal | None = connection.recv()
+            if message is None:  # told to stop just after the run had ended
+                continue
+            with watched(orders.stall):
+                if isinstance(message, Rehearsal):
+                    rehearse(connection, message.trial, open_data, orders.steps)
+                else:
+                    _train(connection, message, open_data, orders.train)
+    except (EOFError, BrokenPipeError):
+        return
+    except BaseException:
+        with suppress(OSError):  # stderr is a file, whose disk may be full
+            traceback.print_exc()
+        os._exit(BROKEN)
+
+
+def _end_with_parent() -> None:
+    """A driver that was killed cannot stop its workers: each watches it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(BROKEN)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _opened(trial: Trial, open_data: dict[str, Dataset]) -> Dataset:
+    if trial.data_folder not in open_data:
+        open_data[trial.data_folder] = Dataset.open(Path(trial.data_folder))
+    return open_data[trial.data_folder]
+
+
+def _train(
+    connection: Connection, trial: Trial, open_data: dict[str, Dataset], train: Train
+) -> None:
+    connection.send(BEGUN)
+    try:
+        events = train(trial, _opened(trial, open_data))
+        for event in events:
+            if not isinstance(event, Pulse):
+                connection.send(event)
+            elif connection.poll():  # the driver wants something else: to stop, or it is gone
+                connection.recv()
+                # a generator: it writes its checkpoint
+                events.close()  # type: ignore[attr-defined]
+                connection.send(STOPPED)
+                return
+    except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        # a full disk, vanished data: every run would fail alike
+        connection.send(
+            UserError(f"training stopped: {error}; mend it, and the same command goes on")
+        )
+
+
+def rehearse(
+    connection: Connection, trial: Trial, open_data: dict[str, Dataset], steps: Steps
+) -> None:
+    """Prepare a training and tell the driver; then train for a while whenever it asks, and answer
+    with the images a second, until it says None."""
+    device = torch.device(trial.device)
+    try:
+        training = steps(trial, _opened(trial, open_data))
+        warm_up(training, device)
+        if cuda.process_is_spoiled():  # its rate is that of eager steps, and no run should follow
+            connection.send(Unprepared("its step was not captured"))
+        else:
+            connection.send(Prepared(memory.peak(device)))
+            while (seconds := connection.recv()) is not None:
+                connection.send(images_per_second(training, device, seconds, MARGIN))
+        if isinstance(training, Generator):
+            training.close()
+    except (EOFError, BrokenPipeError):
+        raise
+    except Exception as error:  # whatever it is, a run that meets it has the same as its outcome
+        connection.send(Unprepared(_reason(error)))
+    finally:
+        training = None  # type: ignore[assignment]  # it holds the device's memory
+        memory.release()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
