@@ -12,10 +12,12 @@ from typing import Any
 
 from effnet.arch import Arch
 from scaling_search.report.page import Page
+from scaling_search.results import tables
 from scaling_search.results.record import Record, by_network_key
+from scaling_search.study.candidate import Candidate
 from scaling_search.verdict.verdict import Row
 
-# key, heading, what it says, how the page shows it
+# Key of a column, its heading, what it says, how the page shows it (FORMATS in assets/report.js).
 _NETWORKS = (
     ("label", "network", "blocks, width multiplier, resolution", "text"),
     ("stands", "stands for", "its role, and the directions that it is or is nearest to", "text"),
@@ -61,97 +63,137 @@ _RUNS = (
 )
 
 
+# Of a network without a finished run.
+_NO_CONCLUSIONS: dict[str, Any] = {
+    "mean": None,
+    "error": None,
+    "behind": None,
+    "low": None,
+    "high": None,
+    "standing": None,
+    "best": None,
+    "tied": "",
+}
+
+
 def networks(page: Page) -> dict[str, Any]:
-    """{columns, rows: key → values}: one row a network, the verdicts' order first."""
-    told = told_rows(page)
+    """Return {"columns": the headings, "rows": {key of a column: its values}}, a row a network.
+
+    Networks with a finished run come first, in the order of the verdicts."""
+    verdicts = verdict_rows(page)
     groups = by_network_key(page.records)
-    order = {key: i for i, key in enumerate(told)}
-    keys = sorted(groups, key=lambda key: order.get(key, len(order)))
+    others = [key for key in groups if key not in verdicts]
     last = page.study.rungs[-1]
-    return _columns(
-        _NETWORKS, [_network(groups[key], told.get(key), key in page.picks, last) for key in keys]
-    )
+    rows = []
+    for key in [*verdicts, *others]:
+        row = _network(groups[key], last, is_pick=key in page.picks)
+        if key in verdicts:
+            row |= _conclusions(verdicts[key], is_pick=key in page.picks)
+        rows.append(row)
+    return _as_columns(_NETWORKS, rows)
 
 
-def told_rows(page: Page) -> dict[str, Row]:
-    """What the verdicts say of each network that has a finished run."""
+def runs(records: Sequence[Record], index: dict[str, int]) -> dict[str, Any]:
+    """Return the same of every run. `index`: network key → its row among the networks."""
+    rows = []
+    for record in records:
+        row = tables.row(record)
+        row["row"] = index[row["network"]]
+        rows.append(row)
+    return _as_columns(_RUNS, rows)
+
+
+def verdict_rows(page: Page) -> dict[str, Row]:
+    """Return what the verdicts say of each network that has a finished run, by its key."""
+    rows = {}
+    for verdict in page.found:
+        for row in [*verdict.rows, *verdict.references]:
+            rows[row.candidate.key] = row
+        if verdict.baseline is not None:
+            rows[verdict.baseline.candidate.key] = verdict.baseline
+    return rows
+
+
+def row_index(table: dict[str, Any]) -> dict[str, int]:
+    """Return {network key: its row} of the table of networks."""
+    return {key: row for row, key in enumerate(table["rows"]["network"])}
+
+
+def _network(records: list[Record], last: int, *, is_pick: bool) -> dict[str, Any]:
+    """Return what a network is and what its runs were. `last`: epochs of the last rung."""
+    candidate = records[0].candidate
+    statuses: Counter[str] = Counter()
+    speeds, seconds = [], []
+    for record in records:
+        run = tables.row(record)
+        statuses[run["status"]] += 1
+        if record.done and run["images_per_s"] is not None:
+            speeds.append(run["images_per_s"])
+        if record.done and record.epochs == last:
+            seconds.append(run["seconds"])
     return {
-        row.candidate.key: row
-        for v in page.found
-        for row in (*v.rows, *v.references, *([v.baseline] if v.baseline else []))
+        **tables.network_row(candidate),
+        "label": candidate.label,
+        "stands": _stands_for(candidate, is_pick),
+        "budget": str(candidate.budget) if candidate.role == "candidate" else "",
+        "count": len(seconds),
+        "status": ", ".join(_counted(status, n) for status, n in statuses.items()),
+        "ratio": candidate.ratio,
+        "waste": candidate.waste,
+        "image_ms": 1000 / statistics.median(speeds) if speeds else None,
+        "seconds": statistics.median(seconds) if seconds else None,
+        "stages": _stages(candidate.arch),
+        **_NO_CONCLUSIONS,
     }
 
 
-def _network(runs: list[Record], row: Row | None, pick: bool, last: int) -> tuple[Any, ...]:
-    c = runs[0].candidate
-    done = [r.outcome for r in runs if r.done and r.outcome]
-    whole = [r.outcome.seconds for r in runs if r.done and r.epochs == last and r.outcome]
-    count = (
-        row.seeds if row is not None else len(whole)
-    )  # fresh seeds only confirm: no part of the verdict
-    speeds = [o.images_per_s for o in done if o.images_per_s]
-    statuses = Counter(r.outcome.status if r.outcome else "not finished" for r in runs)
-    beside = (None,) * 7
-    if row is not None:
-        compared = (None,) * 4 if pick else (row.behind, row.low, row.high, row.standing)
-        inside = c.role == "candidate"
-        beside = (row.mean, row.error, *compared, row.best if inside else None)  # type: ignore[assignment]
-    return (
-        c.label,
-        ", ".join(
-            [
-                *(["chosen"] if pick else []),
-                *([] if c.role == "candidate" else [c.role]),
-                *c.directions,
-            ]
-        ),
-        str(c.budget) if c.role == "candidate" else "",
-        *beside,
-        "yes" if row is not None and row.tied else "",
-        count,
-        ", ".join(f"{n} {status}" if n > 1 else status for status, n in statuses.items()),
-        c.alpha,
-        c.beta,
-        c.gamma,
-        *(c.shares or (None, None, None)),
-        c.cost.macs,
-        c.ratio,
-        c.waste,
-        c.cost.params,
-        c.cost.acts,
-        1000 / statistics.median(speeds) if speeds else None,
-        statistics.median(whole) if whole else None,
-        _stages(c.arch),
-        c.key,
-    )
+def _conclusions(row: Row, *, is_pick: bool) -> dict[str, Any]:
+    """Return what the verdict concludes about a network."""
+    values: dict[str, Any] = {
+        **_NO_CONCLUSIONS,
+        "mean": row.mean,
+        "error": row.error,
+        # Not all finished runs at the last rung: fresh seeds only confirm, and are no part of the
+        # verdict.
+        "count": row.seeds,
+    }
+    if not is_pick:
+        values |= {
+            "behind": row.behind,
+            "low": row.low,
+            "high": row.high,
+            "standing": row.standing,
+        }
+    if row.candidate.role == "candidate":
+        values["best"] = row.best
+    if row.tied:
+        values["tied"] = "yes"
+    return values
+
+
+def _stands_for(candidate: Candidate, is_pick: bool) -> str:
+    """Return the network's role and the directions that it stands for, such as 'chosen, paper'."""
+    words = []
+    if is_pick:
+        words.append("chosen")
+    if candidate.role != "candidate":
+        words.append(candidate.role)
+    return ", ".join([*words, *map(str, candidate.directions)])
+
+
+def _counted(status: str, runs: int) -> str:
+    """Return '3 done', or 'done' for one run."""
+    return f"{runs} {status}" if runs > 1 else status
 
 
 def _stages(net: Arch) -> str:
-    stages = " ".join(f"{s.repeats}×{s.width}" for s in net.stages)
+    stages = " ".join(f"{stage.repeats}×{stage.width}" for stage in net.stages)
     return f"stem {net.stem_width}; {stages}; head {net.head_width}"
 
 
-def runs(page: Page, index: dict[str, int]) -> dict[str, Any]:
-    """The same of every run; `index`: network key → its row among the networks."""
-    rows = []
-    for r in page.records:
-        o = r.outcome
-        final = o.epochs[-1] if o and r.done else None
-        rows.append(
-            (
-                index[r.candidate.key], r.seed, r.epochs, o.status if o else "not finished",
-                final and final.val_acc, final and final.val_loss, r.test_acc,
-                o and o.seconds, (o and o.images_per_s) or None, o and o.peak_memory, o.note if o else "",
-            )
-        )  # fmt: skip
-    return _columns(_RUNS, rows)
-
-
-def _columns(
-    heads: Sequence[tuple[str, str, str, str]], rows: Sequence[tuple[Any, ...]]
+def _as_columns(
+    heads: Sequence[tuple[str, str, str, str]], rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    values = zip(*rows, strict=True) if rows else [() for _ in heads]
-    return {
-        "columns": heads,
-        "rows": {head[0]: list(column) for head, column in zip(heads, values, strict=True)},
-    }
+    """Return the columns that have a heading; a row may have others."""
+    keys = [head[0] for head in heads]
+    return {"columns": heads, "rows": {key: [row[key] for row in rows] for key in keys}}

@@ -1,10 +1,9 @@
-"""A study as it runs: the page of report.html from the store, on 127.0.0.1. It reads and never
-writes."""
+"""Serves the report of a study while it runs, on 127.0.0.1. It reads the store and never writes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import threading
 from contextlib import suppress
 from http import HTTPStatus
@@ -19,26 +18,27 @@ from scaling_search.driver.progress import say
 from scaling_search.report import render
 from scaling_search.report.page import page_of
 from scaling_search.results.reading import open_results
-from scaling_search.results.store import Store
+from scaling_search.results.record import Record
+
+logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+_TEXT, _HTML, _JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 
 
 def serve(folder: Path, port: int, store: str | None, console: Console) -> int:
-    """Until Ctrl-C. `port` 0 takes a free one. Raises UserError for a folder without a study, or a
-    port in use."""
+    """Serve until Ctrl-C and return the exit status. `port` 0 takes a free one.
+
+    Raises UserError for a folder without a study, or a port in use."""
     content = _Content(folder, store)
-    content.read()
+    content.read()  # a folder without a study is refused before anything listens
     try:
         server = ThreadingHTTPServer((HOST, port), _handler(content, folder.resolve().name))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError) as error:  # OverflowError: a number that no port has
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port}: {reason}; choose another, or 0 for any") from None
-    say(
-        console,
-        "dashboard",
-        f"http://{HOST}:{server.server_port}/ (Ctrl-C ends it; the study goes on)",
-    )
+        raise UserError(f"--port {port}: {reason}; choose another, or 0 for any") from error
+    address = f"http://{HOST}:{server.server_port}/"
+    say(console, "dashboard", f"{address} (Ctrl-C ends it; the study goes on)")
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -49,72 +49,82 @@ def serve(folder: Path, port: int, store: str | None, console: Console) -> int:
 
 
 class _Content:
-    """What the page shows now, made again only when the study has something new."""
+    """The content of the page as JSON, made again only when the study has something new.
+
+    Every open page asks for it each few seconds, while the verdict of a large study takes seconds:
+    so it is made once for all of them, one request at a time."""
 
     def __init__(self, folder: Path, store: str | None) -> None:
         self._folder, self._store = folder, store
         self._lock = threading.Lock()
-        self._seen: object = None
+        self._shown: object = None  # what the text was made from
         self._text, self._tag = "", ""
 
     def read(self) -> tuple[str, str]:
-        """As JSON, with a tag that changes with it. Raises UserError."""
-        with self._lock:
-            source = open_results(self._folder, self._store, empty=True)
-            try:
-                records = source.records()
-                state = source.fact("state") or "starting"
-                seen = state, [(r.number, r.outcome is not None, r.test_acc) for r in records]
-                if seen != self._seen:
-                    page = page_of(source, self._folder)
-                    ended = sum(r.outcome is not None for r in records)
-                    told = f'"state":{json.dumps(f"{state}: {ended} runs recorded, {len(records) - ended} in progress")},'
-                    self._text = "{" + told + render.content(page)[1:]
-                    self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
-                    self._seen = seen
-            finally:
-                if isinstance(source, Store):
-                    source.close()
+        """Return the JSON text, and a tag that changes with it. Raises UserError."""
+        with self._lock, open_results(self._folder, self._store, empty=True) as results:
+            records = results.records()
+            state = results.fact("state") or "starting"
+            current = state, [_progress(record) for record in records]
+            if current != self._shown:
+                ended = sum(record.outcome is not None for record in records)
+                words = f"{state}: {ended} runs recorded, {len(records) - ended} in progress"
+                logger.info("a new page: %s", words)
+                self._text = render.content(page_of(results, self._folder), words)
+                self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
+                self._shown = current
             return self._text, self._tag
 
 
+def _progress(record: Record) -> tuple[int, bool, float | None]:
+    """Return what of a run can change, and so the page."""
+    return record.number, record.outcome is not None, record.test_acc
+
+
 def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
+    """Return the class that answers requests: http.server makes an object of it for each."""
     page = render.live(title).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            # a page elsewhere could otherwise read a study through a name that leads to 127.0.0.1
-            if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
-                return self._send(
-                    HTTPStatus.FORBIDDEN, b"only as 127.0.0.1 or localhost\n", "text/plain"
-                )
-            if self.path == "/":
-                return self._send(HTTPStatus.OK, page, "text/html; charset=utf-8")
-            if self.path != "/content":
-                return self._send(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+            # Otherwise a page elsewhere could read the study through a name of its own that leads
+            # to 127.0.0.1 (DNS rebinding).
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            if host not in (HOST, "localhost"):
+                self._send(HTTPStatus.FORBIDDEN, "only as 127.0.0.1 or localhost\n", _TEXT)
+            elif self.path == "/":
+                self._send(HTTPStatus.OK, page, _HTML)
+            elif self.path == "/content":
+                self._send_content()
+            else:
+                self._send(HTTPStatus.NOT_FOUND, "no such page\n", _TEXT)
+
+        def _send_content(self) -> None:
             try:
                 text, tag = content.read()
             except UserError as error:
-                return self._send(
-                    HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode(), "text/plain; charset=utf-8"
-                )
+                logger.warning("%s", error)
+                self._send(HTTPStatus.SERVICE_UNAVAILABLE, str(error), _TEXT)
+                return
             if self.headers.get("If-None-Match") == tag:
-                return self._send(HTTPStatus.NOT_MODIFIED, b"", "application/json", tag)
-            return self._send(HTTPStatus.OK, text.encode(), "application/json", tag)
+                self._send(HTTPStatus.NOT_MODIFIED, "", _JSON, tag)
+            else:
+                self._send(HTTPStatus.OK, text, _JSON, tag)
 
-        def _send(self, status: HTTPStatus, body: bytes, kind: str, tag: str = "") -> None:
+        def _send(self, status: HTTPStatus, body: str | bytes, kind: str, tag: str = "") -> None:
+            data = body.encode() if isinstance(body, str) else body
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(data)))
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
             if tag:
                 self.send_header("ETag", tag)
-            with suppress(ConnectionError):  # a page that was closed meanwhile
+            with suppress(ConnectionError):  # the reader has closed the page
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(data)
 
         def log_message(self, *args: object) -> None:
-            """Nothing: a line every two seconds helps nobody."""
+            """Log nothing: every open page asks every two seconds."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Several studies in one figure."""
+"""Several studies on one page: their fronts in one figure, the map of each."""
 
 from __future__ import annotations
 
@@ -8,60 +8,94 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from scaling_search.report.columns import told_rows
-from scaling_search.report.figures import ternary
-from scaling_search.report.figures.style import AXES, BLUE, GREEN, GREY, ORANGE, RED, layout
+from scaling_search.report.columns import verdict_rows
+from scaling_search.report.figures import map as share_map
+from scaling_search.report.figures.style import (
+    ACCURACY,
+    AXES,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    apply_layout,
+    escape,
+)
 from scaling_search.report.front import front_of_table
-from scaling_search.report.page import Page, escape
+from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import Verdict
 
+_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)
+_SYMBOLS = ("circle", "square", "diamond", "cross")
 
-def compared(pages: Sequence[Page]) -> str:
-    """The fronts of several studies in one figure, each in its own colour and mark, as JSON."""
+
+def fronts(pages: Sequence[Page]) -> str:
+    """Return the fronts of several studies in one figure, each in its own colour and mark, as
+    JSON."""
     figure = go.Figure()
-    colours, symbols = (
-        (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", GREY),
-        ("circle", "square", "diamond", "cross"),
-    )
-    for i, page in enumerate(pages):
-        picks = page.picks
-        ordered = sorted(told_rows(page).values(), key=lambda r: r.candidate.cost.macs)
-        frame = pd.DataFrame(
-            {"macs": [r.candidate.cost.macs for r in ordered], "mean": [r.mean for r in ordered]}
-        )
-        line, colour, name = front_of_table(frame), colours[i % len(colours)], escape(page.title)
-        figure.add_scatter(
-            x=line["macs"], y=100 * line["mean"], mode="lines", line={"color": colour, "shape": "hv", "width": 1},
-            legendgroup=str(i), showlegend=False, hoverinfo="skip",
-        ).add_scatter(
-            x=frame["macs"], y=100 * frame["mean"], mode="markers", name=name, legendgroup=str(i),
-            error_y={"type": "data", "array": [100 * r.error for r in ordered], "thickness": 1, "width": 3},
-            marker={
-                "color": colour, "symbol": [
-                    "star" if r.candidate.key in picks else symbols[i % len(symbols)] for r in ordered
-                ],
-                "size": [15 if r.candidate.key in picks else 8 for r in ordered],
-            },
-            text=[escape(r.candidate.label) for r in ordered],
-            hovertemplate="%{text}: %{y:.1f} %<extra>" + name + "</extra>",
-        )  # fmt: skip
+    for number, page in enumerate(pages):
+        _add_study(figure, page, number)
     figure.update_xaxes(title={"text": AXES["macs"]}, type="log")
-    figure.update_yaxes(title={"text": "validation accuracy, %"})
-    text: str = layout(figure, 520).to_json()
+    figure.update_yaxes(title={"text": ACCURACY})
+    text: str = apply_layout(figure, 520).to_json()
     return text
 
 
+def _add_study(figure: go.Figure, page: Page, number: int) -> None:
+    """Add a study's front as a line and its networks as marks, the chosen ones as stars."""
+    rows = sorted(verdict_rows(page).values(), key=lambda row: row.candidate.cost.macs)
+    macs = [row.candidate.cost.macs for row in rows]
+    accuracies = [100 * row.mean for row in rows]
+    symbols, sizes = [], []
+    for row in rows:
+        is_pick = row.candidate.key in page.picks
+        symbols.append("star" if is_pick else _SYMBOLS[number % len(_SYMBOLS)])
+        sizes.append(15 if is_pick else 8)
+    colour = _COLOURS[number % len(_COLOURS)]
+    title = escape(page.title)
+    on_front = front_of_table(pd.DataFrame({"macs": macs, "mean": accuracies}))
+    figure.add_scatter(
+        x=on_front["macs"],
+        y=on_front["mean"],
+        mode="lines",
+        line={"color": colour, "shape": "hv", "width": 1},
+        legendgroup=str(number),
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=macs,
+        y=accuracies,
+        mode="markers",
+        name=title,
+        legendgroup=str(number),
+        error_y={
+            "type": "data",
+            "array": [100 * row.error for row in rows],
+            "thickness": 1,
+            "width": 3,
+        },
+        marker={"color": colour, "symbol": symbols, "size": sizes},
+        text=[escape(row.candidate.label) for row in rows],
+        hovertemplate="%{text}: %{y:.1f} %<extra>" + title + "</extra>",
+    )
+
+
 def maps(page: Page) -> list[tuple[Verdict, str]]:
-    """The ternary map of each budget, its networks named by label, as JSON."""
+    """Return the map of each budget as JSON.
+
+    The page has no table of networks to take the texts under the mouse from, so they are written
+    here: label and accuracy."""
     drawn = []
-    for v in page.found:
-        index = {row.candidate.key: i for i, row in enumerate(v.rows)}
-        figure = json.loads(ternary(v, index).to_json())
+    for verdict in page.found:
+        index = {row.candidate.key: number for number, row in enumerate(verdict.rows)}
+        texts = [f"{escape(row.candidate.label)}: {100 * row.mean:.1f} %" for row in verdict.rows]
+        figure = json.loads(share_map.draw(verdict, index).to_json())
         for trace in figure["data"]:
-            if rows := trace.pop("meta", {}).get("rows"):
-                trace["text"] = [
-                    f"{escape(v.rows[i].candidate.label)}: {100 * v.rows[i].mean:.1f} %"
-                    for i in rows
-                ]
-        drawn.append((v, json.dumps(figure)))
+            meta = trace.pop("meta", {})
+            if "rows" in meta:
+                trace["text"] = [texts[number] for number in meta["rows"]]
+        drawn.append((verdict, json.dumps(figure)))
     return drawn

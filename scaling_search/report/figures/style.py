@@ -1,15 +1,22 @@
-"""What all figures share: colours, the layout, the texts that the page fills in."""
+"""What the figures share: colours, the names of the axes, the layout, the texts under the mouse."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-# Okabe and Ito's colours: told apart by the colour-blind.
-BLUE, ORANGE, GREY, RED, GREEN = "#0072B2", "#E69F00", "#7A7A7A", "#D55E00", "#009E73"
-INK = "#808080"  # outlines that show on light and on dark
+# Okabe and Ito's colours, which the colour-blind can tell from one another
+# (https://jfly.uni-koeln.de/color/).
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY = "#CC79A7", "#56B4E9"
+GREY = "#7A7A7A"
+INK = "#808080"  # outlines, which have to show on a light and on a dark page
+
+# The costs that a reader can choose as the horizontal axis: key of the column in the table of
+# networks → title.
 AXES = {
     "macs": "FLOPs (multiply-adds) per image",
     "params": "parameters",
@@ -17,24 +24,42 @@ AXES = {
     "image_ms": "training time per image, ms, here",
     "seconds": "training seconds of a run, here",
 }
+ACCURACY = "validation accuracy, %"
 
 
-def layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
-    """The page gives fonts and colours, which change with light and dark."""
+def apply_layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
+    """Set the height [px], the margins and the legend under the figure; return the figure.
+
+    Fonts and colours are the page's to give, since they change with light and dark."""
     return figure.update_layout(
         template=None,
         height=height,
         margin={"l": 60, "r": 20, "t": 40, "b": 60},
         legend={
             "orientation": "h",
+            # 72 px under the axis, in parts of the plot's height, so that the title has room.
             "y": -72 / (height - 110),
             "yanchor": "top",
             "x": 0,
-        },  # px under the axis title
+        },
         **more,
     )
 
 
-def hover(rows: Sequence[int], **more: Any) -> dict[str, Any]:
-    """Texts of networks, by their rows in the table."""
-    return {"meta": {"rows": list(rows), **more}, "hovertemplate": "%{text}<extra></extra>"}
+def network_texts(rows: Sequence[int], **meta: Any) -> dict[str, Any]:
+    """Return the properties of a trace whose points are networks, by their rows in the table.
+
+    The page's script writes the text under the mouse from that table."""
+    return {"meta": {"rows": list(rows), **meta}, "hovertemplate": "%{text}<extra></extra>"}
+
+
+def epoch_count(epochs: int) -> str:
+    """Return '1 epoch' or '4 epochs'."""
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def escape(text: object) -> str:
+    """Return a text of a study, a data set or a name as plotly shows it literally.
+
+    In its texts plotly reads some tags of HTML, such as <b> and <a href>."""
+    return html.escape(str(text))
