@@ -1,3 +1,4 @@
+import html
 import html.parser
 import json
 import re
@@ -13,6 +14,7 @@ from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Outcome
+from scaling_search.verdict.narration import in_brief, narrate
 from tests.pages import told
 from tests.records import TODO, record
 
@@ -54,19 +56,29 @@ def test_self_contained_and_escaped(page: Page) -> None:
 
 
 def test_answer_says_what_the_numbers_say(page: Page) -> None:
-    text = re.sub(r"<[^>]+>", "", build(page).split("id='answer'")[1].split("</section>")[0])
-    assert "For the budget 2x choose" in text
+    text = answer_of(build(page))
+    (v,) = page.found
+    assert f"choose {v.pick.candidate.label} for the budget 2x" in text
     assert "alpha" in text
-    assert "shares: depth" in text
+    assert "shares of the extra cost: depth" in text
     assert "the paper's direction" in text
     assert "best single dimension" in text
-    assert "the baseline: val" in text
+    assert "baseline val" in text
     assert "cannot be told apart" in text
     assert "equal training cost" in text
-    assert "Unfinished" not in text
-    part = build(replace(page, unfinished="4 of 19 runs"))
-    assert "Unfinished, 4 of 19 runs." in part
-    assert "So far: " in part
+    assert "unfinished" not in text
+    part = answer_of(build(replace(page, unfinished="4 of 19 runs")))
+    assert "so far unfinished, 4 of 19 runs: what follows may change" in part
+
+
+def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
+    """The report says what the terminal says, word for word."""
+    text = answer_of(build(page))
+    (v,) = page.found
+    sentences = narrate(v, page.records, page.study)
+    assert len(sentences) > 6
+    for sentence in sentences:
+        assert f"{sentence.label} {sentence.text}".strip() in text
 
 
 def test_one_map_for_each_budget(page: Page) -> None:
@@ -84,7 +96,7 @@ def test_page_without_any_finished_network(page: Page) -> None:
         Record(0, c, 0, 1, Outcome("diverged", note="loss not finite")) for c in TODO.everything
     ]
     text = build(told(page, records))
-    assert "No answer yet:</strong> every run so far has failed (" in text
+    assert "answer none yet: every run so far has failed (" in answer_of(text)
     content = told_by(text)
     assert set(content["tables"]["runs"]["rows"]["status"]) == {"diverged"}
     assert content["tables"]["runs"]["rows"]["note"][0] == "loss not finite"
@@ -92,11 +104,8 @@ def test_page_without_any_finished_network(page: Page) -> None:
 
 
 def test_baseline_alone(page: Page) -> None:
-    text = build(told(page, [record(TODO.baseline, 0, 0.5)]))
-    assert (
-        "No answer yet:</strong> no network of the budget has finished (1 runs have, 0 failed)"
-        in text
-    )
+    text = answer_of(build(told(page, [record(TODO.baseline, 0, 0.5)])))
+    assert "answer none yet: no network of the budget has finished (1 runs have, 0 failed)" in text
 
 
 def test_pages_of_little(page: Page) -> None:
@@ -172,13 +181,22 @@ def test_several_studies_on_one_page(page: Page) -> None:
     assert ids == ["front", "map-0-0", "map-1-0"]
     assert "other &lt;script&gt;" in text
     assert text.count("plotly.js v") == 1
-    assert "no network of the budget has finished" in text
+    assert "answer: none yet: no run has been started" in text
+    for sentence in in_brief(page.found[0], page.study):
+        assert f"<th>{sentence.label}</th>" in text
+        assert text.count(f"<td>{sentence.text}</td>") >= 2  # of two studies with this verdict
+
+
+def answer_of(text: str) -> str:
+    """The words of a page's answer, as a reader sees them."""
+    words = re.sub(r"<[^>]+>", " ", text.split('id="answer">')[1].split("</section>")[0])
+    return " ".join(html.unescape(words).split())
 
 
 def told_by(text: str) -> dict[str, Any]:
     """What a page carries."""
     (found,) = re.findall(
-        r"<script type='application/json' id='content'>(.*?)</script>", text, re.DOTALL
+        r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL
     )
     content: dict[str, Any] = json.loads(found)
     return content

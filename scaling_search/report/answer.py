@@ -1,9 +1,11 @@
-"""What is written and said at the end of a study, from its store or from a recorded table alone."""
+"""Writes and says the answer of a study, from its store or from a recorded table alone."""
 
 from __future__ import annotations
 
 import json
+import logging
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,47 +16,76 @@ from rich.console import Console
 from effnet import atomic
 from scaling_search.driver.progress import say
 from scaling_search.report import render
-from scaling_search.report.page import page_of, unfinished_words
+from scaling_search.report.page import Page, page_of
 from scaling_search.results import curves, tables
-from scaling_search.results.curves import Curves
-from scaling_search.results.reading import open_results
-from scaling_search.results.record import Record
-from scaling_search.results.store import Store
-from scaling_search.study.settings import Study
-from scaling_search.verdict.confirm import confirmed
-from scaling_search.verdict.narration import (
-    baseline_words,
-    beside,
-    bound_words,
-    coefficients,
-    fastest_words,
-    noise_words,
-    points,
-    settle_words,
-    share_words,
-    single_words,
-    surface_words,
-    tied_words,
-)
+from scaling_search.results.reading import Results, open_results
+from scaling_search.verdict.narration import narrate, opening
 from scaling_search.verdict.verdict import Verdict
 
+logger = logging.getLogger(__name__)
 
-def finish(source: Store | Curves, folder: Path, console: Console) -> bool:
-    """Write results.csv, config.json (of the pick) and report.html, and say the answer in a few
-    lines; whether there is one."""
+
+def finish(source: Results, folder: Path, console: Console) -> bool:
+    """Write results.csv, config.json (of the pick) and report.html into the folder, and say the
+    answer; return whether there is one. Raises UserError."""
     page = page_of(source, folder)
-    atomic.write(folder / "results.csv", tables.write_csv(page.records).encode())
+    _write(folder / "results.csv", tables.csv_text(page.records))
     for v in page.found:
         name = "config.json" if len(page.study.budgets) == 1 else f"config-{v.budget}.json"
-        atomic.write(folder / name, json.dumps(_config(v), indent=1).encode())
-    atomic.write(folder / "report.html", render.build(page).encode())
-    _say(console, source, page.records, page.study, list(page.found))
+        _write(folder / name, json.dumps(_config(v), indent=1))
+    _write(folder / "report.html", render.build(page))
+    _say(page, console)
     say(console, "report", str(folder / "report.html"))
     return bool(page.found)
 
 
+def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
+    """Write one page of several studies. Raises UserError."""
+    pages = []
+    for folder in folders:
+        with open_results(folder) as source:
+            pages.append(page_of(source, folder))
+    titles = Counter(page.title for page in pages)
+    named = []
+    for page, folder in zip(pages, folders, strict=True):
+        if titles[page.title] > 1:
+            page = replace(page, title=f"{page.title} ({folder})")
+        named.append(page)
+    _write(to, render.build_comparison(named))
+    say(console, "report", str(to))
+
+
+def export(folder: Path, to: Path) -> int:
+    """Write every curve of a run folder as a table; return its number of rows. Raises UserError."""
+    with open_results(folder) as source:
+        return write_table(source, to)
+
+
+def write_table(source: Results, to: Path) -> int:
+    """Write every curve of an open study as a table that says nothing of this machine's folders;
+    return its number of rows. Raises UserError."""
+    name, facts = source.fact("dataset"), source.facts()
+    settings = facts["settings"]
+    facts["settings"] = {**settings, "data": {**settings["data"], "source": name}}
+    facts["command"] = f"scaling-search search --study study.toml --data {shlex.quote(name)}"
+    return curves.write(to, source.records(), facts)
+
+
+def _write(path: Path, text: str) -> None:
+    atomic.write(path, text.encode())
+    logger.info("wrote %s", path)
+
+
+def _say(page: Page, console: Console) -> None:
+    sentences = opening(page.found, page.records, page.unfinished)
+    for v in page.found:
+        sentences += narrate(v, page.records, page.study)
+    for sentence in sentences:
+        say(console, sentence.label, sentence.text)
+
+
 def _config(v: Verdict) -> dict[str, Any]:
-    """The pick, for effnet.read_config."""
+    """Return the pick as effnet.read_config reads it, with what is expected of it."""
     c = v.pick.candidate
     return {
         "arch": c.arch.as_dict(),
@@ -65,73 +96,3 @@ def _config(v: Verdict) -> dict[str, Any]:
         "val_acc": v.pick.mean,
         "loss_bound": v.bound,
     }
-
-
-def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
-    """One page of several studies. Raises UserError."""
-    pages = [page_of(open_results(folder), folder) for folder in folders]
-    twice = {p.title for p in pages if sum(q.title == p.title for q in pages) > 1}
-    named = [
-        replace(p, title=f"{p.title} ({folder})") if p.title in twice else p
-        for p, folder in zip(pages, folders, strict=True)
-    ]
-    atomic.write(to, render.build_comparison(named).encode())
-    say(console, "report", str(to))
-
-
-def export(folder: Path, to: Path) -> int:
-    """Every curve of a run folder as a table; its number of rows. It says nothing of this machine's
-    folders.
-
-    Raises UserError."""
-    return write_table(open_results(folder), to)
-
-
-def write_table(source: Store | Curves, to: Path) -> int:
-    """The same from a store that is open."""
-    name, facts = source.fact("dataset"), source.facts()
-    facts["settings"] = {**facts["settings"], "data": {**facts["settings"]["data"], "source": name}}
-    facts["command"] = f"scaling-search search --study study.toml --data {shlex.quote(name)}"
-    return curves.write(to, source.records(), facts)
-
-
-def _say(
-    console: Console,
-    source: Store | Curves,
-    records: list[Record],
-    study: Study,
-    found: list[Verdict],
-) -> None:
-    if not found:
-        say(console, "answer", "none yet: no network of the budget has finished")
-    if found and (part := unfinished_words(source)):
-        say(console, "so far", f"unfinished: {part}")
-    for verdict in found:
-        for label, text in _verdict_lines(verdict, study):
-            say(console, label, text)
-        for c in confirmed(records, study, verdict):
-            say(console, "confirm", f"{c.row.candidate.label}: {c.words}")
-
-
-def _verdict_lines(v: Verdict, study: Study) -> list[tuple[str, str]]:
-    c = v.pick.candidate
-    val = f"val {points(v.pick.mean)} ± {points(v.pick.error)}"
-    test = f" · test {points(v.pick.test)}" if v.pick.test is not None else ""
-    lines = [
-        ("choose", f"{c.label}   {coefficients(c)}   {share_words(c)}   {val}{test}"),
-        ("", f"{bound_words(v)} · {tied_words(v)}"),
-        ("", "; ".join(filter(None, [noise_words(v), settle_words(v)]))),
-    ]
-    if fast := fastest_words(v):
-        lines.append(("fastest", f"of the tied, {fast}"))
-    if paper := v.named("paper"):
-        names = ", ".join(paper.candidate.directions)
-        lines.append(("paper", f"{names}, {paper.candidate.label}: {beside(v, paper)}"))
-    if single := single_words(v):
-        lines.append(("single", f"best single dimension, {single}"))
-    if base := baseline_words(v):
-        lines.append(("baseline", base))
-    if surface := surface_words(v, study.rungs):
-        lines.append(("surface", surface))
-    lines += [("failed", f"{f.label} did not finish; it is left out") for f in v.failed]
-    return lines

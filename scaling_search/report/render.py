@@ -1,7 +1,8 @@
-"""One self-contained HTML file: the answer in words, the figures, the tables, all that is in them
-as one JSON text.
+"""Renders the report, the comparison of several studies and the dashboard's page as HTML.
 
-The same text is what the dashboard serves, so that the page is made in one way.
+Each is one self-contained file: words first, then all that its script (assets/report.js) draws as
+one JSON text. The dashboard serves the same JSON, so that figures and tables are made in one way.
+HTML is written in templates/ alone, where every text from a study, a data set or a name is escaped.
 """
 
 from __future__ import annotations
@@ -10,122 +11,191 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 from scaling_search.report import columns, figures
 from scaling_search.report.figures import compare
 from scaling_search.report.figures.style import AXES
-from scaling_search.report.page import Page, answer, comparison, escape, reproduce
-
-
-def build(page: Page) -> str:
-    """The whole page as HTML text."""
-    words = f"{answer(page)}<div id='rest'></div>{reproduce(page)}"
-    return _html(page.title, words, _content(page, {}))
-
-
-def content(page: Page) -> str:
-    """What the live page shows, as JSON: words as HTML (escaped), figures as plotly's JSON, tables
-    as columns."""
-    return _content(page, {"answer": answer(page), "reproduce": reproduce(page)})
-
-
-def _content(page: Page, words: dict[str, str]) -> str:
-    """`words`: what is not on the page already."""
-    told, networks = columns.told_rows(page), columns.networks(page)
-    index = {key: i for i, key in enumerate(networks["rows"]["network"])}
-    drawn = figures.figures(page, told, index, networks)
-    return _json(
-        {
-            "title": page.title,
-            **words,
-            "axes": AXES,
-            "tables": {"networks": networks, "runs": columns.runs(page, index)},
-        },
-        drawn,
-    )
-
-
-def build_comparison(pages: Sequence[Page]) -> str:
-    """One page of several studies: their fronts in one figure, their maps, their answers side by
-    side."""
-    front = figures.Figure("front", "Accuracy against cost", _COMPARED, compare.compared(pages))
-    maps = [
-        figures.Figure(
-            f"map-{i}-{j}",
-            f"{escape(page.title)}: where the budget {escape(v.budget)} went",
-            "",
-            text,
-        )
-        for i, page in enumerate(pages)
-        for j, (v, text) in enumerate(compare.maps(page))
-    ]
-    shown = [front, *maps] if maps else []
-    title = f"{len(pages)} studies"
-    return _html(
-        title,
-        f"{comparison(pages)}<div id='rest' class='beside'></div>",
-        _json({"title": title}, shown),
-    )
-
+from scaling_search.report.page import Page, warnings
+from scaling_search.verdict.narration import in_brief, narrate, opening
 
 _COMPARED = (
-    "Each study's networks at their exact cost, with one standard deviation, and its front; stars are the picks. "
-    "Accuracies of different data sets, sizes or recipes are not comparable as such: compare where the fronts bend and "
-    "where on the map the best lie."
+    "Each study's networks at their exact cost, with one standard deviation, and its front; stars "
+    "are the picks. Accuracies of different data sets, sizes or recipes are not comparable as "
+    "such: compare where the fronts bend and where on the map the best lie."
 )
 
 
-def live(page_title: str) -> str:
-    """The page that the dashboard serves: it asks for its content."""
-    words = "<section id='answer'><p>Reading the study ...</p></section><div id='rest'></div><div id='reproduce'></div>"
-    return _html(page_title, words, _json({"title": page_title}, []), live=True)
+def build(page: Page) -> str:
+    """Return the report of one study as HTML."""
+    words = {**_answer(page), "page": page}
+    return _page("report.html.j2", _Shell(page.title, _content(page, {})), words)
+
+
+def content(page: Page, state: str) -> str:
+    """Return what the live page shows, as JSON: words as HTML, figures, tables as columns. `state`
+    says how far the study is."""
+    words = {
+        "state": state,
+        "answer": _render("answer.html.j2", {**_answer(page), "page": page}),
+        "reproduce": _render("reproduce.html.j2", {"page": page}),
+    }
+    return _content(page, words)
+
+
+def build_comparison(pages: Sequence[Page]) -> str:
+    """Return one page of several studies as HTML: their answers side by side, their fronts in one
+    figure, their maps."""
+    title = f"{len(pages)} studies"
+    content = _json({"title": title}, _compared_figures(pages))
+    headings, rows = _compared_answers(pages)
+    words = {"headings": headings, "rows": rows}
+    return _page("comparison.html.j2", _Shell(title, content), words)
+
+
+def live(title: str) -> str:
+    """Return the page that the dashboard serves: it asks for its content."""
+    return _page("live.html.j2", _Shell(title, _json({"title": title}, []), live=True), {})
+
+
+# ---- the words
+
+
+def _answer(page: Page) -> dict[str, object]:
+    """Return what the template of the answer takes, but for the page."""
+    return {
+        "opening": opening(page.found, page.records, page.unfinished),
+        "verdicts": [narrate(v, page.records, page.study) for v in page.found],
+        "warnings": warnings(page),
+    }
+
+
+def _compared_answers(pages: Sequence[Page]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and the rows of the table: a row for each budget of each study."""
+    headings: list[str] = []
+    rows = []
+    for page in pages:
+        runs = page.unfinished or str(sum(r.outcome is not None for r in page.records))
+        for v in page.found:
+            brief = in_brief(v, page.study)
+            headings = ["study", *(sentence.label for sentence in brief), "runs"]
+            rows.append([page.title, *(sentence.text for sentence in brief), runs])
+        for sentence in opening(page.found, page.records, ""):
+            rows.append([page.title, f"{sentence.label}: {sentence.text}"])
+    return headings or ["study", "answer"], rows
+
+
+# ---- what the script draws
+
+
+def _content(page: Page, words: dict[str, str]) -> str:
+    """Return the JSON of one study's figures and tables. `words`: HTML that the page lacks yet."""
+    networks = columns.networks(page)
+    runs = columns.runs(page.records, columns.row_index(networks))
+    parts: dict[str, object] = {
+        "title": page.title,
+        **words,
+        "axes": AXES,
+        "tables": {"networks": networks, "runs": runs},
+    }
+    return _json(parts, figures.figures(page, networks))
+
+
+def _compared_figures(pages: Sequence[Page]) -> list[figures.Figure]:
+    """Return the fronts in one figure and a map for each verdict; nothing without a verdict."""
+    maps = []
+    for i, page in enumerate(pages):
+        for j, (v, text) in enumerate(compare.maps(page)):
+            heading = f"{page.title}: where the budget {v.budget} went"
+            maps.append(figures.Figure(f"map-{i}-{j}", heading, "", text))
+    if not maps:
+        return []
+    fronts = compare.fronts(pages)
+    return [figures.Figure("front", "Accuracy against cost", _COMPARED, fronts), *maps]
 
 
 def _json(parts: dict[str, object], drawn: Sequence[figures.Figure]) -> str:
-    """As text that a script element may hold: `<` is written as an escape. Figures are JSON
-    already."""
-    texts = [
-        json.dumps({"id": f.anchor, "heading": f.heading, "words": f.words, "control": f.control})[
-            :-1
-        ]
-        + f', "figure": {f.figure}}}'
-        for f in drawn
-    ]
-    text = (
-        json.dumps(parts, separators=(",", ":"), ensure_ascii=False)[:-1]
-        + f',"figures":[{",".join(texts)}]}}'
-    )
+    """Return one JSON text that a script element may hold: `<` is written as an escape.
+
+    Figures are JSON already, megabytes of it, so they are put in as they are.
+    """
+    figure_texts = []
+    for f in drawn:
+        head = {"id": f.anchor, "heading": f.heading, "words": f.words, "control": f.control}
+        figure_texts.append(f'{json.dumps(head)[:-1]}, "figure": {f.figure}}}')
+    head_text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+    text = f'{head_text[:-1]},"figures":[{",".join(figure_texts)}]}}'
+    # U+2028 and U+2029 end a line in older JavaScript, but not in JSON
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _html(title: str, words: str, data: str, live: bool = False) -> str:
-    css, script, plotly = _asset("report.css"), _asset("report.js"), figures.script()
-    asks = "'self'" if live else "'none'"
-    policy = (
-        f"default-src 'none'; script-src '{_digest(plotly)}' '{_digest(script)}'; style-src 'unsafe-inline'; "
-        f"img-src data: blob:; connect-src {asks}; base-uri 'none'; form-action 'none'"
+# ---- the page
+
+
+@dataclass(frozen=True, slots=True)
+class _Shell:
+    """What every page has around its words. `live`: its script asks the dashboard for content."""
+
+    title: str
+    content: str  # JSON without a `<`
+    live: bool = False
+
+
+def _page(template: str, shell: _Shell, words: dict[str, object]) -> str:
+    script, plotly = _asset("report.js"), figures.script()
+    # No script but these two runs and nothing is fetched from anywhere, whatever a text may say.
+    policy = {
+        "default-src": "'none'",
+        "script-src": f"'{_digest(plotly)}' '{_digest(script)}'",
+        "style-src": "'unsafe-inline'",  # plotly sets styles as it draws
+        "img-src": "data: blob:",
+        "connect-src": "'self'" if shell.live else "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    around = {
+        "title": shell.title,
+        "live": shell.live,
+        "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "css": Markup(_asset("report.css")),
+        "plotly": Markup(plotly),
+        "script": Markup(script),
+        "content": Markup(shell.content),
+    }
+    return _render(template, {**words, **around})
+
+
+def _render(template: str, values: dict[str, object]) -> str:
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    """Templates that escape whatever they print, and fail at a name that nobody gave."""
+    return Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><link rel='icon' href='data:,'><style>{css}</style></head>"
-        f"<body{' data-live' if live else ''}><main><h1>{escape(title)}</h1>{words}</main>"
-        # last, so that the words are painted first
-        f"<script type='application/json' id='content'>{data}</script>"
-        f"<script>{plotly}</script><script>{script}</script></body></html>\n"
-    )
+
+
+def _template(name: str) -> str:
+    return (resources.files("scaling_search.report") / "templates" / name).read_text("utf-8")
 
 
 @cache
 def _asset(name: str) -> str:
-    return (resources.files("scaling_search.report") / "assets" / name).read_text()
+    return (resources.files("scaling_search.report") / "assets" / name).read_text("utf-8")
 
 
 @cache
 def _digest(script: str) -> str:
-    """What the page's own policy allows: these two scripts and no other, whatever a text may
-    say."""
+    """Return a script's digest as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,7 @@
-"""Fresh seeds on the test split: does what the search chose hold?"""
+"""Compares the pick with the other finalists on the test split, over seeds not yet used.
+
+The pick was chosen because its runs looked good, so these very runs flatter it; fresh ones do not.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ from scipy.stats import t
 
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
-from scaling_search.verdict.narration import points
 from scaling_search.verdict.verdict import FRESH, MARGIN, Row, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """A network's fresh runs on the test split. `mean` accuracy; `behind`: the pick minus it over
-    the seeds that both have, ± `half` (95%, Student's t); nan with fewer than two."""
+    """A finalist's fresh runs on the test split; accuracies as fractions.
+
+    `behind` ± `half` (95%) is the pick minus this network over the seeds that both have; nan for
+    the pick itself, and with fewer than two such seeds.
+    """
 
     row: Row
     runs: int
@@ -27,43 +32,46 @@ class Confirmed:
     half: float
 
     @property
-    def words(self) -> str:
-        head = f"test {points(self.mean)} over {self.runs} fresh seed{'s' if self.runs > 1 else ''}"
+    def standing(self) -> str | None:
+        """Whether the pick holds against this network, with the margin; None where nothing says."""
         if math.isnan(self.half):
-            return head
-        low, high = self.behind - self.half, self.behind + self.half
-        kept = (
-            "the pick is as good or better"
-            if low >= -MARGIN
-            else "not confirmed"
-            if high > 0
-            else "the pick is worse"
-        )
-        side = "below" if self.behind >= 0 else "above"
-        return f"{head}, {points(abs(self.behind))} ± {points(self.half)} {side} the pick: {kept}"
+            return None
+        if self.behind - self.half >= -MARGIN:
+            return "the pick is as good or better"
+        if self.behind + self.half > 0:
+            return "not confirmed"
+        return "the pick is worse"
 
 
 def confirmed(records: Sequence[Record], study: Study, v: Verdict) -> list[Confirmed]:
-    """For the pick (its own difference is nan) and all it is compared with; empty without fresh
-    tested seeds."""
-    tests: dict[str, dict[int, float]] = {}
-    for r in records:
-        if r.seed >= study.seed + FRESH and r.test_acc is not None and r.epochs == study.rungs[-1]:
-            tests.setdefault(r.candidate.key, {})[r.seed] = r.test_acc
-    mine = tests.get(v.pick.candidate.key, {})
-    found = []
+    """Return the finalists that have fresh tested runs, the pick first."""
+    tests = _fresh_tests(records, study)
+    of_pick = tests.get(v.pick.candidate.key, {})
+    rows = []
     for row in v.finalists:
-        theirs = tests.get(row.candidate.key, {})
-        if not theirs:
+        own = tests.get(row.candidate.key, {})
+        if not own:
             continue
         behind = half = math.nan
-        shared = [mine[s] - theirs[s] for s in sorted(mine) if s in theirs]
-        if row is not v.pick and len(shared) > 1:
-            behind = float(np.mean(shared))
-            half = float(
-                t.ppf(0.975, len(shared) - 1) * np.std(shared, ddof=1) / math.sqrt(len(shared))
-            )
-        found.append(
-            Confirmed(row, len(theirs), float(np.mean(list(theirs.values()))), behind, half)
-        )
-    return found
+        differences = [of_pick[seed] - own[seed] for seed in sorted(of_pick) if seed in own]
+        if row is not v.pick and len(differences) > 1:
+            behind = float(np.mean(differences))
+            half = _half_interval(differences)
+        rows.append(Confirmed(row, len(own), float(np.mean(list(own.values()))), behind, half))
+    return rows
+
+
+def _fresh_tests(records: Sequence[Record], study: Study) -> dict[str, dict[int, float]]:
+    """Return {network: {seed: test accuracy}} of the fresh seeds' runs at the last rung."""
+    tests: dict[str, dict[int, float]] = {}
+    for r in records:
+        fresh = r.seed >= study.seed + FRESH and r.epochs == study.rungs[-1]
+        if fresh and r.test_acc is not None:
+            tests.setdefault(r.candidate.key, {})[r.seed] = r.test_acc
+    return tests
+
+
+def _half_interval(differences: Sequence[float]) -> float:
+    """Return half the width of the 95% interval of the mean: paired differences, Student's t."""
+    n = len(differences)
+    return float(t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))

@@ -1,154 +1,339 @@
-"""The verdict in words: sentences for the terminal and the report alike."""
+"""Says a verdict in plain sentences; terminal, report and comparison all take them from here."""
 
 from __future__ import annotations
 
-from scaling_search.study.candidate import Candidate
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effnet.budget import human
+from effnet.shares import Shares
+from scaling_search.results.record import Record
+from scaling_search.study.settings import Study
+from scaling_search.verdict.confirm import Confirmed, confirmed
+from scaling_search.verdict.rank import Agreement, agreements
 from scaling_search.verdict.verdict import MARGIN, Row, Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A plain sentence, and the word that stands before it; '' continues the sentence above."""
+
+    label: str
+    text: str
+
+
+def opening(verdicts: Sequence[Verdict], records: Sequence[Record], part: str) -> list[Sentence]:
+    """Return what a reader must know before any verdict: that there is none yet, or that `part` of
+    the study has ended ('4 of 19 runs'; '' for a finished one)."""
+    if not verdicts:
+        return [Sentence("answer", f"none yet: {_why_none(records)}")]
+    if part:
+        return [Sentence("so far", f"unfinished, {part}: what follows may change")]
+    return []
+
+
+def narrate(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentence]:
+    """Return a whole verdict, what to choose first; a term is explained where it first stands."""
+    sentences = [
+        Sentence("choose", choice_words(v)),
+        Sentence("accuracy", accuracy_words(v)),
+        Sentence("certainty", bound_words(v)),
+        Sentence("noise", noise_words(v)),
+    ]
+    optional = [
+        ("fastest", fastest_words(v)),
+        ("paper", paper_words(v)),
+        ("single", single_words(v)),
+        ("baseline", baseline_words(v)),
+    ]
+    optional += [("confirm", confirmed_words(c)) for c in confirmed(records, study, v)]
+    optional.append(("surface", surface_words(v, study.rungs)))
+    compared = agreements(records, study, v.budget)
+    if compared:
+        optional.append(("order", _ORDER))
+        optional += [("", agreement_words(a)) for a in compared]
+    optional.append(("failed", failed_words(v)))
+    sentences += [Sentence(label, text) for label, text in optional if text is not None]
+    sentences.append(Sentence("cost", cost_words(v, study)))
+    return sentences
+
+
+def in_brief(v: Verdict, study: Study) -> list[Sentence]:
+    """Return a verdict as the cells of one row; the labels are the same for every verdict."""
+    c = v.pick.candidate
+    return [
+        Sentence("budget", str(v.budget)),
+        Sentence("the pick", c.label),
+        Sentence("its shares of the extra cost", spent(c.shares) if c.shares else "none"),
+        Sentence("val %", f"{points(v.pick.mean)} ± {points(v.pick.error)}"),
+        Sentence("may lose (95%)", f"{points(v.bound)} points"),
+        Sentence("tied", f"{len(v.tied)} of {len(v.rows)}"),
+        Sentence("baseline, val %", points(v.baseline.mean) if v.baseline else ""),
+        Sentence("trained", trained_words(study)),
+    ]
+
+
+# ---- numbers
+
+
 def points(fraction: float) -> str:
+    """0.1234 → '12.3'."""
     return f"{100 * fraction:.1f}"
 
 
 def percent(share: float) -> str:
+    """0.123 → '12%'."""
     return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero
 
 
-def coefficients(c: Candidate) -> str:
-    return f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
-
-
-def spent(shares: tuple[float, float, float]) -> str:
+def spent(shares: Shares) -> str:
+    """(0.5, 0.2, 0.3) → 'depth 50% width 20% resolution 30%'."""
     depth, width, resolution = (percent(share) for share in shares)
     return f"depth {depth} width {width} resolution {resolution}"
 
 
-def share_words(c: Candidate) -> str:
-    return f"shares: {spent(c.shares)}" if c.shares else "shares: none, it is the baseline's cost"
+def trained_words(study: Study) -> str:
+    """'2 epochs (adamw, lr 0.02, batch 64)'."""
+    last, recipe = study.rungs[-1], study.recipe
+    epochs = f"{last} epoch{_plural(last)}"
+    return f"{epochs} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
 
 
-def against(row: Row) -> str:
-    """'1.1 points below (0.2 to 2.0): worse', against the pick, with the 95% interval and the
-    margin's word."""
-    low, high = points(abs(row.low)), points(abs(row.high))
-    side = "below" if row.behind >= 0 else "above"
-    if row.low < 0 < row.high:
-        span = f"95%: {low} above to {high} below"
-    else:
-        span = f"95%: {low} to {high}" if row.behind >= 0 else f"95%: {high} to {low}"
-    return f"{points(abs(row.behind))} points {side} ({span}): {row.standing}"
+def _plural(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
-def beside(v: Verdict, row: Row) -> str:
-    return "it is the pick" if row.candidate.key == v.pick.candidate.key else against(row)
+# ---- the pick
+
+
+def choice_words(v: Verdict) -> str:
+    c = v.pick.candidate
+    coefficients = f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
+    shares = "no extra cost, it is the baseline's"
+    if c.shares:
+        shares = f"shares of the extra cost: {spent(c.shares)}"
+    cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times the baseline's"
+    return (
+        f"{c.label} for the budget {v.budget}: {coefficients} (multipliers of depth, width and "
+        f"resolution); {shares}; {cost}"
+    )
+
+
+def accuracy_words(v: Verdict) -> str:
+    runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)} of it"
+    words = (
+        f"val {points(v.pick.mean)} ± {points(v.pick.error)} %: validation accuracy expected over "
+        f"seeds, from {runs} and all others through the model"
+    )
+    if v.pick.test is not None:
+        words += f"; test {points(v.pick.test)} %"
+    return words
 
 
 def bound_words(v: Verdict) -> str:
+    """The loss bound, P(best) and the tied set."""
     if len(v.rows) == 1:
         return "the only network of this cost that finished"
-    return f"at most {points(v.bound)} points below the best (95%), P(best) {v.pick.best:.2f}"
+    bound = f"at most {points(v.bound)} points below the best (95%)"
+    probability = f"the best itself with a probability, P(best), of {v.pick.best:.2f}"
+    return f"{bound}, {probability}. {tied_words(v)}"
 
 
 def tied_words(v: Verdict) -> str:
+    """How many of the networks may be the best; their cost where they differ in it."""
     total, tied = len(v.rows), len(v.tied)
-    ratios = [row.candidate.ratio for row in v.rows]
-    cost = (
-        "of this cost"
-        if v.equal_cost
-        else f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
-    )
-    if total == 1:
-        return f"One network {cost}"
+    cost = "of this cost"
+    if not v.equal_cost:
+        ratios = [row.candidate.ratio for row in v.rows]
+        cost = f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
     if tied == total:
         return f"All {total} networks {cost} are tied: none can be told apart from the best"
     if tied == 1:
         return f"It is the best of {total} networks {cost} with 95% probability"
-    return f"{tied} of {total} networks {cost} cannot be told apart from the best"
-
-
-def fastest_words(v: Verdict) -> str | None:
-    """The fastest of the tied set, where it is known and another than the pick."""
-    fast, pick = v.fastest, v.pick
-    if (
-        fast is None
-        or pick.speed is None
-        or fast.speed is None
-        or fast.candidate.key == pick.candidate.key
-    ):
-        return None
-    gain = fast.speed / pick.speed
-    return (
-        f"{fast.candidate.label}: {gain:.2f} times the pick's images/s in training; {against(fast)}"
-    )
-
-
-def settle_words(v: Verdict) -> str | None:
-    if len(v.rows) == 1:
-        return None
-    if v.settle == 0:
-        return f"settled: whatever is best lies within {points(MARGIN)} points of the pick"
-    if v.settle is None:
-        return f"no affordable number of runs would bring this bound to {points(MARGIN)} points"
-    return f"about {v.settle:,} more runs among the tied would bring this bound to {points(MARGIN)} points"
+    return f"{tied} of {total} networks {cost} are tied: they cannot be told apart from the best"
 
 
 def noise_words(v: Verdict) -> str:
-    one = v.left_out == 1
-    lost = (
-        f"; {v.left_out} failed run{'' if one else 's'} {'is' if one else 'are'} left out"
-        if v.left_out
-        else ""
-    )
-    return f"one run varies by ± {points(v.noise)} points around its network{lost}"
+    """What one run is worth, and what more of them would be."""
+    words = f"one run varies by ± {points(v.noise)} points around its network"
+    if v.left_out == 1:
+        words += "; 1 failed run is left out"
+    elif v.left_out:
+        words += f"; {v.left_out} failed runs are left out"
+    more = settle_words(v)
+    return words if more is None else f"{words}; {more}"
+
+
+def settle_words(v: Verdict) -> str | None:
+    """How many more runs would do; None for a single network."""
+    margin = points(MARGIN)
+    if len(v.rows) == 1:
+        return None
+    if v.settle == 0:
+        return f"settled: whatever is best lies within {margin} points of the pick"
+    if v.settle is None:
+        return f"no affordable number of runs would bring the bound of 95% to {margin} points"
+    runs = f"about {v.settle:,} more run{_plural(v.settle)} among the tied"
+    return f"{runs} would bring the bound of 95% to {margin} points"
+
+
+# ---- others against the pick
+
+
+def against(row: Row) -> str:
+    """'1.1 points below the pick (95%: 0.2 to 2.0): worse', with the interval and the margin's
+    word."""
+    low, high = points(abs(row.low)), points(abs(row.high))
+    side = "below" if row.behind >= 0 else "above"
+    if row.low < 0 < row.high:
+        interval = f"{low} above to {high} below"
+    elif row.behind >= 0:
+        interval = f"{low} to {high}"
+    else:
+        interval = f"{high} to {low}"
+    return f"{points(abs(row.behind))} points {side} the pick (95%: {interval}): {row.standing}"
+
+
+def _against_or_pick(v: Verdict, row: Row) -> str:
+    return "it is the pick" if row.candidate.key == v.pick.candidate.key else against(row)
+
+
+def fastest_words(v: Verdict) -> str | None:
+    """The fastest of the tied networks; None where it is not known, or is the pick."""
+    fast, pick = v.fastest, v.pick
+    if fast is None or pick.speed is None or fast.speed is None:
+        return None
+    if fast.candidate.key == pick.candidate.key:
+        return None
+    speed = f"{fast.speed / pick.speed:.2f} times the pick's images/s in training"
+    return f"of the tied, {fast.candidate.label}: {speed}; {against(fast)}"
+
+
+def paper_words(v: Verdict) -> str | None:
+    """The network that stands for the paper's direction; None where none was reached."""
+    row = v.named("paper")
+    if row is None:
+        return None
+    candidate = row.candidate
+    direction = f"the paper's direction ({candidate.stands_for}; {candidate.label})"
+    return f"{direction}: {_against_or_pick(v, row)}"
 
 
 def single_words(v: Verdict) -> str | None:
-    """The best single dimension against the pick; None where none was reached."""
+    """The best single dimension; None where none was reached."""
     if v.best_single is None:
         return None
     name, row = v.best_single
-    exact = name in row.candidate.directions
-    return f"{name if exact else f'nearest to {name}'}, {row.candidate.label}: {beside(v, row)}"
+    direction = row.candidate.direction(name)
+    words = f"the best single dimension ({direction}; {row.candidate.label})"
+    return f"{words}: {_against_or_pick(v, row)}"
 
 
 def baseline_words(v: Verdict) -> str | None:
-    """What the larger cost has brought."""
+    """The baseline, and whether the larger cost has brought anything; None where it has no run."""
     if v.baseline is None:
         return None
     cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's cost"
-    words = f"val {points(v.baseline.mean)}, {cost}: {against(v.baseline)}"
+    words = f"val {points(v.baseline.mean)} %, {cost}: {against(v.baseline)}"
     if v.pick.candidate.ratio > 1 and v.baseline.low <= 0:
-        words += ". The extra cost does not show at this length of training: train longer before trusting a direction"
+        words += (
+            ". The extra cost does not show at this length of training: train longer before "
+            "trusting a direction"
+        )
     return words
+
+
+def confirmed_words(c: Confirmed) -> str:
+    head = (
+        f"on the test split, {c.row.candidate.label}: {points(c.mean)} % over {c.runs} fresh "
+        f"seed{_plural(c.runs)}"
+    )
+    if c.standing is None:
+        return head
+    side = "below" if c.behind >= 0 else "above"
+    return f"{head}, {points(abs(c.behind))} ± {points(c.half)} {side} the pick: {c.standing}"
+
+
+def failed_words(v: Verdict) -> str | None:
+    if not v.failed:
+        return None
+    return f"left out because they did not finish: {'; '.join(c.label for c in v.failed)}"
+
+
+# ---- the whole
 
 
 def surface_words(v: Verdict, rungs: tuple[int, ...]) -> str | None:
-    """The fitted optimum, its region, and how far more epochs moved it."""
+    """The fitted optimum, its region, and how far more epochs moved it; None without a surface."""
     if v.surface is None:
         return None
     s = v.surface
-    low, high = (
-        [min(p[i] for p in s.region) for i in range(3)],
-        [max(p[i] for p in s.region) for i in range(3)],
+    region = []
+    for i, name in enumerate(("depth", "width", "resolution")):
+        shares = [point[i] for point in s.region]
+        region.append(f"{name} {percent(min(shares))} to {percent(max(shares))}")
+    words = (
+        f"accuracy, fitted as a smooth function of the shares, is highest at "
+        f"{spent(s.optimum[-1])}; 95% region: {', '.join(region)}"
     )
-    names = ("depth", "width", "resolution")
-    region = ", ".join(
-        f"{n} {percent(a)} to {percent(b)}" for n, a, b in zip(names, low, high, strict=True)
-    )
-    words = f"highest at {spent(s.optimum[-1])}; 95% region: {region}"
     if len(s.region) > len(s.points) / 2:
-        words += (
-            f" ({percent(len(s.region) / len(s.points))} of the map: the direction is not settled)"
-        )
+        part = percent(len(s.region) / len(s.points))
+        words += f" ({part} of the map: the direction is not settled)"
     if len(s.optimum) > 1:
         first, last = s.optimum[0], s.optimum[-1]
-        moved = (
-            f"moved there from {spent(first)}, {percent(s.moved)} of the cost"
-            if first != last
-            else "did not move"
-        )
-        words += f". From {rungs[0]} to {rungs[-1]} epochs the optimum {moved}"
+        moved = "did not move"
+        if first != last:
+            moved = f"moved there from {spent(first)}, {percent(s.moved)} of the cost"
+        interval = f"{percent(s.moved_low)} to {percent(s.moved_high)}"
         words += (
-            f" (95%: {percent(s.moved_low)} to {percent(s.moved_high)} of the extra cost elsewhere)"
+            f". From {rungs[0]} to {rungs[-1]} epochs the optimum {moved} "
+            f"(95%: {interval} of the extra cost elsewhere)"
         )
     return words
+
+
+_ORDER = (
+    "does the order of the networks hold? Kendall's tau is 1 where two orders are the same, 0 "
+    "where they have nothing in common, -1 where one is the other reversed"
+)
+
+
+def agreement_words(a: Agreement) -> str:
+    r = a.rank
+    if r.few:
+        return f"{a.compared}: Kendall's tau {r.tau:.2f} over {r.n} networks: too few to say"
+    if r.low > 0:
+        says = "agree"
+    elif r.high < 0:
+        says = "disagree"
+    else:
+        says = "may agree or not"
+    interval = f"(95%: {r.low:.2f} to {r.high:.2f}, {r.n} networks)"
+    return f"{a.compared}: Kendall's tau {r.tau:.2f} {interval}: they {says}"
+
+
+def cost_words(v: Verdict, study: Study) -> str:
+    """What makes the comparison fair, or does not."""
+    if not v.equal_cost:
+        return (
+            "these networks are equal in nominal cost only: weigh each accuracy against its real "
+            "cost"
+        )
+    return (
+        f"these networks cost the same and trained for {trained_words(study)}: equal cost and "
+        "equal epochs are equal training cost; short training is a proxy for long"
+    )
+
+
+def _why_none(records: Sequence[Record]) -> str:
+    ended = [r.outcome for r in records if r.outcome]
+    failed = sum(outcome.status != "done" for outcome in ended)
+    if not records:
+        return "no run has been started"
+    if not ended:
+        are = "is" if len(records) == 1 else "are"
+        return f"no run has ended; {len(records)} {are} in progress"
+    if failed == len(ended):
+        return f"every run so far has failed ({failed} of {failed}); results.csv says how"
+    done = len(ended) - failed
+    return f"no network of the budget has finished ({done} runs have, {failed} failed)"

@@ -1,10 +1,13 @@
-"""Whether two orders of the same networks agree: shorter runs, other budgets, validation against
-test."""
+"""Measures whether two orders of the same networks agree.
+
+Asked of shorter runs against longer ones, of a smaller budget against a larger one, and of
+validation against test: what a study found cheaply is worth something only if it holds there.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +15,24 @@ from scipy.stats import kendalltau
 
 from effnet.budget import Budget
 from scaling_search.results.record import Record
-from scaling_search.study.directions import apart
+from scaling_search.study.directions import distance
 from scaling_search.study.settings import Study
 from scaling_search.verdict.verdict import searched
+
+# Below this many networks the variance 0.437 / (n - 4) is not defined.
+_FEWEST = 5
+
+# Networks of two budgets are taken for the same direction within this distance of shares.
+_SAME_DIRECTION = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Kendall's tau-b of two orders of `n` networks, with its 95% interval (Fieller, Hartley and
-    Pearson 1957: the variance of artanh tau is 0.437 / (n - 4)); the whole range where n is below
-    5."""
+    """Kendall's tau-b of two orders of `n` networks, with its 95% interval.
+
+    1 is the same order, -1 the reverse. The variance of artanh tau is 0.437 / (n - 4) (Fieller,
+    Hartley and Pearson 1957, Biometrika 44, 470); for n below 5 the interval is the whole range.
+    """
 
     tau: float
     low: float
@@ -29,108 +40,136 @@ class Rank:
     n: int
 
     @property
-    def words(self) -> str:
-        if self.n < 5:
-            return f"Kendall's tau {self.tau:.2f} over {self.n} networks: too few to say"
-        says = "agree" if self.low > 0 else "disagree" if self.high < 0 else "may agree or not"
-        return f"Kendall's tau {self.tau:.2f} (95%: {self.low:.2f} to {self.high:.2f}, {self.n} networks): they {says}"
+    def few(self) -> bool:
+        """Whether these are too few networks to say anything."""
+        return self.n < _FEWEST
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What was compared, in words ('1 against 2 epochs, different seeds'), and how it agrees."""
+
+    compared: str
+    rank: Rank
 
 
 def rank(first: Sequence[float], second: Sequence[float]) -> Rank:
-    """Raises ValueError for fewer than two networks."""
+    """Compare two lists of values of the same networks. Raises ValueError for fewer than two."""
     n = len(first)
     if n < 2:
         raise ValueError(f"an order needs at least two networks, not {n}")
     tau = float(kendalltau(first, second).statistic)
     if math.isnan(tau):  # one of them is constant: no order at all
         tau = 0.0
-    if n < 5:
+    if n < _FEWEST:
         return Rank(tau, -1.0, 1.0, n)
-    middle, half = math.atanh(max(-0.999, min(0.999, tau))), 1.96 * math.sqrt(0.437 / (n - 4))
+    middle = math.atanh(max(-0.999, min(0.999, tau)))  # finite where the orders are the same
+    half = 1.96 * math.sqrt(0.437 / (n - 4))
     return Rank(tau, min(tau, math.tanh(middle - half)), max(tau, math.tanh(middle + half)), n)
 
 
-def holds(records: Sequence[Record], study: Study, budget: Budget) -> list[str]:
-    """Does a shorter, smaller or validated answer hold? Each a sentence, from the study's own
-    runs."""
-    done = [r for r in searched(records, study) if r.done and r.candidate.role == "candidate"]
-    mine = [r for r in done if r.candidate.budget == budget]
-    found = []
+def agreements(records: Sequence[Record], study: Study, budget: Budget) -> list[Agreement]:
+    """Return how the budget's order of networks agrees with others, from the study's own runs.
+
+    Short runs against long ones, validation against test, this budget against each that comes after
+    it in the study; whatever has at least two networks to compare.
+    """
+    candidates = [r for r in records if r.done and r.candidate.role == "candidate"]
+    done = searched(candidates, study)
+    mine = _of_budget(done, budget)
     last = study.rungs[-1]
+    compared = []
     for short in study.rungs[:-1]:
-        pair = _short_long(mine, short, last)
-        if pair:
-            found.append(f"{short} against {last} epochs, {pair[1]}: {pair[0].words}")
-    # both of the same runs: fresh seeds, where there are some
-    mine_too = [
-        r for r in records if r.candidate.role == "candidate" and r.candidate.budget == budget
-    ]
-    both = [r for r in mine_too if r.done and r.epochs == last and r.test_acc is not None]
-    tested = _means(both, lambda r: r.test_acc or 0.0)
-    validated = _means(both, lambda r: r.val_acc)
-    if len(tested) > 1:
-        order = rank([validated[k] for k in tested], list(tested.values()))
-        found.append(f"validation against test: {order.words}")
-    for other in (
-        study.budgets[study.budgets.index(budget) + 1 :] if budget in study.budgets else ()
-    ):
-        if r := _across(mine, [r for r in done if r.candidate.budget == other], last):
-            found.append(f"{budget} against {other}, nearest shares: {r.words}")
-    return found
+        agreement = _short_against_long(mine, short, last)
+        if agreement is not None:
+            compared.append(agreement)
+    test = _validation_against_test(_of_budget(candidates, budget), last)
+    if test is not None:
+        compared.append(test)
+    if budget in study.budgets:
+        for other in study.budgets[study.budgets.index(budget) + 1 :]:
+            across = _across_budgets(mine, _of_budget(done, other), last)
+            if across is not None:
+                compared.append(Agreement(f"{budget} against {other}, nearest shares", across))
+    return compared
 
 
-def _means(records: Sequence[Record], value: Callable[[Record], float]) -> dict[str, float]:
-    """Per network, by least squares of network + seed: seeds that only some have would tilt a plain
-    mean."""
-    keys, seeds = (
-        list(dict.fromkeys(r.candidate.key for r in records)),
-        sorted({r.seed for r in records}),
+def _of_budget(records: Iterable[Record], budget: Budget) -> list[Record]:
+    return [r for r in records if r.candidate.budget == budget]
+
+
+def _short_against_long(records: Sequence[Record], short: int, last: int) -> Agreement | None:
+    """Compare the order after `short` epochs with that after `last`.
+
+    Short runs of half the seeds against long runs of the others, and the other way round, averaged:
+    a long run is the short one of its seed continued, and would agree with its own luck.
+    """
+    short_runs = [r for r in records if r.epochs == short]
+    long_runs = [r for r in records if r.epochs == last]
+    seeds = sorted({r.seed for r in short_runs} & {r.seed for r in long_runs})
+    halves = [(seeds, seeds)]
+    which = "the same seed, so they share its luck"
+    if len(seeds) > 1:
+        halves = [(seeds[::2], seeds[1::2]), (seeds[1::2], seeds[::2])]
+        which = "different seeds"
+    ranks = []
+    for short_seeds, long_seeds in halves:
+        x = network_means([r for r in short_runs if r.seed in short_seeds], _val_acc)
+        y = network_means([r for r in long_runs if r.seed in long_seeds], _val_acc)
+        keys = [key for key in x if key in y]
+        if len(keys) < 2:
+            return None
+        ranks.append(rank([x[key] for key in keys], [y[key] for key in keys]))
+    mean = Rank(
+        tau=sum(r.tau for r in ranks) / len(ranks),
+        low=sum(r.low for r in ranks) / len(ranks),
+        high=sum(r.high for r in ranks) / len(ranks),
+        n=ranks[0].n,
     )
+    return Agreement(f"{short} against {last} epochs, {which}", mean)
+
+
+def _validation_against_test(records: Sequence[Record], last: int) -> Agreement | None:
+    """Compare both accuracies of the same runs at the last rung, fresh seeds among them."""
+    tested = [r for r in records if r.epochs == last and r.test_acc is not None]
+    test = network_means(tested, lambda r: r.test_acc or 0.0)
+    if len(test) < 2:
+        return None
+    validation = network_means(tested, _val_acc)
+    values = list(validation.values()), list(test.values())
+    return Agreement("validation against test", rank(*values))
+
+
+def _across_budgets(small: Sequence[Record], large: Sequence[Record], last: int) -> Rank | None:
+    """Compare each network of the smaller budget with the nearest in shares of the larger."""
+    x = network_means([r for r in small if r.epochs == last], _val_acc)
+    y = network_means([r for r in large if r.epochs == last], _val_acc)
+    shares = {r.candidate.key: r.candidate.shares for r in (*small, *large)}
+    first, second = [], []
+    for key, value in x.items():
+        distances = {other: distance(shares[key], shares[other]) for other in y}
+        nearest = min(distances, key=lambda other: distances[other], default=None)
+        if nearest is not None and distances[nearest] <= _SAME_DIRECTION:
+            first.append(value)
+            second.append(y[nearest])
+    return rank(first, second) if len(first) > 1 else None
+
+
+def network_means(records: Sequence[Record], value: Callable[[Record], float]) -> dict[str, float]:
+    """Return {network: its mean value}, as if every network had every seed.
+
+    By least squares of network + seed: a plain mean would tilt towards the networks that happen to
+    have the easier seeds.
+    """
+    keys = list(dict.fromkeys(r.candidate.key for r in records))
+    seeds = sorted({r.seed for r in records})
     design = np.zeros((len(records), len(keys) + len(seeds)))
     for row, r in zip(design, records, strict=True):
-        row[keys.index(r.candidate.key)] = row[len(keys) + seeds.index(r.seed)] = 1
+        row[keys.index(r.candidate.key)] = 1
+        row[len(keys) + seeds.index(r.seed)] = 1
     effects = np.linalg.lstsq(design, np.array([value(r) for r in records]), rcond=None)[0]
     return dict(zip(keys, effects[: len(keys)].tolist(), strict=True))
 
 
-def _short_long(records: Sequence[Record], short: int, last: int) -> tuple[Rank, str] | None:
-    """Short runs of some seeds against long runs of the others, and the other way round: a run of
-    the same seed is the short one continued, and would agree with its own luck."""
-    seeds = sorted(
-        {r.seed for r in records if r.epochs == short}
-        & {r.seed for r in records if r.epochs == last}
-    )
-    groups = (
-        [(seeds[::2], seeds[1::2]), (seeds[1::2], seeds[::2])]
-        if len(seeds) > 1
-        else [(seeds, seeds)]
-    )
-    ranks = []
-    for a, b in groups:
-        x = _means([r for r in records if r.epochs == short and r.seed in a], lambda r: r.val_acc)
-        y = _means([r for r in records if r.epochs == last and r.seed in b], lambda r: r.val_acc)
-        keys = [k for k in x if k in y]
-        if len(keys) < 2:
-            return None
-        ranks.append(rank([x[k] for k in keys], [y[k] for k in keys]))
-    tau, low, high = (
-        sum(getattr(r, f) for r in ranks) / len(ranks) for f in ("tau", "low", "high")
-    )
-    return Rank(tau, low, high, ranks[0].n), "different seeds" if len(
-        seeds
-    ) > 1 else "the same seed, so they share its luck"
-
-
-def _across(small: Sequence[Record], large: Sequence[Record], last: int) -> Rank | None:
-    """Each network of the smaller budget with the one of the larger that is nearest in shares."""
-    x, y = (
-        _means([r for r in part if r.epochs == last], lambda r: r.val_acc)
-        for part in (small, large)
-    )
-    at = {r.candidate.key: r.candidate.shares for r in (*small, *large)}
-    pairs = []
-    for key in x:
-        near = min(y, key=lambda other: apart(at[key], at[other]), default=None)
-        if near is not None and apart(at[key], at[near]) <= 0.15:
-            pairs.append((x[key], y[near]))
-    return rank(*zip(*pairs, strict=True)) if len(pairs) > 1 else None
+def _val_acc(r: Record) -> float:
+    return r.val_acc

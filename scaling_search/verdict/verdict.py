@@ -134,7 +134,7 @@ class Verdict:
     def named(self, name: str) -> Row | None:
         """The best network that stands for a direction, exactly or as the nearest to it."""
         for row in self.rows:
-            if {name, f"nearest to {name}"} & set(row.candidate.directions):
+            if row.candidate.direction(name) is not None:
                 return row
         return None
 

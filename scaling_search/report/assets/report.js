@@ -1,6 +1,6 @@
 "use strict";
 // Everything on the page that is not words: figures and tables, from one JSON text. Nothing is set as HTML but what the
-// server has escaped (answer, reproduce, the figures' words); every other text is set as text.
+// server has escaped (answer, reproduce); every other text is set as text.
 
 let content = JSON.parse(document.getElementById("content").textContent);
 const byId = id => document.getElementById(id);
@@ -126,8 +126,8 @@ function drawFigures() {
       }
       place.append(make("div", "", { id: figure.id, className: "figure" }));
     }
-    place.querySelector("h2").innerHTML = figure.heading;
-    place.querySelector("p").innerHTML = figure.words;
+    place.querySelector("h2").textContent = figure.heading;
+    place.querySelector("p").textContent = figure.words;
     if (home.children[k] !== place) home.insertBefore(place, home.children[k] ?? null); // in the order of the content
     draw(figure);
   }
