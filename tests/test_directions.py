@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling_search.study.directions import apart, on_square, on_triangle, simplex, sobol
+from scaling_search.study.directions import (
+    Direction,
+    distance,
+    on_square,
+    on_triangle,
+    simplex,
+    sobol,
+)
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 
@@ -42,13 +49,13 @@ def test_sobol_covers_better_than_chance_and_repeats() -> None:
     assert points == sobol(32, 3) != sobol(32, 4)
     assert len(set(points)) == 32
 
-    def hole(of: list[tuple[float, float, float]]) -> float:
-        return max(min(apart(g, p) for p in of) for g in simplex(12))
+    def hole(points: list[tuple[float, float, float]]) -> float:
+        return max(min(distance(point, p) for p in points) for point in simplex(12))
 
     rng = np.random.default_rng(1)
     chance = [hole([on_triangle(u, v) for u, v in rng.random((32, 2))]) for _ in range(30)]
     assert hole(points) < np.mean(chance)
-    assert apart(None, points[0]) == math.inf
+    assert distance(None, points[0]) == math.inf
 
 
 @pytest.mark.parametrize("sampler", ["lattice", "sobol"])
@@ -57,5 +64,19 @@ def test_every_point_becomes_a_network_and_none_twice(sampler: str, count: int) 
     study = read(preset_path("quick"), {"space.sampler": sampler, "space.candidates": count})
     todo = plan(study, 10, 28)
     keys = [c.key for c in todo.candidates]
-    assert len(keys) == len(set(keys)) == min(count, todo.found["2x"])
+    assert len(keys) == len(set(keys)) == min(count, todo.sizes["2x"])
     assert all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)
+
+
+@pytest.mark.parametrize(
+    ("direction", "text"),
+    [
+        (Direction("paper"), "paper"),
+        (Direction("depth only", "nearest"), "nearest to depth only"),
+        (Direction("paper", "beside"), "beside the paper"),
+    ],
+)
+def test_a_direction_is_recorded_as_text(direction: Direction, text: str) -> None:
+    assert str(direction) == text
+    assert Direction.from_text(text) == direction
+    assert direction.represents == (direction.match != "beside")

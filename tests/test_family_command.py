@@ -13,9 +13,11 @@ import effnet
 from effnet.budget import Budget
 from effnet.families import baseline
 from scaling_search.cli import main
-from scaling_search.cli.family import aim_of, dropout, fit, fit_words, members, phis
+from scaling_search.cli.family import fit_words, parse_phis
 from scaling_search.data.dataset import Dataset
+from scaling_search.study.context import ScalingContext
 from scaling_search.study.directions import NAMED
+from scaling_search.study.family import aim_of, dropout, fit, members
 from tests.records import TODO
 from tests.replays import OWN, RECORDED, replay, synthetic
 
@@ -74,9 +76,10 @@ def test_members_meet_their_budgets_along_the_direction() -> None:
     base = replace(baseline("b0"), rounding="spread")  # as a search has it
     base_macs = effnet.cost(effnet.arch("b0")).macs
     targets = {f"phi {k}": Budget(2.0**k, True) for k in (3, 1, 2)}
-    found = members(base, NAMED["paper"], targets, 1000, 0.08, math.inf)
-    assert [m.name for m in found] == ["phi 1", "phi 2", "phi 3"]
-    for k, m in enumerate(found, 1):
+    context = ScalingContext(base, classes=1000, max_side=math.inf, max_waste=0.08)
+    family = members(context, NAMED["paper"], targets)
+    assert [m.name for m in family] == ["phi 1", "phi 2", "phi 3"]
+    for k, m in enumerate(family, 1):
         exact = effnet.cost(m.network.arch).macs
         assert abs(exact / base_macs / 2**k - 1) <= 0.02
         assert m.network.cost.macs == exact
@@ -84,9 +87,10 @@ def test_members_meet_their_budgets_along_the_direction() -> None:
         assert m.network.shares is not None
         assert math.dist(m.network.shares, NAMED["paper"]) < 0.25
         assert m.network.arch.resolution == m.paper.arch.resolution  # the same direction here
-    assert found[0].published is not None
-    assert found[0].published.startswith("b1")
-    capped = members(base, (0.0, 0.0, 1.0), {"8x": Budget(8.0, True)}, 1000, 0.08, 256)
+    assert family[0].published is not None
+    assert family[0].published.startswith("b1")
+    small = replace(context, max_side=256)
+    capped = members(small, (0.0, 0.0, 1.0), {"8x": Budget(8.0, True)})
     assert capped[0].network.arch.resolution <= 256
     assert "the images have 256" in capped[0].notes[0]
 
@@ -113,8 +117,8 @@ def test_wrong_phis(text: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_phis() -> None:
-    assert phis("1..3") == [1, 2, 3]
-    assert phis("2,0.5") == [0.5, 2]
+    assert parse_phis("1..3") == [1, 2, 3]
+    assert parse_phis("2,0.5") == [0.5, 2]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,16 @@ import pytest
 
 import effnet
 from effnet.arch import scale
+from effnet.budget import Budget
 from effnet.cost import cost, macs
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
-from scaling_search.study.plan import NAMED, Plan, choose, measured, nominal_triples, plan
+from scaling_search.study.choice import choose
+from scaling_search.study.context import ScalingContext
+from scaling_search.study.directions import NAMED, Direction
+from scaling_search.study.measured import measured
+from scaling_search.study.nominal import nominal_triples
+from scaling_search.study.plan import Plan, plan
 from scaling_search.study.settings import Study, preset_path, read
 
 
@@ -28,7 +34,7 @@ def test_quick_plan_is_what_the_readme_says() -> None:
         assert c.arch.resolution <= 28
     assert (todo.baseline.alpha, todo.baseline.beta, todo.baseline.gamma) == (1, 1, 1)
     assert [round(r.ratio, 1) for r in todo.references] == [0.5, 1.5]
-    names = {d.removeprefix("nearest to ") for c in todo.candidates for d in c.directions}
+    names = {d.name for c in todo.candidates for d in c.directions if d.represents}
     assert set(NAMED) - {"EfficientNet-X"} <= names  # nothing of this cost comes near that one
 
 
@@ -56,7 +62,7 @@ def test_one_network_per_cell_and_within_the_space() -> None:
     )
     todo = plan(study, 10, 64)
     cells = [(c.arch.blocks, c.arch.resolution) for c in todo.candidates]
-    assert len(set(cells)) == len(cells) == todo.found["2x"]
+    assert len(set(cells)) == len(cells) == todo.sizes["2x"]
     assert max(c.alpha for c in todo.candidates) <= 1.4
     assert max(c.gamma for c in todo.candidates) <= 1.3
 
@@ -133,7 +139,7 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
     ratios = [c.ratio for c in (*todo.candidates, *every_pixel)]
     assert 1.8 <= min(ratios) < 1.9
     assert 3.3 < max(ratios) <= 3.4  # though nominally all 2x
-    paper = next(c for c in todo.candidates if "paper" in c.directions)
+    paper = next(c for c in todo.candidates if Direction("paper") in c.directions)
     assert (paper.alpha, paper.beta, paper.gamma, paper.arch.resolution) == (1.2, 1.1, 1.15, 256)
     assert paper.ratio == pytest.approx(2.23, abs=0.005)
     assert paper.arch == effnet.arch("b0", depth=1.2, width=1.1, resolution=256)
@@ -144,10 +150,9 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
 
 def test_choice_spreads_over_the_shares() -> None:
     study = read(preset_path("quick"), {"baseline.blocks": 16, "baseline.width": 0.25})
-    base = study.network()
-    from effnet.budget import Budget
-
-    cells = measured(base, Budget.parse("2x"), study, 10, 2.0, 64, 0.08)
+    context = ScalingContext(study.network(), classes=10, max_side=64, max_waste=0.08)
+    cells, notes = measured(context, Budget.parse("2x"), study.space)
+    assert not notes
     picked, _ = choose(cells, 12)
     assert len(picked) == 12
     covered = [min(math.dist(c.shares, p.shares) for p in picked) for c in cells]
@@ -156,7 +161,7 @@ def test_choice_spreads_over_the_shares() -> None:
     assert max(covered) < max(naive)
     assert max(covered) < 0.3
     for name, along in NAMED.items():
-        named = [c for c in picked if any(d in (name, f"nearest to {name}") for d in c.directions)]
+        named = [c for c in picked if c.direction(name) is not None]
         best = min(math.dist(c.shares, along) for c in cells)
         assert [math.dist(c.shares, along) for c in named] == [best]
 
@@ -192,7 +197,7 @@ def test_unreachable_direction_is_said() -> None:
     assert any(
         "depth only is unreachable; the nearest of this cost is" in note for note in todo.notes
     )
-    assert not any("depth only" in d for c in todo.candidates for d in c.directions)
+    assert not any(d.name == "depth only" for c in todo.candidates for d in c.directions)
 
 
 def test_default_study_has_candidates() -> None:
