@@ -67,6 +67,8 @@ from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset
 from scaling_search.data.images import free_memory
 from scaling_search.training import memory, train
+from scaling_search.training.evaluation import evaluate
+from scaling_search.training.preparation import Ready, prepare
 from scaling_search.training.recipe import RECIPES, Recipe
 from scaling_search.training.step import Step
 from scaling_search.training.trial import Outcome, Trial
@@ -306,13 +308,11 @@ def trial_of(bench: Bench, net: Arch, kernels: str = "", **changes: Any) -> Tria
     return dataclasses.replace(whole, **changes)
 
 
-def training(
-    trial: Trial, data: Dataset, eager: bool = False
-) -> tuple[train.Ready, Callable[[], None]]:
+def training(trial: Trial, data: Dataset, eager: bool = False) -> tuple[Ready, Callable[[], None]]:
     """A run that is ready, its first six steps behind it, and its next step with its data.
 
     Raises RuntimeError where a step on CUDA should be captured and is not."""
-    ready = train.prepare(trial, data)
+    ready = prepare(trial, data)
     ready.step.model.train()
     if eager:
         ready.step.stay_eager()
@@ -423,7 +423,7 @@ def aside(bench: Bench, net: Arch, name: str, rates: dict[str, Rate]) -> Aside:
     return Aside(name, rates, nodes, evaluation, share)
 
 
-def graph_nodes(ready: train.Ready) -> int:
+def graph_nodes(ready: Ready) -> int:
     """Nodes of a captured step with its data: kernels, copies and fills. It is captured once more,
     and never runs."""
     step, batches = ready.step, ready.batches
@@ -444,12 +444,12 @@ def graph_nodes(ready: train.Ready) -> int:
     return count.value
 
 
-def evaluation_seconds(ready: train.Ready) -> float:
+def evaluation_seconds(ready: Ready) -> float:
     """Of an evaluation as it ends each epoch, the second of two: the first one's memory is new."""
     for _ in range(2):
         memory.synchronize(ready.images.device)
         began = time.perf_counter()
-        train.evaluate(ready)
+        evaluate(ready)
         seconds = time.perf_counter() - began
     return seconds
 

@@ -289,6 +289,7 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
 
     from scaling_search.data.dataset import Dataset
     from scaling_search.training import train
+    from scaling_search.training.preparation import prepare
 
     trial = _job_trial(spec, epochs=4, batch=32, train=2048, val=1500)
     data = Dataset.open(Path(trial.data_folder))
@@ -304,7 +305,7 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
     train.evaluate = clocked
     *_, outcome = train.run(trial, data)
     torch.set_flush_denormal(True)  # as training does
-    ready = train.prepare(trial, data)
+    ready = prepare(trial, data)
     images, labels, step = ready.images[torch.arange(32)], ready.labels[:32], ready.step
     step.model.train()
     bare_step = timed(lambda: step(lambda: (images, labels), 0.01, 0), 4.0)

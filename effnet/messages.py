@@ -12,3 +12,10 @@ def first_line(error: BaseException, named: bool = False) -> str:
     if named:
         return f"{kind}: {text}"
     return text or kind
+
+
+def last_line(output: str, otherwise: str = "") -> str:
+    """The last line of what a program has printed, at most 300 characters, or `otherwise` where it
+    printed nothing. A Python program that fails names its error there."""
+    lines = output.strip().splitlines() or [otherwise]
+    return lines[-1].strip()[:300]

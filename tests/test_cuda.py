@@ -12,7 +12,9 @@ pytestmark = stub.needs_stub
 
 PRELUDE = """
 import torch
-from scaling_search.training import memory, train
+from scaling_search.training import memory, preparation
+from scaling_search.training.evaluation import evaluate
+from scaling_search.training.preparation import prepare
 from scaling_search.training.trial import Outcome
 from tests.cuda_stub import counters
 from tests.cuda_stub.trainings import SMALL, STANDARD, finish, make_trial, random_data
@@ -46,7 +48,7 @@ def test_a_step_is_few_nodes_and_neither_copies_nor_waits(kernels: str, most: in
 data = random_data(3000)
 trial = make_trial(data, STANDARD, kernels="{kernels}", recipe={{"batch": 128, "bn_images": 512}})
 device = memory.activate("cuda:0")
-ready = train.prepare(trial, data)
+ready = prepare(trial, data)
 step, batches = ready.step, ready.batches
 step.model.train()
 for at in range(3):
@@ -74,7 +76,7 @@ assert counts["launches"] <= 6 * 4, "the cursor, the learning rate and the like"
 
 before = torch.cuda.max_memory_reserved()
 counters.reset()
-train.evaluate(ready)
+evaluate(ready)
 chunks = 512 // 256 + -(-len(ready.val_labels) // 256)
 assert counters.count("synchronisations") <= 3 * chunks
 assert torch.cuda.max_memory_reserved() < 1.25 * before, "evaluation takes far less than a step"
@@ -86,7 +88,7 @@ batches.close()
 def test_an_epochs_draws_are_copied_once() -> None:
     program = """
 data = random_data()
-ready = train.prepare(make_trial(data, recipe={"cutout": 0.3}), data)
+ready = prepare(make_trial(data, recipe={"cutout": 0.3}), data)
 ready.step.model.train()
 per_epoch = ready.batches.per_epoch
 assert per_epoch > 10
@@ -138,7 +140,7 @@ from effnet.nn import cuda
 
 data = random_data()
 device = memory.activate("cuda:0")
-normalise = train.Normalise
+normalise = preparation.Normalise
 
 class Waiting(normalise):
     def __call__(self, images):
@@ -149,9 +151,9 @@ class Waiting(normalise):
 assert finish(make_trial(data), data).status == "done"
 memory.release()
 before = torch.cuda.memory_reserved()
-train.Normalise = Waiting
+preparation.Normalise = Waiting
 outcome = finish(make_trial(data, recipe={"dropout": True, "drop_path": 0.2}), data)
-train.Normalise = normalise
+preparation.Normalise = normalise
 assert outcome.status == "done", outcome.note
 assert "not captured" in outcome.note and "captur" in outcome.eager, outcome.note
 assert cuda.process_is_spoiled()
@@ -215,7 +217,7 @@ data = random_data()
 device = memory.activate("cuda:0")
 total = torch.cuda.get_device_properties(device).total_memory
 trial = make_trial(data, STANDARD, recipe={"batch": 128})
-ready = train.prepare(trial, data)
+ready = prepare(trial, data)
 ready.step.model.train()
 batches = ready.batches
 
@@ -254,7 +256,7 @@ import threading
 from scaling_search.data import images
 data = random_data()
 images.free_memory = lambda device: 1000
-ready = train.prepare(make_trial(data, recipe={"cutout": 0.3}), data)
+ready = prepare(make_trial(data, recipe={"cutout": 0.3}), data)
 assert not ready.images.resident
 ready.step.model.train()
 for at in range(5):
@@ -268,7 +270,7 @@ ready.step(ready.batches.load, 1e-3, 5)
 counts = counters.read()
 assert counts["host_to_device_pageable"] == 0 and counts["synchronisations"] == 0, counts
 assert counts["host_to_device_pinned"] == 1, counts
-train.evaluate(ready)
+evaluate(ready)
 ready.batches.close()
 assert not any(t.name.startswith("read-ahead") for t in threading.enumerate())
 outcome = finish(make_trial(data), data)

@@ -156,7 +156,7 @@ import torch
 from scaling_search.data import images as data_images
 from scaling_search.data.dataset import Dataset
 from scaling_search.data.randaugment import randaugmented
-from scaling_search.training.train import prepare
+from scaling_search.training.preparation import prepare
 from scaling_search.training.trial import Trial
 from tests.cuda_stub import counters
 

@@ -13,7 +13,9 @@ import torch
 from scaling_search.data.dataset import Dataset
 from scaling_search.data.images import Normalise
 from scaling_search.training import checkpoint
-from scaling_search.training.train import Ready, _evenly, evaluate, prepare, run
+from scaling_search.training.evaluation import Evaluation, evaluate
+from scaling_search.training.preparation import Ready, prepare
+from scaling_search.training.train import _evenly, run
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 
 
@@ -300,9 +302,9 @@ def test_data_sorted_by_class_evaluate_like_shuffled(
         ordered = writer.commit("sorted", "x", data.classes, images, labels, test)
     seen: list[torch.Tensor] = []
 
-    def record(ready: Ready) -> tuple[float, float, str]:
+    def record(ready: Ready) -> Evaluation:
         seen.append(ready.images[ready.norm_index])
-        return 1.0, 0.5, "ff"
+        return Evaluation(loss=1.0, accuracy=0.5, right="ff")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scaling_search.training.train.evaluate", record)

@@ -41,9 +41,12 @@ from scaling_search.data import shapes
 from scaling_search.data.dataset import CacheWriter, Dataset, cache_root
 from scaling_search.data.images import Normalise, resized
 from scaling_search.training import checkpoint, memory, train
+from scaling_search.training.evaluation import evaluate
 from scaling_search.training.optimizer import RMSpropTF
+from scaling_search.training.preparation import prepare
 from scaling_search.training.recipe import Recipe
 from scaling_search.training.step import Step, kernels, why_no_kernels
+from scaling_search.training.throughput import training_steps
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial, inside
 
 MIB = 2**20
@@ -408,21 +411,21 @@ def _plain_losses(model: nn.Module, recipe: Recipe, x: Tensor, labels: Tensor) -
 def evaluation_agrees(subject: Subject) -> Iterator[Answer]:
     """The same weights evaluated on the device and on the CPU."""
     trial = subject.trial("evaluation")
-    ready = train.prepare(trial, subject.data)
+    ready = prepare(trial, subject.data)
     ready.step.model.train()
     for at in range(12):
         ready.batches.seek(at)
         ready.step(ready.batches.load, trial.recipe.lr, at)
-    loss, accuracy, right = train.evaluate(ready)
-    on_cpu = train.prepare(dataclasses.replace(trial, device="cpu"), subject.data)
+    ours = evaluate(ready)
+    on_cpu = prepare(dataclasses.replace(trial, device="cpu"), subject.data)
     on_cpu.step.model.load_state_dict(ready.step.state()["model"])
-    cpu_loss, cpu_accuracy, cpu_right = train.evaluate(on_cpu)
-    differ = bin(int(right, 16) ^ int(cpu_right, 16)).count("1") / len(ready.val_labels)
-    fine = abs(loss - cpu_loss) < 0.05 and differ < 0.05
+    cpus = evaluate(on_cpu)
+    differ = bin(int(ours.right, 16) ^ int(cpus.right, 16)).count("1") / len(ready.val_labels)
+    fine = abs(ours.loss - cpus.loss) < 0.05 and differ < 0.05
     yield Answer(
         "evaluation = the CPU's",
         fine,
-        f"loss {loss:.3f}, CPU {cpu_loss:.3f}; accuracy {accuracy:.3f}, {cpu_accuracy:.3f}; "
+        f"loss {ours.loss:.3f}, CPU {cpus.loss:.3f}; accuracy {ours.accuracy:.3f}, {cpus.accuracy:.3f}; "
         f"{differ:.1%} of images judged otherwise",
         _REPORT,
     )
@@ -481,13 +484,13 @@ def _state_comes_back(subject: Subject) -> Answer:
     """Weights, optimizer and average that are loaded are those that were saved, bit for bit."""
     recipe = Recipe(lr=3e-3, batch=64, ema=0.9, bn_images=256)
     trial = subject.trial("state", recipe=recipe)
-    ready = train.prepare(trial, subject.data)
+    ready = prepare(trial, subject.data)
     ready.step.model.train()
     for at in range(6):
         ready.batches.seek(at)
         ready.step(ready.batches.load, recipe.lr, at)
     checkpoint.save(inside(trial.folder, "state.ckpt"), ready.step.state())
-    other = train.prepare(dataclasses.replace(trial, seed=1), subject.data)
+    other = prepare(dataclasses.replace(trial, seed=1), subject.data)
     saved = checkpoint.load(inside(trial.folder, "state.ckpt"))
     assert saved is not None
     other.step.load(saved)
@@ -603,7 +606,7 @@ def _rate_trial(subject: Subject, depth: float = 1.0) -> Trial:
 
 def _warmed_up(trial: Trial, data: Dataset) -> Iterator[int]:
     """A training's steps, those before its capture and the capture itself being over."""
-    steps = train.training_steps(trial, data)
+    steps = training_steps(trial, data)
     for _ in range(6):
         next(steps)
     memory.synchronize(torch.device(trial.device))

@@ -14,7 +14,9 @@ import torch
 from effnet.cost import cost
 from scaling_search.data.dataset import Dataset
 from scaling_search.training import memory
-from scaling_search.training.train import evaluate, flushed_denormals, prepare
+from scaling_search.training.evaluation import evaluate
+from scaling_search.training.preparation import prepare
+from scaling_search.training.train import flushed_denormals
 from scaling_search.training.trial import Trial
 
 _WARM = 5  # steps before the clock runs; on CUDA enough for the capture

@@ -1,79 +1,146 @@
-"""One run: (network, recipe, seed, epochs) → metrics per epoch. Needs torch and numpy alone.
+"""One run: (network, recipe, seed, epochs) → metrics of each epoch, and how it ended.
 
-The learning rate warms up, stays constant and falls linearly to zero over the last fifth, because a
-run of this schedule can be continued: from the checkpoint before the decay, a longer run goes on as
-if it had been that long from the start, bit for bit on the CPU. All randomness is drawn from
-(seed, epoch) or (seed, step), so nothing random needs to be stored.
+A run of the recipe's linear schedule can be continued: its learning rate warms up, stays constant
+and falls to zero over the last fifth, so that a longer run goes on from the checkpoint before the
+decay as if it had been that long from the start, bit for bit on the CPU. All randomness is drawn
+from (seed, epoch) or (seed, step), so no checkpoint has to hold the state of a generator.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
 import math
 import platform
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-import effnet
 from effnet.cost import training_memory
 from effnet.messages import first_line
-from effnet.nn.cuda import why_no_triton
 from scaling_search import UserError
-from scaling_search.data.dataset import Dataset, split
-from scaling_search.data.images import Images, Normalise
+from scaling_search.data.dataset import Dataset
 from scaling_search.training import checkpoint, memory
-from scaling_search.training.batches import Batches
-from scaling_search.training.step import Step, kernels, precision_on, why_no_kernels
+from scaling_search.training.evaluation import Evaluation, evaluate, measure
+from scaling_search.training.preparation import Ready, on_device, prepare
+from scaling_search.training.step import Step, precision_on
+from scaling_search.training.throughput import (
+    training_steps as training_steps,
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Status, Trial, inside
 from scaling_search.training.watchdog import alive
 
-_EVAL_BATCH = 256  # images: more would take more memory on CUDA than a training step does
+logger = logging.getLogger(__name__)
+
 _PULSE = 0.5  # s between two moments at which a run can be stopped
 
 
 @dataclass
-class _Account:
-    """What a run has come to, whatever ends it. Clocks start where a stopped run left off."""
+class _Totals:
+    """Running totals of one training. Its clocks go on from where a stopped run left off."""
 
     device: torch.device
     epochs: list[Epoch] = field(default_factory=list)
-    seconds: float = 0.0
     trained_seconds: float = 0.0  # of the steps that are timed, evaluation not counted
     trained_images: int = 0  # in them
     eager: str = ""  # why steps on CUDA were not captured
     kernels: str = ""
-    begun: float = field(default_factory=time.perf_counter)
+    _seconds_before: float = 0.0  # of the run's earlier sessions
+    _began: float = field(default_factory=time.perf_counter)
+    _epoch_began: float = 0.0
+    _timed_since: float = 0.0
+    _timed_images: int = 0  # since then
 
-    def total(self) -> float:
-        return self.seconds + time.perf_counter() - self.begun
+    def seconds(self) -> float:
+        """Of training and evaluation, interruptions not counted."""
+        return self._seconds_before + time.perf_counter() - self._began
+
+    def begin_epoch(self) -> None:
+        """An epoch, or what a stopped run has left of one, begins now."""
+        self._epoch_began = time.perf_counter()
+        self.restart_timing()
+
+    def restart_timing(self) -> None:
+        """Do not count the epoch's steps until now in the rate."""
+        self._timed_since = time.perf_counter()
+        self._timed_images = 0
+
+    def count(self, images: int) -> None:
+        """A step on so many images was taken."""
+        self._timed_images += images
+
+    def end_steps(self) -> None:
+        """The epoch's steps are done, and waited for; its evaluation comes next."""
+        self.trained_seconds, self.trained_images = self._trained()
+        self._timed_images = 0
+
+    def end_epoch(self, train_loss: float, evaluation: Evaluation) -> Epoch:
+        """Return the epoch, after its evaluation, and keep it."""
+        epoch = Epoch(
+            epoch=len(self.epochs) + 1,
+            train_loss=train_loss,
+            val_loss=evaluation.loss,
+            val_acc=evaluation.accuracy,
+            seconds=time.perf_counter() - self._epoch_began,
+        )
+        self.epochs.append(epoch)
+        return epoch
+
+    def _trained(self) -> tuple[float, int]:
+        """`trained_seconds` and `trained_images`, with those of the epoch in progress."""
+        if not self._timed_images:
+            return self.trained_seconds, self.trained_images
+        seconds = self.trained_seconds + time.perf_counter() - self._timed_since
+        return seconds, self.trained_images + self._timed_images
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        trained_seconds, trained_images = self._trained()
+        return {
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "seconds": self.seconds(),
+            "trained_seconds": trained_seconds,
+            "trained_images": trained_images,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self._seconds_before = state["seconds"]
+        self.trained_seconds = state["trained_seconds"]
+        self.trained_images = state["trained_images"]
 
     def outcome(
-        self, status: Status, note: str = "", right: str = "", test_acc: float | None = None
+        self,
+        status: Status,
+        note: str = "",
+        right: str = "",
+        test_acc: float | None = None,
+        error: BaseException | None = None,
     ) -> Outcome:
+        """Return how the run ended; `error` is what ended it, where something was raised."""
+        notes = [note] if note else []
         if self.eager:
-            note = "; ".join(filter(None, [note, f"steps ran eagerly, not captured: {self.eager}"]))
+            notes.append(f"steps ran eagerly, not captured: {self.eager}")
+        rate = 0.0
+        if self.trained_seconds:
+            rate = self.trained_images / self.trained_seconds
         return Outcome(
             status=status,
             epochs=tuple(self.epochs),
             right=right,
             test_acc=test_acc,
-            seconds=self.total(),
-            images_per_s=self.trained_images / self.trained_seconds
-            if self.trained_seconds
-            else 0.0,
+            seconds=self.seconds(),
+            images_per_s=rate,
             peak_memory=memory.peak(self.device),
             versions=versions(self.kernels),
-            note=note,
+            note="; ".join(notes),
             eager=self.eager,
+            traceback="".join(traceback.format_exception(error)) if error is not None else "",
         )
 
 
@@ -86,45 +153,53 @@ def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
 
     Divergence, lack of memory, a deadline and crashes are outcomes, not exceptions; nothing of the
     run stays in memory. Raises OSError when a checkpoint cannot be written or the data cannot be
-    read: that is the machine's failure, and no network's."""
-    account = _Account(memory.activate(trial.device))
+    read: that is the machine's failure, and no network's. Raises UserError where this process lacks
+    the trial's kernels, or the run's checkpoint is of another release."""
+    totals = _Totals(memory.activate(trial.device))
     try:
-        memory.reset_peak(account.device)
+        memory.reset_peak(totals.device)
         with flushed_denormals():
-            yield from _run(trial, data, account)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        yield account.outcome("out-of-memory", _needed(trial, error))
+            yield from _prepare_and_train(trial, data, totals)
     except (OSError, UserError):
         raise
     except Exception as error:  # a worker must outlive any one network
-        if "can't allocate memory" in str(error):  # torch's CPU allocator
-            yield account.outcome("out-of-memory", _needed(trial, error))
+        if _is_lack_of_memory(error):
+            yield totals.outcome("out-of-memory", _memory_note(trial, error), error=error)
         else:
-            yield account.outcome("crashed", first_line(error, named=True))
+            logger.info("run %s crashed: %s", trial.key, first_line(error, named=True))
+            yield totals.outcome("crashed", first_line(error, named=True), error=error)
     finally:
         memory.release()
 
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Denormals count as zero, and the caller's setting comes back: they slow a CPU many times over
-    and change nothing in a training, but other code in the process may need them."""
-    flushed = (torch.tensor(1e-39) * 1).item() == 0
+    """Within, denormals count as zero; the caller's setting comes back. They slow a CPU many times
+    over and change nothing in a training, but other code in the process may need them."""
+    flushed_before = (torch.tensor(1e-39) * 1).item() == 0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(flushed)
+        torch.set_flush_denormal(flushed_before)
 
 
-def _needed(trial: Trial, error: BaseException) -> str:
-    batch, states = trial.recipe.batch, 1 if trial.recipe.optimizer == "sgd" else 2
+def _is_lack_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch's CPU allocator raises a plain RuntimeError: only its message tells
+    return "can't allocate memory" in str(error)
+
+
+def _memory_note(trial: Trial, error: Exception) -> str:
+    batch = trial.recipe.batch
+    states = 1 if trial.recipe.optimizer == "sgd" else 2  # tensors that it keeps per parameter
     size = training_memory(trial.arch, batch, precision_on(torch.device(trial.device)), states)
     return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {first_line(error)}"
 
 
 def versions(kernels: str) -> dict[str, str]:
-    """Of what a run's numbers depend on; `kernels` as step.kernels names them."""
+    """Return the versions that a run's numbers depend on; `kernels` as step.kernels names them."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -133,272 +208,177 @@ def versions(kernels: str) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A run's images on its device, its network and optimizer: all that comes before the first
-    step.
-
-    `norm_index`: the training images that re-estimate the batch norms."""
-
-    images: Images
-    labels: Tensor
-    val_images: Images
-    val_labels: Tensor
-    norm_index: Tensor
-    batches: Batches
-    step: Step
-    kernels: str
-
-
-def prepare(trial: Trial, data: Dataset) -> Ready:
-    """Raises ValueError for other data than the trial's, UserError for other kernels."""
-    if data.digest != trial.data_digest:
-        raise ValueError(
-            f"data {data.folder} has digest {data.digest}, the trial wants {trial.data_digest}"
-        )
-    device = memory.activate(trial.device)
-    kernels = _kernels_of(trial, device)
-    recipe, side = trial.recipe, trial.arch.resolution
-    torch.set_num_threads(trial.threads)
-    memory.keep_freed_pages()
-    train_at, val_at = split(data.train_hashes, trial.seed, trial.train_images, trial.val_images)
-    images, labels = _part(data.train_images, data.train_labels, train_at, side, device)
-    val_images, val_labels = _part(data.train_images, data.train_labels, val_at, side, device)
-    # files often come sorted by class: the images that re-estimate batch norms are drawn at random
-    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))
-    torch.manual_seed(trial.seed)
-    model = effnet.build(
-        trial.arch, dropout=None if recipe.dropout else 0.0, drop_path=recipe.drop_path
-    )
-    step = Step(
-        model, recipe, device, Normalise(data, device), trial.compile, fused=kernels == "triton"
-    )
-    batches = Batches(images, labels, recipe, trial.seed)
-    norm_index = drawn[: recipe.bn_images]
-    return Ready(images, labels, val_images, val_labels, norm_index, batches, step, kernels)
-
-
-def _kernels_of(trial: Trial, device: torch.device) -> str:
-    """Those that the trial trains through: on CUDA plain modules unless it asks for others.
-
-    Raises UserError where it asks for what this process does not have: other kernels give other
-    bits, which are not to be mixed within a study."""
-    available = kernels(device.type)
-    wanted = trial.kernels or ("torch" if device.type == "cuda" else available)
-    optional = device.type == "cuda" and wanted == "torch"
-    if wanted != available and not optional:
-        reason = why_no_triton() if device.type == "cuda" else why_no_kernels()
-        raise UserError(
-            f"{platform.node()}: the study trains through kernels of {wanted}, this machine has those of "
-            f"{available}{f' ({reason})' if reason else ''}; install the same packages as where the study began"
-        )
-    return wanted
-
-
-def training_steps(trial: Trial, data: Dataset) -> Iterator[int]:
-    """Train without end or record, one step at each `next`, as a run does; the number of its
-    images.
-
-    For measurements: nothing is evaluated and nothing is written."""
+def _prepare_and_train(
+    trial: Trial, data: Dataset, totals: _Totals
+) -> Iterator[Epoch | Outcome | Pulse]:
     ready = prepare(trial, data)
-    ready.step.model.train()
-    batches = ready.batches
-    warmed_up = max(trial.recipe.warmup(batches.per_epoch), 1)
+    totals.kernels = ready.kernels
     try:
-        for at in itertools.count():
-            batches.seek(at)
-            ready.step(batches.load, trial.recipe.lr * min(1.0, (at + 1) / warmed_up), at)
-            yield batches.size
-    finally:
-        batches.close()
-
-
-def _run(trial: Trial, data: Dataset, account: _Account) -> Iterator[Epoch | Outcome | Pulse]:
-    ready = prepare(trial, data)
-    account.kernels = ready.kernels
-    try:
-        yield from _train(trial, data, ready, account)
+        yield from _Training(trial, data, ready, totals).events()
     finally:
         ready.batches.close()
 
 
-def _train(
-    trial: Trial, data: Dataset, ready: Ready, account: _Account
-) -> Iterator[Epoch | Outcome | Pulse]:
-    recipe, device, step, batches = trial.recipe, account.device, ready.step, ready.batches
-    per_epoch = batches.per_epoch
-    total = per_epoch * trial.epochs
-    start = _resume(trial, total, step, account)
-    evaluation: tuple[float, float, str] | None = None
-    epoch_began = timed_since = pulse = time.perf_counter()
-    timed_images = 0  # since `timed_since`
+class _Training:
+    """A prepared run's steps, evaluations and checkpoints."""
 
-    def state(at: int) -> dict[str, Any]:
-        within = at % per_epoch > 0
-        return {
-            "step": at,
-            **step.state(),
-            "epochs": [asdict(e) for e in account.epochs],
-            "loss_sum": step.loss_sum.item(),
-            "seconds": account.total(),
-            "trained_seconds": account.trained_seconds
-            + (time.perf_counter() - timed_since if within else 0.0),
-            "trained_images": account.trained_images + (timed_images if within else 0),
-        }
+    def __init__(self, trial: Trial, data: Dataset, ready: Ready, totals: _Totals) -> None:
+        self._trial, self._data, self._ready, self._totals = trial, data, ready, totals
+        self._step, self._batches = ready.step, ready.batches
+        self._total = ready.batches.per_epoch * trial.epochs  # steps
+        self._decay_start = trial.recipe.decay_start(self._total)
+        self._own_checkpoint = inside(trial.folder, f"e{trial.epochs}.ckpt")
+        # shared by runs of all lengths, which are the same until their learning rates fall
+        self._decay_checkpoint = inside(trial.folder, "before-decay.ckpt")
 
-    for at in range(start, total):
-        epoch, i = divmod(at, per_epoch)
-        if i == 0 or at == start:
-            step.model.train()
-            epoch_began = timed_since = time.perf_counter()
-            timed_images = 0
-        if at == recipe.decay_start(total):
-            checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at))
-        if trial.deadline is not None and account.total() > trial.deadline:
-            yield account.outcome(
-                "timeout", f"over its deadline of {trial.deadline:g} s at step {at} of {total}"
-            )
-            return
-        alive()
-        if time.perf_counter() - pulse > _PULSE:
-            try:
-                yield Pulse()
-            except GeneratorExit:
-                with suppress(
-                    RuntimeError, MemoryError
-                ):  # no memory for it: the run goes on from its last epoch
-                    checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at))
-                raise
-            pulse = time.perf_counter()
-        settled = step.settled
-        batches.seek(at)
-        step(batches.load, recipe.rate(at, total, per_epoch), at)
-        timed_images += batches.size
-        if not settled:
-            account.eager = step.eager
-            if (
-                step.settled
-            ):  # what came before, the capture included, says nothing of the network's speed
-                memory.synchronize(device)
-                timed_since, timed_images = time.perf_counter(), 0
-        if i == per_epoch - 1:
-            train_loss = step.loss_sum.item() / per_epoch
-            step.loss_sum.zero_()
-            account.trained_seconds += time.perf_counter() - timed_since
-            account.trained_images += timed_images
-            if math.isfinite(train_loss):
-                evaluation = evaluate(ready)
-            if not (math.isfinite(train_loss) and evaluation and math.isfinite(evaluation[0])):
-                yield account.outcome("diverged", f"loss not finite in epoch {epoch + 1}")
+    def events(self) -> Iterator[Epoch | Outcome | Pulse]:
+        """Train from the newest checkpoint on; the Outcome comes last."""
+        trial, totals = self._trial, self._totals
+        per_epoch = self._batches.per_epoch
+        start = self._resume()
+        evaluation: Evaluation | None = None
+        last_pulse = time.perf_counter()
+        for at in range(start, self._total):
+            at_in_epoch = at % per_epoch
+            if at_in_epoch == 0 or at == start:
+                self._step.model.train()
+                totals.begin_epoch()
+            if at == self._decay_start:
+                self._save(self._decay_checkpoint, at)
+            if trial.deadline is not None and totals.seconds() > trial.deadline:
+                progress = f"at step {at} of {self._total}"
+                yield totals.outcome(
+                    "timeout", f"over its deadline of {trial.deadline:g} s {progress}"
+                )
                 return
-            val_loss, val_acc, _ = evaluation
-            done = Epoch(
-                epoch + 1, train_loss, val_loss, val_acc, time.perf_counter() - epoch_began
-            )
-            account.epochs.append(done)
-            checkpoint.save(inside(trial.folder, f"e{trial.epochs}.ckpt"), state(at + 1))
-            if at + 1 == recipe.decay_start(total):  # no decay: a longer run goes on from here
-                checkpoint.save(inside(trial.folder, "before-decay.ckpt"), state(at + 1))
-            yield done
+            alive()
+            if time.perf_counter() - last_pulse > _PULSE:
+                yield from self._pulse(at)
+                last_pulse = time.perf_counter()
+            self._take_step(at)
+            if at_in_epoch < per_epoch - 1:
+                continue
+            train_loss = self._end_steps()
+            if math.isfinite(train_loss):
+                evaluation = evaluate(self._ready)
+            if evaluation is None or not math.isfinite(train_loss + evaluation.loss):
+                yield totals.outcome("diverged", f"loss not finite in epoch {at // per_epoch + 1}")
+                return
+            epoch = totals.end_epoch(train_loss, evaluation)
+            self._save(self._own_checkpoint, at + 1)
+            if at + 1 == self._decay_start:
+                # the schedule has no decay: a longer run goes on from this one's end
+                self._save(self._decay_checkpoint, at + 1)
+            yield epoch
+        if evaluation is None:  # every step was taken in an earlier session
+            evaluation = evaluate(self._ready)
+        test_acc = self._test_accuracy() if trial.test else None
+        yield totals.outcome("done", right=evaluation.right, test_acc=test_acc)
 
-    if evaluation is None:  # everything was trained before: only the measuring is left
-        evaluation = evaluate(ready)
-    test_acc = None
-    if trial.test:
-        count = len(data.test_labels)
-        # evenly through the split, which may be sorted by class
-        test_at = (
-            np.arange(count) if trial.test_images is None else _evenly(count, trial.test_images)
-        )
-        with step.averaged():
-            part = _part(data.test_images, data.test_labels, test_at, trial.arch.resolution, device)
-            test_acc = _measure(step, *part)[1]
-    yield account.outcome("done", right=evaluation[2], test_acc=test_acc)
-
-
-def _part(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    at: NDArray[np.int64],
-    side: int,
-    device: torch.device,
-) -> tuple[Images, Tensor]:
-    return Images(images, at, side, device, alive), torch.from_numpy(labels[at]).to(device)
-
-
-def _evenly(count: int, limit: int) -> NDArray[np.int64]:
-    """`limit` of the indices below `count`, or all, evenly spaced."""
-    wanted = min(count, limit)
-    return np.arange(wanted) * count // wanted
-
-
-def _resume(trial: Trial, total: int, step: Step, account: _Account) -> int:
-    """Load the newest checkpoint that a run of this length passes through; the step it goes on
-    from.
-
-    Its own per-epoch one, or another length's from before the decay; a damaged one counts as
-    absent."""
-    best: dict[str, Any] | None = None
-    for name in (f"e{trial.epochs}.ckpt", "before-decay.ckpt"):
+    def _pulse(self, at: int) -> Iterator[Pulse]:
+        """Yield a Pulse. Closed at it, write a checkpoint from which the run goes on at `at`."""
         try:
-            state = checkpoint.load(inside(trial.folder, name))
-        except checkpoint.DamagedError:
-            continue
-        if state is None or (
-            name == "before-decay.ckpt" and state["step"] > trial.recipe.decay_start(total)
-        ):
-            continue
-        if best is None or state["step"] > best["step"]:
-            best = state
-    if best is None:
-        return 0
-    step.load(best)
-    step.loss_sum.fill_(best["loss_sum"])
-    account.epochs = [Epoch(**e) for e in best["epochs"]]
-    account.seconds, account.trained_seconds = best["seconds"], best["trained_seconds"]
-    at: int = best["step"]
-    account.trained_images = best.get(
-        "trained_images", at * min(trial.recipe.batch, trial.train_images or 10**9)
-    )
+            yield Pulse()
+        except GeneratorExit:
+            try:
+                self._save(self._own_checkpoint, at)
+            except (RuntimeError, MemoryError) as error:
+                # no memory for a copy of the weights: the run goes on from its last epoch
+                logger.info("run %s: no checkpoint at step %d: %s", self._trial.key, at, error)
+            raise
+
+    def _take_step(self, at: int) -> None:
+        step, batches, recipe = self._step, self._batches, self._trial.recipe
+        was_settled = step.settled
+        batches.seek(at)
+        step(batches.load, recipe.rate(at, self._total, batches.per_epoch), at)
+        self._totals.count(batches.size)
+        if was_settled:
+            return
+        self._totals.eager = step.eager
+        if step.settled:
+            # steps until now, the capture included, say nothing of the network's speed
+            memory.synchronize(self._totals.device)
+            self._totals.restart_timing()
+
+    def _end_steps(self) -> float:
+        """Wait for an epoch's last step; return the mean loss of the epoch's steps."""
+        mean_loss = self._step.loss_sum.item() / self._batches.per_epoch
+        self._step.loss_sum.zero_()
+        self._totals.end_steps()
+        return mean_loss
+
+    def _test_accuracy(self) -> float:
+        data, trial = self._data, self._trial
+        count = len(data.test_labels)
+        at = _evenly(count, count if trial.test_images is None else trial.test_images)
+        side = trial.arch.resolution
+        with self._step.averaged():
+            images, labels = on_device(
+                data.test_images, data.test_labels, at, side, self._totals.device
+            )
+            return measure(self._step, images, labels).accuracy
+
+    # ---- checkpoints
+
+    def _save(self, path: str, at: int) -> None:
+        """Write a checkpoint from which the run goes on at step `at`."""
+        state = {
+            "step": at,
+            **self._step.state(),
+            "loss_sum": self._step.loss_sum.item(),
+            **self._totals.state(),
+        }
+        checkpoint.save(path, state)
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint that a run of this length passes through, if any, and return
+        the step at which it goes on.
+
+        That is its own, or another length's from before the decay. A damaged one counts as absent.
+        Raises UserError where it is not a state of this network and recipe as this release has
+        them."""
+        newest: dict[str, Any] | None = None
+        newest_path = ""
+        for path in (self._own_checkpoint, self._decay_checkpoint):
+            try:
+                state = checkpoint.load(path)
+            except checkpoint.DamagedError as error:
+                logger.warning("%s; it counts as absent", error)
+                continue
+            if state is None:
+                continue
+            step = state.get("step", 0)
+            if path == self._decay_checkpoint and step > self._decay_start:
+                continue  # of a longer run, which was at its full rate for longer than this one is
+            if newest is None or step > newest["step"]:
+                newest, newest_path = state, path
+        if newest is None:
+            return 0
+        try:
+            at = _load(newest, self._step, self._totals)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+                raise  # the device's: out of memory, for instance
+            raise UserError(
+                f"checkpoint {newest_path}: written by another release ({first_line(error, True)}); "
+                "delete it, and the run begins anew"
+            ) from error
+        logger.info("run %s goes on at step %d of %d", self._trial.key, at, self._total)
+        return at
+
+
+def _load(state: dict[str, Any], step: Step, totals: _Totals) -> int:
+    """Restore a checkpoint's state; return the step at which the run goes on."""
+    step.load(state)
+    step.loss_sum.fill_(state["loss_sum"])
+    totals.load(state)
+    at: int = state["step"]
     return at
 
 
-def evaluate(ready: Ready) -> tuple[float, float, str]:
-    """(loss, accuracy, right bits) after re-estimating every batch norm on plain training images.
-
-    Running averages lag behind weights that still move fast: without this, short runs of deep
-    networks look far worse than they are."""
-    step = ready.step
-    norms = step.norms()
-    with step.averaged():
-        step.model.eval()
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.train()
-        first = min(_EVAL_BATCH, len(ready.norm_index))
-        # the average counts every batch alike: a short last one would weigh too much
-        whole = ready.norm_index[: len(ready.norm_index) // first * first]
-        for number, chunk in enumerate(ready.images.batches(_EVAL_BATCH, whole), start=1):
-            alive()
-            for norm in norms:
-                # a plain average over the batches, which torch's own (momentum None) asks the
-                # device for
-                norm.momentum = 1 / number
-            step.logits(chunk)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        return _measure(step, ready.val_images, ready.val_labels)
-
-
-def _measure(step: Step, images: Images, labels: Tensor) -> tuple[float, float, str]:
-    """(mean cross-entropy, accuracy, right bits as hex)."""
-    step.model.eval()
-    logits = []
-    for chunk in images.batches(_EVAL_BATCH):
-        alive()
-        logits.append(step.logits(chunk))
-    scores = torch.cat(logits)
-    right = scores.argmax(1) == labels
-    bits = np.packbits(right.cpu().numpy()).tobytes().hex()
-    return F.cross_entropy(scores, labels).item(), right.float().mean().item(), bits
+def _evenly(count: int, limit: int) -> NDArray[np.int64]:
+    """Return `limit` of the indices below `count`, or all of them, evenly spaced: a split may be
+    sorted by class."""
+    wanted = min(count, limit)
+    return np.arange(wanted) * count // wanted

@@ -10,19 +10,23 @@ from typing import Any, Literal
 from effnet import Arch
 from scaling_search.training.recipe import Recipe
 
-Status = Literal["done", "pruned", "diverged", "out-of-memory", "crashed", "timeout"]
+Status = Literal["done", "diverged", "out-of-memory", "crashed", "timeout"]
 
 
 def inside(folder: str, name: str) -> str:
-    """A file or folder `name` in a folder or at an address, whose query (?region=...) stays at the
-    end."""
-    path, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    """Return the path of `name` in a folder, or its address in an object store, where the query
+    (?region=...) stays at the end."""
+    path, mark, query = folder, "", ""
+    if "://" in folder:
+        path, mark, query = folder.partition("?")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Everything but the folders, the test, the deadline and `epochs` makes the run's key; runs
+    """One training, as plain data.
+
+    Every field makes the run's key, but for the folders, the test, the deadline and `epochs`: runs
     that differ in epochs alone share a folder of checkpoints. Limits on images are None for all."""
 
     arch: Arch
@@ -40,12 +44,13 @@ class Trial:
     test_images: int | None = None
     compile: bool = False  # torch.compile: on CUDA, for runs long enough to pay for it
     deadline: float | None = None  # seconds of training and evaluation
-    kernels: str = (
-        ""  # that it must train through (step.kernels); "": numba's where they are, on CUDA torch's
-    )
+    # it must train through these (step.kernels); "": numba's where they are, torch's on CUDA
+    kernels: str = ""
 
     @property
     def key(self) -> str:
+        """A hash of all that determines the run's numbers, as 16 hexadecimal digits. Checkpoints
+        lie under it: it must not change from release to release."""
         identity = [
             self.arch.key,
             self.data_digest,
@@ -53,42 +58,39 @@ class Trial:
             self.seed,
             self.train_images,
             self.val_images,
-            self.device.split(":")[0],
+            self.device.split(":")[0],  # one GPU's checkpoints are the other's
             self.threads,
-            *(["compile"] if self.compile else []),
-            *([self.kernels] if self.kernels not in ("", self._usual_kernels) else []),
         ]
+        # what is usual adds nothing: these fields are younger than the first checkpoints
+        if self.compile:
+            identity.append("compile")
+        usual_kernels = "numba" if self.device == "cpu" else "torch"
+        if self.kernels not in ("", usual_kernels):
+            identity.append(self.kernels)
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @property
-    def _usual_kernels(self) -> str:
-        """Those that a key does not name, so that checkpoints of before it knew of them are still
-        its own."""
-        return "numba" if self.device == "cpu" else "torch"
-
-    @property
     def folder(self) -> str:
-        """Of its checkpoints: a path, or an address such as s3://bucket/path."""
+        """Where its checkpoints lie: a path, or an address such as s3://bucket/path."""
         return inside(self.checkpoints, self.key)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` is its inverse."""
+        """Return plain data for JSON; `from_dict` is the inverse."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return {**fields, "arch": self.arch.as_dict(), "recipe": asdict(self.recipe)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trial:
-        return cls(
-            **{**data, "arch": Arch.from_dict(data["arch"]), "recipe": Recipe(**data["recipe"])}
-        )
+        arch, recipe = Arch.from_dict(data["arch"]), Recipe(**data["recipe"])
+        return cls(**{**data, "arch": arch, "recipe": recipe})
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Losses are mean cross-entropies (the training one with label smoothing); `seconds` of this
-    epoch."""
+    """Metrics of one epoch. Losses are mean cross-entropies, the training one with label smoothing;
+    `seconds` are those of its training and evaluation."""
 
-    epoch: int
+    epoch: int  # from 1
     train_loss: float
     val_loss: float
     val_acc: float
@@ -120,16 +122,17 @@ class Outcome:
 
     @property
     def spoils_its_process(self) -> bool:
-        """Whether the process that trained it is not to be used again: what broke a run, or the
+        """Whether the process that trained it must not train another run: what broke a run, or the
         capture of its steps, may have broken the process too, a CUDA context above all."""
         return self.status == "crashed" or bool(self.eager)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for the store, without the traceback."""
+        """Return plain data for the store, without the traceback."""
         fields = asdict(self)
         del fields["traceback"]
         return fields
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Outcome:
-        return cls(**{**data, "epochs": tuple(Epoch(**e) for e in data["epochs"])})
+        epochs = tuple(Epoch(**epoch) for epoch in data["epochs"])
+        return cls(**{**data, "epochs": epochs})
