@@ -4,9 +4,11 @@ installed."""
 import json
 import multiprocessing
 import os
+import pwd
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
@@ -15,6 +17,7 @@ import pytest
 from scaling_search import UserError
 from scaling_search.results.locks import describe_owner
 from scaling_search.results.reader import StoreReader
+from scaling_search.results.reading import open_results
 from scaling_search.results.store import Store
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
@@ -305,3 +308,162 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose one that can be written"):
         Store.create(tmp_path / "file" / "run", {}, {})
+
+
+def test_reading_makes_no_tables_in_a_database_of_others(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "study.db")
+    other.execute("create table mine (x)")
+    other.commit()
+    with pytest.raises(UserError, match="not a readable study"):
+        StoreReader.open(tmp_path)
+    assert other.execute("select name from sqlite_master").fetchall() == [("mine",)]
+    other.close()
+
+
+# Where a study keeps its networks, its facts, what a run is and how it ended; and what of it can no
+# longer be parsed: by Optuna (no JSON at all), or by us.
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("study_user_attributes", "network %"),
+        ("trial_user_attributes", "run"),
+        ("trial_user_attributes", "outcome"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["{", "[]", '{"arch": 3}', "7"])
+def test_a_damaged_record_is_one_line_with_its_cause(
+    study: Study, tmp_path: Path, table: str, key: str, damage: str
+) -> None:
+    with Store.create(tmp_path, {"a": 1}, FACTS) as store:
+        store.finish(store.start(plan(study, 10, 64).baseline, 0, 1), done(0.5))
+    database = sqlite3.connect(tmp_path / "study.db")
+    altered = database.execute(
+        f"update {table} set value_json = ? where key like ?", (damage, key)
+    ).rowcount
+    assert altered == 1
+    database.commit()
+    database.close()
+    for attempt in (StoreReader.open, lambda folder: Store.create(folder, {"a": 1}, {})):
+        with pytest.raises(UserError) as caught, attempt(tmp_path) as opened:
+            opened.records()
+        assert str(caught.value).startswith(f"{tmp_path / 'study.db'}: not a readable study (")
+        assert str(caught.value).endswith("restore it, or use another folder")
+        assert "\n" not in str(caught.value)
+        assert caught.value.__cause__ is not None
+
+
+def test_a_fault_of_our_own_is_no_damaged_study(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.create(tmp_path, {"a": 1}, FACTS) as store:
+        store.finish(store.start(plan(study, 10, 64).baseline, 0, 1), done(0.5))
+        with pytest.raises(AttributeError, match="'str' object has no attribute 'key'"):
+            store.start("no candidate", 0, 1)
+    monkeypatch.setattr("scaling_search.results.stored.Record", lambda: None)  # takes no arguments
+    with pytest.raises(TypeError, match="arguments"):
+        read_records(tmp_path)
+
+
+@pytest.fixture
+def other_users_folder() -> Iterator[Path]:
+    """A run folder where pytest's own, which its owner alone may enter, does not lie above it."""
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        Path(folder).chmod(0o755)
+
+
+def as_another_user(folder: Path, work: Callable[[], str]) -> str:
+    """What `work` returns in a process that cannot write to the folder: root's, as user nobody; an
+    ordinary user's, with the folder and its files made read-only."""
+    files = [*folder.iterdir(), folder]
+    modes = {path: path.stat().st_mode for path in files}
+    receive, send = multiprocessing.Pipe(duplex=False)
+    if os.getuid() != 0:
+        for path in files:
+            path.chmod(path.stat().st_mode & 0o555)
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                nobody = pwd.getpwnam("nobody")
+                os.setgroups([])
+                os.setgid(nobody.pw_gid)
+                os.setuid(nobody.pw_uid)
+            send.send(work())
+        except BaseException as error:
+            send.send(f"{type(error).__name__}: {error}")
+        finally:
+            os._exit(0)
+    assert receive.poll(60)
+    said = receive.recv()
+    os.waitpid(child, 0)
+    for path, mode in modes.items():
+        path.chmod(mode)
+    return said
+
+
+@pytest.mark.parametrize("driver", ["at work", "gone", "killed"])
+def test_another_users_study_is_read(study: Study, other_users_folder: Path, driver: str) -> None:
+    """Whoever cannot write to a run folder reads it all the same, whatever its driver has left."""
+    folder, baseline = other_users_folder, plan(study, 10, 64).baseline
+    if driver == "killed":
+        child = os.fork()
+        if child == 0:
+            store = Store.create(folder, {"a": 1}, FACTS)
+            store.finish(store.start(baseline, 0, 1), done(0.5))
+            os._exit(0)
+        os.waitpid(child, 0)
+    else:
+        store = Store.create(folder, {"a": 1}, FACTS)
+        store.finish(store.start(baseline, 0, 1), done(0.5))
+        if driver == "gone":
+            store.close()
+    before = sorted(path.name for path in folder.iterdir())
+    assert ("study.db-wal" in before) == (driver != "gone")
+
+    def read() -> str:
+        with open_results(folder) as results:
+            return f"{results.fact('data')} {results.records()[0].val_acc}"
+
+    assert as_another_user(folder, read) == "x 0.5"
+    assert sorted(path.name for path in folder.iterdir()) == before
+    if driver == "at work":
+        store.close()
+    assert read_records(folder)[0].val_acc == 0.5
+
+
+def test_another_users_study_is_not_written(study: Study, other_users_folder: Path) -> None:
+    folder = other_users_folder
+    Store.create(folder, {"a": 1}, FACTS).close()
+
+    def write() -> str:
+        with Store.create(folder, {"a": 1}, {}):
+            return "opened"
+
+    said = as_another_user(folder, write)
+    assert said == (
+        f"UserError: run folder {folder}: Permission denied; choose one that can be written "
+        "with --out"
+    )
+    # the folder, but not the study in it: copied there with its owner's rights, say
+    folder.chmod(0o777)
+    (folder / "lock").unlink()
+    if os.getuid() == 0:
+        said = as_another_user(folder, write)
+        assert said == (
+            f"UserError: {folder}/study.db: cannot be written by this user; choose another folder "
+            "with --out"
+        )
+
+
+def test_a_reader_leaves_nothing_behind_and_cannot_write(study: Study, tmp_path: Path) -> None:
+    with Store.create(tmp_path, {"a": 1}, FACTS) as store:
+        store.start(plan(study, 10, 64).baseline, 0, 1)
+    before = (tmp_path / "study.db").read_bytes()
+    with StoreReader.open(tmp_path) as reader:
+        assert len(reader.records()) == 1
+        with pytest.raises(UserError, match="attempt to write a readonly database"):
+            reader._database.set_attribute("data", "y")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "study.db"]
+    assert (tmp_path / "study.db").read_bytes() == before
