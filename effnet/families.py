@@ -1,4 +1,5 @@
-"""Published families as data: literal tables that cite their source. No torch."""
+"""Published families as data: literal tables that cite their source, and networks by name. No
+torch."""
 
 from __future__ import annotations
 
@@ -11,17 +12,19 @@ from typing import Any
 from effnet.arch import Arch, Baseline, Operator, Scaling, Stage, scale, side_at
 from effnet.definition import read_baseline
 
+Row = tuple[int, int, int, int, int]  # expand, kernel, stride, width, repeats
 
-def _rows(
-    operator: Operator, se_percent: int, *rows: tuple[int, int, int, int, int]
-) -> tuple[Stage, ...]:
-    """(expand, kernel, stride, width, repeats) of one operator."""
-    return tuple(Stage(operator, *row, se_percent) for row in rows)
 
+def _rows(operator: Operator, se_percent: int, *rows: Row) -> tuple[Stage, ...]:
+    """Rows of one operator."""
+    return tuple([Stage(operator, *row, se_percent) for row in rows])
+
+
+# ---- baselines
 
 # EfficientNet (arXiv 1905.11946), Table 1; tensorflow/tpu `efficientnet_builder.py`.
 _B0_ROWS = (
-    # expand kernel stride width repeats
+    # expand, kernel, stride, width, repeats
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -30,17 +33,27 @@ _B0_ROWS = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-_B0 = Baseline("b0", 32, 2, _rows("mbconv", 25, *_B0_ROWS), 1280, 224)
+_B0 = Baseline(
+    "b0",
+    stem_width=32,
+    stem_stride=2,
+    stages=_rows("mbconv", 25, *_B0_ROWS),
+    head_width=1280,
+    resolution=224,
+)
 
 
 def _less_stride(name: str, removed: int) -> Baseline:
-    """B0 with its first `removed` strides of 2 made 1, at the resolution that keeps the size of
-    B0's last maps."""
-    stages, left = list(_B0.stages), removed - 1
+    """B0 with its first `removed` strides of 2 made 1, the stem's among them, at the resolution
+    that keeps the size of B0's last maps: for images too small for a total stride of 32."""
+    stages = list(_B0.stages)
+    to_remove = removed - 1  # the stem's is the first
     for i, stage in enumerate(stages):
-        if left and stage.stride == 2:
-            stages[i], left = replace(stage, stride=1), left - 1
-    return replace(_B0, name=name, stem_stride=1, stages=tuple(stages), resolution=224 >> removed)
+        if to_remove and stage.stride == 2:
+            stages[i] = replace(stage, stride=1)
+            to_remove -= 1
+    resolution = _B0.resolution // 2**removed
+    return replace(_B0, name=name, stem_stride=1, stages=tuple(stages), resolution=resolution)
 
 
 _BASELINES = (
@@ -48,82 +61,115 @@ _BASELINES = (
     _less_stride("b0-s16", 1),
     _less_stride("b0-s8", 2),
     _less_stride("b0-s4", 3),
-    # EfficientNet-Lite, tensorflow/tpu efficientnet/lite: no squeeze-and-excitation, ReLU6.
-    Baseline("lite", 32, 2, _rows("mbconv", 0, *_B0_ROWS), 1280, 224, rounding="lite", activation="relu6"),
+    # EfficientNet-Lite, tensorflow/tpu efficientnet/lite: B0 without squeeze-and-excitation and
+    # with ReLU6, which integer hardware computes well.
+    replace(
+        _B0,
+        name="lite",
+        stages=_rows("mbconv", 0, *_B0_ROWS),
+        rounding="lite",
+        activation="relu6",
+    ),
     # TinyNet (arXiv 2010.14819): B0's rows under another rounding.
     replace(_B0, name="tinynet", rounding="tinynet"),
-    # EfficientNetV2 (arXiv 2104.00298), Table 4; M and L, google/automl efficientnetv2. Evaluation
-    # resolutions.
+    # EfficientNetV2 (arXiv 2104.00298), Table 4; M and L: google/automl efficientnetv2
+    # `effnetv2_configs.py`. The resolutions are those of evaluation; training grows towards them.
     Baseline(
         "v2-s",
-        24,
-        2,
-        (
+        stem_width=24,
+        stem_stride=2,
+        stages=(
             *_rows("fused", 0, (1, 3, 1, 24, 2), (4, 3, 2, 48, 4), (4, 3, 2, 64, 4)),
             *_rows("mbconv", 25, (4, 3, 2, 128, 6), (6, 3, 1, 160, 9), (6, 3, 2, 256, 15)),
         ),
-        1280,
-        384,
+        head_width=1280,
+        resolution=384,
         rounding="v2",
     ),
     Baseline(
         "v2-m",
-        24,
-        2,
-        (
+        stem_width=24,
+        stem_stride=2,
+        stages=(
             *_rows("fused", 0, (1, 3, 1, 24, 3), (4, 3, 2, 48, 5), (4, 3, 2, 80, 5)),
-            *_rows("mbconv", 25, (4, 3, 2, 160, 7), (6, 3, 1, 176, 14), (6, 3, 2, 304, 18), (6, 3, 1, 512, 5)),
+            *_rows("mbconv", 25, (4, 3, 2, 160, 7), (6, 3, 1, 176, 14)),
+            *_rows("mbconv", 25, (6, 3, 2, 304, 18), (6, 3, 1, 512, 5)),
         ),
-        1280,
-        480,
-        30,
+        head_width=1280,
+        resolution=480,
+        dropout_percent=30,
         rounding="v2",
     ),
     Baseline(
         "v2-l",
-        32,
-        2,
-        (
+        stem_width=32,
+        stem_stride=2,
+        stages=(
             *_rows("fused", 0, (1, 3, 1, 32, 4), (4, 3, 2, 64, 7), (4, 3, 2, 96, 7)),
-            *_rows("mbconv", 25, (4, 3, 2, 192, 10), (6, 3, 1, 224, 19), (6, 3, 2, 384, 25), (6, 3, 1, 640, 7)),
+            *_rows("mbconv", 25, (4, 3, 2, 192, 10), (6, 3, 1, 224, 19)),
+            *_rows("mbconv", 25, (6, 3, 2, 384, 25), (6, 3, 1, 640, 7)),
         ),
-        1280,
-        480,
-        40,
+        head_width=1280,
+        resolution=480,
+        dropout_percent=40,
         rounding="v2",
     ),
     # MobileNetV1 (arXiv 1704.04861), Table 1.
     Baseline(
         "mobilenetv1",
-        32,
-        2,
-        _rows("separable", 0, (1, 3, 1, 64, 1), (1, 3, 2, 128, 2), (1, 3, 2, 256, 2), (1, 3, 2, 512, 6),
-              (1, 3, 2, 1024, 2)),
-        0,
-        224,
+        stem_width=32,
+        stem_stride=2,
+        stages=_rows(
+            "separable",
+            0,
+            (1, 3, 1, 64, 1),
+            (1, 3, 2, 128, 2),
+            (1, 3, 2, 256, 2),
+            (1, 3, 2, 512, 6),
+            (1, 3, 2, 1024, 2),
+        ),
+        head_width=0,
+        resolution=224,
         activation="relu6",
     ),
     # MobileNetV2 (arXiv 1801.04381), Table 2.
     Baseline(
         "mobilenetv2",
-        32,
-        2,
-        _rows("mbconv", 0, (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 3, 2, 32, 3), (6, 3, 2, 64, 4), (6, 3, 1, 96, 3),
-              (6, 3, 2, 160, 3), (6, 3, 1, 320, 1)),
-        1280,
-        224,
+        stem_width=32,
+        stem_stride=2,
+        stages=_rows(
+            "mbconv",
+            0,
+            (1, 3, 1, 16, 1),
+            (6, 3, 2, 24, 2),
+            (6, 3, 2, 32, 3),
+            (6, 3, 2, 64, 4),
+            (6, 3, 1, 96, 3),
+            (6, 3, 2, 160, 3),
+            (6, 3, 1, 320, 1),
+        ),
+        head_width=1280,
+        resolution=224,
         rounding="mobilenet",
         activation="relu6",
     ),
-    # ResNet (arXiv 1512.03385), Table 1; the stride of a block on its 3x3, as everywhere since.
+    # ResNet (arXiv 1512.03385), Table 1, with the stride of a block on its 3x3, as torchvision and
+    # everybody since ("ResNet v1.5") have it; the paper's is on the first 1x1.
     Baseline(
         "resnet50",
-        64,
-        2,
-        _rows("bottleneck", 0, (4, 3, 1, 256, 3), (4, 3, 2, 512, 4), (4, 3, 2, 1024, 6), (4, 3, 2, 2048, 3)),
-        0,
-        224,
-        0,
+        stem_width=64,
+        stem_stride=2,
+        stages=_rows(
+            "bottleneck",
+            0,
+            (4, 3, 1, 256, 3),
+            (4, 3, 2, 512, 4),
+            (4, 3, 2, 1024, 6),
+            (4, 3, 2, 2048, 3),
+        ),
+        head_width=0,
+        resolution=224,
+        dropout_percent=0,
         stem_kernel=7,
         stem_pool=2,
         activation="relu",
@@ -132,10 +178,21 @@ _BASELINES = (
     # expansions, channels to multiples of 4. It leaves batch norms (eps 1e-5, momentum 0.1) and
     # initialisation to torch's modules, and drops every block at one rate (its
     # `survival_prob = 0.8`).
-    Baseline("notebook", 32, 2, _rows("mbconv3x3", 25, *_B0_ROWS), 1280, 224, rounding="notebook",
-             bn_eps=1e-5, bn_momentum=0.1, initialisation="torch", drop_path_rule="constant"),
-)  # fmt: skip
+    replace(
+        _B0,
+        name="notebook",
+        stages=_rows("mbconv3x3", 25, *_B0_ROWS),
+        rounding="notebook",
+        bn_eps=1e-5,
+        bn_momentum=0.1,
+        initialisation="torch",
+        drop_path_rule="constant",
+    ),
+)
 BASELINES: dict[str, Baseline] = {b.name: b for b in _BASELINES}
+
+
+# ---- members
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +212,13 @@ PAPER = Scaling(1.2, 1.1, 1.15)
 
 
 def _notebook(phi: float, resolution: int, dropout_percent: int) -> Member:
-    # `calculate_factors`: depth and width follow phi, the resolution is listed, gamma never applied
+    # its `calculate_factors`: depth and width follow phi; the resolution is listed, so gamma is
+    # never applied
     return Member("notebook", PAPER.beta**phi, PAPER.alpha**phi, resolution, dropout_percent)
 
 
 MEMBERS: dict[str, Member] = {
-    # tensorflow/tpu efficientnet_builder.py, `efficientnet_params`
-    #              baseline width depth px dropout
+    # tensorflow/tpu efficientnet_builder.py, `efficientnet_params`: width, depth, px, dropout
     "b0": Member("b0", 1.0, 1.0, 224, 20),
     "b1": Member("b0", 1.0, 1.1, 240, 20),
     "b2": Member("b0", 1.1, 1.2, 260, 30),
@@ -212,8 +269,8 @@ def names() -> list[str]:
 
 
 def _canonical(name: str) -> str:
-    """`EfficientNet_B3`, `efficientnet_v2_s` and `mobilenet_v2` are what others call b3, v2-s and
-    mobilenetv2."""
+    """Our name for what others call `EfficientNet_B3`, `efficientnet_v2_s` or `mobilenet_v2`: b3,
+    v2-s, mobilenetv2."""
     text = name.strip().lower().replace("_", "-").removeprefix("efficientnet-")
     for theirs, ours in (("efficientnetv2-", "v2-"), ("mobilenet-v", "mobilenetv")):
         if text.startswith(theirs):
@@ -222,13 +279,13 @@ def _canonical(name: str) -> str:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
-    near = difflib.get_close_matches(_canonical(name), known, 1, 0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
+    nearest = difflib.get_close_matches(_canonical(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
     return ValueError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
 
 
 def baseline(name: str | Baseline) -> Baseline:
-    """The baseline of that name, or from a file whose name ends in `.toml`.
+    """The baseline of that name, or from a file whose name ends in `.toml`; a Baseline is itself.
 
     Raises ValueError naming the nearest and the known ones."""
     if isinstance(name, Baseline):
@@ -238,6 +295,20 @@ def baseline(name: str | Baseline) -> Baseline:
     if _canonical(name) not in BASELINES:
         raise _unknown("baseline", name, [*BASELINES, "a TOML file of your own"])
     return BASELINES[_canonical(name)]
+
+
+def _to_be_scaled(name: str | Baseline) -> Baseline:
+    """As `baseline`, with the words for somebody who asked `arch` for a network."""
+    if isinstance(name, Baseline) or name.endswith(".toml"):
+        return baseline(name)
+    canonical = _canonical(name)
+    if canonical in BASELINES:
+        return BASELINES[canonical]
+    if canonical in MEMBERS:
+        raise ValueError(
+            f"{name!r} is already scaled: scale {MEMBERS[canonical].baseline!r} instead"
+        )
+    raise _unknown("network", name, [*names(), "a TOML file of your own"])
 
 
 def arch(
@@ -261,46 +332,48 @@ def arch(
     `phi` defaults to 1; it may be any real number. `rounding` is the name of another rule
     (rounding.ROUNDINGS); `stages` overrides rows of the baseline, counted from 1, before they are
     scaled: `{5: {"kernel": 3, "repeats": 4}}`. Raises ValueError for an unknown name, both kinds of
-    coefficients at once, phi alone, or a value out of range.
-    """
-    compound = any(c is not None for c in (alpha, beta, gamma))
+    coefficients at once, phi alone, or a value out of range."""
+    compound = alpha is not None or beta is not None or gamma is not None
+    direct = depth is not None or width is not None
     if phi is not None and not compound:
         raise ValueError("phi scales alpha, beta and gamma: give at least one of them")
-    if compound and any(c is not None for c in (depth, width, resolution)):
+    if compound and (direct or resolution is not None):
         raise ValueError("give alpha, beta, gamma, phi or depth, width, resolution, not both")
-    member = MEMBERS.get(_canonical(name)) if isinstance(name, str) else None
-    if member and not compound and depth is None and width is None:
-        base, label = BASELINES[member.baseline], _canonical(str(name))
+
+    member = None
+    if isinstance(name, str) and not compound and not direct:
+        member = MEMBERS.get(_canonical(name))
+    if member is not None:
+        base = BASELINES[member.baseline]
+        label, dropout_percent = _canonical(str(name)), member.dropout_percent
         depth, width = member.depth, member.width
-        resolution = member.resolution if resolution is None else resolution
-        dropout_percent = member.dropout_percent
+        if resolution is None:
+            resolution = member.resolution
     else:
-        if member and _canonical(str(name)) not in BASELINES:
-            raise ValueError(f"{name!r} is already scaled: scale {member.baseline!r} instead")
-        if (
-            isinstance(name, str)
-            and not name.endswith(".toml")
-            and _canonical(name) not in BASELINES
-        ):
-            raise _unknown("network", name, [*names(), "a TOML file of your own"])
-        base = baseline(name)
+        base = _to_be_scaled(name)
         label, dropout_percent = base.name, base.dropout_percent
+
     if rounding is not None:
         base = replace(base, rounding=rounding)
     if stages:
         base = base.with_stages(stages)
     if compound:
-        s = Scaling(*(1.0 if c is None else c for c in (alpha, beta, gamma, phi)))
-        depth, width, resolution = s.depth, s.width, max(1, side_at(base, s.resolution))
+        scaling = Scaling(_or_one(alpha), _or_one(beta), _or_one(gamma), _or_one(phi))
+        depth, width = scaling.depth, scaling.width
+        resolution = max(1, side_at(base, scaling.resolution))
     return scale(
         base,
-        1.0 if depth is None else depth,
-        1.0 if width is None else width,
+        _or_one(depth),
+        _or_one(width),
         resolution,
         num_classes=num_classes,
         dropout_percent=dropout_percent,
         name=label,
     )
+
+
+def _or_one(multiplier: float | None) -> float:
+    return 1.0 if multiplier is None else multiplier
 
 
 def implied_phi(name: str, coefficients: Scaling = PAPER) -> tuple[float, float, float]:
@@ -311,14 +384,12 @@ def implied_phi(name: str, coefficients: Scaling = PAPER) -> tuple[float, float,
     Raises ValueError for a name that is not a member's, or a coefficient of 1."""
     if _canonical(name) not in MEMBERS:
         raise _unknown("member", name, list(MEMBERS))
-    member = MEMBERS[_canonical(name)]
-    gamma = member.resolution / BASELINES[member.baseline].resolution
-    pairs = (
-        (member.depth, coefficients.alpha),
-        (member.width, coefficients.beta),
-        (gamma, coefficients.gamma),
-    )
-    if any(c == 1 for _, c in pairs):
+    if 1 in (coefficients.alpha, coefficients.beta, coefficients.gamma):
         raise ValueError("a coefficient of 1 reaches nothing at any phi")
-    d, w, r = (math.log(factor) / math.log(c) for factor, c in pairs)
-    return d, w, r
+    member = MEMBERS[_canonical(name)]
+    resolution = member.resolution / BASELINES[member.baseline].resolution
+    return (
+        math.log(member.depth) / math.log(coefficients.alpha),
+        math.log(member.width) / math.log(coefficients.beta),
+        math.log(resolution) / math.log(coefficients.gamma),
+    )
