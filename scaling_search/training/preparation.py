@@ -1,4 +1,4 @@
-"""What a training needs before its first step: its images on the device, its network, its kernels."""
+"""What a training needs before its first step: images on the device, a network, its kernels."""
 
 from __future__ import annotations
 

@@ -30,8 +30,6 @@ from scaling_search.training import checkpoint, memory
 from scaling_search.training.evaluation import Evaluation, evaluate, measure
 from scaling_search.training.preparation import Ready, on_device, prepare
 from scaling_search.training.step import Step, precision_on
-from scaling_search.training.throughput import (
-    training_steps as training_steps,
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Status, Trial, inside
 from scaling_search.training.watchdog import alive
 
@@ -361,7 +359,7 @@ class _Training:
             if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
                 raise  # the device's: out of memory, for instance
             raise UserError(
-                f"checkpoint {newest_path}: written by another release ({first_line(error, True)}); "
+                f"checkpoint {newest_path}: of another release ({first_line(error, True)}); "
                 "delete it, and the run begins anew"
             ) from error
         logger.info("run %s goes on at step %d of %d", self._trial.key, at, self._total)
