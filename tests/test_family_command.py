@@ -126,7 +126,7 @@ def test_phis() -> None:
     [
         (
             ["--phi", "1..40"],
-            "past what any device can train (192 GiB, one image at a time); the largest here is about",
+            "past what any device can train (192 GiB, one image at a time); the largest is about",
         ),
         (["--phi", "1e9"], "past what any device can train"),
         (["--budgets", "90000G"], "past what any device can train"),
@@ -142,7 +142,7 @@ def test_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "Traceback" not in error
-    assert message.replace("here ", "") in error.replace("here ", "")
+    assert message in error
 
 
 def test_no_run_no_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,28 @@ def test_profile_splits_an_epoch(pets: str, capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_compound_coefficients_keep_the_baselines_resolution(
+    pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resolution is gamma's then, not the images' native side."""
+    rows = '{ operator = "mbconv", expand = 1, kernel = 3, stride = 2, width = 8, repeats = 1 }'
+    (tmp_path / "mine.toml").write_text(
+        f"resolution = 16\nstem_width = 8\nstem_stride = 2\nhead_width = 16\nstages = [{rows}]\n"
+    )
+    words = [
+        "train",
+        str(tmp_path / "mine.toml"),
+        "--data",
+        pets,
+        "--batch",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--out", str(tmp_path / "out"), "--alpha", "2"]) == 0
+    assert "mine, 2 blocks, 16 px" in capsys.readouterr().out
+
+
 def test_a_run_over_its_deadline_has_status_1(
     pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
