@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def _console() -> Console:
+    """As wide as the terminal; in a file or a pipe wide enough for any table here."""
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -42,8 +43,12 @@ def _right(*names: str) -> list[Column]:
     return [Column(name, justify="right", no_wrap=True) for name in names]
 
 
+def _numbers(*counts: int) -> list[str]:
+    return [f"{count:,}" for count in counts]
+
+
 def _cells(part: Cost) -> list[str]:
-    return [f"{n:,}" for n in (part.macs, part.params, part.acts)]
+    return _numbers(part.macs, part.params, part.acts)
 
 
 # ---- list
@@ -58,16 +63,12 @@ def _list(args: argparse.Namespace, argv: list[str]) -> int:
     )
     for name in families.names():
         member = families.MEMBERS.get(name)
+        baseline, width, depth = name, 1.0, 1.0  # of a baseline itself
+        if member:
+            baseline, width, depth = member.baseline, member.width, member.depth
         net = families.arch(name)
-        dials = (f"{member.width:.3g}", f"{member.depth:.3g}") if member else ("1", "1")
-        table.add_row(
-            name,
-            member.baseline if member else name,
-            *dials,
-            f"{net.resolution}",
-            f"{net.blocks}",
-            *_cells(cost(net)),
-        )
+        size = (f"{width:.3g}", f"{depth:.3g}", f"{net.resolution}", f"{net.blocks}")
+        table.add_row(name, baseline, *size, *_cells(cost(net)))
     _console().print(table)
     return 0
 
@@ -76,6 +77,7 @@ def _list(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _cost(args: argparse.Namespace, argv: list[str]) -> int:
+    """Exit status 1 where --check finds a difference."""
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: at least 1")
     net = network(args)
@@ -96,13 +98,7 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
         return _check(net, console)
     if args.measure:
         return _measure(net, args, memory)
-    if args.blocks:
-        console.print(_by_block(net))
-        return 0
-    table = Table("operator", *_right("macs", "params", "acts"), box=None)
-    for kind, part in cost_by_kind(net).items():
-        table.add_row(kind, *_cells(part))
-    console.print(table)
+    console.print(_by_block(net) if args.blocks else _by_operator(net))
     return 0
 
 
@@ -131,41 +127,57 @@ def _conventions(net: Arch, which: str, console: Console) -> int:
     return 0
 
 
+def _by_operator(net: Arch) -> Table:
+    table = Table("operator", *_right("macs", "params", "acts"), box=None)
+    for kind, part in cost_by_kind(net).items():
+        table.add_row(kind, *_cells(part))
+    return table
+
+
 def _by_block(net: Arch) -> Table:
     heads = ("repeats", "in", "inner", "out", "kernel", "stride", "px", "macs", "params", "acts")
     table = Table("block", *_right(*heads), box=None)
-    for b, part in cost_by_block(net):
-        shape = (b.repeats, b.c_in, b.expanded, b.c_out, b.kernel, b.stride)
-        table.add_row(b.operator, *map(str, shape), f"{b.side_in} → {b.side_out}", *_cells(part))
+    for block, part in cost_by_block(net):
+        shape = (
+            block.repeats,
+            block.c_in,
+            block.expanded,
+            block.c_out,
+            block.kernel,
+            block.stride,
+        )
+        sides = f"{block.side_in} → {block.side_out}"
+        table.add_row(block.operator, *map(str, shape), sides, *_cells(part))
     return table
 
 
 def _check(net: Arch, console: Console) -> int:
+    """Our counts beside fvcore's, torch's and the module's; exit status 1 where they differ."""
     from effnet.nn.measure import compare
 
     report = compare(net)
     heads = ("macs", "- fvcore", "- torch", "params", "- module", "acts", "- fvcore")
     table = Table("operator", *_right(*heads), box=None)
     for row in report.rows:
-        a, b = row.ours, row.theirs
-        cells = (
-            a.macs,
-            a.macs - b.macs,
-            a.macs - row.torch_macs,
-            a.params,
-            a.params - b.params,
-            a.acts,
+        ours, theirs = row.ours, row.theirs
+        cells = _numbers(
+            ours.macs,
+            ours.macs - theirs.macs,
+            ours.macs - row.torch_macs,
+            ours.params,
+            ours.params - theirs.params,
+            ours.acts,
+            ours.acts - theirs.acts,
         )
-        table.add_row(row.kind, *(f"{n:,}" for n in (*cells, a.acts - b.acts)))
+        table.add_row(row.kind, *cells)
     console.print(table)
     extras = " + ".join(f"{count:,} of {op}" for op, count in report.extras.items())
     print(f"fvcore's total() says {report.fvcore_total:,}: the macs above + {extras or 'nothing'}")
-    print(
-        "equal to fvcore (macs, acts), torch's counter (macs) and the built module (params)"
-        if report.equal
-        else f"NOT equal: {', '.join(row.kind for row in report.rows if not row.equal)}"
-    )
-    return 0 if report.equal else 1
+    if not report.equal:
+        print(f"NOT equal: {', '.join(row.kind for row in report.rows if not row.equal)}")
+        return 1
+    print("equal to fvcore (macs, acts), torch's counter (macs) and the built module (params)")
+    return 0
 
 
 def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
@@ -201,6 +213,7 @@ def _figure(figure: Figure, precision: str, estimate: int) -> str:
 
 
 def _solve(args: argparse.Namespace, argv: list[str]) -> int:
+    """Exit status 1 where the nearest network misses the budget."""
     try:
         base = families.baseline(args.baseline)
         base = replace(base, rounding=args.rounding or base.rounding)
