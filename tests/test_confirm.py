@@ -32,7 +32,7 @@ def test_confirmation_is_the_paired_t_interval() -> None:
         assert c.runs == 5
         if c.row.candidate.key == v.pick.candidate.key:
             assert math.isnan(c.behind)
-            assert "over 5 fresh seeds" in confirmed_words(c)
+            assert "over 5 seeds" in confirmed_words(c)
             continue
         paired = stats.ttest_rel(mine, theirs).confidence_interval(0.95)
         assert (c.behind - c.half, c.behind + c.half) == pytest.approx((paired.low, paired.high))

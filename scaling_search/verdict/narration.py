@@ -40,20 +40,29 @@ def narrate(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentenc
         Sentence("certainty", bound_words(v)),
         Sentence("noise", noise_words(v)),
     ]
-    optional = [
+    others = [
         ("fastest", fastest_words(v)),
         ("paper", paper_words(v)),
         ("single", single_words(v)),
         ("baseline", baseline_words(v)),
     ]
-    optional += [("confirm", confirmed_words(c)) for c in confirmed(records, study, v)]
-    optional.append(("surface", surface_words(v, study.rungs)))
-    compared = agreements(records, study, v.budget)
+    compared = [Sentence(label, text) for label, text in others if text is not None]
     if compared:
-        optional.append(("order", _ORDER))
-        optional += [("", agreement_words(a)) for a in compared]
-    optional.append(("failed", failed_words(v)))
-    sentences += [Sentence(label, text) for label, text in optional if text is not None]
+        sentences += [Sentence("others", _OTHERS), *compared]
+    finalists = confirmed(records, study, v)
+    if finalists:
+        sentences.append(Sentence("confirm", _CONFIRM))
+        sentences += [Sentence("", confirmed_words(c)) for c in finalists]
+    surface = surface_words(v, study.rungs)
+    if surface is not None:
+        sentences.append(Sentence("surface", surface))
+    orders = agreements(records, study, v.budget)
+    if orders:
+        sentences.append(Sentence("order", _ORDER))
+        sentences += [Sentence("", agreement_words(a)) for a in orders]
+    failed = failed_words(v)
+    if failed is not None:
+        sentences.append(Sentence("failed", failed))
     sentences.append(Sentence("cost", cost_words(v, study)))
     return sentences
 
@@ -64,11 +73,11 @@ def in_brief(v: Verdict, study: Study) -> list[Sentence]:
     return [
         Sentence("budget", str(v.budget)),
         Sentence("the pick", c.label),
-        Sentence("its shares of the extra cost", spent(c.shares) if c.shares else "none"),
+        Sentence("its shares", spent(c.shares) if c.shares else "none"),
         Sentence("val %", f"{points(v.pick.mean)} ± {points(v.pick.error)}"),
         Sentence("may lose (95%)", f"{points(v.bound)} points"),
         Sentence("tied", f"{len(v.tied)} of {len(v.rows)}"),
-        Sentence("baseline, val %", points(v.baseline.mean) if v.baseline else ""),
+        Sentence("baseline val %", points(v.baseline.mean) if v.baseline else ""),
         Sentence("trained", trained_words(study)),
     ]
 
@@ -122,11 +131,11 @@ def choice_words(v: Verdict) -> str:
 def accuracy_words(v: Verdict) -> str:
     runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)} of it"
     words = (
-        f"val {points(v.pick.mean)} ± {points(v.pick.error)} %: validation accuracy expected over "
+        f"val {points(v.pick.mean)} ± {points(v.pick.error)}%: validation accuracy expected over "
         f"seeds, from {runs} and all others through the model"
     )
     if v.pick.test is not None:
-        words += f"; test {points(v.pick.test)} %"
+        words += f"; test {points(v.pick.test)}%"
     return words
 
 
@@ -135,8 +144,8 @@ def bound_words(v: Verdict) -> str:
     if len(v.rows) == 1:
         return "the only network of this cost that finished"
     bound = f"at most {points(v.bound)} points below the best (95%)"
-    probability = f"the best itself with a probability, P(best), of {v.pick.best:.2f}"
-    return f"{bound}, {probability}. {tied_words(v)}"
+    probability = f"P(best), the probability that it is the best, is {v.pick.best:.2f}"
+    return f"{bound}; {probability}. {tied_words(v)}"
 
 
 def tied_words(v: Verdict) -> str:
@@ -172,12 +181,19 @@ def settle_words(v: Verdict) -> str | None:
     if v.settle == 0:
         return f"settled: whatever is best lies within {margin} points of the pick"
     if v.settle is None:
-        return f"no affordable number of runs would bring the bound of 95% to {margin} points"
-    runs = f"about {v.settle:,} more run{_plural(v.settle)} among the tied"
-    return f"{runs} would bring the bound of 95% to {margin} points"
+        runs = "no affordable number of runs"
+    else:
+        runs = f"about {v.settle:,} more run{_plural(v.settle)} among the tied"
+    return f"{runs} would bring the most that the pick may lose to {margin} points"
 
 
 # ---- others against the pick
+
+_OTHERS = (
+    f"each against the pick: as good within {100 * MARGIN:g} points, worse or better where the 95% "
+    "interval leaves no doubt, else it cannot be told"
+)
+_CONFIRM = "on the test split, over fresh seeds, which had no part in the search"
 
 
 def against(row: Row) -> str:
@@ -234,7 +250,7 @@ def baseline_words(v: Verdict) -> str | None:
     if v.baseline is None:
         return None
     cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's cost"
-    words = f"val {points(v.baseline.mean)} %, {cost}: {against(v.baseline)}"
+    words = f"val {points(v.baseline.mean)}%, {cost}: {against(v.baseline)}"
     if v.pick.candidate.ratio > 1 and v.baseline.low <= 0:
         words += (
             ". The extra cost does not show at this length of training: train longer before "
@@ -244,10 +260,7 @@ def baseline_words(v: Verdict) -> str | None:
 
 
 def confirmed_words(c: Confirmed) -> str:
-    head = (
-        f"on the test split, {c.row.candidate.label}: {points(c.mean)} % over {c.runs} fresh "
-        f"seed{_plural(c.runs)}"
-    )
+    head = f"{c.row.candidate.label}: test {points(c.mean)}% over {c.runs} seed{_plural(c.runs)}"
     if c.standing is None:
         return head
     side = "below" if c.behind >= 0 else "above"
