@@ -114,7 +114,7 @@ def _flag_in(metadata: list[Any]) -> Flag | None:
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"recipe": {"lr": 0.01}} → {"recipe.lr": 0.01}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tables.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
