@@ -120,8 +120,9 @@ def test_why_a_run_starts_again_is_kept(
     store.epoch(number, Epoch(1, 1.0, 1.0, 0.5, 0.1))
     store.again(number, "worker killed by SIGSEGV")
     assert store.epochs_of(number) == 1
-    found = ("after epoch 0: worker killed by SIGKILL", "after epoch 1: worker killed by SIGSEGV")
-    assert store.records()[0].again == read_records(folder, url)[0].again == found
+    reasons = ("after epoch 0: worker killed by SIGKILL", "after epoch 1: worker killed by SIGSEGV")
+    assert store.records()[0].again == reasons
+    assert read_records(folder, url)[0].again == reasons
     store.close()
 
 
@@ -455,6 +456,33 @@ def test_another_users_study_is_not_written(study: Study, other_users_folder: Pa
             f"UserError: {folder}/study.db: cannot be written by this user; choose another folder "
             "with --out"
         )
+
+
+def open_files(folder: Path) -> list[str]:
+    """The files of a folder that this process holds open."""
+    names = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            path = descriptor.readlink()
+        except FileNotFoundError:  # that of this listing
+            continue
+        if path.is_relative_to(folder):
+            names.append(path.name)
+    return names
+
+
+def test_a_closed_store_holds_no_file_open(study: Study, tmp_path: Path) -> None:
+    with Store.create(tmp_path, {"a": 1}, FACTS) as store:
+        store.start(plan(study, 10, 64).baseline, 0, 1)
+        assert "study.db" in open_files(tmp_path)
+        assert "lock" in open_files(tmp_path)
+    assert open_files(tmp_path) == []
+    with pytest.raises(UserError, match="different study"):
+        Store.create(tmp_path, {"a": 2}, {})
+    assert open_files(tmp_path) == []
+    with open_results(tmp_path) as results:
+        results.records()
+    assert open_files(tmp_path) == []
 
 
 def test_a_reader_leaves_nothing_behind_and_cannot_write(study: Study, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def open_to_write(folder: Path, address: URL | None) -> Database:
                 address.render_as_string(hide_password=False), {"connect_args": _SERVER_OPTIONS}
             )
         storage.remove_session()
-        # one flush, at the commit, and no row read again after it: half of the time of a write
+        # one flush, at the commit, after which nothing is read again: fewer statements a write
         storage.scoped_session.configure(expire_on_commit=False, autoflush=False)
         name = study_name(folder, address)
         try:
