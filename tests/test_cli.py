@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,32 +31,11 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-SMALL = [
-    "--blocks",
-    "7",
-    "--width",
-    "0.1",
-    "--resolution",
-    "12",
-    "--candidates",
-    "4",
-    "--extra",
-    "1",
-    "--train-images",
-    "64",
-    "--val-images",
-    "30",
-    "--epochs",
-    "1",
-    "--batch",
-    "16",
-    "--workers",
-    "2",
-    "--device",
-    "cpu",
-    "--set",
-    "recipe.bn_images=32",
-]
+# A study of eight trainings of a second each.
+SMALL = shlex.split(
+    "--blocks 7 --width 0.1 --resolution 12 --candidates 4 --extra 1 --train-images 64 "
+    "--val-images 30 --epochs 1 --batch 16 --workers 2 --device cpu --set recipe.bn_images=32"
+)
 
 
 def run(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
@@ -82,9 +62,8 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
         "checkpoints",
     } <= files
     table = pd.read_csv(tmp_path / "run" / "results.csv")
-    chosen = effnet.read_config(
-        tmp_path / "run" / "config.json"
-    )  # what was said is what effnet builds
+    # what was said is what effnet builds
+    chosen = effnet.read_config(tmp_path / "run" / "config.json")
     assert f"choose    {chosen.blocks} blocks" in first.stdout
     assert chosen.key in set(table["network"])
     assert effnet.cost(chosen).macs == table[table["network"] == chosen.key]["macs"].iloc[0]
@@ -112,15 +91,15 @@ def test_a_study_from_start_to_finish(pets: str, tmp_path: Path) -> None:
 
 def living(group: int) -> list[str]:
     """Processes of a group that are not zombies (whoever adopted those may not reap them)."""
-    found = []
+    processes = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
         except (OSError, ValueError):
             continue
         if int(pgrp) == group and state != "Z":
-            found.append(stat.parent.name)
-    return found
+            processes.append(stat.parent.name)
+    return processes
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -188,60 +167,49 @@ def test_wrong_budget(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--alpha-max", "0.5"], "space.alpha_max: should be greater than or equal to 1, not 0.5"),
+        ("--alpha-max 0.5", "space.alpha_max: should be greater than or equal to 1, not 0.5"),
         (
-            ["--data", "fashion"],
+            "--data fashion",
             "unknown data 'fashion': known are auto, fashion-mnist, cifar10, shapes",
         ),
-        (["--data", "EMPTY"], "no image in any class folder; wanted is a folder for each class"),
-        (["--data", "ONE"], "only one class folder (cat)"),
-        (["--data", "BROKEN"], "dog/3.png: not a readable image"),
-        (["--data", "TEXT.parquet"], "no image column"),
+        ("--data EMPTY", "no image in any class folder; wanted is a folder for each class"),
+        ("--data ONE", "only one class folder (cat)"),
+        ("--data BROKEN", "dog/3.png: not a readable image"),
+        ("--data TEXT.parquet", "no image column"),
         (
-            [
-                "--data",
-                "PETS",
-                "--budget",
-                "8x",
-                "--alpha-max",
-                "1",
-                "--beta-max",
-                "1",
-                "--gamma-max",
-                "1",
-            ],
+            "--data PETS --budget 8x --alpha-max 1 --beta-max 1 --gamma-max 1",
             "the nearest is",
         ),
-        (["--data", "PETS", "--resolution", "64"], "above the images' native 24 px"),
-        (["--preset", "fast"], "known are quick, standard, paper"),
-        (["--study", "absent.toml"], "absent.toml: No such file or directory"),
-        (["--epochs", "many"], "--epochs many: whole numbers above 0"),
-        (["--workers", "0"], "--workers 0: at least 1"),
-        (["--candidates", "ten"], "invalid int value: 'ten'"),
-        (["--set", "recipe.lr"], "wanted is NAME=VALUE"),
-        (["--set", "recipe.rate=1"], "recipe.rate: no such setting"),
-        (["--colour", "red"], "unrecognized arguments: --colour red"),
-        (["--executor", "slurm"], "invalid choice: 'slurm'"),
-        (["--time", "1s"], "--time 1s: a study needs at least 60 s"),
-        (["--time", "soon"], "--time soon: wanted is 30m, 90s or 1h30m"),
-        (["--seeds", "0"], "seeds: should be greater than or equal to 1, not 0"),
-        (["--extra", "-1"], "extra: should be greater than or equal to 0, not -1"),
-        (["--epochs", "4,2"], "rungs: whole numbers of epochs above 0 that increase"),
-        (["--epochs", "2,2"], "rungs: whole numbers of epochs above 0 that increase"),
-        (["--allocation", "halving"], "allocation: should be 'flat' or 'rungs', not 'halving'"),
-        (["--sampler", "grid"], "space.sampler: should be 'lattice', 'sobol' or 'tpe', not 'grid'"),
-        (["--sampler", "tpe", "--allocation", "rungs"], "take allocation flat with it"),
+        ("--data PETS --resolution 64", "above the images' native 24 px"),
+        ("--preset fast", "known are quick, standard, paper"),
+        ("--study absent.toml", "absent.toml: No such file or directory"),
+        ("--epochs many", "--epochs many: whole numbers above 0"),
+        ("--workers 0", "--workers 0: at least 1"),
+        ("--candidates ten", "invalid int value: 'ten'"),
+        ("--set recipe.lr", "wanted is NAME=VALUE"),
+        ("--set recipe.rate=1", "recipe.rate: no such setting"),
+        ("--colour red", "unrecognized arguments: --colour red"),
+        ("--executor slurm", "invalid choice: 'slurm'"),
+        ("--time 1s", "--time 1s: a study needs at least 60 s"),
+        ("--time soon", "--time soon: wanted is 30m, 90s or 1h30m"),
+        ("--seeds 0", "seeds: should be greater than or equal to 1, not 0"),
+        ("--extra -1", "extra: should be greater than or equal to 0, not -1"),
+        ("--epochs 4,2", "rungs: whole numbers of epochs above 0 that increase"),
+        ("--epochs 2,2", "rungs: whole numbers of epochs above 0 that increase"),
+        ("--allocation halving", "allocation: should be 'flat' or 'rungs', not 'halving'"),
+        ("--sampler grid", "space.sampler: should be 'lattice', 'sobol' or 'tpe', not 'grid'"),
+        ("--sampler tpe --allocation rungs", "take allocation flat with it"),
         (
-            ["--data", "PETS", "--budget", "1.02x"],
+            "--data PETS --budget 1.02x",
             "distinct networks within 2%; a search takes at least 3",
         ),
-        (["--replay", "absent.parquet"], "absent.parquet: no such file"),
-        (["--mode", "exact"], "space.mode: should be 'measured' or 'nominal', not 'exact'"),
-        (["--data", "PETS", "--out", "FILE/run"], "choose one that can be written with --out"),
+        ("--replay absent.parquet", "absent.parquet: no such file"),
+        ("--mode exact", "space.mode: should be 'measured' or 'nominal', not 'exact'"),
+        ("--data PETS --out FILE/run", "choose one that can be written with --out"),
     ],
 )
 def test_bad_input(
-    words: list[str],
+    words: str,
     message: str,
     pets: str,
     capsys: pytest.CaptureFixture[str],
@@ -260,7 +228,7 @@ def test_bad_input(
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), "TEXT.parquet")
     Path("FILE").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    error = refused([pets if w == "PETS" else w for w in words], capsys)
+    error = refused(shlex.split(words.replace("PETS", pets)), capsys)
     assert message in error
     assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
 
@@ -356,10 +324,8 @@ def test_a_second_signal_stops_at_once(pets: str, tmp_path: Path) -> None:
     time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     rest = process.stdout.read() if process.stdout else ""
-    assert process.wait(20) in (
-        130,
-        143,
-    )  # of two signals that are there together, Python sees the lower number first
+    # of two signals that are pending together, Python sees the lower number first
+    assert process.wait(20) in (130, 143)
     assert "\nstopped " not in rest
     assert "\nreport " not in rest
     deadline = time.monotonic() + 10
@@ -382,18 +348,19 @@ def test_passwords_are_not_written_into_results() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--ray-address", "auto"], "--ray-address auto: takes --executor ray with it"),
+        ("--ray-address auto", "--ray-address auto: takes --executor ray with it"),
         (
-            ["--store", "mysql://u:secret@h/d"],
+            "--store mysql://u:secret@h/d",
             "--store mysql://u:***@h/d: wanted is postgresql://user@host/database",
         ),
-        (["--storage", "s9://x/y"], "--storage s9://x/y: "),
-        (["--executor", "slurm"], "invalid choice: 'slurm'"),
+        ("--storage s9://x/y", "--storage s9://x/y: "),
+        ("--executor slurm", "invalid choice: 'slurm'"),
     ],
 )
 def test_wrong_places(
-    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = refused(["--data", "shapes", "--out", str(tmp_path / "run"), *words], capsys)
+    places = ["--data", "shapes", "--out", str(tmp_path / "run"), *shlex.split(words)]
+    error = refused(places, capsys)
     assert says in error
     assert "secret" not in error

@@ -1,6 +1,7 @@
 """The command `train`, in this process: one network on a data set of one's own."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -82,21 +83,19 @@ def test_a_run_over_its_deadline_has_status_1(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--recipe", "papr"], "recipe: recipe 'papr': known are proxy, paper"),
-        (["--epochs", "0"], "rungs: whole numbers of epochs above 0"),
-        (["--batch", "1"], "recipe.batch = 1: must be at least 2"),
-        (["--deadline", "-1"], "deadline: should be greater than 0"),
-        (["--threads", "0"], "threads: should be greater than or equal to 1"),
-        (["--data", "nowhere"], "unknown data 'nowhere'"),
-        (["--width", "-1"], "width"),
-        (["--resolution", "0"], "resolution"),
-        (["--device", "cuda:zero"], "--device cuda:zero: wanted is auto, cpu, cuda"),
+        ("--recipe papr", "recipe: recipe 'papr': known are proxy, paper"),
+        ("--epochs 0", "rungs: whole numbers of epochs above 0"),
+        ("--batch 1", "recipe.batch = 1: must be at least 2"),
+        ("--deadline -1", "deadline: should be greater than 0"),
+        ("--threads 0", "threads: should be greater than or equal to 1"),
+        ("--data nowhere", "unknown data 'nowhere'"),
+        ("--width -1", "width"),
+        ("--resolution 0", "resolution"),
+        ("--device cuda:zero", "--device cuda:zero: wanted is auto, cpu, cuda"),
     ],
 )
-def test_bad_input(
-    words: list[str], message: str, pets: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", *SMALL, "--data", pets, *words]) == 2
+def test_bad_input(words: str, message: str, pets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, "--data", pets, *shlex.split(words)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
