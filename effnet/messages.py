@@ -15,7 +15,7 @@ def first_line(error: BaseException, named: bool = False) -> str:
 
 
 def last_line(output: str, otherwise: str = "") -> str:
-    """The last line of what a program has printed, at most 300 characters, or `otherwise` where it
-    printed nothing. A Python program that fails names its error there."""
+    """The last line of what a program has printed, or `otherwise` where it printed nothing. A
+    Python program that fails names its error there."""
     lines = output.strip().splitlines() or [otherwise]
-    return lines[-1].strip()[:300]
+    return lines[-1].strip()

@@ -11,7 +11,17 @@ import torch
 from scaling_search.cli import main
 from scaling_search.data.dataset import Dataset
 from scaling_search.training import device_check
-from scaling_search.training.device_check import Subject, line, steps_agree, verdict_before_study
+from scaling_search.training.device_check import (
+    Subject,
+    before_study,
+    line,
+    questions,
+    steps,
+    verdict_before_study,
+)
+from scaling_search.training.device_check.questions import Question
+from scaling_search.training.device_check.runs import resume_and_promotion
+from scaling_search.training.device_check.steps import gradients_agree, steps_agree
 from scaling_search.training.step import Step
 from tests.cuda_stub import stub
 
@@ -46,7 +56,7 @@ def test_a_step_that_computes_something_else_fails(
 
 
 def test_gradients_here_are_those_of_plain_modules(subject: Subject) -> None:
-    (answer,) = device_check.gradients_agree(subject)
+    (answer,) = gradients_agree(subject)
     assert answer.ok is True, answer
 
 
@@ -66,7 +76,7 @@ def test_a_layer_with_a_wrong_gradient_fails(
 
     gradients = Step.gradients
     monkeypatch.setattr(Step, "gradients", altered)
-    (answer,) = device_check.gradients_agree(subject)
+    (answer,) = gradients_agree(subject)
     assert answer.ok is False
     assert part in answer.detail
 
@@ -74,12 +84,12 @@ def test_a_layer_with_a_wrong_gradient_fails(
 def test_losses_that_agree_on_nothing_are_no_agreement(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_check, "_losses", lambda *a: [0.0] * 10)
+    monkeypatch.setattr(steps, "_losses", lambda *a: [0.0] * 10)
     assert [answer.ok for answer in steps_agree(subject, "adamw")] == [False, False]
 
 
 def test_stopped_and_lengthened_runs_are_those_of_one_piece(subject: Subject) -> None:
-    answers = list(device_check.resume_and_promotion(subject))
+    answers = list(resume_and_promotion(subject))
     assert [answer.question for answer in answers] == ["state comes back", "resumed", "promoted"]
     assert [answer.ok for answer in answers] == [True, True, True], answers
 
@@ -88,8 +98,8 @@ def test_a_run_that_begins_anew_has_not_been_resumed(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is the same: that its checkpoint was taken up must be seen otherwise."""
-    monkeypatch.setattr("scaling_search.training.train._resume", lambda *a: 0)
-    answers = {a.question: a.ok for a in device_check.resume_and_promotion(subject)}
+    monkeypatch.setattr("scaling_search.training.train._Training._resume", lambda *a: 0)
+    answers = {a.question: a.ok for a in resume_and_promotion(subject)}
     assert answers == {"state comes back": True, "resumed": False, "promoted": False}
 
 
@@ -104,7 +114,7 @@ def test_a_question_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("CUDA error: device-side assert triggered\nCompile with ...")
         yield
 
-    monkeypatch.setattr(device_check, "_questions", lambda *a: [("steps", broken)])
+    monkeypatch.setattr(questions, "_questions", lambda *a: [Question("steps", broken)])
     (answer,) = device_check.check("cpu")
     assert answer.ok is False
     assert "device-side assert" in answer.detail
@@ -145,7 +155,7 @@ def test_a_verdict_without_failures_is_remembered(
         devices.append(device)
         return [device_check.Answer("gradients", True, "agree")], ""
 
-    monkeypatch.setattr(device_check, "_ask_in_process", answers)
+    monkeypatch.setattr(before_study, "_ask_in_process", answers)
     assert not verdict_before_study("cpu", "another card").remembered
     for verdict in (tmp_path / "device-checks").iterdir():
         verdict.write_text("{")
@@ -158,26 +168,26 @@ def test_a_verdict_with_failures_is_asked_for_again(
 ) -> None:
     """Of plain modules; what Triton's kernels do wrong is remembered, with its reason."""
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(device_check.cuda, "why_no_triton", lambda: "")
+    monkeypatch.setattr(before_study.cuda, "why_no_triton", lambda: "")
     fine = device_check.Answer("gradients of torch", True, "agree")
     wrong = device_check.Answer("captured = eager, adamw", False, "3 apart")
-    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([fine, wrong], ""))
+    monkeypatch.setattr(before_study, "_ask_in_process", lambda device: ([fine, wrong], ""))
     for _ in range(2):
         verdict = verdict_before_study("cuda:0", "a card")
         assert verdict.kernels == "torch"
         assert verdict.failures == ("captured = eager, adamw: 3 apart",)
         assert not verdict.remembered
-    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([], "it hangs"))
+    monkeypatch.setattr(before_study, "_ask_in_process", lambda device: ([], "it hangs"))
     assert verdict_before_study("cuda:0", "a card").failures == ("it hangs",)
 
     of_triton = device_check.Answer("triton's gradients", False, "2 of their norm apart")
-    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([fine, of_triton], ""))
+    monkeypatch.setattr(before_study, "_ask_in_process", lambda device: ([fine, of_triton], ""))
     for remembered in (False, True):
         verdict = verdict_before_study("cuda:0", "a card")
         assert (verdict.kernels, verdict.failures) == ("torch", ())
         assert "2 of their norm apart" in verdict.why_no_triton
         assert verdict.remembered == remembered
-    monkeypatch.setattr(device_check, "_ask_in_process", lambda device: ([fine], ""))
+    monkeypatch.setattr(before_study, "_ask_in_process", lambda device: ([fine], ""))
     assert verdict_before_study("cuda:0", "a better card").kernels == "triton"
 
 
@@ -197,13 +207,11 @@ def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
 
 def test_what_a_device_is_asked(data: Dataset, tmp_path: Path) -> None:
     """Everything that a study relies on."""
-    questions = [
-        name
-        for name, _ in device_check._questions(Subject(torch.device("cuda"), data, tmp_path), False)
-    ]
+    subject = Subject(torch.device("cuda"), data, tmp_path)
+    names = [question.name for question in questions._questions(subject, short=False)]
     for wanted in (
-        "versions", "gradients", "steps, adamw", "steps, sgd", "steps, rmsprop", "resume and promotion",
-        "evaluation", "refused capture", "out of memory", "every device", "rates",
-        "trainings together",
+        "versions", "gradients", "steps, adamw", "steps, sgd", "steps, rmsprop",
+        "resume and promotion", "evaluation", "refused capture", "out of memory", "every device",
+        "rates", "trainings together",
     ):  # fmt: skip
-        assert wanted in questions
+        assert wanted in names

@@ -19,7 +19,7 @@ from scaling_search import UserError
 from scaling_search.driver.packing import CONTEXT, predicted_peak, room
 from scaling_search.study.settings import Study
 from scaling_search.training import step
-from scaling_search.training.device_check import verdict_before_study
+from scaling_search.training.device_check.before_study import verdict_before_study
 
 _ABSENT = ("found no nvidia driver", "no cuda gpus are available")  # torch's words: no GPU at all
 
