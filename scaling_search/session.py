@@ -22,6 +22,7 @@ from scaling_search import UserError, __version__
 from scaling_search.data.dataset import Facts
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
 from scaling_search.driver import sharing
+from scaling_search.driver.console import say
 from scaling_search.driver.devices import Machine
 from scaling_search.driver.executors import open_executor
 from scaling_search.driver.executors.local import LocalExecutor
@@ -36,7 +37,7 @@ from scaling_search.driver.place import (
     resolve_device,
     trainings_per_gpu,
 )
-from scaling_search.driver.progress import Live, say
+from scaling_search.driver.progress import Live
 from scaling_search.driver.search import Conditions, Limits, Search, StoppedError, runs_needed
 from scaling_search.driver.signals import Stopping
 from scaling_search.report.answer import finish, write_table
@@ -344,7 +345,12 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
             with closing(_open_executor(session, log_file)) as executor:
                 packing = _share_gpus(session, store, executor, kernels, planned, limits)
                 conditions = Conditions(
-                    study.device, session.checkpoints, kernels, packing, log_name=LOG
+                    study.device,
+                    session.checkpoints,
+                    kernels,
+                    packing,
+                    log_name=LOG,
+                    recorded=session.curves is not None,
                 )
                 _run_search(session, store, executor, conditions, limits, planned)
         except StoppedError:

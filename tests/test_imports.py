@@ -40,9 +40,11 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Modules named by any import statement of the file, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path: Path, at_import: bool = False) -> Iterator[str]:
+    """Modules named by any import statement of the file, inside functions too; with `at_import`
+    only by those that run when the file itself is imported."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -74,6 +76,21 @@ def test_no_circle() -> None:
     for module, path in MODULES.items():
         graph[module] = {name for name in imported(path) if name in MODULES and name != module}
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
+
+
+def test_any_module_may_be_imported_first() -> None:
+    """To import a module is to import its packages before it: no circle among these either, but for
+    imports inside functions, which run later."""
+    graph = {}
+    for module, path in MODULES.items():
+        graph[module] = set()
+        for name in imported(path, at_import=True):
+            packages = {parent for parent in MODULES if name.startswith(f"{parent}.")}
+            # A module's own packages are being imported already.
+            graph[module] |= {parent for parent in packages if not module.startswith(parent)}
+            if name in MODULES and name != module:
+                graph[module].add(name)
+    tuple(TopologicalSorter(graph).static_order())
 
 
 def test_effnet_knows_nothing_of_studies() -> None:

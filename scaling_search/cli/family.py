@@ -83,7 +83,7 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: at least 1")
 
-    from scaling_search.driver.progress import say
+    from scaling_search.driver.console import say
     from scaling_search.study.family import aim_of, members
     from scaling_search.verdict.narration import spent
 
@@ -175,7 +175,7 @@ def _train(
 ) -> int:
     """Train the members as the study trained, and fit error against cost; the exit status."""
     from scaling_search import session
-    from scaling_search.driver.progress import say
+    from scaling_search.driver.console import say
     from scaling_search.study.plan import Plan
     from scaling_search.verdict.narration import points
 

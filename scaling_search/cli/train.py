@@ -29,7 +29,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search import session
     from scaling_search.data.sources import load_or_explain
     from scaling_search.driver import devices
-    from scaling_search.driver.progress import say
+    from scaling_search.driver.console import say
 
     settings = _read_settings(args)
     indices = None
@@ -100,7 +100,7 @@ def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: s
 def _run(trial: Trial, data: Dataset, console: Console) -> int:
     """Train, a line for each epoch; the exit status. Raises UserError where a file cannot be read
     or written."""
-    from scaling_search.driver.progress import say
+    from scaling_search.driver.console import say
     from scaling_search.training.train import run as train
     from scaling_search.training.trial import Epoch, Outcome
     from scaling_search.verdict.narration import points

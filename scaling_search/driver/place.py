@@ -11,8 +11,8 @@ from rich.console import Console
 
 from scaling_search import UserError
 from scaling_search.driver import devices
+from scaling_search.driver.console import say
 from scaling_search.driver.devices import Machine
-from scaling_search.driver.progress import say
 from scaling_search.results.store import Store
 from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from scaling_search.driver.console import say
 from scaling_search.driver.executors.protocol import Job
 from scaling_search.study.candidate import Candidate
 from scaling_search.training.trial import Epoch, Outcome
 from scaling_search.verdict.narration import points
-
-
-def say(console: Console, label: str, text: str) -> None:
-    """One aligned line, never wrapped, its text taken literally."""
-    console.print(f"{label:<9} {text}", soft_wrap=True, markup=False, highlight=False)
 
 
 @dataclass

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from scaling_search.data.dataset import Dataset, Facts
 from scaling_search.driver import mps
+from scaling_search.driver.console import say
 from scaling_search.driver.devices import Machine, cores
 from scaling_search.driver.executors.local import LocalExecutor
 from scaling_search.driver.packing import MOST, Packing, at_a_time, measuring_pays
-from scaling_search.driver.progress import say
 from scaling_search.results.store import Store
 from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from effnet import atomic
-from scaling_search.driver.progress import say
+from scaling_search.driver.console import say
 from scaling_search.report import render
 from scaling_search.report.page import Page, page_of
 from scaling_search.results import curves, tables

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from scaling_search import UserError
-from scaling_search.driver.progress import say
+from scaling_search.driver.console import say
 from scaling_search.report import render
 from scaling_search.report.page import page_of
 from scaling_search.results.reading import open_results
