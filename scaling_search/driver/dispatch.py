@@ -65,8 +65,8 @@ class Training:
 
     `packing`: where several trainings may share a GPU. A run that shared its GPU has no speed on
     record: it would be its neighbours' as much as its network's. `crashes`: those of the whole
-    session; once they have a common cause, this step is over. `log_name`: the file that keeps the
-    tracebacks of crashed runs, for their notes."""
+    session; once they have a common cause, this step is over. None: each crash is its network's.
+    `log_name`: the file that keeps the tracebacks of crashed runs, for their notes."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Training:
     ) -> None:
         self._store, self._watcher, self._epochs, self._trial = store, watcher, epochs, trial
         self._over, self._packing, self._log_name = over, packing, log_name
-        self._crashes = crashes or Crashes(store)
+        self._crashes = crashes
         self._waiting = deque(sorted(runs, key=self._urgency))
         self._next_trial: Trial | None = None  # of the first that waits
         self._once_more: deque[Job] = deque()
@@ -99,10 +99,11 @@ class Training:
         candidate, seed = run
         if self._store.recorded((candidate.key, seed, self._epochs)):
             return 0
-        return 2 if self._crashes.was_set_free(candidate.key) else 1
+        set_free = self._crashes is not None and self._crashes.was_set_free(candidate.key)
+        return 2 if set_free else 1
 
     def over(self) -> bool:
-        return self._over() or bool(self._crashes.common)
+        return self._over() or (self._crashes is not None and bool(self._crashes.common))
 
     # ---- handing out
 
@@ -233,8 +234,10 @@ class Training:
             notes.append(f"started again {', '.join(again)}")
         outcome = replace(outcome, note="; ".join(notes))
         self._store.finish(job.number, outcome)
-        logger.info("run %d ends: %s", job.number, " ".join([outcome.status, *notes]))
+        logger.info("run %d ends: %s", job.number, "; ".join([outcome.status, *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
+        if self._crashes is None:
+            return
         if outcome.status == "done":
             self._crashes.record_done()
         elif outcome.status == "crashed":

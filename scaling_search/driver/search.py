@@ -51,13 +51,15 @@ class Conditions:
 
     `kernels`: those that every run must be trained with (step.kernels), "" for any. `packing`:
     where several trainings may share a GPU. `log_name`: the file that keeps the tracebacks of
-    crashed runs, "" for none."""
+    crashed runs, "" for none. `recorded`: nothing is trained, and outcomes are those of a table:
+    its crashes are no fault of this machine."""
 
     device: str
     checkpoints: str
     kernels: str = ""
     packing: Packing | None = None
     log_name: str = ""
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Search:
         self._store, self._executor, self._watcher = store, executor, watcher
         self._conditions, self._limits = conditions, limits or Limits()
         self._exists = exists
-        self._crashes = Crashes(store)
+        self._crashes = None if conditions.recorded else Crashes(store)
         self.out_of_time = False
         # (network, seed, epochs) requested so far, in this session or an earlier one
         self._requested: set[tuple[str, int, int]] = set()
@@ -302,7 +304,7 @@ class Search:
         return record is not None and record.outcome is not None
 
     def _check_crashes(self) -> None:
-        if not self._crashes.common:
+        if self._crashes is None or not self._crashes.common:
             return
         log = self._conditions.log_name
         where = f"; the traceback is in {log} of the run folder" if log else ""
