@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from effnet.messages import last_line
+
 CONTROL = "nvidia-cuda-mps-control"
 _PIPES, _LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 _DEFAULT_PIPES = Path("/tmp/nvidia-mps")  # where clients look without the variable
@@ -181,6 +183,5 @@ def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
 
 def _last_line(file: Path) -> str:
     with suppress(OSError):
-        lines = file.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        return last_line(file.read_text(errors="replace"))
     return ""

@@ -16,6 +16,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from effnet.messages import first_line, last_line
 from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.devices import Machine, check_numbers, describe, highest
@@ -84,10 +85,9 @@ def _check_reachable(address: str) -> None:
 
 
 def _no_cluster(address: str | None, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
     return UserError(
-        f"--ray-address {address}: {reason}; start a cluster with ray start --head (one that asks "
-        "for a token: export RAY_AUTH_MODE=token), or leave the option out"
+        f"--ray-address {address}: {first_line(error)}; start a cluster with ray start --head (one "
+        "that asks for a token: export RAY_AUTH_MODE=token), or leave the option out"
     )
 
 
@@ -236,7 +236,7 @@ def _machines_in_time(
 
 def _unfit_node(name: str, error: Exception) -> UserError:
     """Not installed there, or another release."""
-    reason = str(error).strip().splitlines()[-1]
+    reason = last_line(str(error))
     return UserError(
         f"--ray-address: node {name} cannot train: {reason}; install this release on every node"
     )

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from effnet.messages import last_line
 from scaling_search.driver.executors.protocol import Job, WorkerLoss
 from scaling_search.training.trial import Epoch, Outcome
 
@@ -144,7 +145,7 @@ class Starts(tune.Callback):
         error = str(trial.get_error() or "").strip()
         logger.warning("a Ray actor ended: %s", error or "no reason given")
         if self._exchange.boots >= _BOOTS:
-            reason = error.splitlines()[-1] if error else "no reason given"
+            reason = last_line(error, "no reason given")
             self._exchange.failure = (
                 f"{_BOOTS} Ray actors in a row ended before they began, the last: {reason}"
             )
