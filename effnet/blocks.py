@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-from effnet.arch import Arch
+from effnet.arch import Arch, Stage
 
 
 class Block(NamedTuple):
@@ -36,9 +36,7 @@ class Block(NamedTuple):
 class Op(NamedTuple):
     """One convolution or linear layer with what follows it. Padding is kernel // 2."""
 
-    # stem expand depthwise squeeze excite project fused pointwise reduce conv shortcut head
-    # classifier
-    kind: str
+    kind: str  # stem, expand, depthwise, squeeze, ...: its name in the module too
     c_in: int
     c_out: int
     kernel: int = 1
@@ -52,65 +50,94 @@ class Op(NamedTuple):
 def blocks(arch: Arch) -> Iterator[Block]:
     """The network from input to logits; identical neighbours are one Block with `repeats`.
 
-    A kernel k, odd, with padding k // 2 makes a side ceil(side / stride)."""
-    c, out = arch.stem_width, -(-arch.resolution // arch.stem_stride)
+    An odd kernel k with padding k // 2 makes a side ceil(side / stride)."""
+    channels = arch.stem_width
+    stem_side = -(-arch.resolution // arch.stem_stride)
     yield Block(
-        1,
-        arch.resolution,
-        out,
-        "stem",
-        arch.in_channels,
-        0,
-        0,
-        c,
-        arch.stem_kernel,
-        arch.stem_stride,
+        repeats=1,
+        side_in=arch.resolution,
+        side_out=stem_side,
+        operator="stem",
+        c_in=arch.in_channels,
+        expanded=0,
+        squeezed=0,
+        c_out=channels,
+        kernel=arch.stem_kernel,
+        stride=arch.stem_stride,
     )
-    side = -(-out // arch.stem_pool)
+    side = -(-stem_side // arch.stem_pool)
     for stage in arch.stages:
-        operator, expand, kernel, stride, width, repeats, se = (
-            stage.operator, stage.expand, stage.kernel, stage.stride, stage.width, stage.repeats, stage.se_percent,
-        )  # fmt: skip
-        # only a stage's first block changes width and side
-        while repeats:
-            n = (
-                1
-                if c != width
-                or stride != 1
-                or (operator == "bottleneck" and repeats == stage.repeats)
-                else repeats
-            )
-            shortcut: Literal["", "identity", "conv"] = ""
-            if operator == "bottleneck":  # a stage begins with a convolution on the shortcut
-                inner = max(1, width // expand)
-                shortcut = "conv" if repeats == stage.repeats else "identity"
-            else:
-                inner = c * expand
-                if stride == 1 and c == width and operator != "separable":
-                    shortcut = "identity"
-            out = -(-side // stride)
-            squeezed = max(1, c * se // 100) if se else 0
-            yield Block(n, side, out, operator, c, inner, squeezed, width, kernel, stride, shortcut)
-            side, c, stride, repeats = out, width, 1, repeats - n
-    yield Block(1, side, 1, "head", c, arch.head_width, 0, arch.num_classes, 1, 1)
+        # Only the first repeat of a stage changes width and side. It differs from the others then,
+        # and in a bottleneck always: a stage begins with a convolution on the shortcut.
+        alike = channels == stage.width and stage.stride == 1 and stage.operator != "bottleneck"
+        first_repeats = stage.repeats if alike else 1
+        first = _block(stage, first_repeats, side, channels, stage.stride, first=True)
+        yield first
+        side, channels = first.side_out, stage.width
+        others = stage.repeats - first_repeats
+        if others:
+            yield _block(stage, others, side, channels, 1, first=False)
+    yield Block(
+        repeats=1,
+        side_in=side,
+        side_out=1,
+        operator="head",
+        c_in=channels,
+        expanded=arch.head_width,
+        squeezed=0,
+        c_out=arch.num_classes,
+        kernel=1,
+        stride=1,
+    )
 
 
-# ---- the layers of one repeat of a block, in order of execution
+def _block(stage: Stage, repeats: int, side: int, channels: int, stride: int, first: bool) -> Block:
+    """`repeats` repeats of a row on maps of `channels` channels and `side` px."""
+    shortcut: Literal["", "identity", "conv"] = ""
+    if stage.operator == "bottleneck":
+        inner = max(1, stage.width // stage.expand)
+        shortcut = "conv" if first else "identity"
+    else:
+        inner = channels * stage.expand
+        if stride == 1 and channels == stage.width and stage.operator != "separable":
+            shortcut = "identity"
+    squeezed = 0
+    if stage.se_percent:
+        squeezed = max(1, channels * stage.se_percent // 100)
+    # by position: networks are costed twenty thousand a second, and names cost time
+    return Block(
+        repeats, side, -(-side // stride), stage.operator, channels, inner, squeezed, stage.width,
+        stage.kernel, stride, shortcut,
+    )  # fmt: skip
+
+
+# ---- the layers of one repeat of a block, in order of execution; positions as in Op
 
 
 def _stem(b: Block) -> tuple[Op, ...]:
     return (Op("stem", b.c_in, b.c_out, b.kernel, b.stride, 1, "out", True, True),)
 
 
-def _inverted(b: Block, expand_kernel: int) -> tuple[Op, ...]:
-    expand = (Op("expand", b.c_in, b.expanded, expand_kernel, 1, 1, "in", True, True),)
-    gate = (Op("squeeze", b.expanded, b.squeezed), Op("excite", b.squeezed, b.expanded))
-    return (
-        *(expand if b.expanded != b.c_in else ()),
-        Op("depthwise", b.expanded, b.expanded, b.kernel, b.stride, b.expanded, "out", True, True),
-        *(gate if b.squeezed else ()),
-        Op("project", b.expanded, b.c_out, 1, 1, 1, "out", True),
+def _inverted_residual(b: Block, expand_kernel: int) -> tuple[Op, ...]:
+    layers: list[Op] = []
+    if b.expanded != b.c_in:
+        layers.append(Op("expand", b.c_in, b.expanded, expand_kernel, 1, 1, "in", True, True))
+    layers.append(
+        Op("depthwise", b.expanded, b.expanded, b.kernel, b.stride, b.expanded, "out", True, True)
     )
+    if b.squeezed:
+        layers.append(Op("squeeze", b.expanded, b.squeezed))
+        layers.append(Op("excite", b.squeezed, b.expanded))
+    layers.append(Op("project", b.expanded, b.c_out, 1, 1, 1, "out", True))
+    return tuple(layers)
+
+
+def _mbconv(b: Block) -> tuple[Op, ...]:
+    return _inverted_residual(b, expand_kernel=1)
+
+
+def _mbconv3x3(b: Block) -> tuple[Op, ...]:
+    return _inverted_residual(b, expand_kernel=3)
 
 
 def _fused(b: Block) -> tuple[Op, ...]:
@@ -130,13 +157,14 @@ def _separable(b: Block) -> tuple[Op, ...]:
 
 
 def _bottleneck(b: Block) -> tuple[Op, ...]:
-    shortcut = (Op("shortcut", b.c_in, b.c_out, 1, b.stride, 1, "out", True),)
-    return (
+    layers = (
         Op("reduce", b.c_in, b.expanded, 1, 1, 1, "in", True, True),
         Op("conv", b.expanded, b.expanded, b.kernel, b.stride, 1, "out", True, True),
         Op("expand", b.expanded, b.c_out, 1, 1, 1, "out", True),
-        *(shortcut if b.shortcut == "conv" else ()),
     )
+    if b.shortcut == "conv":
+        return (*layers, Op("shortcut", b.c_in, b.c_out, 1, b.stride, 1, "out", True))
+    return layers
 
 
 def _head(b: Block) -> tuple[Op, ...]:
@@ -150,8 +178,8 @@ def _head(b: Block) -> tuple[Op, ...]:
 
 _LAYERS: dict[str, Callable[[Block], tuple[Op, ...]]] = {
     "stem": _stem,
-    "mbconv": lambda b: _inverted(b, 1),
-    "mbconv3x3": lambda b: _inverted(b, 3),
+    "mbconv": _mbconv,
+    "mbconv3x3": _mbconv3x3,
     "fused": _fused,
     "separable": _separable,
     "bottleneck": _bottleneck,

@@ -1,4 +1,5 @@
-"""The exact cost of a network, from its description alone. No torch."""
+"""The exact cost of a network, from its description alone: multiply-adds, parameters, activations;
+what other tools print for it; and an estimate of training memory. No torch."""
 
 from __future__ import annotations
 
@@ -28,12 +29,15 @@ class Cost:
         return Cost(n * self.macs, n * self.params, n * self.acts)
 
 
+# ---- exact cost
+
+# What a block costs whatever its sides: macs per pixel of side_in, of side_out, and once; acts in
+# the same three parts; params. A plain tuple, since networks are costed by the ten thousand.
 _Parts = tuple[int, int, int, int, int, int, int]
 
 
 def _parts(layers: Iterable[Op]) -> _Parts:
-    """What layers cost whatever the sides of their block: macs per pixel of side_in, of side_out
-    and once; acts in the same three parts; params, with a batch norm's scale and shift or the
+    """The parts of some layers together; params with a batch norm's scale and shift, or with the
     layer's own bias."""
     macs_in = macs_out = macs_one = acts_in = acts_out = acts_one = params = 0
     for _, c_in, c_out, kernel, _, groups, side, norm, _ in layers:
@@ -53,12 +57,13 @@ def _parts(layers: Iterable[Op]) -> _Parts:
 
 @lru_cache(maxsize=1 << 15)
 def _block_parts(*shape: Any) -> _Parts:
-    """Of one repeat of a block: networks differ far more often than their blocks' shapes do."""
+    """The parts of one repeat of a block, given all its fields but repeats and sides. Remembered:
+    networks differ far more often than their blocks' shapes do."""
     return _parts(ops(Block(1, 1, 1, *shape)))
 
 
 def _at(parts: _Parts, side_in: int, side_out: int) -> tuple[int, int, int]:
-    """macs, params, acts at these sides [px]."""
+    """macs, params and acts at these sides [px]."""
     macs_in, macs_out, macs_one, acts_in, acts_out, acts_one, params = parts
     area_in, area_out = side_in * side_in, side_out * side_out
     return (
@@ -69,7 +74,7 @@ def _at(parts: _Parts, side_in: int, side_out: int) -> tuple[int, int, int]:
 
 
 def op_cost(op: Op, block: Block) -> Cost:
-    """One layer of one repeat, with its batch norm or its bias."""
+    """The cost of one layer of one repeat, with its batch norm or its bias."""
     return Cost(*_at(_parts((op,)), block.side_in, block.side_out))
 
 
@@ -87,9 +92,13 @@ def cost(arch: Arch) -> Cost:
 
 def cost_by_block(arch: Arch) -> list[tuple[Block, Cost]]:
     """Each block, stem to head, with the cost of all its repeats."""
-    return [
-        (b, sum((op_cost(op, b) for op in ops(b)), Cost(0, 0, 0)) * b.repeats) for b in blocks(arch)
-    ]
+    rows = []
+    for block in blocks(arch):
+        repeat = Cost(0, 0, 0)
+        for op in ops(block):
+            repeat += op_cost(op, block)
+        rows.append((block, repeat * block.repeats))
+    return rows
 
 
 def cost_by_kind(arch: Arch) -> dict[str, Cost]:
@@ -97,7 +106,8 @@ def cost_by_kind(arch: Arch) -> dict[str, Cost]:
     kinds: dict[str, Cost] = {}
     for block in blocks(arch):
         for op in ops(block):
-            kinds[op.kind] = kinds.get(op.kind, Cost(0, 0, 0)) + op_cost(op, block) * block.repeats
+            so_far = kinds.get(op.kind, Cost(0, 0, 0))
+            kinds[op.kind] = so_far + op_cost(op, block) * block.repeats
     return kinds
 
 
@@ -112,18 +122,27 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 
-def _kept(op: Op, acts: int, block: Block, activation: str) -> int:
-    """Elements per image that a layer leaves for the backward pass: the convolution's output for
-    the batch norm, the norm's for the activation (ReLU needs only its own result), and what the
-    next layer reads."""
+def _kept_acts(op: Op, acts: int, block: Block, activation: str) -> int:
+    """Elements per image that a layer of `acts` outputs leaves for the backward pass: the
+    convolution's output for the batch norm, the norm's for the activation (ReLU needs only its own
+    result), and what the next layer reads."""
+    if op.kind == "shortcut":
+        return acts  # its sum is counted with the main path
     if not op.norm:
         return 3 * acts
-    copies = (2 if activation == "relu" else 3) if op.act else 2
-    if op.kind == "shortcut":
-        copies = 1  # its sum is counted with the main path
-    elif op.kind == "depthwise" and block.squeezed:
-        copies += 1  # and once more, gated
+    copies = 2
+    if op.act and activation != "relu":
+        copies += 1
+    if op.kind == "depthwise" and block.squeezed:
+        copies += 1  # once more, gated
     return copies * acts
+
+
+def _kept_by_pool(block: Block, stem_pool: int, element: int) -> int:
+    """Bytes per image that the max-pool after the stem leaves: its result, and an int64 index for
+    each."""
+    side = -(-block.side_out // stem_pool)
+    return block.c_out * side**2 * (element + 8)
 
 
 def training_memory(
@@ -131,74 +150,86 @@ def training_memory(
 ) -> int:
     """Estimated peak bytes of one training step under PyTorch: weights, gradients, `states`
     optimizer states per weight (1: SGD with momentum; 2: AdamW), and at the worst moment of the
-    backward pass the activations still kept, the gradients already there and the pair in flight.
+    backward pass the activations still kept, the gradients already computed and the pair in flight.
     fp16 and bf16 are autocast: weights, gradients and states stay fp32, activations and a copy of
     the weights take 2 bytes.
 
-    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context. Raises
-    ValueError for a batch below 1 or an unknown precision."""
+    Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context. Within 10%
+    of what torch's CPU allocator sees (tests/test_cost.py). Raises ValueError for a batch below 1
+    or an unknown precision."""
     if precision not in PRECISIONS or batch < 1:
         raise ValueError(
             f"batch {batch} in {precision}: a batch of at least 1 in {', '.join(PRECISIONS)}"
         )
-    element = 4 if precision == "fp32" else 2
-    copies = 0 if precision == "fp32" else 2  # bytes per weight that autocast adds
-    params, after, peak = cost(arch).params, 0, 0
+    element, copied = 4, 0  # bytes per activation; bytes per weight that autocast adds
+    if precision != "fp32":
+        element, copied = 2, 2
+    params = cost(arch).params
+    # Walked forward: at each layer, what is kept by then, and the gradients of the layers after it,
+    # which the backward pass has computed when it comes back to this one.
     kept = batch * arch.in_channels * arch.resolution**2 * 4
+    params_so_far = 0
+    peak = 0
     for block in blocks(arch):
-        parts = [(op, op_cost(op, block)) for op in ops(block)]
-        layers = [
-            (batch * element * _kept(op, part.acts, block, arch.activation), part)
-            for op, part in parts
-        ]
-        if (
-            block.operator == "stem" and arch.stem_pool > 1
-        ):  # the pool's result, and an int64 index for each
-            kept += (
-                batch * block.c_out * (-(-block.side_out // arch.stem_pool)) ** 2 * (element + 8)
-            )
-        left, weights = sum(k for k, _ in layers), sum(part.params for _, part in layers)
-        # what is held moves evenly from repeat to repeat: it is most at the first or the last
-        for last in range(min(2, block.repeats)):
-            between = last * (block.repeats - 2)
-            kept += between * (left + copies * weights)
-            after += between * weights
-            for k, part in layers:
-                kept += k + copies * part.params
-                after += part.params
+        if block.operator == "stem" and arch.stem_pool > 1:
+            kept += batch * _kept_by_pool(block, arch.stem_pool, element)
+        layers = []
+        kept_by_repeat = params_of_repeat = 0
+        for op in ops(block):
+            part = op_cost(op, block)
+            kept_by_op = batch * element * _kept_acts(op, part.acts, block, arch.activation)
+            layers.append((kept_by_op + copied * part.params, part))
+            kept_by_repeat += kept_by_op + copied * part.params
+            params_of_repeat += part.params
+        # What is held moves evenly from repeat to repeat, so it is most at the first or the last.
+        for repeat in range(min(2, block.repeats)):
+            if repeat == 1:
+                kept += (block.repeats - 2) * kept_by_repeat
+                params_so_far += (block.repeats - 2) * params_of_repeat
+            for kept_by_layer, part in layers:
+                kept += kept_by_layer
+                params_so_far += part.params
+                gradients = 4 * (params - params_so_far)
                 in_flight = 2 * batch * part.acts * element
-                peak = max(peak, kept + 4 * (params - after) + in_flight)
+                peak = max(peak, kept + gradients + in_flight)
     return max(peak, 4 * params) + 4 * params * (1 + states)
 
 
 # ---- the same network under other conventions
 
-
 CONVENTIONS = {
-    "macs": "multiply-adds of convolutions and linear layers, no biases: what this project means by cost",
+    "macs": "multiply-adds of convolutions and linear layers, no biases: "
+    "what this project means by cost",
     "torch": "FlopCounterMode: a multiply and an add are two",
     "pycls": "with the biases of squeeze-and-excitation and classifier",
-    "fvcore-torchvision": "FlopCountAnalysis.total() on torchvision's modules in eval mode: with batch norms and pools",
-    "fvcore-timm": "the same on timm's, whose squeeze-and-excitation pools with mean(), which fvcore does not count",
+    "fvcore-torchvision": "FlopCountAnalysis.total() on torchvision's modules in eval mode: "
+    "with batch norms and pools",
+    "fvcore-timm": "the same on timm's, whose squeeze-and-excitation pools with mean(), "
+    "which fvcore does not count",
 }
 
 
 def conventions(arch: Arch) -> dict[str, int]:
     """What other tools print for this network, exactly; CONVENTIONS says what each counts."""
-    biases = norms = gates = final = 0
+    biases = normed = pooled_by_gates = pooled_at_the_end = 0
     for block in blocks(arch):
         for op in ops(block):
-            elements = block.repeats * op_cost(op, block).acts
-            norms += elements if op.norm else 0
-            biases += 0 if op.norm else elements
-            gates += block.repeats * op.c_in * block.side_out**2 if op.kind == "squeeze" else 0
-            final += op.c_in * block.side_in**2 if op.kind == "classifier" else 0
+            acts = block.repeats * op_cost(op, block).acts
+            if op.norm:
+                normed += acts
+            else:
+                biases += acts
+            if op.kind == "squeeze":
+                pooled_by_gates += block.repeats * op.c_in * block.side_out**2
+            if op.kind == "classifier":
+                pooled_at_the_end += op.c_in * block.side_in**2
     plain = macs(arch)
-    pooled = plain + 2 * norms + final
+    # fvcore counts two per element that a batch norm scales and shifts, one per element pooled
+    timm = plain + 2 * normed + pooled_at_the_end
     return {
         "macs": plain,
         "torch": 2 * plain,
         "pycls": plain + biases,
-        "fvcore-torchvision": pooled + gates,
-        "fvcore-timm": pooled,
+        "fvcore-torchvision": timm + pooled_by_gates,
+        "fvcore-timm": timm,
     }

@@ -1,5 +1,5 @@
-"""Where a network's extra cost went: shares, directions, and the network of a direction. No
-torch."""
+"""Where a network's extra cost went: its shares of depth, width and resolution; directions in
+shares, and the network of a direction. No torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from effnet.solve import Solution, fit
 
 Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 
+# A direction's network is looked for at resolutions within these factors of the exact one, which
+# is seldom of low waste itself.
+_SIDES_FROM, _SIDES_TO = 0.8, 1.25
+_CHOICES = 3  # block counts, and resolutions, that are tried around a direction
+
 
 def shares(
     base: Baseline, depth: float, width: float, resolution: int, num_classes: int
@@ -22,37 +27,36 @@ def shares(
     """Real cost shares: each dial's mean contribution to the log of exact cost over all six orders
     of turning them (a Shapley value over 8 exact counts), divided by the log of the whole ratio.
 
-    None where the network costs what the baseline costs: nothing is there to share."""
-    settings = ((1.0, depth), (1.0, width), (base.resolution, resolution))
-    log = {
-        on: math.log(
-            macs(
-                scale(
-                    base,
-                    settings[0][on[0]],
-                    settings[1][on[1]],
-                    int(settings[2][on[2]]),
-                    num_classes=num_classes,
-                )
-            )
+    None where the network costs what the baseline costs: nothing was added that could be shared."""
+    # log cost for each choice of dials turned: (1, 0, 0) is depth alone
+    log_cost: dict[tuple[int, ...], float] = {}
+    for turned in itertools.product((0, 1), repeat=3):
+        net = scale(
+            base,
+            depth if turned[0] else 1.0,
+            width if turned[1] else 1.0,
+            resolution if turned[2] else base.resolution,
+            num_classes=num_classes,
         )
-        for on in itertools.product((0, 1), repeat=3)
-    }
-    whole = log[1, 1, 1] - log[0, 0, 0]
+        log_cost[turned] = math.log(macs(net))
+    whole = log_cost[1, 1, 1] - log_cost[0, 0, 0]
     if whole == 0:
         return None
     added = [0.0, 0.0, 0.0]
     for order in itertools.permutations(range(3)):
-        on = [0, 0, 0]
+        dials = [0, 0, 0]
         for dial in order:
-            before = log[on[0], on[1], on[2]]
-            on[dial] = 1
-            added[dial] += (log[on[0], on[1], on[2]] - before) / 6
+            before = log_cost[tuple(dials)]
+            dials[dial] = 1
+            added[dial] += (log_cost[tuple(dials)] - before) / 6
     return (added[0] / whole, added[1] / whole, added[2] / whole)
 
 
 def nominal_shares(s: Scaling) -> Shares:
-    """Of bare coefficients: (log alpha, 2 log beta, 2 log gamma) over their own sum."""
+    """The shares of bare coefficients: (log alpha, 2 log beta, 2 log gamma) over their own sum.
+
+    Cost grows with depth, and with the squares of width and resolution (paper, section 3.3). Raises
+    ValueError where no coefficient scales."""
     logs = (math.log(s.alpha), 2 * math.log(s.beta), 2 * math.log(s.gamma))
     total = sum(logs)
     if total == 0:
@@ -61,7 +65,7 @@ def nominal_shares(s: Scaling) -> Shares:
 
 
 def direction(s: Shares, ratio: float) -> Scaling:
-    """The coefficients that spend `ratio` in these shares."""
+    """The coefficients that spend `ratio` in these shares, nominally."""
     return Scaling(ratio ** s[0], ratio ** (s[1] / 2), ratio ** (s[2] / 2))
 
 
@@ -69,12 +73,13 @@ def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, f
     """Per resolution [px]: the baseline's cost per pixel over the best among `sides`, minus 1.
 
     Feature maps shrink by ceil, so a side just above a multiple of a stride pays for a whole row
-    more."""
-    per_pixel = {
-        px: macs(scale(base, resolution=px, num_classes=num_classes)) / px**2 for px in sides
-    }
+    more: B0 at 225 px wastes 15% against 224."""
+    per_pixel = {}
+    for px in sides:
+        net = scale(base, resolution=px, num_classes=num_classes)
+        per_pixel[px] = macs(net) / px**2
     best = min(per_pixel.values())
-    return {px: c / best - 1 for px, c in per_pixel.items()}
+    return {px: each / best - 1 for px, each in per_pixel.items()}
 
 
 def toward(
@@ -98,43 +103,53 @@ def toward(
             f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1"
         )
     base_macs = macs(scale(base, num_classes=num_classes))
-    s = direction(aim, budget.target(base_macs) / base_macs)
-    side, least = s.resolution * base.resolution, least_side(base.total_stride)
-    most = max(least, int(min(top, math.ceil(1.25 * side))))
-    sides = range(max(least, min(most, math.floor(0.8 * side))), most + 1)
-    wasted = waste(base, sides, num_classes)
-    best_sides = sorted(
-        (px for px in sides if wasted[px] <= max_waste), key=lambda px: abs(px - side)
-    )[:3]
+    exact = direction(aim, budget.target(base_macs) / base_macs)
+    sides = _sides(base, exact.resolution * base.resolution, top, max_waste, num_classes)
 
-    def rank(found: Solution) -> tuple[float, float, int]:
-        real = shares(base, found.depth, found.width, found.arch.resolution, num_classes)
-        apart = math.dist(real, aim) if real else math.inf
-        return 0.0 if found.met else abs(found.off), apart, -found.arch.resolution
+    def rank(solution: Solution) -> tuple[float, float, int]:
+        side = solution.arch.resolution
+        real = shares(base, solution.depth, solution.width, side, num_classes)
+        distance = math.inf if real is None else math.dist(real, aim)
+        miss = 0.0 if solution.met else abs(solution.off)
+        return miss, distance, -side  # of equals the larger
 
-    tried = [
-        fit(base, budget, depth=depth, resolution=px, num_classes=num_classes)
-        for depth, px in itertools.product(_depths(base, s.depth), best_sides)
-    ]
-    best = min(tried, key=rank)
-    return best, wasted[best.arch.resolution]
+    solutions = []
+    for depth in _depths(base, exact.depth):
+        for side in sides:
+            solutions.append(
+                fit(base, budget, depth=depth, resolution=side, num_classes=num_classes)
+            )
+    best = min(solutions, key=rank)
+    return best, sides[best.arch.resolution]
+
+
+def _sides(
+    base: Baseline, exact: float, top: float, max_waste: float, num_classes: int
+) -> dict[int, float]:
+    """The resolutions [px] of low waste nearest to `exact`, at most `top`, with their waste."""
+    least = least_side(base.total_stride)
+    most = max(least, int(min(top, math.ceil(_SIDES_TO * exact))))
+    fewest = max(least, min(most, math.floor(_SIDES_FROM * exact)))
+    wasted = waste(base, range(fewest, most + 1), num_classes)
+    frugal = [px for px in wasted if wasted[px] <= max_waste]
+    nearest = sorted(frugal, key=lambda px: abs(px - exact))
+    return {px: wasted[px] for px in nearest[:_CHOICES]}
 
 
 def _depths(base: Baseline, depth: float) -> list[float]:
     """Depth multipliers of the three networks whose block counts are nearest to that many times the
     baseline's."""
     blocks = depth * base.blocks
-    if least_depth(base):
+    if least_depth(base):  # depth moves in whole blocks
         fewest = max(len(base.stages), round_half_up(blocks) - 1)
-        return [n / base.blocks for n in range(fewest, fewest + 3)]
-    around = (
-        2000 // max(s.repeats for s in base.stages) + 1
-    )  # two blocks of the longest stage, in thousandths
+        return [count / base.blocks for count in range(fewest, fewest + _CHOICES)]
+    # Elsewhere each stage rounds by itself: depths are tried in thousandths, as far as two blocks
+    # of the longest stage reach.
+    reach = 2000 // max([stage.repeats for stage in base.stages]) + 1
     middle = round_half_up(1000 * depth)
-    thousandths = sorted(
-        range(max(1, middle - around), middle + around + 1), key=lambda n: abs(n - middle)
-    )
-    built: dict[tuple[int, ...], float] = {}
-    for n in thousandths:
-        built.setdefault(repeats_at(base, n / 1000), n / 1000)
-    return [built[repeats] for repeats in sorted(built, key=lambda r: abs(sum(r) - blocks))[:3]]
+    thousandths = range(max(1, middle - reach), middle + reach + 1)
+    depth_of: dict[tuple[int, ...], float] = {}
+    for n in sorted(thousandths, key=lambda n: abs(n - middle)):
+        depth_of.setdefault(repeats_at(base, n / 1000), n / 1000)
+    nearest = sorted(depth_of, key=lambda repeats: abs(sum(repeats) - blocks))
+    return [depth_of[repeats] for repeats in nearest[:_CHOICES]]
