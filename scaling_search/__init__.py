@@ -7,12 +7,15 @@ __version__ = "0.1.0"
 def without_secrets(text: str) -> str:
     """An address as it may be shown or written into results: no password, no query. Anything else
     as it is."""
-    head, mark, rest = text.partition("://")
+    scheme, mark, address = text.partition("://")
     if not mark:
         return text
-    who, at, place = rest.rpartition("@")
-    place, query, _ = place.partition("?")
-    return f"{head}://{who.partition(':')[0]}{':***' if ':' in who else ''}{at}{place}{'?***' if query else ''}"
+    login, at, location = address.rpartition("@")
+    user, colon, _ = login.partition(":")
+    location, question, _ = location.partition("?")
+    password = ":***" if colon else ""
+    query = "?***" if question else ""
+    return f"{scheme}://{user}{password}{at}{location}{query}"
 
 
 class UserError(ValueError):

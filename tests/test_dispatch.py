@@ -3,7 +3,8 @@ script."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,17 +34,18 @@ def runs(study: Study) -> list[tuple[Candidate, int]]:
 @pytest.fixture
 def phase(
     runs: list[tuple[Candidate, int]], trial: Trial, tmp_path: Path
-) -> Callable[..., tuple[Training, Store]]:
-    def make(**more: object) -> tuple[Training, Store]:
-        store = more.pop("store", None) or Store.create(tmp_path / "run", {}, {})
-        usual = {
-            "trial": lambda c, s: replace(trial, arch=c.arch, seed=s),
-            "over": lambda: False,
-        }
-        training = Training(store, Quiet(), runs, 2, **{**usual, **more})  # type: ignore[arg-type]
-        return training, store
+) -> Iterator[Callable[..., tuple[Training, Store]]]:
+    usual = {"trial": lambda c, s: replace(trial, arch=c.arch, seed=s), "over": lambda: False}
+    with ExitStack() as stores:
 
-    return make
+        def make(**more: object) -> tuple[Training, Store]:
+            store = more.pop("store", None)
+            if store is None:
+                store = stores.enter_context(Store.create(tmp_path / "run", {}, {}))
+            training = Training(store, Quiet(), runs, 2, **{**usual, **more})  # type: ignore[arg-type]
+            return training, store
+
+        yield make
 
 
 Make = Callable[..., tuple[Training, Store]]
@@ -111,7 +113,7 @@ def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> No
         pytest.param(1, 3, 3, id="no longer shared"),
     ],
 )
-def test_a_level_that_memory_has_lowered_holds_for_later_sittings(
+def test_a_level_that_memory_has_lowered_holds_for_later_sessions(
     level: int, measured: int, kept: int, phase: Make
 ) -> None:
     store = Store.in_memory({"packing": {"level": measured, "gpu": "a card"}})

@@ -120,10 +120,10 @@ def test_a_run_out_of_memory_lowers_the_number_for_good(trial: Trial) -> None:
 
 def test_a_deadline_is_of_the_run_s_own_time(trial: Trial) -> None:
     limited = dataclasses.replace(trial, deadline=60.0)
-    shared = Packing(80 * GIB, 4).shared(limited)
+    shared = Packing(80 * GIB, 4).extend_deadline(limited)
     assert shared.deadline == 240.0
     assert shared.key == limited.key
-    assert Packing(80 * GIB, 4).shared(trial) == trial
+    assert Packing(80 * GIB, 4).extend_deadline(trial) == trial
 
 
 def test_predictions_grow_with_the_step(trial: Trial) -> None:

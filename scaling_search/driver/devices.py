@@ -26,13 +26,15 @@ _ABSENT = ("found no nvidia driver", "no cuda gpus are available")  # torch's wo
 
 @dataclass(frozen=True, slots=True)
 class Cuda:
-    """What torch makes of this machine's GPUs: how many it can use and, where none, why.
+    """What torch makes of this machine's GPUs: how many it can use and, where none, why, and what
+    to do about it.
 
     `present`: whether a GPU seems to be there that torch cannot use."""
 
     count: int
     reason: str = ""
     present: bool = False
+    advice: str = "see that nvidia-smi lists the GPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,7 @@ class Machine:
     precision: Precision = "fp32"  # of a step; fp32 where any of the GPUs needs it
     problem: str = ""  # why torch cannot use a GPU that is wanted
     warnings: tuple[str, ...] = ()  # what a check of its numbers has found wrong
-    triton_failure: str = (
-        ""  # why that check keeps Triton's kernels, which can be imported, from use
-    )
+    triton_failure: str = ""  # why that check keeps Triton's kernels, though importable, from use
 
 
 def cores() -> int:
@@ -76,9 +76,9 @@ def probe_cuda() -> Cuda:
     """Ask torch for this machine's GPUs; no CUDA context is created."""
     version = torch.__version__
     if not torch.backends.cuda.is_built():
-        return Cuda(
-            0, f"torch {version} is built without CUDA", any(Path("/dev").glob("nvidia[0-9]*"))
-        )
+        has_card = any(Path("/dev").glob("nvidia[0-9]*"))
+        reason = f"torch {version} is built without CUDA"
+        return Cuda(0, reason, has_card, "install a CUDA build of torch")
     # the reason comes as an exception below; torch warns of it too, and only once
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -94,20 +94,14 @@ def probe_cuda() -> Cuda:
         return Cuda(0, f"torch {version} finds no GPU here")
     old = re.search(r"driver on your system is too old \(found version (\d+)\)", message)
     if old:
-        known = f"{int(old[1]) // 1000}.{int(old[1]) % 1000 // 10}"
+        number = int(old[1])  # CUDA's own form: 9020 is 9.2
+        known = f"{number // 1000}.{number % 1000 // 10}"
         reason = f"the NVIDIA driver knows CUDA {known}, too old for torch {version}"
         if torch.version.cuda:
             reason += f" (CUDA {torch.version.cuda})"
-        return Cuda(0, reason, True)
+        advice = "update the driver, or install a torch built for an older CUDA"
+        return Cuda(0, reason, True, advice)
     return Cuda(0, f"torch {version} cannot use CUDA: {message[:200]}", True)
-
-
-def _advice(cuda: Cuda) -> str:
-    if "too old" in cuda.reason:
-        return "update the driver, or install a torch built for an older CUDA"
-    if "without CUDA" in cuda.reason:
-        return "install a CUDA build of torch"
-    return "see that nvidia-smi lists the GPU"
 
 
 def resolve(device: str, indices: tuple[int, ...] | None = None) -> tuple[str, str]:
@@ -121,11 +115,11 @@ def resolve(device: str, indices: tuple[int, ...] | None = None) -> tuple[str, s
         if cuda.present:
             return "cpu", (
                 f"a GPU seems to be here, but {cuda.reason}: training on the CPU; "
-                f"to use the GPU, {_advice(cuda)}"
+                f"to use the GPU, {cuda.advice}"
             )
         return ("cuda" if cuda.count else "cpu"), ""
     if not cuda.count:
-        raise UserError(f"--device cuda: {cuda.reason}; {_advice(cuda)}, or use --device cpu")
+        raise UserError(f"--device cuda: {cuda.reason}; {cuda.advice}, or use --device cpu")
     for index in indices or ():
         if index >= cuda.count:
             names = [f"cuda:{i}" for i in range(cuda.count)]
@@ -142,7 +136,7 @@ def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
         return Machine(step.kernels("cpu"), step.why_no_kernels())
     cuda = probe_cuda()
     if not cuda.count:
-        return Machine("", problem=f"{cuda.reason}; {_advice(cuda)}")
+        return Machine("", problem=f"{cuda.reason}; {cuda.advice}")
     every = indices or range(cuda.count)
     cards = [torch.cuda.get_device_properties(i) for i in every]
     smallest = min(cards, key=lambda card: card.total_memory)
@@ -186,7 +180,9 @@ def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> M
 def memory_needed(study: Study, arch: Arch, precision: Precision, batch: int | None = None) -> int:
     """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context
     included."""
-    recipe = study.recipe if batch is None else dataclasses.replace(study.recipe, batch=batch)
+    recipe = study.recipe
+    if batch is not None:
+        recipe = dataclasses.replace(recipe, batch=batch)
     images = (study.data.train_images or 0) + (study.data.val_images or 0)
     return CONTEXT + predicted_peak(arch, recipe, images, precision)
 

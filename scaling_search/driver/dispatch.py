@@ -137,7 +137,7 @@ class Training:
         number = self._store.start(candidate, seed, self._epochs)
         self._candidates[number] = candidate
         if self._packing:
-            trial = self._packing.shared(trial)
+            trial = self._packing.extend_deadline(trial)
         return self._begin(Job(number, trial), device)
 
     def _fits(self, trial: Trial, device: str) -> bool:
@@ -305,7 +305,7 @@ class Measuring:
             neighbours = [trial for trial, at in self._running.values() if at == device]
             if not self._packing.allows(neighbours, trial):
                 return None
-            trial = self._packing.shared(trial)
+            trial = self._packing.extend_deadline(trial)
         self._waiting.popleft()
         job = Job(record.number, trial)
         self._running[job.number] = trial, device

@@ -50,9 +50,12 @@ class Measured:
         rates: list[str] = []
         for level, rate in sorted(self.rates.items()):
             beside = "alone" if level == 1 else f"with {level}"
-            rates.append(f"{rate:,.0f}{'' if rates else ' images/s'} {beside}")
-        how = f"measured{' under MPS' if mps else ''}"
-        reason = f"{', '.join(rates)} ({how})" if rates else "nothing could be measured"
+            unit = "" if rates else " images/s"  # said once
+            rates.append(f"{rate:,.0f}{unit} {beside}")
+        reason = "nothing could be measured"
+        if rates:
+            how = "measured under MPS" if mps else "measured"
+            reason = f"{', '.join(rates)} ({how})"
         note = f"; {self.note}" if self.note else ""
         return f"{at_a_time(self.level)}: {reason}{note}"
 
@@ -133,7 +136,7 @@ class Packing:
         promised = sum(self._promise(t) for t in (*running, trial))
         return promised <= _ROOM * self._memory
 
-    def shared(self, trial: Trial) -> Trial:
+    def extend_deadline(self, trial: Trial) -> Trial:
         """`trial` with its deadline as long as it takes where `level` trainings share a device.
 
         A deadline is of the run's own time, and each of k trainings has a k-th of the device at

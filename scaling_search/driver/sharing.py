@@ -3,6 +3,7 @@ GPU is measured, or known from before."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Trial
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -35,10 +38,11 @@ class Workload:
 def workload(
     study: Study, todo: Plan, data: Facts, kernels: str, checkpoints: str, runs: int
 ) -> Workload:
-    """Of `runs` that are still to be trained."""
-    networks = sorted((c.arch for c in (*todo.candidates, *todo.pool)), key=lambda a: a.blocks)
+    """What is still to be trained: `runs`."""
+    networks = [c.arch for c in (*todo.candidates, *todo.pool)] or [todo.baseline.arch]
+    networks.sort(key=lambda arch: arch.blocks)
     typical = Trial(
-        arch=networks[len(networks) // 2] if networks else todo.baseline.arch,
+        arch=networks[len(networks) // 2],
         data_digest=data.digest,
         data_folder=data.folder,
         recipe=study.recipe,
@@ -61,7 +65,7 @@ def workload(
 def settle(
     load: Workload,
     machine: Machine,
-    where: LocalExecutor,
+    executor: LocalExecutor,
     workers: int | None,
     store: Store,
     over: Callable[[], bool],
@@ -71,32 +75,35 @@ def settle(
 
     With `workers` from the user there are as many on each device as these make, unmeasured; else
     what a measurement says, where one pays, and 1 where none does. Says what it comes to, and keeps
-    it in the store: on the same GPUs it holds for later sittings. Leaves early once `over`."""
-    devices = len(where.devices)
+    it in the store: on the same GPUs it holds for later sessions. Leaves early once `over`."""
+    devices = len(executor.devices)
     if workers:
         packing = Packing(machine.memory, math.ceil(workers / devices), machine.precision)
         if packing.level > 1:
-            _start_mps(where, console)
+            _start_mps(executor, console)
         return packing
     packing = Packing(machine.memory, 1, machine.precision)
     # launching keeps a core busy: two trainings can share one, more would wait for it
     most = min(MOST, packing.room(load.typical), max(2, 2 * cores() // devices))
-    if most > 1 and measuring_pays(load.runs, load.steps, devices):
-        under_mps = _start_mps(where, console)
-        setting = {"gpu": machine.gpu, "devices": devices, "mps": under_mps}
-        recorded = store.fact("packing") or {}
-        if all(recorded.get(name) == value for name, value in setting.items()):
-            _apply(packing, load.typical, recorded["level"], recorded["peak"])
-            say(console, "gpu", f"{at_a_time(packing.level)}, as in an earlier sitting")
-            return packing
-        with console.status("measuring how many trainings at a time pay on each device"):
-            measured = where.measure(load.typical, most, over)
-        if measured is None:
-            return packing
-        _apply(packing, load.typical, measured.level, measured.peak)
-        if measured.rates:
-            store.set_fact("packing", {**setting, **asdict(measured)})
-        say(console, "gpu", measured.words(under_mps))
+    if most <= 1 or not measuring_pays(load.runs, load.steps, devices):
+        return packing
+    under_mps = _start_mps(executor, console)
+    setting = {"gpu": machine.gpu, "devices": devices, "mps": under_mps}
+    recorded = store.fact("packing") or {}
+    if all(recorded.get(name) == value for name, value in setting.items()):
+        _apply(packing, load.typical, recorded["level"], recorded["peak"])
+        say(console, "gpu", f"{at_a_time(packing.level)}, as in an earlier session")
+        return packing
+    with console.status("measuring how many trainings at a time pay on each device"):
+        measured = executor.measure(load.typical, most, over)
+    if measured is None:
+        return packing
+    _apply(packing, load.typical, measured.level, measured.peak)
+    if measured.rates:
+        store.set_fact("packing", {**setting, **asdict(measured)})
+    words = measured.words(under_mps)
+    logger.info("%s", words)
+    say(console, "gpu", words)
     return packing
 
 
@@ -105,7 +112,7 @@ def _apply(packing: Packing, typical: Trial, level: int, peak: int) -> None:
     packing.record_peak(typical, peak)
 
 
-def _start_mps(where: LocalExecutor, console: Console) -> bool:
+def _start_mps(executor: LocalExecutor, console: Console) -> bool:
     """Whether workers that start from now on run under MPS; where it cannot be had, why is said."""
     try:
         server = mps.start()
@@ -119,5 +126,5 @@ def _start_mps(where: LocalExecutor, console: Console) -> bool:
         return False
     if server is None:
         return mps.is_running()
-    where.use_mps(server)
+    executor.use_mps(server)
     return True

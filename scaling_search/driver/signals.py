@@ -1,4 +1,4 @@
-"""Stopping well: the first SIGINT or SIGTERM asks, the second one does."""
+"""Stopping well: the first SIGINT or SIGTERM asks for it, the second one ends the process."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stopping:
-    """Within this block, a first signal calls `tell` and makes the object answer True; a second one
-    is SystemExit at once. The exit status of either is 128 + the signal's number."""
+    """Within this block, a first signal calls `on_first` and makes the object answer True; a second
+    one is SystemExit at once. The exit status of either is 128 + the signal's number."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
         self.status = 0
 
     def __call__(self) -> bool:
         return self.status != 0
 
     def __enter__(self) -> Stopping:
-        self._before = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {s: signal.signal(s, self._handle) for s in _SIGNALS}
         return self
 
     def __exit__(self, *exc: object) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
 
-    def _on(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.status:
-            for s in (signal.SIGINT, signal.SIGTERM):  # nothing is quicker than what happens now
+            for s in _SIGNALS:  # closing takes a moment, and a third signal would cut it short
                 signal.signal(s, signal.SIG_IGN)
-            raise SystemExit(128 + signum)
-        self.status = 128 + signum
-        self._tell()
+            raise SystemExit(128 + number)
+        self.status = 128 + number
+        self._on_first()
