@@ -15,51 +15,63 @@ from scaling_search.cli import build_parser
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "docs" / "generate.py"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# `scaling-search ...` or `python run_search.py ...`: at the start of a line, after a prompt or &&,
+# with environment variables before it
 _COMMAND = re.compile(
-    r"(?:^|&&|\$)\s*(?:\w+=\S+\s+)*(?:scaling-search|\S*python3? (?P<search>run_search\.py))(?=\s|$)"
+    r"(?:^|&&|\$)\s*(?:\w+=\S+\s+)*"
+    r"(?:scaling-search|\S*python3? (?P<search>run_search\.py))(?=\s|$)"
 )
+_SHELL_WORDS = {"&&", "|", ">", ";"}  # that end a command
 
 
 def blocks(path: Path, *languages: str) -> list[str]:
-    """Fenced code blocks of these languages."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-    return [text for language, text in found if language in languages]
+    """The texts of a page's fenced code blocks in these languages."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in fences if language in languages]
 
 
 def commands(text: str) -> list[list[str]]:
     """The arguments of every command line of ours in a block."""
-    found = []
+    command_lines = []
     for line in text.replace("\\\n", " ").splitlines():
-        if match := _COMMAND.search(line):
-            words = shlex.split(line[match.end() :], comments=True)
-            words = words[
-                : next((i for i, w in enumerate(words) if w in ("&&", "|", ">", ";")), len(words))
-            ]
-            found.append(["search", *words] if match["search"] else words)
-    return found
+        match = _COMMAND.search(line)
+        if match is None:
+            continue
+        words = ["search"] if match["search"] else []
+        for word in shlex.split(line[match.end() :], comments=True):
+            if word in _SHELL_WORDS:
+                break
+            words.append(word)
+        command_lines.append(words)
+    return command_lines
+
+
+def documented_commands(page: Path) -> list[list[str]]:
+    """The arguments of every command line that a page shows."""
+    return [words for block in blocks(page, "", "sh") for words in commands(block)]
 
 
 def test_commands_are_found() -> None:
-    text = "$ scaling-search list  # all\npip install . && .venv/bin/python run_search.py --data a \\\n  --upscale\nnone\n"
+    listing = "$ scaling-search list  # all"
+    searching = "pip install . && .venv/bin/python run_search.py --data a \\\n  --upscale"
+    text = f"{listing}\n{searching}\nnone\n"
     assert commands(text) == [["list"], ["search", "--data", "a", "--upscale"]]
-    assert len([c for page in PAGES for b in blocks(page, "", "sh") for c in commands(b)]) > 30
+    assert sum(len(documented_commands(page)) for page in PAGES) > 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_parses(page: Path) -> None:
-    for block in blocks(page, "", "sh"):
-        for words in commands(block):
-            try:
-                build_parser().parse_args(words)
-            except SystemExit as leaves:  # --help, --version
-                assert leaves.code == 0, words
+    for words in documented_commands(page):
+        try:
+            build_parser().parse_args(words)
+        except SystemExit as leaves:  # --help, --version
+            assert leaves.code == 0, words
 
 
 def anchors(page: Path) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
-    heads = re.findall(
-        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE
-    )
+    """The anchors of a page's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
@@ -84,10 +96,10 @@ def test_python_runs(page: Path) -> None:
 
 
 def test_the_command_line_reference_is_up_to_date() -> None:
-    got = subprocess.run(
+    check = subprocess.run(
         [sys.executable, str(GENERATE), "--check"], capture_output=True, text=True, timeout=120
     )
-    assert got.returncode == 0, got.stdout + got.stderr
+    assert check.returncode == 0, check.stdout + check.stderr
 
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
