@@ -1,5 +1,5 @@
-"""Weights: state dicts of timm and torchvision into our names and back; safetensors; torch.export
-and ONNX.
+"""Weights to and from files and other libraries: state dicts of timm and torchvision into our
+names and back; safetensors; torch.export and ONNX.
 
 A state dict does not say how its network pads or which eps its batch norms have. Give those to
 `effnet.build`: torchvision's and timm's own EfficientNets, MobileNets and ResNets want bn_eps=1e-5;
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -34,8 +35,9 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _COUNTER = "num_batches_tracked"  # older checkpoints lack it, and nothing depends on it
 _FILE, _CONFIG = "model.safetensors", "config.json"
 
-# ---- names: (our convolution or linear layer, theirs, their batch norm after it or "")
+# ---- names
 
+# Our convolution or linear layer, theirs, and their batch norm after it or "".
 Layer = tuple[str, str, str]
 
 
@@ -45,120 +47,148 @@ def _layers(net: Arch, peer: Peer) -> Iterator[Layer]:
     if peer not in PEERS:
         raise ValueError(f"{peer!r}: known are {' and '.join(PEERS)}")
     _, *middle, _ = blocks(net)
-    kinds = {b.operator for b in middle}
-    resnet = kinds == {"bottleneck"}
-    if peer == "timm":
-        known = resnet or kinds <= {"mbconv", "fused", "separable"}
-    else:
-        known = resnet or kinds <= {"mbconv", "fused"}
-    if not known:
+    operators = {block.operator for block in middle}
+    resnet = operators == {"bottleneck"}
+    exchanged = {"timm": {"mbconv", "fused", "separable"}, "torchvision": {"mbconv", "fused"}}
+    if not resnet and not operators <= exchanged[peer]:
         raise ValueError(
-            f"{peer} has no network of {' and '.join(sorted(kinds))} blocks to exchange weights with"
+            f"{peer} has no network of {' and '.join(sorted(operators))} blocks "
+            "to exchange weights with"
         )
-    plain = not any(
-        b.squeezed or b.operator == "fused" for b in middle
-    )  # torchvision: mobilenet_v2's names
     if resnet:
-        yield "stem", "conv1", "bn1"
-    else:
-        yield (
-            ("stem", "conv_stem", "bn1")
-            if peer == "timm"
-            else ("stem", "features.0.0", "features.0.1")
-        )
-    n = 0
-    for block, stage, place in _places(net, middle):
-        ours = f"blocks.{n}"
-        if resnet:
-            yield from _resnet(block, ours, f"layer{stage + 1}.{place}")
-        elif peer == "timm":
-            yield from _timm(block, ours, f"blocks.{stage}.{place}")
-        elif plain:
-            yield from _mobilenet(block, ours, f"features.{n + 1}.conv")
-        else:
-            yield from _torchvision(block, ours, f"features.{stage + 1}.{place}.block")
-        n += 1
-    if net.head_width:
-        last = n + 1 if plain else len(net.stages) + 1
-        yield (
-            ("head", "conv_head", "bn2")
-            if peer == "timm"
-            else ("head", f"features.{last}.0", f"features.{last}.1")
-        )
-    yield "classifier", "fc" if resnet else "classifier" if peer == "timm" else "classifier.1", ""
+        return _resnet_layers(net, middle)
+    if peer == "timm":
+        return _timm_layers(net, middle)
+    # torchvision has two modules for such rows; without gates and fused blocks it is mobilenet_v2
+    for block in middle:
+        if block.squeezed or block.operator == "fused":
+            return _efficientnet_layers(net, middle)
+    return _mobilenet_layers(net, middle)
 
 
-def _places(net: Arch, middle: list[Block]) -> Iterator[tuple[Block, int, int]]:
-    """Each repeat of each block with its stage and its place in the stage, from 0."""
-    each = iter([block for block in middle for _ in range(block.repeats)])
+class _Place(NamedTuple):
+    """One repeat of a block: its number in the network, its stage and its place in it, from 0."""
+
+    block: Block
+    number: int
+    stage: int
+    place: int
+
+
+def _places(net: Arch, middle: list[Block]) -> Iterator[_Place]:
+    repeats = iter([block for block in middle for _ in range(block.repeats)])
+    number = 0
     for stage, row in enumerate(net.stages):
         for place in range(row.repeats):
-            yield next(each), stage, place
+            yield _Place(next(repeats), number, stage, place)
+            number += 1
 
 
-def _timm(block: Block, ours: str, theirs: str) -> Iterator[Layer]:
-    kinds = [op.kind for op in ops(block)]
+def _resnet_layers(net: Arch, middle: list[Block]) -> Iterator[Layer]:
+    """timm and torchvision have the same names."""
     names = {
+        "reduce": ("conv1", "bn1"),
+        "conv": ("conv2", "bn2"),
+        "expand": ("conv3", "bn3"),
+        "shortcut": ("downsample.0", "downsample.1"),
+    }
+    yield "stem", "conv1", "bn1"
+    for block, number, stage, place in _places(net, middle):
+        theirs = f"layer{stage + 1}.{place}"
+        for op in ops(block):
+            convolution, norm = names[op.kind]
+            yield f"blocks.{number}.{op.kind}", f"{theirs}.{convolution}", f"{theirs}.{norm}"
+    if net.head_width:
+        yield "head", "conv_head", "bn2"
+    yield "classifier", "fc", ""
+
+
+def _timm_layers(net: Arch, middle: list[Block]) -> Iterator[Layer]:
+    yield "stem", "conv_stem", "bn1"
+    for block, number, stage, place in _places(net, middle):
+        names = _timm_names([op.kind for op in ops(block)])
+        norms = 0
+        for kind, name in names.items():
+            theirs = f"blocks.{stage}.{place}"
+            if kind in ("squeeze", "excite"):
+                yield f"blocks.{number}.se.{kind}", f"{theirs}.{name}", ""
+            else:
+                norms += 1
+                yield f"blocks.{number}.{kind}", f"{theirs}.{name}", f"{theirs}.bn{norms}"
+    if net.head_width:
+        yield "head", "conv_head", "bn2"
+    yield "classifier", "classifier", ""
+
+
+def _timm_names(kinds: list[str]) -> dict[str, str]:
+    """timm's names of a block's layers, which depend on which of its classes the block is."""
+    names = {
+        "expand": "conv_pw",
         "depthwise": "conv_dw",
         "pointwise": "conv_pw",
         "fused": "conv_exp",
         "project": "conv_pwl",
+        "squeeze": "se.conv_reduce",
+        "excite": "se.conv_expand",
     }
-    if "expand" in kinds:
-        names["expand"] = "conv_pw"
-    elif "depthwise" in kinds:  # DepthwiseSeparableConv
+    if "depthwise" in kinds and "expand" not in kinds:  # DepthwiseSeparableConv
         names["project"] = "conv_pw"
-    elif "project" not in kinds:  # ConvBnAct
+    if "fused" in kinds and "project" not in kinds:  # ConvBnAct
         names["fused"] = "conv"
-    names |= {"squeeze": "se.conv_reduce", "excite": "se.conv_expand"}
-    norms = 0
-    for kind in kinds:
-        if kind in ("squeeze", "excite"):
-            yield f"{ours}.se.{kind}", f"{theirs}.{names[kind]}", ""
-        else:
-            norms += 1
-            yield f"{ours}.{kind}", f"{theirs}.{names[kind]}", f"{theirs}.bn{norms}"
+    return {kind: names[kind] for kind in kinds}
 
 
-def _torchvision(block: Block, ours: str, theirs: str) -> Iterator[Layer]:
-    place = 0
-    for op in ops(block):
-        if op.kind == "squeeze":
-            yield f"{ours}.se.squeeze", f"{theirs}.{place}.fc1", ""
-        elif op.kind == "excite":
-            yield f"{ours}.se.excite", f"{theirs}.{place}.fc2", ""
-            place += 1
-        else:
-            yield f"{ours}.{op.kind}", f"{theirs}.{place}.0", f"{theirs}.{place}.1"
-            place += 1
+def _efficientnet_layers(net: Arch, middle: list[Block]) -> Iterator[Layer]:
+    """torchvision's EfficientNet: the layers of a block are numbered, a gate being one of them."""
+    yield "stem", "features.0.0", "features.0.1"
+    for block, number, stage, place in _places(net, middle):
+        ours, theirs = f"blocks.{number}", f"features.{stage + 1}.{place}.block"
+        i = 0
+        for op in ops(block):
+            if op.kind == "squeeze":
+                yield f"{ours}.se.squeeze", f"{theirs}.{i}.fc1", ""
+            elif op.kind == "excite":
+                yield f"{ours}.se.excite", f"{theirs}.{i}.fc2", ""
+                i += 1
+            else:
+                yield f"{ours}.{op.kind}", f"{theirs}.{i}.0", f"{theirs}.{i}.1"
+                i += 1
+    if net.head_width:
+        last = len(net.stages) + 1
+        yield "head", f"features.{last}.0", f"features.{last}.1"
+    yield "classifier", "classifier.1", ""
 
 
-def _mobilenet(block: Block, ours: str, theirs: str) -> Iterator[Layer]:
-    for place, op in enumerate(ops(block)):
-        if op.act:
-            yield f"{ours}.{op.kind}", f"{theirs}.{place}.0", f"{theirs}.{place}.1"
-        else:
-            yield f"{ours}.{op.kind}", f"{theirs}.{place}", f"{theirs}.{place + 1}"
-
-
-def _resnet(block: Block, ours: str, theirs: str) -> Iterator[Layer]:
-    names = {"reduce": ("conv1", "bn1"), "conv": ("conv2", "bn2"), "expand": ("conv3", "bn3")}
-    names["shortcut"] = ("downsample.0", "downsample.1")
-    for op in ops(block):
-        conv, norm = names[op.kind]
-        yield f"{ours}.{op.kind}", f"{theirs}.{conv}", f"{theirs}.{norm}"
+def _mobilenet_layers(net: Arch, middle: list[Block]) -> Iterator[Layer]:
+    """torchvision's mobilenet_v2: blocks are numbered through, and a layer without activation is no
+    module of its own."""
+    yield "stem", "features.0.0", "features.0.1"
+    for block, number, _, _ in _places(net, middle):
+        ours, theirs = f"blocks.{number}", f"features.{number + 1}.conv"
+        for i, op in enumerate(ops(block)):
+            if op.act:
+                yield f"{ours}.{op.kind}", f"{theirs}.{i}.0", f"{theirs}.{i}.1"
+            else:
+                yield f"{ours}.{op.kind}", f"{theirs}.{i}", f"{theirs}.{i + 1}"
+    if net.head_width:
+        last = net.blocks + 1
+        yield "head", f"features.{last}.0", f"features.{last}.1"
+    yield "classifier", "classifier.1", ""
 
 
 def names(net: Arch, peer: Peer) -> dict[str, str]:
-    """Our state dict's keys → the peer's, in order."""
-    found: dict[str, str] = {}
+    """Our state dict's keys → the peer's, in order. Raises ValueError where the peer has no such
+    network."""
+    key_of: dict[str, str] = {}
     for ours, theirs, norm in _layers(net, peer):
         if norm:
-            found[f"{ours}.0.weight"] = f"{theirs}.weight"
-            found |= {f"{ours}.1.{part}": f"{norm}.{part}" for part in _NORM}
+            key_of[f"{ours}.0.weight"] = f"{theirs}.weight"
+            for part in _NORM:
+                key_of[f"{ours}.1.{part}"] = f"{norm}.{part}"
         else:
-            found |= {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
-    return found
+            for part in ("weight", "bias"):
+                key_of[f"{ours}.{part}"] = f"{theirs}.{part}"
+    return key_of
 
 
 # ---- state dicts
@@ -169,43 +199,36 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
 
     Raises ValueError naming the first entry that is missing, too many or of another shape."""
     wanted = _shapes(net)
-    state = {
-        str(key).removeprefix("module."): value for key, value in state.items()
-    }  # DataParallel's
+    # DataParallel puts `module.` before every name
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     if "stem.0.weight" in state:
-        source, table = "ours", {key: key for key in wanted}
+        source, key_of = "ours", {key: key for key in wanted}
     elif "features.0.0.weight" in state:
-        source, table = "torchvision", names(net, "torchvision")
+        source, key_of = "torchvision", names(net, "torchvision")
     else:
-        source, table = "timm", names(net, "timm")
-    label = net.name or net.key
-    found: State = {}
+        source, key_of = "timm", names(net, "timm")
+    refusal = f"state dict does not fit {net.name or net.key}"
+    converted: State = {}
     for ours, shape in wanted.items():
-        theirs = table[ours]
+        theirs = key_of[ours]
+        if theirs not in state and ours.endswith(_COUNTER):
+            converted[ours] = torch.tensor(0)
+            continue
         if theirs not in state:
-            if ours.endswith(_COUNTER):
-                found[ours] = torch.tensor(0)
-                continue
+            raise ValueError(f"{refusal}: {theirs} is missing (read in {source}'s names)")
+        value = state[theirs]
+        if not isinstance(value, Tensor):
             raise ValueError(
-                f"state dict does not fit {label}: {theirs} is missing (read in {source}'s names)"
+                f"{refusal}: {theirs} is {type(value).__name__}, wanted {tuple(shape)}"
             )
-        if not isinstance(state[theirs], Tensor) or state[theirs].shape != shape:
-            got = (
-                tuple(state[theirs].shape)
-                if isinstance(state[theirs], Tensor)
-                else type(state[theirs]).__name__
-            )
-            raise ValueError(
-                f"state dict does not fit {label}: {theirs} is {got}, wanted {tuple(shape)}"
-            )
-        found[ours] = state[theirs]
-    known = set(table.values())
-    extra = next((key for key in state if key not in known), None)
-    if extra is not None:
-        raise ValueError(
-            f"state dict does not fit {label}: it has no place for {extra} (read in {source}'s names)"
-        )
-    return found
+        if value.shape != shape:
+            raise ValueError(f"{refusal}: {theirs} is {tuple(value.shape)}, wanted {tuple(shape)}")
+        converted[ours] = value
+    known = set(key_of.values())
+    for key in state:
+        if key not in known:
+            raise ValueError(f"{refusal}: it has no place for {key} (read in {source}'s names)")
+    return converted
 
 
 def to_peer(state: Mapping[str, Tensor], net: Arch, peer: Peer) -> State:
@@ -216,6 +239,7 @@ def to_peer(state: Mapping[str, Tensor], net: Arch, peer: Peer) -> State:
 
 
 def _shapes(net: Arch) -> dict[str, torch.Size]:
+    """The shape of each entry of our state dict; on meta tensors nothing is allocated."""
     with torch.device("meta"):
         return {key: value.shape for key, value in effnet.build(net).state_dict().items()}
 
@@ -229,18 +253,19 @@ def read_state(path: str | Path) -> State:
 
     Raises ValueError for anything else, or a damaged file."""
     path = Path(path)
-    safe = path.suffix == ".safetensors"
     try:
-        state: Any = (
-            path.read_bytes() if safe else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except Exception:  # torch.load raises RuntimeError, UnpicklingError, EOFError, KeyError, ...
-        raise ValueError(f"{path}: damaged, or not a state dict of torch.save") from None
-    if safe:
-        return _parse(state, path)
-    for wrapper in ("state_dict", "model"):
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    if path.suffix == ".safetensors":
+        return _parse(data, path)
+    try:
+        # weights_only: tensors and plain data are made, no other object, whatever the file says
+        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        # whatever damaged bytes lead to: RuntimeError, UnpicklingError, EOFError, KeyError, ...
+        raise ValueError(f"{path}: damaged, or not a state dict of torch.save") from error
+    for wrapper in ("state_dict", "model"):  # as training scripts save them
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -249,22 +274,23 @@ def read_state(path: str | Path) -> State:
 
 
 def _parse(data: bytes, path: Path) -> State:
+    """The tensors in the bytes of a .safetensors file. Raises ValueError naming `path`."""
     try:
         return load_bytes(data)
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file: {error}") from None
+        raise ValueError(f"{path}: damaged or not a safetensors file: {error}") from error
 
 
 def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
-    """Tensors into a .safetensors file, put in place whole; returns its SHA-256."""
+    """Write tensors into a .safetensors file, put in place whole; return its SHA-256."""
     data = save_bytes({key: value.contiguous() for key, value in state.items()})
     atomic.write(Path(path), data)
     return hashlib.sha256(data).hexdigest()
 
 
 def save(model: ConvNet, folder: str | Path) -> None:
-    """model.safetensors and config.json (the Arch, how it was built, and the weights' digest) into
-    `folder`."""
+    """Write model.safetensors and config.json (the Arch, how it was built, and the weights' digest)
+    into `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -291,12 +317,13 @@ def load(folder: str | Path) -> ConvNet:
     except OSError as error:
         raise ValueError(
             f"{error.filename}: {error.strerror}; `effnet.nn.weights.save` writes such a folder"
-        ) from None
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / _CONFIG}: not what `save` wrote: {error}") from None
+        raise ValueError(f"{folder / _CONFIG}: not what `save` wrote: {error}") from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(
-            f"{folder / _FILE}: truncated or altered since it was saved (its SHA-256 is not config.json's)"
+            f"{folder / _FILE}: truncated or altered since it was saved "
+            "(its SHA-256 is not config.json's)"
         )
     model = effnet.build(net, bn_eps=bn_eps, same_padding=same_padding)
     model.load_state_dict(convert(_parse(data, folder / _FILE), net))
@@ -307,7 +334,7 @@ def load(folder: str | Path) -> ConvNet:
 
 
 def _example(model: ConvNet) -> Tensor:
-    # torch.export takes a dimension of 1 for a constant
+    # two images: torch.export takes a dimension of 1 for a constant
     return torch.zeros(2, model.arch.in_channels, model.arch.resolution, model.arch.resolution)
 
 
@@ -329,15 +356,15 @@ def save_onnx(model: ConvNet, path: str | Path) -> None:
 
     Needs the packages onnx and onnxscript (the extra `onnx`); raises ValueError without them."""
     try:
-        import onnxscript  # noqa: F401  torch's exporter wants it, and says so at length
+        import onnxscript  # noqa: F401  # torch's exporter wants it, and says so at length
     except ImportError as error:
         raise ValueError(
             f"ONNX wants two more packages: pip install onnx onnxscript ({error})"
-        ) from None
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it lists every torchvision operator that it skips
+        ) from error
+    # the exporter's log lists every torchvision operator that it skips
+    exporters_log = logging.getLogger("torch.onnx")
+    level = exporters_log.level
+    exporters_log.setLevel(logging.ERROR)
     try:
         torch.onnx.export(
             program(model),
@@ -350,4 +377,4 @@ def save_onnx(model: ConvNet, path: str | Path) -> None:
             verbose=False,
         )
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        exporters_log.setLevel(level)
