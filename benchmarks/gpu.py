@@ -8,13 +8,13 @@ It needs torch, numpy and this checkout; timm, where it can be imported, is the 
 project's own modules in the same plain loop, and the table says which. No new row begins after
 --seconds, so that 450 end within eight minutes; the most important rows come first.
 
-standard   the standard preset's networks at 20 and 22 px, with their data: a step captured with plain
-           modules and with Triton's kernels, beside eager; set-up, graph nodes, evaluation
-b0         B0 at batch 128, captured, beside the rival in a plain loop (contiguous fp32, SGD, torch's
-           defaults) and tuned (channels_last, bf16 autocast, fused SGD)
+standard   the standard preset's networks at 20 and 22 px, with their data: a step captured with
+           plain modules and with Triton's kernels, beside eager; set-up, graph nodes, evaluation
+b0         B0 at batch 128, captured, beside the rival in a plain loop (contiguous fp32, SGD,
+           torch's defaults) and tuned (channels_last, bf16 autocast, fused SGD)
 processes  several trainings on the card, each in a process of its own; again under MPS with --mps
-streams    several captured trainings in one process, each on a stream of its own; their rates count,
-           their numbers do not
+streams    several captured trainings in one process, each on a stream of its own; their rates
+           count, their numbers do not
 memory     a run's peak as it is reported, beside what the card lost meanwhile
 batches    B0 again at batch 512, at 224 px 256
 
@@ -62,6 +62,7 @@ from torch.nn import functional as F
 
 import effnet
 from effnet.arch import Arch
+from effnet.messages import first_line
 from effnet.nn.cuda import why_no_triton
 from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset
@@ -78,7 +79,7 @@ CLASSES = 10
 SETTLED = 6  # steps after which a training is settled: eager ones and the capture come before
 BLOCK = 0.1  # s of steps between two waits: an eager rival may run ahead, as it does in a training
 
-# Of the studies that `scaling_search.space.plan` makes of the standard preset at 20 and at 22 px:
+# Of the studies that `scaling_search.study.plan` makes of the standard preset at 20 and at 22 px:
 # the baseline, the 2x network of most blocks and the 2x network of largest width.
 #           label       blocks  width  px
 NETWORKS = (
@@ -185,9 +186,8 @@ class Bench:
 
     def fail(self, name: str, error: BaseException) -> None:
         """Say that a measurement failed, and why."""
-        message = (str(error).strip().splitlines() or [""])[0][:160]
         self.failures.append(name)
-        print(f"  {name}: FAILED, {type(error).__name__}: {message}", flush=True)
+        print(f"  {name}: FAILED, {first_line(error, named=True)[:160]}", flush=True)
 
 
 @contextmanager
@@ -477,9 +477,8 @@ def print_asides(bench: Bench, asides: list[Aside]) -> None:
     setups_s = [it.rates["torch"].setup for it in asides if "torch" in it.rates]
     if setups_s:
         median = statistics.median(setups_s)
-        print(
-            f"set-up, median, kernels of torch: {median:.2f} s, {bench.judge(median, SETUP, below=True)}"
-        )
+        verdict = bench.judge(median, SETUP, below=True)
+        print(f"set-up, median, kernels of torch: {median:.2f} s, {verdict}")
 
 
 # ---- B0 beside a rival

@@ -1,7 +1,8 @@
 """The learning rate of a preset, chosen where it matters: on the baseline and the corners, never at
 the centre alone.
 
-python benchmarks/lr.py [--preset quick] [--data fashion-mnist] [--lr 0.004 0.008 0.016] [--seeds 2]
+    python benchmarks/lr.py [--preset quick] [--data fashion-mnist] [--lr 0.004 0.008 0.016]
+        [--seeds 2]
 
 Trains the baseline and the networks nearest to depth only, width only and resolution only, as the
 preset does, at each learning rate; validation accuracy in per cent, mean over the seeds. The last
@@ -48,26 +49,36 @@ def main() -> int:
         for candidate in (todo.baseline, *corners):
             for seed in range(args.seeds):
                 trial = Trial(
-                    candidate.arch, data.digest, str(data.folder), recipe, seed, study.rungs[-1],
-                    study.data.train_images, study.data.val_images, device, study.threads, folder,
-                )  # fmt: skip
+                    arch=candidate.arch,
+                    data_digest=data.digest,
+                    data_folder=str(data.folder),
+                    recipe=recipe,
+                    seed=seed,
+                    epochs=study.rungs[-1],
+                    train_images=study.data.train_images,
+                    val_images=study.data.val_images,
+                    device=device,
+                    threads=study.threads,
+                    checkpoints=folder,
+                )
                 names[len(trials)] = (candidate.stands_for or "baseline", lr)
                 trials.append(trial)
     executor, driver = open_local(workers, device, study.threads), Jobs(trials)
     executor.run(driver)
     executor.close()
-    found: dict[tuple[str, float], list[float]] = {}
+    accuracies: dict[tuple[str, float], list[float]] = {}  # per cent, by network and rate
     for number, outcome in driver.outcomes.items():
         accuracy = outcome.epochs[-1].val_acc if outcome.status == "done" else 0.0
-        found.setdefault(names[number], []).append(100 * accuracy)
+        accuracies.setdefault(names[number], []).append(100 * accuracy)
     networks = list(dict.fromkeys(name for name, _ in names.values()))
     print(
-        f"{args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, {args.seeds} seeds each"
+        f"{args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, "
+        f"{args.seeds} seeds each"
     )
     print(f"{'':<40}" + "".join(f"{lr:>10g}" for lr in args.lr))
     losses = dict.fromkeys(args.lr, 0.0)
     for name in networks:
-        means = {lr: statistics.mean(found[name, lr]) for lr in args.lr}
+        means = {lr: statistics.mean(accuracies[name, lr]) for lr in args.lr}
         print(f"{name:<40}" + "".join(f"{means[lr]:>10.1f}" for lr in args.lr))
         for lr in args.lr:
             losses[lr] = max(losses[lr], max(means.values()) - means[lr])

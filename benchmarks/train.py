@@ -1,15 +1,17 @@
 """How fast short trainings are, beside what users run today. Every figure is a median, every rival
 in the same run.
 
-python benchmarks/train.py [--only b0 quick machine epoch start job] [--rounds 5] [--check]
+    python benchmarks/train.py [--only b0 quick machine epoch start job] [--rounds 5] [--check]
 
-b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a plain loop
-         (contiguous fp32, SGD) and in channels_last with a fused optimizer
-quick    the quick preset's own networks, one thread: a step, beside the same network in plain channels_last code
+b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a
+         plain loop (contiguous fp32, SGD) and in channels_last with a fused optimizer
+quick    the quick preset's own networks, one thread: a step, beside the same network in plain
+         channels_last code
 machine  images/s of two one-thread processes together, over one process of two threads
 epoch    an epoch's training beside its bare steps, its evaluation beside bare forward passes
 start    a fresh worker to its first step; the next run on it, once warm
-job      ten networks, 4,096 CIFAR-10 images, one epoch each: this project's workers, beside Optuna + timm + ImageFolder
+job      ten networks, 4,096 CIFAR-10 images, one epoch each: this project's workers, beside
+         Optuna + timm + ImageFolder
 
 A GPU's figures are gpu.py's.
 
@@ -34,6 +36,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from effnet.messages import last_line
+
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
 TEN = [  # alpha, beta, gamma: nominally twice B0
     (2.0, 1.0, 1.0), (1.0, 1.4, 1.0), (1.0, 1.0, 1.4), (1.2, 1.1, 1.15), (1.4, 1.2, 1.0),
@@ -148,8 +153,8 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"a measurement failed with status {process.returncode}")
-    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-    return found
+    answer: dict[str, Any] = json.loads(last_line(out))
+    return answer
 
 
 def rates(specs: dict[str, dict[str, Any]], rounds: int) -> dict[str, float]:
@@ -174,7 +179,8 @@ class Checks:
         if target is not None:
             margin = target / value if below else value / target
             self.least = min(self.least, margin)
-            line += f"   {'at most' if below else 'at least'} {target:g}: {'met' if margin >= 1 else 'MISSED'}"
+            bound = "at most" if below else "at least"
+            line += f"   {bound} {target:g}: {'met' if margin >= 1 else 'MISSED'}"
         print(line, flush=True)
 
 
@@ -191,17 +197,17 @@ def b0(checks: Checks, rounds: int) -> None:
             "optimizer": "sgd",
         }
         specs = {who: {**common, "who": who, "seconds": 6.0} for who in ("plain", "tuned", "ours")}
-        found = rates(specs, rounds)
+        measured = rates(specs, rounds)
         print(
             f"B0 at {side} px, images/s: "
-            + ", ".join(f"{who} {rate:.0f}" for who, rate in found.items())
+            + ", ".join(f"{who} {rate:.0f}" for who, rate in measured.items())
         )
         checks.row(
-            f"B0 at {side} px beside timm, plain", found["ours"] / found["plain"], least_plain
+            f"B0 at {side} px beside timm, plain", measured["ours"] / measured["plain"], least_plain
         )
         checks.row(
             f"B0 at {side} px beside timm, channels_last, fused",
-            found["ours"] / found["tuned"],
+            measured["ours"] / measured["tuned"],
             least_tuned,
         )
 
@@ -213,8 +219,10 @@ def quick_networks() -> list[Any]:
 
     study = read(preset_path("quick"))
     todo = plan(study, 10, 28)
-    found = todo.candidates
-    return [todo.baseline, *(found[i * (len(found) - 1) // 3] for i in range(4))]
+    networks = [todo.baseline]
+    for i in range(4):
+        networks.append(todo.candidates[i * (len(todo.candidates) - 1) // 3])
+    return networks
 
 
 def quick(checks: Checks, rounds: int) -> None:
@@ -230,10 +238,10 @@ def quick(checks: Checks, rounds: int) -> None:
             "optimizer": "adamw",
         }
         specs = {who: {**common, "who": who, "fused": False} for who in ("tuned", "ours")}
-        found = rates(specs, rounds)
-        ratios.append(found["ours"] / found["tuned"])
-        label = f"quick: {candidate.label}, batch {batch}: {found['tuned']:.0f} -> {found['ours']:.0f} images/s"
-        checks.row(label, ratios[-1], None)
+        measured = rates(specs, rounds)
+        ratios.append(measured["ours"] / measured["tuned"])
+        compared = f"{measured['tuned']:.0f} -> {measured['ours']:.0f} images/s"
+        checks.row(f"quick: {candidate.label}, batch {batch}: {compared}", ratios[-1], None)
     checks.row("quick's networks beside plain channels_last code, the least", min(ratios), 1.5)
 
 
@@ -247,12 +255,12 @@ def machine(checks: Checks, rounds: int) -> None:
             "optimizer": "adamw",
             "seconds": 6.0,
         }
-        found = []
+        measured = []
         for _ in range(rounds):
             pair = [in_process({**spec, "threads": 1}) for _ in range(2)]
             both = sum(result(p)["images_per_s"] for p in pair)
-            found.append(both / result(in_process({**spec, "threads": 2}))["images_per_s"])
-        ratios.append(statistics.median(found))
+            measured.append(both / result(in_process({**spec, "threads": 2}))["images_per_s"])
+        ratios.append(statistics.median(measured))
         checks.row(
             f"two one-thread workers over one of two threads: {candidate.label}", ratios[-1], None
         )
@@ -268,18 +276,26 @@ def _job_trial(
 
     data = load(str(CIFAR))
     return Trial(
-        _arch(spec), data.digest, str(data.folder), Recipe(optimizer="sgd", lr=0.05, batch=batch), 0, epochs, train,
-        val, "cpu", 1, tempfile.mkdtemp(),
-    )  # fmt: skip
+        arch=_arch(spec),
+        data_digest=data.digest,
+        data_folder=str(data.folder),
+        recipe=Recipe(optimizer="sgd", lr=0.05, batch=batch),
+        seed=0,
+        epochs=epochs,
+        train_images=train,
+        val_images=val,
+        device="cpu",
+        threads=1,
+        checkpoints=tempfile.mkdtemp(),
+    )
 
 
 def epoch(checks: Checks, rounds: int) -> None:
     spec = {"arch": quick_networks()[-1].arch.as_dict()}
-    found = [result(in_process({"what": "epoch", **spec})) for _ in range(rounds)]
-    for part in ("training", "evaluation"):
-        over = statistics.median(f[part] for f in found)
-        checks.row(f"{part} of an epoch over the bare {'steps' if part == 'training' else 'forward passes'}", over, 1.1,
-                   below=True)  # fmt: skip
+    measured = [result(in_process({"what": "epoch", **spec})) for _ in range(rounds)]
+    for part, bare in (("training", "steps"), ("evaluation", "forward passes")):
+        ratio = statistics.median(of_round[part] for of_round in measured)
+        checks.row(f"{part} of an epoch over the bare {bare}", ratio, 1.1, below=True)
 
 
 def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
@@ -298,9 +314,9 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
 
     def clocked(*args: Any) -> Any:
         t = time.perf_counter()
-        got = evaluate(*args)
+        evaluation = evaluate(*args)
         evaluations.append(time.perf_counter() - t)
-        return got
+        return evaluation
 
     train.evaluate = clocked
     *_, outcome = train.run(trial, data)
@@ -320,12 +336,18 @@ def measure_epoch(spec: dict[str, Any]) -> dict[str, float]:
 
 def start(checks: Checks, rounds: int) -> None:
     spec = {"what": "start", "arch": quick_networks()[1].arch.as_dict()}
-    found = [result(in_process(spec)) for _ in range(rounds)]
+    measured = [result(in_process(spec)) for _ in range(rounds)]
     for name, target in (
         ("fresh worker to its first step", 5.0),
         ("next run on a warm worker to its first step", 0.5),
     ):
-        checks.row(name, statistics.median(f[name] for f in found), target, "s", below=True)
+        checks.row(
+            name,
+            statistics.median(of_round[name] for of_round in measured),
+            target,
+            "s",
+            below=True,
+        )
 
 
 def measure_start(spec: dict[str, Any]) -> dict[str, float]:
@@ -356,7 +378,8 @@ def job(checks: Checks, rounds: int) -> None:
     ours = result(in_process({"what": "job"}))
     theirs = result(in_process({"what": "peer job"}))
     print(
-        f"the whole job: this project {ours['seconds']:.0f} s, Optuna + timm + ImageFolder {theirs['seconds']:.0f} s"
+        f"the whole job: this project {ours['seconds']:.0f} s, "
+        f"Optuna + timm + ImageFolder {theirs['seconds']:.0f} s"
     )
     checks.row("the whole job beside it", theirs["seconds"] / ours["seconds"], 4.0)
 
@@ -429,8 +452,12 @@ def measure_peer_job(spec: dict[str, Any]) -> dict[str, float]:
 
 
 MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
-    "step": measure, "epoch": measure_epoch, "start": measure_start, "job": measure_job, "peer job": measure_peer_job,
-}  # fmt: skip
+    "step": measure,
+    "epoch": measure_epoch,
+    "start": measure_start,
+    "job": measure_job,
+    "peer job": measure_peer_job,
+}
 SECTIONS: dict[str, Callable[[Checks, int], None]] = {
     "b0": b0, "quick": quick, "machine": machine, "epoch": epoch, "start": start, "job": job,
 }  # fmt: skip

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+import effnet
+from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
 from scaling_search.data.images import Normalise
 from scaling_search.training import checkpoint
 from scaling_search.training.evaluation import Evaluation, evaluate
 from scaling_search.training.preparation import Ready, prepare
+from scaling_search.training.recipe import Recipe
 from scaling_search.training.train import _evenly, run
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 
 
-def told(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
+def events_of(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome]:
     """What a run yields, but for the pulses."""
     return (event for event in run(trial, data) if not isinstance(event, Pulse))
 
@@ -48,7 +51,7 @@ def assert_same(a: Outcome, b: Outcome) -> None:
 
 
 def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> None:
-    events = list(told(trial, data))
+    events = list(events_of(trial, data))
     assert [type(e) for e in events] == [Epoch, Epoch, Outcome]
     outcome = events[-1]
     assert outcome.status == "done"
@@ -56,6 +59,7 @@ def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> No
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(outcome.right), np.uint8))[:60]
     assert bits.mean() == pytest.approx(outcome.epochs[-1].val_acc)
     assert outcome.test_acc is None
+    assert outcome.traceback == ""
     assert outcome.images_per_s > 0
     assert outcome.peak_memory > 2**20
     assert Outcome.from_dict(outcome.as_dict()) == outcome
@@ -80,7 +84,7 @@ def test_resumed_after_an_epoch_is_bit_identical(
     trial = dataclasses.replace(trial, recipe=recipe, epochs=3)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    events = told(stopped, data)
+    events = events_of(stopped, data)
     next(events)
     next(events)
     events.close()
@@ -126,7 +130,7 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(
     state = checkpoint.load(f"{promoted.folder}/before-decay.ckpt")
     assert state is not None
     assert state["step"] == trial.recipe.decay_start(2 * 6)
-    events = list(told(promoted, data))
+    events = list(events_of(promoted, data))
     assert_same(whole, events[-1])
     assert len(events) == 1 + 4, "the first epoch was not trained again"
     for name, tensor in weights(scratch).items():
@@ -148,7 +152,7 @@ def test_without_a_decay_every_run_can_be_continued(
     whole = finish(scratch, data)
     short = elsewhere(scratch, tmp_path, epochs=2)
     finish(short, data)
-    events = list(told(dataclasses.replace(short, epochs=4), data))
+    events = list(events_of(dataclasses.replace(short, epochs=4), data))
     assert len(events) == 1 + 2
     assert_same(whole, events[-1])
 
@@ -194,7 +198,7 @@ def test_randaugment_is_drawn_from_the_seed(trial: Trial, data: Dataset, tmp_pat
 
 def test_finished_run_is_only_measured(trial: Trial, data: Dataset) -> None:
     first = finish(trial, data)
-    events = list(told(dataclasses.replace(trial, test=True), data))
+    events = list(events_of(dataclasses.replace(trial, test=True), data))
     assert len(events) == 1
     assert_same(first, events[0])
     assert 0 <= events[0].test_acc <= 1
@@ -214,9 +218,31 @@ def test_damaged_checkpoint_counts_as_absent(trial: Trial, data: Dataset) -> Non
         raw = bytearray(file.read_bytes())
         raw[len(raw) // 2] ^= 1
         file.write_bytes(raw)
-    events = list(told(trial, data))
+    events = list(events_of(trial, data))
     assert len(events) == 3
     assert_same(first, events[-1])
+
+
+@pytest.mark.parametrize("part", ["trained_images", "optimizer", "model"])
+def test_a_checkpoint_of_another_release_is_refused_in_one_line(
+    trial: Trial, data: Dataset, part: str
+) -> None:
+    """Whole by its digest, and not what this release writes: it is neither a crash of the network
+    nor silently overwritten."""
+    finish(trial, data)
+    path = f"{trial.folder}/e2.ckpt"
+    state = checkpoint.load(path)
+    assert state is not None
+    if part == "model":
+        name = next(iter(state["model"]))
+        state["model"][f"renamed.{name}"] = state["model"].pop(name)
+    else:
+        del state[part]
+    checkpoint.save(path, state)
+    with pytest.raises(UserError, match=r"e2\.ckpt: of another release .*; delete it") as caught:
+        finish(trial, data)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
 
 
 def test_diverging_run_is_an_outcome(trial: Trial, data: Dataset) -> None:
@@ -233,15 +259,19 @@ def test_crash_and_lack_of_memory_are_outcomes(
     wrong = finish(dataclasses.replace(trial, data_digest="another"), data)
     assert wrong.status == "crashed"
     assert "digest" in wrong.note
+    assert wrong.traceback.startswith("Traceback"), "the note is one line of it"
+    assert 'preparation.py", line' in wrong.traceback
+    assert wrong.traceback.endswith(f"{wrong.note}\n")
+    assert "traceback" not in wrong.as_dict()
 
     def no_memory(*args: object) -> None:
-        raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 20 MiB"
-        )  # cannot be had without a GPU
+        # a real one cannot be had without a GPU
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
 
     monkeypatch.setattr("scaling_search.training.train.Step.__call__", no_memory)
     short = finish(trial, data)
     assert short.status == "out-of-memory"
+    assert "in no_memory" in short.traceback
     assert short.peak_memory > 2**20
     assert (
         "batch 16 needs about 0.0 GiB; CUDA out of memory. Tried to allocate 20 MiB" in short.note
@@ -354,12 +384,34 @@ def test_key_is_what_determines_the_run(trial: Trial) -> None:
     )
 
 
+def test_keys_of_earlier_releases_hold(data: Dataset) -> None:
+    """Checkpoints lie under the key: were it another one, they would be lost in silence."""
+    trial = Trial(
+        arch=effnet.arch("b0-s4", width=0.25, resolution=16, num_classes=10),
+        data_digest="0123456789abcdef",
+        data_folder="",
+        recipe=Recipe(),
+        seed=0,
+        epochs=1,
+        train_images=64,
+        val_images=64,
+        device="cpu",
+        threads=1,
+        checkpoints="",
+    )
+    assert trial.key == "6f36bbd8a4fb5004"
+    assert dataclasses.replace(trial, kernels="numba").key == trial.key
+    on_cuda = dataclasses.replace(trial, device="cuda:1", compile=True, kernels="triton")
+    assert on_cuda.key == "5edc3d87a05a535c"
+
+
 def test_trains_with_torch_and_numpy_alone() -> None:
     """A bare GPU machine has nothing else: importing train must not import the rest."""
     code = (
         "import sys, builtins\n"
         "allowed = builtins.__import__\n"
-        "banned = {'optuna', 'ray', 'plotly', 'pandas', 'pydantic', 'rich', 'pyarrow', 'PIL', 'scipy', 'fvcore'}\n"
+        "banned = {'optuna', 'ray', 'plotly', 'pandas', 'pydantic', 'rich', 'pyarrow', 'PIL',\n"
+        "          'scipy', 'fvcore'}\n"
         "def guard(name, *a, **k):\n"
         "    if name.split('.')[0] in banned: raise ImportError(name)\n"
         "    return allowed(name, *a, **k)\n"

@@ -1,5 +1,4 @@
-"""What an epoch does to its images: their order, flips, shifts and cutout, drawn from (seed,
-epoch)."""
+"""What an epoch does to its images: their order, flips, shifts and cutout."""
 
 from __future__ import annotations
 
@@ -16,42 +15,56 @@ def augmented(
     centre: Tensor | None = None,
     cutout: int = 0,
 ) -> Tensor:
-    """Images [n, c, side, side] flipped where `mirror` [n] says so, moved by `shift` [n, 2] px
-    (down, right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2]; None
-    leaves a change out. All on the images' device, without a copy or a wait, so that a captured
-    step holds it."""
-    n, channels, side, _ = images.shape
-    pixels = torch.arange(side, device=images.device)
+    """Return images [n, c, side, side] flipped where `mirror` [n] says so, moved by `shift` [n, 2]
+    px (down, right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2].
+
+    None leaves a change out. All of it happens on the images' device, without a copy or a wait, so
+    that a captured step holds it."""
     if mirror is not None or shift is not None:
-        rows = columns = pixels.expand(n, side)
-        if mirror is not None:
-            columns = torch.where(mirror[:, None], side - 1 - pixels, columns)
-        if shift is not None:
-            rows = (rows + shift[:, :1]).clamp_(0, side - 1)
-            columns = (columns + shift[:, 1:]).clamp_(0, side - 1)
-        places = (rows[:, :, None] * side + columns[:, None, :]).view(n, 1, -1)
-        images = images.flatten(2).gather(2, places.expand(-1, channels, -1)).view(images.shape)
+        images = _moved(images, mirror, shift)
     if centre is not None:
-        outside = (
-            2 * (pixels - centre[:, :, None])
-        ).abs() >= cutout  # [n, 2, side]: of its rows, columns
-        keep = outside[:, 0][:, None, :, None] | outside[:, 1][:, None, None, :]
-        images = torch.where(keep, images, 128)
+        images = _cut_out(images, centre, cutout)
     return images
 
 
+def _moved(images: Tensor, mirror: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Return each image's pixels looked up where a flip and a shift take them from."""
+    n, channels, side, _ = images.shape
+    pixels = torch.arange(side, device=images.device)
+    rows = columns = pixels.expand(n, side)
+    if mirror is not None:
+        columns = torch.where(mirror[:, None], side - 1 - pixels, columns)
+    if shift is not None:
+        rows = (rows + shift[:, :1]).clamp_(0, side - 1)
+        columns = (columns + shift[:, 1:]).clamp_(0, side - 1)
+    sources = (rows[:, :, None] * side + columns[:, None, :]).view(n, 1, -1)
+    return images.flatten(2).gather(2, sources.expand(-1, channels, -1)).view(images.shape)
+
+
+def _cut_out(images: Tensor, centre: Tensor, size: int) -> Tensor:
+    """Return the images with a grey square around `centre`; at the border it is cut off."""
+    pixels = torch.arange(images.shape[-1], device=images.device)
+    outside = (2 * (pixels - centre[:, :, None])).abs() >= size  # [n, 2, side]: rows, columns
+    outside_rows, outside_columns = outside.unbind(1)
+    keep = outside_rows[:, None, :, None] | outside_columns[:, None, None, :]
+    return torch.where(keep, images, 128)
+
+
 def epoch_order(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Index batches of one epoch: a fresh permutation from (seed, epoch), the incomplete last batch
-    left out."""
+    """Yield the index batches of one epoch: a fresh permutation from (seed, epoch), without the
+    incomplete last batch."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)
-    for i in range(0, max(1, count // batch) * batch, batch):
-        yield order[i : i + batch]
+    whole_batches = max(1, count // batch)  # fewer images than a batch are one
+    for start in range(0, whole_batches * batch, batch):
+        yield order[start : start + batch]
 
 
 def mirrored(count: int, seed: int, epoch: int) -> Tensor:
-    """Which images are flipped in this epoch: half of them in the first, drawn from the seed, then
-    every image in turn (alternating flip: two epochs show each image both ways, where chance would
-    show half of them twice alike)."""
+    """Return which images are flipped in this epoch, bool [count].
+
+    In the first it is half of them, drawn from the seed; from then on each image alternates (the
+    alternating flip of Jordan 2024, arXiv:2404.00498): two epochs show each image both ways, where
+    chance would show half of them twice alike."""
     first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
     return first ^ bool(epoch % 2)

@@ -1,14 +1,14 @@
-"""Data sets as uint8 arrays on disk, decoded once and mapped read-only by every worker; folds;
-batches.
+"""Data sets as uint8 arrays on disk, decoded once and mapped read-only by every worker, and folds.
 
-Imports numpy and torch alone: a bare machine can train from a cached data set. Reading the original
-files is `sources.py`'s business.
+It needs numpy alone, so that a bare machine can train from a cached data set. The original files
+are read by sources.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 
 from scaling_search import UserError
 
+logger = logging.getLogger(__name__)
+
 FOLDS = 5
+_ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
+_SAMPLE = 2000  # images that the mean and the deviation of colours are taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Facts:
     name: str
     digest: str
     folder: str
-    classes: int
+    classes: int  # how many
     native: int  # px
     line: str  # for people
 
@@ -60,89 +64,82 @@ class Dataset:
         """Map a cached data set. Raises UserError where the folder holds none."""
         try:
             meta = json.loads((folder / "meta.json").read_text())
-            arrays = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r")
-                for name in (
-                    "train_images",
-                    "train_labels",
-                    "train_hashes",
-                    "test_images",
-                    "test_labels",
-                )
-            }
-            return cls._from(folder, meta, arrays)
+            arrays: dict[str, Any] = {}
+            for name in _ARRAYS:
+                arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+            return cls(
+                name=meta["name"],
+                origin=meta["origin"],
+                folder=folder,
+                digest=meta["digest"],
+                classes=tuple(meta["classes"]),
+                native=meta["native"],
+                mean=tuple(meta["mean"]),
+                std=tuple(meta["std"]),
+                **arrays,
+            )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"data cache {folder}: {error}; delete the folder to have it rebuilt"
-            ) from None
-
-    @classmethod
-    def _from(cls, folder: Path, meta: dict[str, Any], arrays: dict[str, Any]) -> Dataset:
-        return cls(
-            name=meta["name"],
-            origin=meta["origin"],
-            folder=folder,
-            digest=meta["digest"],
-            classes=tuple(meta["classes"]),
-            native=meta["native"],
-            mean=tuple(meta["mean"]),
-            std=tuple(meta["std"]),
-            **arrays,
-        )
+            ) from error
 
     def verified(self) -> Dataset:
-        """Itself. Raises UserError when the cached images or labels are no longer what was read; of
-        more than 4 GiB the training images are sampled."""
-        train, test = self.train_images, self.test_images
-        every = -(-(train.nbytes + test.nbytes) // 2**32)
-        whole = every == 1
-        same = np.array_equal(content_hashes(train[::every]), self.train_hashes[::every])
-        if whole:
-            found = _digest(
-                self.train_hashes, self.train_labels, content_hashes(test), self.test_labels
-            )
-            same = same and found == self.digest
+        """Check the cache's digest and return self.
+
+        Of more than 4 GiB only a sample of the training images is checked. Raises UserError where
+        images or labels are no longer what was read."""
+        size = self.train_images.nbytes + self.test_images.nbytes
+        every = -(-size // 2**32)  # the whole of a small set, every second image of 8 GiB, ...
+        sampled_hashes = content_hashes(self.train_images[::every])
+        same = np.array_equal(sampled_hashes, self.train_hashes[::every])
+        if every == 1:
+            test_hashes = content_hashes(self.test_images)
+            digest = _digest(self.train_hashes, self.train_labels, test_hashes, self.test_labels)
+            same = same and digest == self.digest
         if not same:
             raise UserError(
-                f"data cache {self.folder}: altered since it was made; delete the folder to have it rebuilt"
+                f"data cache {self.folder}: altered since it was made; "
+                "delete the folder to have it rebuilt"
             )
         return self
 
     def facts(self, train_limit: int | None = None, val_limit: int | None = None) -> Facts:
+        """Return what a study that uses so many images of each run's fold records of its data."""
         line = self.describe(train_limit, val_limit)
         return Facts(self.name, self.digest, str(self.folder), len(self.classes), self.native, line)
 
     def describe(self, train_limit: int | None = None, val_limit: int | None = None) -> str:
-        """One line: which, from where, its splits, and how much of it is used."""
+        """Return one line: which data, from where, their splits, and how much of them is used."""
         train, val = split(self.train_hashes, 0)
         line = (
             f"{self.name} ({self.origin}) · {len(train):,} train / {len(val):,} validation "
             f"({FOLDS} rotating folds) / {len(self.test_labels):,} test · {self.native} px native"
         )
-        used = (min(train_limit or len(train), len(train)), min(val_limit or len(val), len(val)))
-        if used != (len(train), len(val)):
-            line += f" · each run uses {used[0]:,} / {used[1]:,}"
+        used_train = min(train_limit or len(train), len(train))
+        used_val = min(val_limit or len(val), len(val))
+        if (used_train, used_val) != (len(train), len(val)):
+            line += f" · each run uses {used_train:,} / {used_val:,}"
         return line
 
 
 def cache_root() -> Path:
-    """$SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder."""
+    """Return $SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder."""
     if own := os.environ.get("SCALING_SEARCH_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-search"
 
 
 def content_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """A 64-bit hash of each image's pixels: equal images land in the same fold."""
-    digests = [
-        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
-        for image in images
-    ]
+    """Return a 64-bit hash of each image's pixels: equal images land in the same fold."""
+    digests = []
+    for image in images:
+        pixels = np.ascontiguousarray(image).data
+        digests.append(hashlib.blake2b(pixels, digest_size=8).digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def _digest(*parts: NDArray[Any]) -> str:
-    """Of training hashes and labels, test hashes and labels."""
+    """Return 16 hexadecimal digits for training hashes and labels, test hashes and labels."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part).data)
@@ -161,7 +158,7 @@ class CacheWriter:
             raise UserError(
                 f"data cache {folder.parent}: {error.strerror}; "
                 "set SCALING_SEARCH_CACHE to a folder that can be written"
-            ) from None
+            ) from error
 
     def __enter__(self) -> CacheWriter:
         return self
@@ -170,7 +167,7 @@ class CacheWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def array(self, name: str, count: int, side: int, colours: int) -> NDArray[np.uint8]:
-        """A writable array [count, side, side, colours] on disk."""
+        """Return a writable array [count, side, side, colours] on disk, to be committed."""
         return np.lib.format.open_memmap(
             self._partial / f"{name}.npy",
             mode="w+",
@@ -187,16 +184,17 @@ class CacheWriter:
         labels: NDArray[np.int64],
         test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
     ) -> Dataset:
-        """Write everything and move it into place. Without a test split, a tenth (by content hash)
-        becomes one."""
+        """Write everything, move it into place and return it.
+
+        `images` are uint8 [N, side, side, 1 or 3], `test` images and labels. Without a test split,
+        a tenth (by content hash) becomes one. Raises UserError for too few images or classes."""
         hashes = content_hashes(images)
         if test is None:
+            # the upper half of the hash: folds are made of the whole of it
             held_out = (hashes >> np.uint64(32)) % np.uint64(10) == 0
             test = images[held_out], labels[held_out]
             images, labels, hashes = images[~held_out], labels[~held_out], hashes[~held_out]
             origin += ", a tenth held out as test"
-        digest = _digest(hashes, labels, content_hashes(test[0]), test[1])
-        sample = np.asarray(images[:: max(1, len(images) // 2000)], dtype=np.float64) / 255
         arrays: dict[str, NDArray[Any]] = {
             "train_images": images,
             "train_labels": np.asarray(labels, dtype=np.int64),
@@ -206,48 +204,58 @@ class CacheWriter:
         }
         _check(name, arrays, classes)
         for key, array in arrays.items():
-            target = self._partial / f"{key}.npy"
-            if isinstance(array, np.memmap) and Path(str(array.filename)) == target:
-                array.flush()
-            else:
-                np.save(self._partial / f".{key}.npy", array)
-                (self._partial / f".{key}.npy").replace(target)
+            self._write(key, array)
+        sample = np.asarray(images[:: max(1, len(images) // _SAMPLE)], dtype=np.float64) / 255
         meta = {
             "name": name,
             "origin": origin,
-            "digest": digest,
+            "digest": _digest(hashes, labels, content_hashes(test[0]), test[1]),
             "classes": classes,
             "native": images.shape[1],
             "mean": sample.mean((0, 1, 2)).tolist(),
+            # a constant channel has no deviation, and is divided by this
             "std": np.maximum(sample.std((0, 1, 2)), 1e-3).tolist(),
         }
         (self._partial / "meta.json").write_text(json.dumps(meta, indent=1))
         try:
             self._partial.rename(self.folder)
-        except OSError:  # another process finished the same data set first
+        except OSError:
+            # another process may have finished the same data set first
             if not (self.folder / "meta.json").exists():
                 raise
+        logger.info("data set %s: %d images written to %s", name, len(images), self.folder)
         return Dataset.open(self.folder)
+
+    def _write(self, name: str, array: NDArray[Any]) -> None:
+        file = self._partial / f"{name}.npy"
+        if isinstance(array, np.memmap) and Path(str(array.filename)) == file:
+            array.flush()  # made by `array`, and filled
+            return
+        # beside it first: the array may be a part of one that is mapped from this file
+        beside = self._partial / f".{name}.npy"
+        np.save(beside, array)
+        beside.replace(file)
 
 
 def _check(name: str, arrays: dict[str, NDArray[Any]], classes: tuple[str, ...]) -> None:
-    """Every fold and the test split must hold images, and training more than one class."""
-    folds = np.bincount((arrays["train_hashes"] % np.uint64(FOLDS)).astype(int), minlength=FOLDS)
-    if len(np.unique(arrays["train_labels"])) < 2:
+    """Raise UserError unless every fold and the test split hold images, training has more than one
+    class, and each label has its class."""
+    train_labels, test_labels = arrays["train_labels"], arrays["test_labels"]
+    if len(np.unique(train_labels)) < 2:
         raise UserError(
             f"data {name}: only one class among the training images; at least 2 are needed"
         )
-    if folds.min() < 1 or len(arrays["test_labels"]) < 1:
+    folds = (arrays["train_hashes"] % np.uint64(FOLDS)).astype(int)
+    if np.bincount(folds, minlength=FOLDS).min() < 1 or len(test_labels) < 1:
         raise UserError(
-            f"data {name}: {len(arrays['train_labels'])} training and {len(arrays['test_labels'])} test images "
-            f"are too few for {FOLDS} validation folds; about 10 images for each class are the least"
+            f"data {name}: {len(train_labels)} training and {len(test_labels)} test images are too "
+            f"few for {FOLDS} validation folds; about 10 images for each class are the least"
         )
-    for part in ("train", "test"):
-        labels = arrays[f"{part}_labels"]
+    for part, labels in (("train", train_labels), ("test", test_labels)):
         if labels.max() >= len(classes) or labels.min() < 0:
             raise UserError(
-                f"data {name}: the {part} split has label {labels.max()}, but there are only the classes "
-                f"0 to {len(classes) - 1}"
+                f"data {name}: the {part} split has label {labels.max()}, "
+                f"but there are only the classes 0 to {len(classes) - 1}"
             )
 
 
@@ -260,10 +268,10 @@ def split(
     train_limit: int | None = None,
     val_limit: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of seed's training and validation images: validation are those whose hash mod 5 is
-    seed mod 5.
+    """Return the indices of the seed's training and validation images, each in ascending order.
 
-    A limit keeps the images lowest in an order that is random but the same for every network."""
+    Those whose hash mod 5 is the seed mod 5 validate. A limit keeps the images that are lowest in
+    an order that is random but the same for every network."""
     in_fold = hashes % np.uint64(FOLDS) == np.uint64(seed % FOLDS)
     order = np.argsort(hashes // np.uint64(FOLDS), kind="stable")
     train, val = order[~in_fold[order]], order[in_fold[order]]

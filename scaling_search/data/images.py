@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from scaling_search.data.dataset import Dataset
 
 _AHEAD = 3  # batches: the one that is wanted now and two more
-_CHUNK = 512
+_CHUNK = 512  # images that are read and resized at a time
 
 
 def free_memory(device: torch.device) -> int:

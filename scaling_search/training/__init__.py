@@ -1,2 +1,4 @@
-"""One run: the recipe, the trial, its steps, checkpoints and watchdog. Needs torch and numpy
-alone."""
+"""One run: the recipe, the trial, its steps, evaluations, checkpoints and watchdog.
+
+Any machine with torch and numpy alone can train: nothing else is imported.
+"""

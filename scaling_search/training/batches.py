@@ -23,7 +23,7 @@ _COLUMNS = 6 + 2 * ROUNDS
 
 
 def step_seed(seed: int, step: int) -> int:
-    """What torch's generators are seeded with before this step of the run."""
+    """Return the seed of torch's generators before this step of the run."""
     return (seed << 32) + step + 1
 
 
@@ -44,13 +44,13 @@ class Batches:
         self._mirrored: Tensor | None = None  # of the epoch, per image
         self._reader: ReadAhead | None = None
         self._reads_next = 0  # the step whose images it gives next
-        self._draws = torch.empty(0, dtype=torch.int64)  # of the present step, on the device
+        self._draws = torch.empty(0, dtype=torch.int64)  # of the present step, on a CPU
         self._images_now: Tensor | None = None  # its images, where they are read ahead
-        cuda = images.device.type == "cuda"
-        self._plan: Tensor | None = None  # the draws of steps from `_planned_from` on
+        # on CUDA: the draws of many steps, and which of them is the present one
+        self._plan: Tensor | None = None
         self._planned_from, self._planned_to = 0, 0
         self._cursor = torch.zeros(1, dtype=torch.int64, device=images.device)
-        if cuda:
+        if images.device.type == "cuda":
             shape = (min(_PLANNED, self.per_epoch), self.size, _COLUMNS)
             self._plan = torch.zeros(shape, dtype=torch.int64, device=images.device)
             if not images.resident:
@@ -83,15 +83,15 @@ class Batches:
                 self._images_now = images
 
     def load(self) -> tuple[Tensor, Tensor]:
-        """The images and labels of the step that was sought."""
+        """Return the images and labels of the step that was sought."""
         draws = self._step_draws()
         labels = self._labels[draws[:, _INDEX]]
         images = self._images[draws[:, _INDEX]] if self._images_now is None else self._images_now
         return self._altered(images, draws), labels
 
     def _read(self, step: int, i: int) -> Tensor:
-        """The originals of this step, the epoch's batch i. The reader goes forward only: for any
-        other step than the next one it begins anew."""
+        """Return the originals of this step, the epoch's batch i. The reader goes forward only: for
+        any other step than the next one it begins anew."""
         if self._reader is None or step != self._reads_next:
             self.close()
             self._reader = ReadAhead(self._images, self._order[i:])
@@ -108,7 +108,7 @@ class Batches:
         self.close()  # what it would read next is of the epoch before
 
     def _draw(self, i: int, generator: torch.Generator | None) -> Tensor:
-        """The draws [n, columns] of the epoch's batch i, on the CPU.
+        """Return the draws [n, columns] of the epoch's batch i, on the CPU.
 
         Without a generator they come from torch's global one."""
         index, n, side = self._order[i], self.size, self._images.side
@@ -117,15 +117,15 @@ class Batches:
         if self._mirrored is not None:
             draws[:, _MIRROR] = self._mirrored[index]
         if self._shift:
+            low, high = -self._shift, self._shift + 1
             for column in range(_SHIFT.start, _SHIFT.stop):
-                draws[:, column] = torch.randint(
-                    -self._shift, self._shift + 1, (n,), generator=generator
-                )
+                draws[:, column] = torch.randint(low, high, (n,), generator=generator)
         if self._cutout:
             draws[:, _CENTRE] = torch.randint(0, side, (2, n), generator=generator).t()
         if self._recipe.randaugment:
-            for columns, count in ((_OPERATIONS, len(OPERATIONS)), (_SIGNS, 2)):
-                draws[:, columns] = torch.randint(0, count, (n, ROUNDS), generator=generator)
+            shape = (n, ROUNDS)
+            draws[:, _OPERATIONS] = torch.randint(0, len(OPERATIONS), shape, generator=generator)
+            draws[:, _SIGNS] = torch.randint(0, 2, shape, generator=generator)
         return draws
 
     def _plan_steps(self, plan: Tensor, step: int, i: int) -> None:
@@ -141,11 +141,13 @@ class Batches:
         self._planned_from, self._planned_to = step, step + count
 
     def _step_draws(self) -> Tensor:
+        """Return the draws [n, columns] of the present step, on the device."""
         if self._plan is None:
             return self._draws
         return self._plan.index_select(0, self._cursor)[0]
 
     def _altered(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Return the images augmented as the draws say."""
         mirror = draws[:, _MIRROR].bool() if self._mirrored is not None else None
         shift = draws[:, _SHIFT] if self._shift else None
         centre = draws[:, _CENTRE] if self._cutout else None

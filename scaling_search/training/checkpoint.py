@@ -1,7 +1,6 @@
-"""Checkpoints that are whole or absent: written beside, synced, renamed; a digest in front of the
-payload.
+"""Checkpoints that are whole or absent: written beside, synced, renamed, a digest in front.
 
-A place with `://` (s3://bucket/path) is remote.py's; there a file appears when it is whole.
+A path with `://` (s3://bucket/path) is remote.py's; there a file appears when it is whole.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ import torch
 from effnet import atomic
 from scaling_search.training.trial import inside
 
+# A file is these bytes, the SHA-256 of what follows, and what torch.save writes.
 _MAGIC = b"scaling-search checkpoint 1\n"
-_TOKEN = ".driver"
+_HEADER = len(_MAGIC) + hashlib.sha256().digest_size
+_TOKEN = ".driver"  # a file of `leave_token`
 
 
 class DamagedError(Exception):
@@ -26,8 +27,8 @@ class DamagedError(Exception):
 
 
 def save(path: str, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain data) so that `path` holds the old or the new one, never a
-    mixture.
+    """Write `state` (tensors and plain data) so that `path` holds the old state or the new one,
+    never a mixture.
 
     Raises OSError (a full disk, say); `path` then still holds the old one."""
     buffer = io.BytesIO()
@@ -37,32 +38,30 @@ def save(path: str, state: dict[str, Any]) -> None:
 
 
 def load(path: str) -> dict[str, Any] | None:
-    """The state at `path`, on the CPU, or None where there is no file.
+    """Return the state at `path`, its tensors on the CPU, or None where there is no file.
 
-    Raises DamagedError when truncated or altered."""
-    raw = _read(path)
-    if raw is None:
+    Raises DamagedError where the file is truncated or altered."""
+    content = _read(path)
+    if content is None:
         return None
-    head, digest, payload = (
-        raw[: len(_MAGIC)],
-        raw[len(_MAGIC) : len(_MAGIC) + 32],
-        raw[len(_MAGIC) + 32 :],
-    )
-    if head != _MAGIC or hashlib.sha256(payload).digest() != digest:
+    header, payload = content[:_HEADER], content[_HEADER:]
+    if header != _MAGIC + hashlib.sha256(payload).digest():
         raise DamagedError(f"{path}: truncated or altered")
+    # weights_only: a digest can be forged, so no object but tensors and plain data is made
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     return state
 
 
 def leave_token(folder: str) -> str:
-    """Leave something in the folder by which other machines can tell that they see it. Raises
-    OSError."""
+    """Write a file by which other machines can tell that they see this folder, and return its
+    content. Raises OSError."""
     token = os.urandom(8).hex()
     _write(inside(folder, _TOKEN), token.encode())
     return token
 
 
 def has_token(folder: str, token: str) -> bool:
+    """Whether this machine sees the folder in which `leave_token` left this token."""
     try:
         return _read(inside(folder, _TOKEN)) == token.encode()
     except OSError:

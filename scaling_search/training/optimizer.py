@@ -62,9 +62,10 @@ class RMSpropTF(torch.optim.Optimizer):
 
 
 def flatten(model: nn.Module) -> list[tuple[Tensor, bool]]:
-    """The model's parameters moved into two vectors, (kernels and matrices, True) and (norms and
-    biases, False), which the parameters and their gradients are views of: an optimizer's step is
-    two operators, not hundreds."""
+    """Move the model's parameters into two vectors, which the parameters and their gradients become
+    views of, and return them: (kernels and matrices, True), (norms and biases, False).
+
+    An optimizer's step is then two operators, not hundreds."""
     vectors = []
     for decayed in (True, False):
         parameters = [p for p in model.parameters() if (p.ndim > 1) == decayed]
@@ -80,22 +81,23 @@ def flatten(model: nn.Module) -> list[tuple[Tensor, bool]]:
 
 
 def optimizer(vectors: list[tuple[Tensor, bool]], recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on kernels and matrices, never on norms and biases. On CUDA the learning rate is
-    a tensor on the device, so that a captured step follows it."""
-    groups = [
-        {"params": [v], "weight_decay": recipe.weight_decay if decayed else 0.0}
-        for v, decayed in vectors
-    ]
+    """Return the recipe's optimizer, with weight decay on kernels and matrices, never on norms and
+    biases. On CUDA its learning rate is a tensor on the device, so that a captured step follows
+    it."""
+    groups = []
+    for vector, decayed in vectors:
+        decay = recipe.weight_decay if decayed else 0.0
+        groups.append({"params": [vector], "weight_decay": decay})
     device = vectors[0][0].device
-    made: torch.optim.Optimizer
+    chosen: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        made = AdamW(groups, lr=recipe.lr, fused=True, capturable=device.type == "cuda")
+        chosen = AdamW(groups, lr=recipe.lr, fused=True, capturable=device.type == "cuda")
     elif recipe.optimizer == "sgd":
-        made = SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
+        chosen = SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
     else:
-        made = RMSpropTF(groups, recipe.lr, recipe.momentum)
+        chosen = RMSpropTF(groups, recipe.lr, recipe.momentum)
     if device.type == "cuda":
-        # not given to the constructor, which compares it with 0: that waits for the device
-        for group in made.param_groups:
+        # not given to the constructor, which compares it with 0: a wait for the device
+        for group in chosen.param_groups:
             group["lr"] = torch.tensor(recipe.lr, device=device)
-    return made
+    return chosen

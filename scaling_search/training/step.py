@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,33 +28,36 @@ try:
     from effnet.nn.cpu import fast
 
     _NO_NUMBA = ""
-except ImportError as error:  # a machine with torch and numpy alone, or a numba that does not load
+except ImportError as error:
+    # a machine with torch and numpy alone, or a numba that does not load
     fast = None  # type: ignore[assignment]
     _NO_NUMBA = first_line(error, named=True)
 
+logger = logging.getLogger(__name__)
+
 Load = Callable[[], tuple[Tensor, Tensor]]  # uint8 images [n, c, s, s] and labels [n] on the device
+_EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocate their workspaces
 
 
 def kernels(device_type: str) -> str:
-    """Whose inner loops a step can use on cpu or cuda: the last bits of every number depend on
-    it."""
+    """Return whose inner loops a step can use on cpu or cuda: the last bits of every number depend
+    on them."""
     if device_type == "cuda":
-        return "triton" if cuda.why_no_triton() == "" else "torch"
+        return "torch" if cuda.why_no_triton() else "triton"
     return "torch" if fast is None else "numba"
 
 
 def why_no_kernels() -> str:
-    """The error with which numba's kernels failed to load; "" where they did not."""
+    """Return the error with which numba's kernels failed to load; "" where they did not."""
     return _NO_NUMBA
 
 
-_EAGER_STEPS = 3  # before a capture: libraries choose their kernels and allocate their workspaces
-
-
 class Step:
-    """`normalise` makes float images of uint8 ones; on CUDA `fused` trains through Triton's
-    kernels, in `dtype` (None: bf16 where the card has it). `loss_sum` adds up the losses until the
-    caller zeroes it."""
+    """A network with its optimizer and the moving average of its weights, on its device.
+
+    `normalise` makes float images of uint8 ones. `compile` is for torch.compile; on CUDA `fused`
+    trains through Triton's kernels, in `dtype` (None: bf16 where the card has it). `loss_sum` adds
+    up the losses until the caller zeroes it."""
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class Step:
     ) -> None:
         self.model: ConvNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self._recipe, self._normalise = device, recipe, normalise
-        self._flat: cuda.FlatParameters | None = None
+        self._flat: cuda.FlatParameters | None = None  # on CUDA alone
         self._dtype = torch.float32
         if device.type == "cuda":
             self._dtype = dtype or _dtype_on(device)
@@ -89,7 +93,7 @@ class Step:
             self._train_forward = functools.partial(fast.forward, self.model)
         elif compile:
             self._train_forward = torch.compile(self.model)  # type: ignore[assignment]
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None  # the captured step
         self._may_capture = device.type == "cuda"
         self._eager_steps = 0
         self.eager = ""  # why a step on CUDA is not captured
@@ -105,11 +109,12 @@ class Step:
         return not self._may_capture
 
     def stay_eager(self) -> None:
-        """Do not capture."""
+        """Never capture a step."""
         self._may_capture = False
 
     def logits(self, images: Tensor) -> Tensor:
-        """[n, classes] float32 of uint8 images, in the model's present mode; no gradient."""
+        """Return float32 [n, classes] of uint8 images, in the model's present mode, without a
+        gradient."""
         with torch.no_grad():
             x = self._normalise(images)
             if self._flat is not None:
@@ -119,9 +124,10 @@ class Step:
             return self._train_forward(x).float()
 
     def __call__(self, load: Load, lr: float, step: int) -> None:
-        """Forward, backward, optimizer and average on the batch that `load` gives; `step` counts
-        from 0 over the whole run. On CUDA `load` is captured too: each call must read the same
-        memory."""
+        """Take a step on the batch that `load` returns: forward, backward, optimizer and average.
+
+        `step` counts from 0 over the whole run. On CUDA `load` is captured too: each call must read
+        the same memory."""
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
@@ -133,6 +139,8 @@ class Step:
         if self._may_capture and self._eager_steps == _EAGER_STEPS:
             self._may_capture = False
             self._graph, self.eager = cuda.capture(self.device, lambda: self._step(load))
+            if self.eager:
+                logger.info("steps run eagerly, they cannot be captured: %s", self.eager)
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -144,6 +152,7 @@ class Step:
         self.update()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch, to be differentiated by `backward`."""
         x = self._normalise(images)
         if self._flat is not None:
             with torch.no_grad():
@@ -153,6 +162,7 @@ class Step:
         return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
     def backward(self, loss: Tensor) -> None:
+        """Compute the gradients, and add the loss to `loss_sum`."""
         if self._flat is not None:
             self._flat.backward(loss)
         else:
@@ -160,14 +170,14 @@ class Step:
         self.loss_sum += loss.detach()
 
     def gradients(self) -> dict[str, Tensor]:
-        """Of the last `backward`, by parameter, in fp32 on the CPU."""
+        """Return the gradients of the last `backward` by parameter, in fp32 on the CPU."""
         if self._flat is not None:
-            return {name: g.cpu() for name, g in self._flat.gradients().items()}
+            return {name: gradient.cpu() for name, gradient in self._flat.gradients().items()}
         named = self.model.named_parameters()
         return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
     def update(self) -> None:
-        """The optimizer's step and the average's, the gradients zero again where they add up."""
+        """Take the optimizer's step and the average's, and zero the gradients that add up."""
         self._optimizer.step()
         with torch.no_grad():
             if self._flat is None:
@@ -180,19 +190,25 @@ class Step:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Within, the weights are their moving average, where the recipe keeps one."""
-        kept = [v.clone() for v, _ in self._vectors] if self._average else []
-        for average, (vector, _) in zip(self._average, self._vectors, strict=False):
+        if not self._average:
+            yield
+            return
+        vectors = [vector for vector, _ in self._vectors]
+        kept = [vector.clone() for vector in vectors]
+        for vector, average in zip(vectors, self._average, strict=True):
             vector.copy_(average)
         try:
             yield
         finally:
-            for weights, (vector, _) in zip(kept, self._vectors, strict=False):
+            for vector, weights in zip(vectors, kept, strict=True):
                 vector.copy_(weights)
 
     def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the model's batch norms."""
         return [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     def state(self) -> dict[str, Any]:
+        """Return weights, optimizer and average, tensors and plain data; `load` takes them back."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -200,18 +216,20 @@ class Step:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Restore a `state`. Raises KeyError, ValueError or RuntimeError for another network's."""
         self.model.load_state_dict(state["model"])
         rates = [group["lr"] for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate  # the tensor on the device, where it is one
+            group["lr"] = rate  # a captured step reads the tensor that it was captured with
         for average, saved in zip(self._average, state["average"], strict=False):
             average.copy_(saved)
 
 
 def precision_on(device: torch.device) -> Precision:
-    """What a step computes in: on CUDA bf16 where the card does (compute capability 8.0 on). cuDNN
-    has no bf16 convolutions for older ones, and fp16 would need its loss scaled."""
+    """Return what a step computes in: on CUDA bf16 where the card does (compute capability 8.0 on),
+    else fp32. cuDNN has no bf16 convolutions for older cards, and fp16 would need its loss
+    scaled."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
         return "bf16"
     return "fp32"
@@ -224,7 +242,7 @@ def _dtype_on(device: torch.device) -> torch.dtype:
 def _with_parameters(
     module: nn.Module, parameters: dict[str, Tensor], compile: bool
 ) -> Callable[[Tensor], Tensor]:
-    """`module` as a function that computes with these in its parameters' places."""
+    """Return `module` as a function that computes with `parameters` in place of its own."""
 
     def forward(x: Tensor) -> Tensor:
         return torch.func.functional_call(module, parameters, (x,))  # type: ignore[no-any-return]

@@ -1,8 +1,7 @@
-"""Ends a worker process that makes no progress: a hung file system, a deadlocked library, a lost
-device.
+"""Ending a worker process that makes no progress, as with a hung file system or a lost device.
 
 The thread that waits is C's (faulthandler's), so that it works while Python itself hangs; it writes
-where to stderr.
+the traceback of each thread to stderr.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STALL = (
-    600.0  # s without a step: longer than torch.compile or the resizing of a large data set takes
-)
+# s without a step: longer than torch.compile or the resizing of a large data set takes
+STALL = 600.0
 HUNG = 1  # the exit status that faulthandler gives
 
-_stall: float | None = None
-_last = 0.0
+_stall: float | None = None  # s; None where the process is not watched
+_last = 0.0  # when faulthandler was last set, on the monotonic clock
 
 
 @contextmanager
@@ -36,8 +34,12 @@ def watched(stall: float = STALL) -> Iterator[None]:
 
 
 def alive() -> None:
-    """There is progress. Costs nothing to speak of, watched or not."""
+    """Report progress. Setting faulthandler anew starts a thread, so it is done once a second at
+    most: between two of these, a call costs nothing to speak of."""
     global _last
-    if _stall is not None and (now := time.monotonic()) - _last > min(1.0, _stall / 4):
+    if _stall is None:
+        return
+    now = time.monotonic()
+    if now - _last > min(1.0, _stall / 4):
         _last = now
         faulthandler.dump_traceback_later(_stall, exit=True)

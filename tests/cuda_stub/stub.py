@@ -132,7 +132,7 @@ def _names(tool_output: str) -> set[str]:
     return {name for name in last_words if _CUDA_NAME.fullmatch(name)}
 
 
-def _asked_for() -> set[str]:
+def _called_by_torch() -> set[str]:
     """Functions of CUDA that torch's libraries call."""
     folder = _torch_folder()
     assert folder is not None
@@ -149,7 +149,7 @@ def _fillers(defined: set[str]) -> str:
     """
     lines = (HERE / "symbols.txt").read_text().splitlines()
     succeed = {line for line in lines if line and not line.startswith("#")} - defined
-    refuse = {name for name in _asked_for() - defined - succeed if not _REAL.fullmatch(name)}
+    refuse = {name for name in _called_by_torch() - defined - succeed if not _REAL.fullmatch(name)}
     source = ["#include <stdio.h>"]
     for name in sorted(succeed):
         source.append(f"int {name}(void) {{ return 0; }}")
