@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,13 @@ COMMAND = [
     "-c",
     "import sys; from scaling_search.cli import main; sys.exit(main())",
 ]
+HANG = 180  # seconds: longer than anything takes here, on a busy machine too
 # A name that would be a script, an element, the end of a style, an attribute; and one that reads
 # from the right.
-HOSTILE = "</style></script><script>window.hit=1</script><img src=x onerror='window.hit=1'>\"'\\ \u202eright\u2066"
+HOSTILE = (
+    "</style></script><script>window.hit=1</script><img src=x onerror='window.hit=1'>\"'\\ "
+    "\u202eright\u2066"
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +178,9 @@ def test_the_axis_of_cost_can_be_chosen(browser: Any, page: Page, tmp_path: Path
     assert opened.count("#front .shapelayer path") == 1, "the budget's band"
     opened.page.select_option("#axis", "params")
     assert opened.page.locator("#front .xtitle").text_content() == "parameters"
-    xs = "document.getElementById('front').data.filter(t => t.meta?.axis).flatMap(t => t.x).sort((a, b) => a - b)"
-    assert opened.page.evaluate(xs) == sorted(c.cost.params for c in TODO.everything)
+    traces = "document.getElementById('front').data.filter(trace => trace.meta?.axis)"
+    costs = opened.page.evaluate(f"{traces}.flatMap(trace => trace.x)")
+    assert sorted(costs) == sorted(c.cost.params for c in TODO.everything)
     assert opened.count("#front .shapelayer path") == 0
     assert opened.console == []
 
@@ -195,9 +200,15 @@ def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
     assert crashed is not None
     records[-1] = replace(records[-1], outcome=replace(crashed, note=HOSTILE))
     hostile = replace(
-        told(page, records), title=HOSTILE, data=HOSTILE, command=HOSTILE, notes=[HOSTILE], unfinished=HOSTILE,
-        provenance={HOSTILE: HOSTILE}, targets={HOSTILE: 1e7},
-    )  # fmt: skip
+        told(page, records),
+        title=HOSTILE,
+        data=HOSTILE,
+        command=HOSTILE,
+        notes=[HOSTILE],
+        unfinished=HOSTILE,
+        provenance={HOSTILE: HOSTILE},
+        targets={HOSTILE: 1e7},
+    )
     for text in (build(hostile), build_comparison([hostile, page])):
         opened = OpenPage(browser, saved(text, tmp_path))
         assert opened.page.evaluate("window.hit") is None
@@ -211,7 +222,8 @@ def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
         )
     # and if something slipped through, the policy would stop it
     opened.page.evaluate(
-        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hit=1'}))"
+        "const script = document.createElement('script'); script.text = 'window.hit=1'; "
+        "document.body.append(script)"
     )
     assert opened.page.evaluate("window.hit") is None
 
@@ -253,34 +265,33 @@ def test_the_map_and_its_legend_have_the_same_colours(
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A real study, longer than the tests, and the address of its dashboard."""
     folder = tmp_path_factory.mktemp("live") / "run"
-    words = [
-        *WORDS,
-        "--extra",
-        "30",
-        "--data",
-        "shapes",
-        "--workers",
-        "1",
-        "--out",
-        str(folder),
-    ]  # longer than the tests
-    study = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True
-    )
-    assert study.stdout is not None
-    for line in study.stdout:
-        if line.startswith("run "):
-            break
-    command = [*COMMAND, "dashboard", str(folder), "--port", "0"]
-    board = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert board.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+/", board.stdout.readline())
-    assert address
-    yield folder, address[0]
-    board.send_signal(signal.SIGINT)
-    assert board.wait(20) == 130
-    study.send_signal(signal.SIGTERM)
-    study.communicate(timeout=60)
+    words = [*WORDS, "--extra", "30", "--data", "shapes", "--workers", "1", "--out", str(folder)]
+    with ExitStack() as ends:
+        study = subprocess.Popen(
+            [sys.executable, str(ROOT / "run_search.py"), *words], stdout=subprocess.PIPE, text=True
+        )
+        ends.callback(_stop, study, signal.SIGTERM)
+        assert study.stdout is not None
+        for line in study.stdout:  # until the first run has ended
+            if line.startswith("run "):
+                break
+        else:
+            pytest.fail(f"the study ended with {study.wait()} before a run had")
+        command = [*COMMAND, "dashboard", str(folder), "--port", "0"]
+        board = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        ends.callback(_stop, board, signal.SIGINT)
+        assert board.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+/", board.stdout.readline())
+        assert address
+        yield folder, address[0]
+        board.send_signal(signal.SIGINT)
+        assert board.wait(HANG) == 130
+
+
+def _stop(process: subprocess.Popen[str], sign: signal.Signals) -> None:
+    """End a process, also where a test has failed before it could."""
+    process.send_signal(sign)
+    process.communicate(timeout=HANG)
 
 
 def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) -> None:
@@ -298,7 +309,7 @@ def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) 
     opened.page.wait_for_function(
         "n => content.tables.runs.rows.status.filter(s => s === 'done').length > n + 1",
         arg=before,
-        timeout=60_000,
+        timeout=1000 * HANG,
     )
     assert set(opened.column("runs", "status")) == {"done"}, "the filter is kept"
     assert opened.page.evaluate("document.getElementById('curves').layout.yaxis.range") == zoomed, (

@@ -14,6 +14,7 @@ from scaling_search.report.figures.style import (
     RED,
     apply_layout,
     epoch_count,
+    run_kind,
 )
 from scaling_search.report.page import Page
 from scaling_search.results.record import Record
@@ -66,8 +67,7 @@ def draw(records: list[Record]) -> go.Figure:
     groups: dict[tuple[str, int], list[int]] = {}  # (kind, epochs) → its rows among the runs
     for row, record in enumerate(records):
         if record.outcome is not None and record.outcome.epochs:
-            kind = record.candidate.role if record.done else "failed"
-            groups.setdefault((kind, record.epochs), []).append(row)
+            groups.setdefault((run_kind(record), record.epochs), []).append(row)
 
     kinds = list(_COLOURS)
     rungs = sorted({record.epochs for record in records})

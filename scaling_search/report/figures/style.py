@@ -8,6 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from scaling_search.results.record import Record
+
 # Okabe and Ito's colours, which the colour-blind can tell from one another
 # (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -51,6 +53,11 @@ def network_texts(rows: Sequence[int], **meta: Any) -> dict[str, Any]:
 
     The page's script writes the text under the mouse from that table."""
     return {"meta": {"rows": list(rows), **meta}, "hovertemplate": "%{text}<extra></extra>"}
+
+
+def run_kind(record: Record) -> str:
+    """Return the group that a run is drawn in: the role of its network, or 'failed'."""
+    return record.candidate.role if record.done else "failed"
 
 
 def epoch_count(epochs: int) -> str:

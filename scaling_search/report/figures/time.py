@@ -13,6 +13,7 @@ from scaling_search.report.figures.style import (
     RED,
     apply_layout,
     epoch_count,
+    run_kind,
 )
 from scaling_search.results.record import Record
 
@@ -29,8 +30,7 @@ def draw(records: list[Record]) -> go.Figure:
     minutes: defaultdict[tuple[str, int], float] = defaultdict(float)  # (kind, epochs) → their sum
     for record in records:
         if record.outcome is not None:
-            kind = record.candidate.role if record.done else "failed"
-            minutes[kind, record.epochs] += record.outcome.seconds / 60
+            minutes[run_kind(record), record.epochs] += record.outcome.seconds / 60
     present = {kind for kind, _ in minutes}
     rungs = sorted({epochs for _, epochs in minutes})
     figure = go.Figure()
