@@ -29,6 +29,7 @@ from scaling_search.data.dataset import CacheWriter, Dataset
 from scaling_search.driver.dispatch import Training
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.results.store import Store
+from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import check
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
@@ -68,19 +69,27 @@ def data() -> Dataset:
 
 def ours(runs: int, images: Dataset, executor: Executor) -> float:
     """Seconds a run, from the first outcome to the last: starting workers is not counted."""
-    study, folder, watcher = (
-        check({"device": "cpu"}, "benchmark"),
-        Path(tempfile.mkdtemp()),
-        _Quiet(),
-    )
+    study = check({"device": "cpu"}, "benchmark")
+    folder = Path(tempfile.mkdtemp())
+    watcher = _Quiet()
     networks = plan(study, 10, 64).everything
     wanted = [(c, seed) for seed in range(-(-runs // len(networks))) for c in networks][:runs]
     store = Store.create(folder / "run", {}, _FACTS)
 
-    def trial(candidate: object, seed: int) -> Trial:
+    def trial(candidate: Candidate, seed: int) -> Trial:
         return Trial(
-            candidate.arch, images.digest, str(images.folder), study.recipe, seed, 1, None, None, "cpu", 1, str(folder)
-        )  # type: ignore[attr-defined]  # fmt: skip
+            arch=candidate.arch,
+            data_digest=images.digest,
+            data_folder=str(images.folder),
+            recipe=study.recipe,
+            seed=seed,
+            epochs=1,
+            train_images=None,
+            val_images=None,
+            device="cpu",
+            threads=1,
+            checkpoints=str(folder),
+        )
 
     executor.run(Training(store, watcher, wanted, 1, trial, lambda: False))
     store.close()
@@ -172,10 +181,8 @@ def rss() -> float:
 def recorded(runs: int) -> float:
     """Seconds to open a study of `runs` recorded runs; prints the driver's memory while they are
     added."""
-    study, folder = (
-        check({"device": "cpu"}, "benchmark"),
-        Path(tempfile.mkdtemp(dir="/dev/shm")),
-    )  # fsync costs nothing
+    study = check({"device": "cpu"}, "benchmark")
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))  # in memory: fsync costs nothing
     networks = plan(study, 10, 64).everything
     store = Store.create(folder, {}, _FACTS)
     outcome = list(trivial(None, None))[-1]  # type: ignore[arg-type]
@@ -187,9 +194,11 @@ def recorded(runs: int) -> float:
         if i + 1 in (runs // 10, runs):
             memory[i + 1] = rss()
     store.close()
-    (a, x), (b, y) = memory.items()
+    (few, before), (many, after) = memory.items()
+    each = 1024 * (after - before) / (many - few)
     print(
-        f"driver's memory: {x:.0f} MiB at {a:,} runs, {y:.0f} MiB at {b:,}: {1024 * (y - x) / (b - a):.1f} KiB a run"
+        f"driver's memory: {before:.0f} MiB at {few:,} runs, {after:.0f} MiB at {many:,}: "
+        f"{each:.1f} KiB a run"
     )
     times = []
     for _ in range(3):
@@ -204,8 +213,12 @@ def recorded(runs: int) -> float:
 
 
 PARTS: dict[str, Callable[[int], float]] = {
-    "local": local, "optuna": plain_optuna, "ours_ray": ours_ray, "ray": plain_ray, "recorded": recorded,
-}  # fmt: skip
+    "local": local,
+    "optuna": plain_optuna,
+    "ours_ray": ours_ray,
+    "ray": plain_ray,
+    "recorded": recorded,
+}
 
 
 def part(name: str, runs: int) -> float:

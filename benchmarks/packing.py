@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scaling_search.driver.dispatch import Training
 from scaling_search.driver.executors.local import SECONDS
 from scaling_search.driver.executors.protocol import Job
-from scaling_search.training.throughput import MARGIN
 from scaling_search.driver.packing import CONTEXT, MOST, Packing, choose_level, predicted_peak
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import check
+from scaling_search.training.throughput import MARGIN
 from scaling_search.training.trial import Epoch, Outcome, Trial
 
 TARGET = 1.15
@@ -199,7 +199,7 @@ def train(scenario: Scenario, packing: Packing, warm: int, seed: int) -> float:
         1,
         lambda candidate, number: dataclasses.replace(TRIAL, arch=candidate.arch, seed=number),
         lambda: False,
-        packing,
+        packing=packing,
     )
     devices.run(driver)
     return devices.now

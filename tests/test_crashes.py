@@ -186,17 +186,16 @@ def test_a_library_that_workers_lack_condemns_no_network(
     they take the driver's search path, in which a broken one now stands first."""
     import pyarrow.fs  # noqa: F401  the driver's
 
-    # refused for people, who have plain folders for this; workers read and write it
+    # refused for people, who have plain folders for this; workers would read and write it
     monkeypatch.setattr("scaling_search.training.remote.check", lambda storage: None)
     run, broken = tmp_path / "run", tmp_path / "broken"
     broken.mkdir()
     (broken / "pyarrow.py").write_text("raise ImportError('built for another Python')\n")
     few = ["--candidates", "3", "--extra", "0", "--epochs", "1", "--allocation", "flat"]
-    storage = ["--storage", f"file://{tmp_path}/checkpoints", "--workers", "1"]
-    command = ["search", *WORDS, *few, "--data", "shapes", *storage, "--out", str(run)]
+    command = ["search", *WORDS, *few, "--data", "shapes", "--workers", "1", "--out", str(run)]
     with monkeypatch.context() as context:
         context.syspath_prepend(broken)
-        assert main(command) == 2
+        assert main([*command, "--storage", f"file://{tmp_path}/checkpoints"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     assert "3 networks crashed alike with none done in between" in error
@@ -207,6 +206,7 @@ def test_a_library_that_workers_lack_condemns_no_network(
     assert f'File "{broken / "pyarrow.py"}"' in log
     with StoreReader.open(run) as results:
         assert results.records() == []
+    # the same study goes on, in a folder of its own, for which no library is needed
     assert main(command) == 0, capsys.readouterr().err
     table = pd.read_csv(run / "results.csv")
     assert len(table) >= 4

@@ -76,6 +76,7 @@ class Training:
         epochs: int,
         trial: Callable[[Candidate, int], Trial],
         over: Callable[[], bool],
+        *,
         packing: Packing | None = None,
         crashes: Crashes | None = None,
         log_name: str = "",

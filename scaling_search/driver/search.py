@@ -276,9 +276,9 @@ class Search:
                 epochs,
                 lambda candidate, seed: self._trial(candidate, seed, epochs),
                 self._limits.training_is_over,
-                self._conditions.packing,
-                self._crashes,
-                self._conditions.log_name,
+                packing=self._conditions.packing,
+                crashes=self._crashes,
+                log_name=self._conditions.log_name,
             )
             self._executor.run(phase)
             self._check_crashes()
