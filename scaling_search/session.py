@@ -155,6 +155,7 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
+    # a replay takes seconds, and is not worth a database
     store = Store.in_memory(facts)
     if not curves:
         store = Store.create(folder, identity, facts, place.store)
@@ -332,6 +333,7 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
     if machine:
         kernels = agree_on_kernels(store, study, folder, machine, session.place)
         logger.info("%s; %s", _hardware(machine), _versions(machine))
+    # what is run, with every default: `--study` of another machine takes it
     atomic.write(folder / "study.toml", study.to_toml().encode())
     finished = _count_finished(store)
     if finished:
@@ -361,6 +363,7 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
             )
             return stopping.status
         finally:
+            # also after a failure: --time bounds the sum over all sessions
             with suppress(UserError):  # whatever is wrong with the store has been said
                 store.set_fact("spent", spent + time.monotonic() - session.clock.began)
     return 0

@@ -26,6 +26,7 @@ def promoted(
 ) -> list[Candidate]:
     """The better half of each budget (rounded up) by their expected accuracy at the last rung;
     networks that failed do not go on."""
+    # by budget: networks of unequal cost are not to compete with one another
     better: list[Candidate] = []
     for budget in dict.fromkeys(c.budget for c in active):
         group = [c for c in active if c.budget == budget]

@@ -121,6 +121,9 @@ class Training:
             return self._begin(job, device)
         return None
 
+    # Only the first of a queue is looked at: to pass over a run that does not fit would let small
+    # networks overtake a large one for ever.
+
     def _hand_out_once_more(self, device: str) -> Job | None:
         if not self._fits(self._once_more[0].trial, device):
             return None
@@ -149,6 +152,7 @@ class Training:
         return self._packing.allows(neighbours, trial)
 
     def _begin(self, job: Job, device: str) -> Job:
+        # beginning beside others makes both sides neighbours, however short their time together
         beside_others, shared = bool(self._running), False
         for number, run in self._running.items():
             neighbour = run.device == device
@@ -221,6 +225,7 @@ class Training:
 
     def _start_again(self, job: Job, why: str, queue: deque[Job]) -> None:
         logger.warning("run %d is started again: %s", job.number, why)
+        # recorded first: a driver killed here leaves a run that goes on, and says why
         self._store.again(job.number, why)
         self._watcher.again(job, self._candidates[job.number], why)
         queue.append(job)
@@ -228,12 +233,14 @@ class Training:
     def _finish(self, job: Job, outcome: Outcome) -> None:
         message = outcome.note
         notes = [message] if message else []
-        if outcome.traceback and self._log_name:
-            notes.append(f"traceback in {self._log_name}")
+        if self._log_name and (outcome.traceback or outcome.status == "crashed"):
+            kept = "traceback" if outcome.traceback else "what its workers wrote"
+            notes.append(f"{kept} in {self._log_name}")
         again = self._again(job)
         if again:
             notes.append(f"started again {', '.join(again)}")
         outcome = replace(outcome, note="; ".join(notes))
+        # nothing is said of an outcome before it is safe on disk
         self._store.finish(job.number, outcome)
         logger.info("run %d ends: %s", job.number, "; ".join([outcome.status, *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)

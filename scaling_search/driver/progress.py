@@ -47,7 +47,7 @@ class Live:
             TimeElapsedColumn(),
             TextColumn("{task.fields[now]}", markup=False),
             console=console,
-            transient=True,
+            transient=True,  # it leaves no trace between the lines that stay
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting workers", total=planned, now="")
@@ -62,6 +62,7 @@ class Live:
     def phase(self, name: str, jobs: int, testing: bool = False) -> None:
         self._testing = testing
         if not testing:
+            # what was planned is at most exact: the baseline may need runs of its own
             self._planned = max(self._planned, self._finished + jobs)
         self._bar.update(self._task, description=name, total=self._planned)
 
@@ -80,6 +81,7 @@ class Live:
 
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
         self._running.pop(job.number, None)
+        # a test trains nothing, and counts as no run
         if self._testing:
             if outcome.status != "done":
                 reason = f"{outcome.status}: {outcome.note}"

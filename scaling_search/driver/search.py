@@ -122,6 +122,8 @@ class Search:
         Raises StoppedError: what was told is kept, what was running goes on next time. Raises
         UserError for what would fail every run alike."""
         before = self._recorded()
+        # in order of worth: a study whose time is up has an answer from every network, if a noisy
+        # one, before it has a certain one from some
         try:
             self._train_grid()
             self._train_extra(self._study.extra)
@@ -147,6 +149,7 @@ class Search:
                 networks = (plan.baseline, *active, *plan.references)
                 runs = [(network, seed) for network in networks]
                 self._train(f"seed {seed}, {epochs} epochs", runs, epochs)
+                # one seed decides who goes on; the others confirm, and train the same networks
                 halves = study.allocation == "rungs" and seed == study.seed
                 if halves and i + 1 < len(study.rungs):
                     active = promoted(self._known(), active, study)
@@ -173,6 +176,7 @@ class Search:
                     proposed.append(nearest)
                 active += proposed
                 count += len(proposed)
+                # trained before the next batch is suggested, which is to learn from them
                 for epochs in study.rungs:
                     runs = [(network, study.seed) for network in proposed]
                     self._train("proposed by TPE", runs, epochs)
@@ -181,6 +185,7 @@ class Search:
     def _accuracies(self, budget: Budget) -> list[tuple[tuple[float, float], float]]:
         """((u, v) of the unit square, accuracy) of what has finished the last rung."""
         seen: list[tuple[tuple[float, float], float]] = []
+        # sorted, since TPE depends on the order, and the store's is that in which runs started
         for record in sorted(self._known(), key=lambda r: r.candidate.key):
             candidate = record.candidate
             complete = record.done and record.epochs == self._last
@@ -242,6 +247,7 @@ class Search:
 
     def _finalists(self, records: Sequence[Record]) -> list[Candidate]:
         """What the answer names, over all budgets."""
+        # a verdict takes seconds, and is needed twice: for fresh seeds and for the test split
         runs = frozenset(r.number for r in searched(records, self._study) if r.outcome)
         if self._named is None or self._named[0] != runs:
             rows = [row for v in verdicts(records, self._study) for row in v.finalists]
@@ -338,6 +344,7 @@ class Search:
         records = self._store.records()
         done = [r for r in records if r.epochs == self._last and r.done]
         finalists = {c.key for c in self._finalists(records)}
+        # seeds that chose the pick flatter it: a test accuracy is of fresh ones, if there are any
         first_fresh = self._study.seed + FRESH
         only_fresh = any(r.seed >= first_fresh for r in done)
         untested: list[Record] = []

@@ -51,7 +51,9 @@ from scaling_search.training.trial import Epoch, Outcome, Trial
 from scaling_search.training.watchdog import HUNG, STALL
 
 _POLL = 0.2  # s: how late a signal or the end of the time given is noticed
-_GRACE = 20.0  # s that a run has to write its checkpoint
+# s that a run has to write its checkpoint: the step in progress ends first, and on a slow CPU or a
+# network file system either takes seconds; Slurm and Kubernetes wait 30 s before they kill
+_GRACE = 20.0
 _BOOTS = 10  # workers in a row that end before they begin: then it is the machine
 
 # Of the measurement of how many trainings pay on a device.
@@ -71,6 +73,8 @@ class _Worker:
         # spawn: a forked child would inherit torch's thread pools and CUDA's state in pieces
         context = multiprocessing.get_context("spawn")
         self.device = device
+        # one pipe a worker, not a queue for all: a queue's lock dies with whoever holds it, while
+        # a pipe whose other end is gone says so
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(
             target=work, args=(theirs, orders), daemon=True
@@ -85,7 +89,7 @@ class _Worker:
                 self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
+        theirs.close()  # else the pipe would stay open here when the worker ends
         self.job: Job | None = None
         self.has_begun = False  # whether it has taken up its job
 
@@ -256,6 +260,7 @@ class LocalExecutor:
 
     def _free_slots(self) -> list[str]:
         """The devices of the slots in which nothing runs, warm workers' first."""
+        # a new worker takes 3 to 8 s to import torch, a warm one none
         idle = [w.device for w in self._workers if w.job is None]
         without_worker = list(self._slots)
         for worker in self._workers:

@@ -95,6 +95,7 @@ class RayExecutor:
             self.close()
             raise
         self._sharing = self._exchange.sharing = sharing
+        # parameters travel once through the object store, not with every trial
         self._trainable = tune.with_resources(
             tune.with_parameters(Trainable, data=data, train=train), self._share
         )
@@ -209,9 +210,9 @@ class RayExecutor:
             self._trainable,
             tune_config=tune.TuneConfig(
                 search_alg=exchange,
-                num_samples=-1,
+                num_samples=-1,  # as many as the driver gives
                 max_concurrent_trials=self.workers,
-                reuse_actors=True,
+                reuse_actors=True,  # a new one takes seconds to import torch and read the data
             ),
             run_config=tune.RunConfig(
                 storage_path=self._folder.name,
