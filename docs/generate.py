@@ -88,9 +88,7 @@ def _arguments(arguments: list[Argument]) -> str:
 
 def _command(command: Command) -> str:
     """A command's section. Its options stand under the headings of --help."""
-    summary = command.summary[:1].upper() + command.summary[1:]
-    end = "" if summary.endswith("?") else "."
-    text = f"\n## {command.name}\n\n{summary}{end}\n\n`{_usage(command)}`\n"
+    text = f"\n## {command.name}\n\n{command.sentence}\n\n`{_usage(command)}`\n"
     for title in ("", *GROUPS):
         arguments = [a for a in command.each_argument() if a.group == title]
         if not arguments:

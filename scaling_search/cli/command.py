@@ -74,15 +74,22 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A sub-command. `run` takes the parsed arguments and the words they were parsed from, and
-    returns the exit status."""
+    """A sub-command. `summary` is a sentence without its capital and its full stop; `run` takes the
+    parsed arguments and the words they were parsed from, and returns the exit status."""
 
     name: str
     summary: str
     arguments: tuple[Argument | OneOf, ...]
     run: Callable[[argparse.Namespace, list[str]], int]
 
+    @property
+    def sentence(self) -> str:
+        """The summary as a sentence of its own."""
+        end = "" if self.summary.endswith("?") else "."
+        return f"{self.summary[:1].upper()}{self.summary[1:]}{end}"
+
     def each_argument(self) -> Iterator[Argument]:
+        """The arguments, those of alternatives too."""
         for item in self.arguments:
             if isinstance(item, OneOf):
                 yield from item.arguments
@@ -94,13 +101,13 @@ class Command:
 EVERYWHERE = (
     Argument(
         "--verbose",
-        "Write what is going on to stderr: the log's lines of level INFO.",
+        "Write the log to stderr too; a study's is in log.txt in its run folder.",
         group=OUTPUT,
         options={"action": "store_true"},
     ),
     Argument(
         "--debug",
-        "Write more of it, and the whole traceback of an unexpected error.",
+        "Log more, to stderr too, and show the whole traceback of an unexpected error.",
         group=OUTPUT,
         options={"action": "store_true"},
     ),
@@ -153,14 +160,10 @@ class Parser(argparse.ArgumentParser):
 
 def add_to(commands: Any, command: Command) -> None:
     """Adds a command's parser to argparse's sub-parsers."""
-    parser = commands.add_parser(
-        command.name, help=command.summary, description=f"{command.summary}."
-    )
-    groups = {}
+    parser = commands.add_parser(command.name, help=command.summary, description=command.sentence)
+    titles = {argument.group for argument in (*command.each_argument(), *EVERYWHERE)}
     # in the order of GROUPS, whatever order the arguments are written in
-    for title in GROUPS:
-        if title == OUTPUT or any(a.group == title for a in command.each_argument()):
-            groups[title] = parser.add_argument_group(title)
+    groups = {title: parser.add_argument_group(title) for title in GROUPS if title in titles}
     for item in command.arguments:
         if isinstance(item, OneOf):
             exclusive = parser.add_mutually_exclusive_group(required=item.required)

@@ -228,7 +228,7 @@ SEARCH = Command(
         ),
         Argument(
             "--out",
-            "Run folder; one that holds this study already is gone on with.",
+            "Run folder; a study that it holds already is continued.",
             "runs/DATA-BUDGET",
             OUTPUT,
             {"type": Path},
