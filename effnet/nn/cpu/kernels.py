@@ -6,8 +6,9 @@ where these loops take 0.2), and batch norm and SiLU as separate operators read 
 dozen times a step.
 
 Every tensor is given by its address: dense float32 in the order N, H, W, C, whose last axis is
-contiguous. The parts of a loop that threads share are cut by the number of threads alone, so sums
-come out the same every time.
+contiguous. n, h, w, c are a map's sizes, ho and wo the output's, hw = h · w. A loop that threads
+share is cut into `parts` by the number of threads alone, and each part has sums of its own, so
+numbers come out the same every time.
 """
 
 # mypy: disable-error-code="call-arg,var-annotated,assignment,no-untyped-call"
@@ -25,18 +26,23 @@ from numba import njit, prange, set_num_threads
 
 from effnet.nn.cpu.lanes import FAST, floats, fma, inline, load, store, zero
 
-_LANES = 64  # floats an inner loop should have at least: narrow maps take several pixels at once
+# Floats that an inner loop should have at least, four registers of 16: where a map has fewer
+# channels, the loop takes several pixels at once.
+_LANES = 64
+# Inner loops whose float sums are added to the double sums of their channels: float32 loses digits
+# in longer ones. Moments take four rows a loop, gradients one.
+_MOMENTS_A_FLUSH, _GRADIENTS_A_FLUSH = 32, 64
 
 
 def _kernel(function: Callable[..., Any]) -> tuple[Any, Any]:
-    """(for one thread, for several)."""
+    """The function compiled for one thread, and for several."""
     settings: dict[str, Any] = {
         "fastmath": FAST,
         "error_model": "numpy",
         "cache": True,
         "nogil": True,
     }
-    # numba's cache knows a function by its name, whatever its settings
+    # numba's cache knows a function by its name, whatever its settings: the second needs another
     shared = FunctionType(function.__code__, function.__globals__, function.__name__)
     shared.__qualname__ = f"{function.__qualname__}_shared"
     return njit(**settings)(function), njit(parallel=True, **settings)(shared)
@@ -50,27 +56,33 @@ def call(kernel: tuple[Any, Any], *args: Any) -> None:
     kernel[threads > 1](*args)
 
 
-# ---- the weight gradient of a depthwise convolution
+# ---- the weight gradient of a depthwise convolution, padded by half its kernel
+#
+# x [n, h, w, c], dy [n, ho, wo, c] → dw [k², c], for a kernel of k and a stride of s. The loops of
+# a tap run over the whole map with sixteen channels in one register, and five taps of a row share
+# each load of dy: a row of the kernels of 3 and 5, and part of one of 7.
 
 
 @inline
-def _tap_row(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int, c0: int,
-             i: int, j0: int) -> None:  # fmt: skip
+def _tap_row(
+    x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int,
+    c0: int, i: int, j0: int,
+) -> None:  # fmt: skip
     """Five taps (row i, columns from j0) of 16 channels from c0, each summed in a register of its
-    own."""
+    own. Registers have no array to be indexed in: hence the five names."""
     taps = min(5, k - j0)
     a0, a1, a2, a3, a4 = zero(), zero(), zero(), zero(), zero()
     for image in range(n):
         for row in range(ho):
             y = row * s + i - k // 2
             if y < 0 or y >= h:
-                continue
+                continue  # padding
             of_x, of_g = (image * h + y) * w * c + c0, (image * ho + row) * wo * c + c0
             for column in range(wo):
                 g = load(dy, of_g + column * c)
                 at = column * s + j0 - k // 2
                 b = of_x + at * c
-                if at >= 0 and at + 4 < w and taps == 5:
+                if at >= 0 and at + 4 < w and taps == 5:  # no tap meets the padding
                     a0 = fma(load(x, b), g, a0)
                     a1 = fma(load(x, b + c), g, a1)
                     a2 = fma(load(x, b + 2 * c), g, a2)
@@ -102,6 +114,7 @@ def _tap_row(x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, 
 def _depthwise(
     x: int, dy: int, dw: int, n: int, h: int, w: int, c: int, ho: int, wo: int, k: int, s: int
 ) -> None:
+    """dw from x and dy. c is at least 16."""
     for b in prange((c + 15) // 16):
         # the last 16 channels overlap those before: both come to the same sums
         c0 = min(b * 16, c - 16)
@@ -116,25 +129,31 @@ def _depthwise(
 # with a gate e per image and channel, the layer after sees y · e. `stats` is [4, c]: mean, 1 / std,
 # scale, shift.
 
+# Constants of the exponential function, in float32: a Python float would make every sum double.
 _LOG2E, _LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
-_E2, _E3, _E4, _E5, _E6 = (np.float32(1 / f) for f in (2, 6, 24, 120, 720))
-_ONE, _LIMIT = np.float32(1), np.float32(87)
+_E2, _E3, _E4, _E5, _E6 = (np.float32(1 / f) for f in (2, 6, 24, 120, 720))  # 1/2!, 1/3!, ...
+_ONE = np.float32(1)
+_LIMIT = np.float32(87)  # exp(88) is the last that float32 holds
 
 
 @inline
 def _sigmoid(u: Any) -> Any:
-    """exp(-u) = 2^k · exp(r) with |r| <= ln 2 / 2, exp(r) by its series: errors below 1e-6 of 1."""
+    """1 / (1 + exp(-u)). A call of exp would keep the loop from being vectorised, so it is written
+    out: exp(-u) = 2^k · exp(r) with |r| <= ln 2 / 2, and exp(r) by its series to the sixth power:
+    errors below 1e-6 of 1."""
     x = -u
     x = -_LIMIT if x < -_LIMIT else x
     x = _LIMIT if x > _LIMIT else x
     k = np.rint(x * _LOG2E)
     r = x - k * _LN2
     p = ((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r * r + r + _ONE
+    # 2^k by its bits: the exponent of a float32 stands from bit 23 on, 127 above itself
     return _ONE / (_ONE + p * np.int32((np.int32(k) + 127) << 23).view(np.float32))
 
 
 @inline
-def _tiled(out: Any, values: Any, times: int) -> None:
+def _tile(out: Any, values: Any, times: int) -> None:
+    """Fill `out` with `values` (one for each channel), so many times over."""
     c = len(values)
     for t in range(times):
         for i in range(c):
@@ -143,7 +162,7 @@ def _tiled(out: Any, values: Any, times: int) -> None:
 
 @inline
 def _flush(sums: Any, lanes: Any, c: int) -> None:
-    """Float lanes into the double sums of their channels."""
+    """Add float lanes to the double sums of their channels, and zero them."""
     for t in range(0, len(lanes), c):
         for i in range(c):
             sums[i] += lanes[t + i]
@@ -152,15 +171,15 @@ def _flush(sums: Any, lanes: Any, c: int) -> None:
 
 @inline
 def _moments(z: Any, origin: Any, c: int, sums: Any) -> None:
-    """Add the sums of (z - origin) and of its square per channel: an origin within the data loses
-    no digits."""
+    """Add to `sums` [2, c] the sums of (z - origin) and of its square per channel. An origin within
+    the data loses no digits in the difference of squares that becomes the variance.
+
+    Four rows of lanes a loop: their loads overlap, where one after the other would wait for the
+    same sum."""
     length = max(1, _LANES // c) * c
-    k, a, b = (
-        np.empty(length, np.float32),
-        np.zeros(length, np.float32),
-        np.zeros(length, np.float32),
-    )
-    _tiled(k, origin, length // c)
+    k = np.empty(length, np.float32)
+    a, b = np.zeros(length, np.float32), np.zeros(length, np.float32)
+    _tile(k, origin, length // c)
     done, since = 0, 0
     while done < len(z):
         if done + 4 * length <= len(z):
@@ -181,7 +200,7 @@ def _moments(z: Any, origin: Any, c: int, sums: Any) -> None:
                 b[i] += d * d
             done += length
         since += 1
-        if since == 32:
+        if since == _MOMENTS_A_FLUSH:
             _flush(sums[0], a, c)
             _flush(sums[1], b, c)
             since = 0
@@ -189,12 +208,44 @@ def _moments(z: Any, origin: Any, c: int, sums: Any) -> None:
     _flush(sums[1], b, c)
 
 
-def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int, beta_at: int, mean_at: int,
-             var_at: int, stats_at: int, n: int, hw: int, c: int, eps: float, momentum: float, training: bool,
-             silu: bool, parts: int) -> None:  # fmt: skip
-    """y from z, and its mean over each map where `pool` is wanted; `residual` is added after the
-    norm (both may be 0 for none). In training also the batch's statistics, and the running ones
-    moved by `momentum`."""
+@inline
+def _normalise(z: Any, y: Any, scale: Any, shift: Any) -> None:
+    for i in range(len(z)):
+        y[i] = z[i] * scale[i] + shift[i]
+
+
+@inline
+def _normalise_and_add(z: Any, y: Any, scale: Any, shift: Any, residual: Any) -> None:
+    for i in range(len(z)):
+        y[i] = z[i] * scale[i] + shift[i] + residual[i]
+
+
+@inline
+def _normalise_silu(z: Any, y: Any, scale: Any, shift: Any) -> None:
+    for i in range(len(z)):
+        u = z[i] * scale[i] + shift[i]
+        y[i] = u * _sigmoid(u)
+
+
+@inline
+def _normalise_silu_and_sum(z: Any, y: Any, scale: Any, shift: Any, total: Any) -> None:
+    for i in range(len(z)):
+        u = z[i] * scale[i] + shift[i]
+        u = u * _sigmoid(u)
+        y[i] = u
+        total[i] += u
+
+
+def _forward(
+    z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int, beta_at: int,
+    mean_at: int, var_at: int, stats_at: int, n: int, hw: int, c: int,
+    eps: float, momentum: float, training: bool, silu: bool, parts: int,
+) -> None:  # fmt: skip
+    """y from z; `stats` from the batch in training, which also moves the running averages by
+    `momentum`, else from them.
+
+    Where `residual` is not 0 it is added after the norm; where `pool` [n, c] is not 0 it is filled
+    with the mean of y over each map, and the activation is SiLU."""
     z, y, rows = floats(z_at, n * hw * c), floats(y_at, n * hw * c), n * hw
     mean, var, stats = floats(mean_at, c), floats(var_at, c), floats(stats_at, 4 * c)
     gamma, beta = floats(gamma_at, c), floats(beta_at, c)
@@ -209,10 +260,11 @@ def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int
                 second += sums[p, 1, i]
             first /= rows
             m, v = z[i] + first, max(second / rows - first * first, 0.0)
-            if second != second:  # max would have swallowed a NaN
+            if second != second:  # max would have swallowed a NaN, and a diverged run gone unseen
                 v = second
             stats[i], stats[c + i] = m, 1 / np.sqrt(v + eps)
             mean[i] += momentum * (m - mean[i])
+            # the running variance is the unbiased one, as torch's
             var[i] += momentum * (v * rows / max(rows - 1, 1) - var[i])
     else:
         for i in range(c):
@@ -221,19 +273,16 @@ def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int
         stats[2 * c + i] = gamma[i] * stats[c + i]
         stats[3 * c + i] = beta[i] - stats[i] * stats[2 * c + i]
     for p in prange(parts):
-        # without a pool the images' borders mean nothing: one long map
+        # without a pool the images' borders mean nothing: each part is one long map
         first, last, size = n * p // parts, n * (p + 1) // parts, hw
         if pool_at == 0:
             first, last, size = p, p + 1, 0
         times = max(1, min(_LANES // c, hw if pool_at else _LANES))
         length = times * c
-        scale, shift, total = (
-            np.empty(length, np.float32),
-            np.empty(length, np.float32),
-            np.empty(length, np.float32),
-        )
-        _tiled(scale, stats[2 * c : 3 * c], times)
-        _tiled(shift, stats[3 * c :], times)
+        scale, shift = np.empty(length, np.float32), np.empty(length, np.float32)
+        total = np.empty(length, np.float32)
+        _tile(scale, stats[2 * c : 3 * c], times)
+        _tile(shift, stats[3 * c :], times)
         for image in range(first, last):
             low, high = image * size * c, (image + 1) * size * c
             if pool_at == 0:
@@ -243,22 +292,13 @@ def _forward(z_at: int, y_at: int, residual_at: int, pool_at: int, gamma_at: int
             for at in range(low, high, length):
                 zz, yy = z[at : min(at + length, high)], y[at : min(at + length, high)]
                 if pool_at:
-                    for i in range(len(zz)):
-                        u = zz[i] * scale[i] + shift[i]
-                        u = u * _sigmoid(u)
-                        yy[i] = u
-                        total[i] += u
+                    _normalise_silu_and_sum(zz, yy, scale, shift, total)
                 elif silu:
-                    for i in range(len(zz)):
-                        u = zz[i] * scale[i] + shift[i]
-                        yy[i] = u * _sigmoid(u)
+                    _normalise_silu(zz, yy, scale, shift)
                 elif residual_at:
-                    rr = floats(residual_at + 4 * at, length)
-                    for i in range(len(zz)):
-                        yy[i] = zz[i] * scale[i] + shift[i] + rr[i]
+                    _normalise_and_add(zz, yy, scale, shift, floats(residual_at + 4 * at, length))
                 else:
-                    for i in range(len(zz)):
-                        yy[i] = zz[i] * scale[i] + shift[i]
+                    _normalise(zz, yy, scale, shift)
             if pool_at:
                 pool = floats(pool_at + 4 * image * c, c)
                 pool[:] = 0
@@ -283,7 +323,7 @@ def _gate(y_at: int, gate_at: int, out_at: int, n: int, hw: int, c: int, parts: 
 def _gate_backward(
     dout_at: int, y_at: int, dgate_at: int, n: int, hw: int, c: int, parts: int
 ) -> None:
-    """dgate [n, c] = the sum over each map of dout · y."""
+    """dgate [n, c]: the sum over each map of dout · y."""
     for p in prange(parts):
         for image in range(n * p // parts, n * (p + 1) // parts):
             dgate = floats(dgate_at + 4 * image * c, c)
@@ -294,16 +334,23 @@ def _gate_backward(
                     dgate[i] += y[i] * dout[i]
 
 
-def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, gamma_at: int, stats_at: int,
-              dgamma_at: int, dbeta_at: int, n: int, hw: int, c: int, silu: bool, parts: int) -> None:  # fmt: skip
+@inline
+def _silu_slope(u: Any) -> Any:
+    s = _sigmoid(u)
+    return s * (_ONE + u * (_ONE - s))
+
+
+def _backward(
+    dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, gamma_at: int, stats_at: int,
+    dgamma_at: int, dbeta_at: int, n: int, hw: int, c: int, silu: bool, parts: int,
+) -> None:  # fmt: skip
     """dz, dgamma, dbeta from dy. With a gate (dy is then of y · gate), y's gradient is dy · gate +
-    dpool / hw."""
-    z, dy, dz, rows = (
-        floats(z_at, n * hw * c),
-        floats(dy_at, n * hw * c),
-        floats(dz_at, n * hw * c),
-        n * hw,
-    )
+    dpool / hw.
+
+    Two passes: the first sums d, the gradient of u = scale · z + shift, and d · (z - mean) per
+    channel, and leaves d in dz where an activation had to be undone; the second makes dz of it."""
+    rows = n * hw
+    z, dy, dz = floats(z_at, rows * c), floats(dy_at, rows * c), floats(dz_at, rows * c)
     stats, dgamma, dbeta = floats(stats_at, 4 * c), floats(dgamma_at, c), floats(dbeta_at, c)
     sums = np.zeros((parts, 2, c))
     for p in prange(parts):
@@ -311,23 +358,20 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
         times = max(1, min(_LANES // c, hw if gate_at else _LANES))
         length = times * c
         a, b = np.zeros(length, np.float32), np.zeros(length, np.float32)
-        mean, scale, shift = (
-            np.empty(length, np.float32),
-            np.empty(length, np.float32),
-            np.empty(length, np.float32),
-        )
+        mean = np.empty(length, np.float32)
+        scale, shift = np.empty(length, np.float32), np.empty(length, np.float32)
         gate, extra = np.empty(length, np.float32), np.empty(length, np.float32)
-        _tiled(mean, stats[:c], times)
-        _tiled(scale, stats[2 * c : 3 * c], times)
-        _tiled(shift, stats[3 * c :], times)
+        _tile(mean, stats[:c], times)
+        _tile(scale, stats[2 * c : 3 * c], times)
+        _tile(shift, stats[3 * c :], times)
         since = 0
         if gate_at == 0:
             first, last = p, p + 1
         for image in range(first, last):
             low, high = image * hw * c, (image + 1) * hw * c
             if gate_at:
-                _tiled(gate, floats(gate_at + 4 * image * c, c), times)
-                _tiled(extra, floats(dpool_at + 4 * image * c, c), times)
+                _tile(gate, floats(gate_at + 4 * image * c, c), times)
+                _tile(extra, floats(dpool_at + 4 * image * c, c), times)
                 for i in range(length):
                     extra[i] /= np.float32(hw)
             else:
@@ -338,16 +382,14 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
                 if gate_at:
                     for i in range(len(zz)):
                         u = zz[i] * scale[i] + shift[i]
-                        s = _sigmoid(u)
-                        d = (gg[i] * gate[i] + extra[i]) * (s * (_ONE + u * (_ONE - s)))
+                        d = (gg[i] * gate[i] + extra[i]) * _silu_slope(u)
                         dd[i] = d
                         a[i] += d
                         b[i] += d * (zz[i] - mean[i])
                 elif silu:
                     for i in range(len(zz)):
                         u = zz[i] * scale[i] + shift[i]
-                        s = _sigmoid(u)
-                        d = gg[i] * (s * (_ONE + u * (_ONE - s)))
+                        d = gg[i] * _silu_slope(u)
                         dd[i] = d
                         a[i] += d
                         b[i] += d * (zz[i] - mean[i])
@@ -356,13 +398,14 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
                         a[i] += gg[i]
                         b[i] += gg[i] * (zz[i] - mean[i])
                 since += 1
-                if since == 64:
+                if since == _GRADIENTS_A_FLUSH:
                     _flush(sums[p, 0], a, c)
                     _flush(sums[p, 1], b, c)
                     since = 0
         _flush(sums[p, 0], a, c)
         _flush(sums[p, 1], b, c)
-    # dz = A · d + B · z + C per channel, d being the gradient after the norm
+    # dz = scale · (d - sum(d) / rows - (z - mean) / std² · sum(d · (z - mean)) / rows), written as
+    # scale · d + factors[0] · z + factors[1]
     factors = np.empty((2, c), np.float32)
     for i in range(c):
         first = second = 0.0
@@ -375,24 +418,21 @@ def _backward(dy_at: int, z_at: int, dz_at: int, gate_at: int, dpool_at: int, ga
     for p in prange(parts):
         times = max(1, _LANES // c)
         length = times * c
-        fa, fb, fc = (
-            np.empty(length, np.float32),
-            np.empty(length, np.float32),
-            np.empty(length, np.float32),
-        )
-        _tiled(fa, stats[2 * c : 3 * c], times)
-        _tiled(fb, factors[0], times)
-        _tiled(fc, factors[1], times)
+        of_d, of_z = np.empty(length, np.float32), np.empty(length, np.float32)
+        constant = np.empty(length, np.float32)
+        _tile(of_d, stats[2 * c : 3 * c], times)
+        _tile(of_z, factors[0], times)
+        _tile(constant, factors[1], times)
         high = rows * (p + 1) // parts * c
         for at in range(rows * p // parts * c, high, length):
             zz, dd = z[at : min(at + length, high)], dz[at : min(at + length, high)]
             if silu:
                 for i in range(len(zz)):
-                    dd[i] = fa[i] * dd[i] + fb[i] * zz[i] + fc[i]
+                    dd[i] = of_d[i] * dd[i] + of_z[i] * zz[i] + constant[i]
             else:
                 gg = dy[at : min(at + length, high)]
                 for i in range(len(zz)):
-                    dd[i] = fa[i] * gg[i] + fb[i] * zz[i] + fc[i]
+                    dd[i] = of_d[i] * gg[i] + of_z[i] * zz[i] + constant[i]
 
 
 depthwise = _kernel(_depthwise)
