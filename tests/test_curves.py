@@ -154,7 +154,8 @@ def test_recorded_study_gives_its_verdict_again(
     said = capsys.readouterr().out
     assert (tmp_path / "results.csv").read_bytes() == (RECORDED / "results.csv").read_bytes()
     assert "choose    11 blocks, width 1.03, 32 px" in said
-    assert "test 57.3 over 5 fresh seeds" in said
+    assert "confirm   on the test split, over fresh seeds" in said
+    assert "11 blocks, width 1.03, 32 px: test 57.3% over 5 seeds" in said
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     words = [
         "search",
