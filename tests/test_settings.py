@@ -38,19 +38,16 @@ def test_recipes_by_name(tmp_path: Path) -> None:
     assert check({"recipe": "paper"}, "x").recipe == RECIPES["paper"]
     own = check({"recipe": {"base": "paper", "lr": 0.5}}, "x")
     assert own.recipe == dataclasses.replace(RECIPES["paper"], lr=0.5)
-    assert check({"recipe": {"lr": 0.5}}, "x").recipe == dataclasses.replace(
-        RECIPES["proxy"], lr=0.5
-    )
+    faster = dataclasses.replace(RECIPES["proxy"], lr=0.5)
+    assert check({"recipe": {"lr": 0.5}}, "x").recipe == faster
     assert check(tomllib.loads(own.to_toml()), "x") == own
     file = tmp_path / "s.toml"
     file.write_text('recipe = "paper"\n')
-    assert read(file, {"recipe.batch": 64}).recipe == dataclasses.replace(
-        RECIPES["paper"], batch=64
-    )
+    smaller = dataclasses.replace(RECIPES["paper"], batch=64)
+    assert read(file, {"recipe.batch": 64}).recipe == smaller
     file.write_text("[recipe]\nlr = 0.5\n")
-    assert read(file, {"recipe.base": "paper"}).recipe == RECIPES["paper"], (
-        "not the file's numbers put over it"
-    )
+    another = read(file, {"recipe.base": "paper"})
+    assert another.recipe == RECIPES["paper"], "the file's numbers are not put over it"
     assert read(preset_path("paper")).recipe.optimizer == "rmsprop"
     # which recipe it came from is not in a study's identity, its numbers are
     assert own.identity("d") == check({"recipe": dataclasses.asdict(own.recipe)}, "x").identity("d")
@@ -59,17 +56,15 @@ def test_recipes_by_name(tmp_path: Path) -> None:
 def test_identity_holds_what_determines_results() -> None:
     a = check({"recipe": {"lr": 0.01}, "data": {"source": "a"}}, "test")
     b = check({"recipe": {"lr": 0.01}, "data": {"source": "elsewhere"}}, "test")
-    assert (
-        a.identity("digest")
-        == b.identity("digest")
-        == {"recipe.lr": 0.01, "data.digest": "digest", "schema": 1}
-    )
+    assert a.identity("digest") == {"recipe.lr": 0.01, "data.digest": "digest", "schema": 1}
+    assert b.identity("digest") == a.identity("digest")
     assert identity_hash(a.identity("digest")) != identity_hash(a.identity("other"))
     # a default written out is no difference
-    assert check({"seed": 0}, "test").identity("d") == Study().identity("d")
-    assert identity_hash(check({"seed": 1}, "test").identity("d")) != identity_hash(
-        Study().identity("d")
-    )
+    default = Study().identity("d")
+    assert check({"seed": 0, "extra_batch": 4}, "test").identity("d") == default
+    for changes in ({"seed": 1}, {"extra_batch": 8}):
+        changed = check(changes, "test").identity("d")
+        assert identity_hash(changed) != identity_hash(default)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +138,8 @@ stages = [
 
 def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(OWN)
-    study = read(
-        preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
-    )
+    mine = {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
+    study = read(preset_path("quick"), mine)
     base = study.network()
     assert (study.baseline.name, base.blocks, base.divisor, base.width, base.rounding) == (
         "mine", 5, 4, 0.5, "spread"
@@ -160,25 +154,17 @@ def test_a_baseline_of_ones_own_becomes_part_of_the_study(tmp_path: Path) -> Non
     assert again.identity("x") == study.identity("x")
     # spelled otherwise, it is the same study; with another kernel, another
     (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 3\n")
-    spelled = read(
-        preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
-    )
+    spelled = read(preset_path("quick"), mine)
     assert spelled.identity("x") == study.identity("x")
     (tmp_path / "mine.toml").write_text(OWN + "stem_kernel = 5\n")
-    other = read(
-        preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml"), "baseline.blocks": 5}
-    )
+    other = read(preset_path("quick"), mine)
     assert other.identity("x") != study.identity("x")
     # another baseline given on the command line replaces it
-    assert (
-        read(
-            tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8}
-        ).baseline.definition
-        is None
-    )
-    (tmp_path / "mine.toml").write_text(
-        OWN.replace("kernel = 3, stride = 2, width = 32", "kernel = 2, stride = 2, width = 32")
-    )
+    named = read(tmp_path / "study.toml", {"baseline.name": "b0-s4", "baseline.blocks": 8})
+    assert named.baseline.definition is None
+    second_row = "kernel = {}, stride = 2, width = 32"
+    broken = OWN.replace(second_row.format(3), second_row.format(2))
+    (tmp_path / "mine.toml").write_text(broken)
     with pytest.raises(UserError, match="mine.toml: stage 2: kernel = 2: must be odd"):
         read(preset_path("quick"), {"baseline.name": str(tmp_path / "mine.toml")})
 
