@@ -1,3 +1,5 @@
+"""Checkpoints are whole or absent, and hold no code."""
+
 from pathlib import Path
 
 import pytest

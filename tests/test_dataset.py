@@ -1,3 +1,5 @@
+"""Folds, augmentation, the cache, and what --data may name."""
+
 import gzip
 import hashlib
 import io

@@ -1,3 +1,5 @@
+"""Schedules and optimizers, beside TensorFlow's formulas, timm's and torch's own."""
+
 import math
 
 import numpy as np

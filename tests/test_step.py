@@ -1,3 +1,5 @@
+"""A training step: its kernels, its average, its memory, and its capture on a GPU."""
+
 import dataclasses
 
 import numpy as np

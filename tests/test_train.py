@@ -1,3 +1,5 @@
+"""A run from its first step to its outcome: the same bits however it was interrupted."""
+
 import dataclasses
 import multiprocessing
 import random
