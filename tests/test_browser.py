@@ -228,6 +228,16 @@ def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
     assert opened.page.evaluate("window.hit") is None
 
 
+def test_titles_in_a_legend_are_as_they_were_given(
+    browser: Any, page: Page, tmp_path: Path
+) -> None:
+    text = build_comparison([replace(page, title="a <b>"), replace(page, title="\"x\" & 'y'")])
+    opened = OpenPage(browser, saved(text, tmp_path))
+    names = opened.page.locator("#front .legend .legendtext").all_text_contents()
+    assert names == ["a <b>", "\"x\" & 'y'"]
+    assert opened.console == []
+
+
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_pages_of_little_have_no_error(
     browser: Any, page: Page, tmp_path: Path, finished: int

@@ -68,5 +68,6 @@ def epoch_count(epochs: int) -> str:
 def escape(text: object) -> str:
     """Return a text of a study, a data set or a name as plotly shows it literally.
 
-    In its texts plotly reads some tags of HTML, such as <b> and <a href>."""
-    return html.escape(str(text))
+    In its texts plotly reads some tags of HTML, such as <b> and <a href>, and the entities of `<`,
+    `>` and `&`, but not that of a quotation mark."""
+    return html.escape(str(text), quote=False)
