@@ -86,7 +86,7 @@ def stderr_into(path: Path | None) -> Iterator[None]:
     """Within this block, file descriptor 2 is the log, for a child process to inherit: what its
     interpreter, a C library or faulthandler writes there before or after its own code runs is kept
     too. None: everything stays as it is."""
-    if path is None:
+    if path is None or sys.stderr is None:  # a process without stderr, of a service
         yield
         return
     sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -71,8 +72,8 @@ class Trainable(tune.Trainable):
         for event in self._events:
             if isinstance(event, Outcome):
                 self._spoiled = event.spoils_its_process
-                if event.traceback:
-                    result["traceback"] = event.traceback
+                if event.traceback:  # one node may lack what the others have
+                    result["traceback"] = f"on node {platform.node()}\n{event.traceback}"
                 return {**result, "outcome": json.dumps(event.as_dict()), "done": True}
             if isinstance(event, Epoch):
                 result["epoch"] = json.dumps(asdict(event))
