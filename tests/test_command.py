@@ -1,6 +1,9 @@
 """Commands as data: what --help says of each argument, and what main does with an error."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from scaling_search.study.flags import GROUPS
 from scaling_search.study.reference import settings, with_flag
 from scaling_search.study.settings import PRESETS, preset_path, read
 
+ROOT = Path(__file__).parent.parent
 ARGUMENTS = [
     pytest.param(argument, id=f"{command.name} {argument.name}")
     for command in COMMANDS
@@ -114,3 +118,12 @@ def test_verbose_writes_the_log_to_stderr(
     assert log[0].startswith("INFO scaling_search.study.settings: study read from ")
     assert error.startswith("scaling-search: command line: space.alpha_max: ")
     assert (logger.level, list(logger.handlers)) == before, "nothing is left behind"
+
+
+def test_help_loads_none_of_the_slow_libraries() -> None:
+    """torch alone takes seconds to import, which --help and wrong arguments need not spend."""
+    code = (
+        "import sys; from scaling_search.cli import build_parser; build_parser();"
+        "sys.exit(bool({'torch', 'optuna', 'pandas', 'plotly', 'ray', 'scipy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
