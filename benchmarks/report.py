@@ -66,7 +66,7 @@ def page(runs: int) -> Page:
         notes=[],
         provenance={},
         records=records,
-        found=(),
+        verdicts=(),
     )
 
 
@@ -76,8 +76,8 @@ def build_ours(runs: int, file: Path) -> float:
 
     made_up = page(runs)
     start = time.perf_counter()
-    found = tuple(verdicts(made_up.records, made_up.study))
-    file.write_text(build(replace(made_up, found=found)))
+    concluded = tuple(verdicts(made_up.records, made_up.study))
+    file.write_text(build(replace(made_up, verdicts=concluded)))
     return time.perf_counter() - start
 
 

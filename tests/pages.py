@@ -32,11 +32,11 @@ def made_up_page() -> Page:
         notes=["note <script>alert(4)</script>"],
         provenance={"data digest": "abc", "<b>": "<i>"},
         records=records,
-        found=tuple(verdicts(records, STUDY)),
+        verdicts=tuple(verdicts(records, STUDY)),
     )
 
 
 def told(page: Page, records: list[Record], **changes: object) -> Page:
     """The page of other runs."""
     page = replace(page, records=records, **changes)
-    return replace(page, found=tuple(verdicts(records, page.study)))
+    return replace(page, verdicts=tuple(verdicts(records, page.study)))

@@ -97,7 +97,7 @@ def test_the_page_draws_all_and_asks_for_nothing(
 ) -> None:
     address = saved(build(page), tmp_path)
     opened = OpenPage(browser, address, width, color_scheme=scheme)
-    (v,) = page.found
+    (v,) = page.verdicts
     assert v.surface is not None
     assert opened.count("#front .point") == len(TODO.everything)
     marks = len(TODO.candidates) + len(NAMED) + len(v.surface.points) + len(set(v.surface.optimum))
@@ -134,7 +134,7 @@ def test_hovering_names_the_network(browser: Any, page: Page, tmp_path: Path) ->
     opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     opened.page.wait_for_selector("#front .hovertext")
     said = opened.page.locator("#front .hovertext").text_content()
-    assert page.found[0].pick.candidate.label in said
+    assert page.verdicts[0].pick.candidate.label in said
     assert "shares: depth" in said
     assert "P(best)" in said
 

@@ -57,7 +57,7 @@ def test_self_contained_and_escaped(page: Page) -> None:
 
 def test_answer_says_what_the_numbers_say(page: Page) -> None:
     text = answer_of(build(page))
-    (v,) = page.found
+    (v,) = page.verdicts
     assert f"choose {v.pick.candidate.label} for the budget 2x" in text
     assert "alpha" in text
     assert "shares of the extra cost: depth" in text
@@ -74,7 +74,7 @@ def test_answer_says_what_the_numbers_say(page: Page) -> None:
 def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
     """The report says what the terminal says, word for word."""
     text = answer_of(build(page))
-    (v,) = page.found
+    (v,) = page.verdicts
     sentences = narrate(v, page.records, page.study)
     assert len(sentences) > 6
     for sentence in sentences:
@@ -121,7 +121,7 @@ def test_pages_of_little(page: Page) -> None:
 def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
     tables = told_by(build(page))["tables"]
     networks, runs = tables["networks"]["rows"], tables["runs"]["rows"]
-    (v,) = page.found
+    (v,) = page.verdicts
     assert networks["network"][0] == v.pick.candidate.key
     assert networks["stands"][0].startswith("chosen")
     assert networks["mean"][: len(v.rows)] == [row.mean for row in v.rows]
@@ -182,7 +182,7 @@ def test_several_studies_on_one_page(page: Page) -> None:
     assert "other &lt;script&gt;" in text
     assert text.count("plotly.js v") == 1
     assert "answer: none yet: no run has been started" in text
-    for sentence in in_brief(page.found[0], page.study):
+    for sentence in in_brief(page.verdicts[0], page.study):
         assert f"<th>{sentence.label}</th>" in text
         assert text.count(f"<td>{sentence.text}</td>") >= 2  # of two studies with this verdict
 
@@ -195,8 +195,8 @@ def answer_of(text: str) -> str:
 
 def told_by(text: str) -> dict[str, Any]:
     """What a page carries."""
-    (found,) = re.findall(
+    (carried,) = re.findall(
         r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL
     )
-    content: dict[str, Any] = json.loads(found)
+    content: dict[str, Any] = json.loads(carried)
     return content

@@ -30,13 +30,13 @@ def finish(source: Results, folder: Path, console: Console) -> bool:
     answer; return whether there is one. Raises UserError."""
     page = page_of(source, folder)
     _write(folder / "results.csv", tables.csv_text(page.records))
-    for v in page.found:
+    for v in page.verdicts:
         name = "config.json" if len(page.study.budgets) == 1 else f"config-{v.budget}.json"
         _write(folder / name, json.dumps(_config(v), indent=1))
     _write(folder / "report.html", render.build(page))
     _say(page, console)
     say(console, "report", str(folder / "report.html"))
-    return bool(page.found)
+    return bool(page.verdicts)
 
 
 def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
@@ -77,8 +77,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _say(page: Page, console: Console) -> None:
-    sentences = opening(page.found, page.records, page.unfinished)
-    for v in page.found:
+    sentences = opening(page.verdicts, page.records, page.unfinished)
+    for v in page.verdicts:
         sentences += narrate(v, page.records, page.study)
     for sentence in sentences:
         say(console, sentence.label, sentence.text)

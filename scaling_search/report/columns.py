@@ -106,7 +106,7 @@ def runs(records: Sequence[Record], index: dict[str, int]) -> dict[str, Any]:
 def verdict_rows(page: Page) -> dict[str, Row]:
     """Return what the verdicts say of each network that has a finished run, by its key."""
     rows = {}
-    for verdict in page.found:
+    for verdict in page.verdicts:
         for row in [*verdict.rows, *verdict.references]:
             rows[row.candidate.key] = row
         if verdict.baseline is not None:

@@ -34,14 +34,14 @@ class Page:
     notes: list[str]
     provenance: dict[str, str]
     records: list[Record]
-    found: tuple[Verdict, ...]
+    verdicts: tuple[Verdict, ...]
     native: int = 0  # px of the images; 0: not known
     family: tuple[Record, ...] = ()  # runs of `scaling-search family --train`
 
     @property
     def picks(self) -> set[str]:
         """Keys of the networks chosen."""
-        return {v.pick.candidate.key for v in self.found}
+        return {v.pick.candidate.key for v in self.verdicts}
 
 
 def page_of(source: Results, folder: Path) -> Page:
@@ -60,7 +60,7 @@ def page_of(source: Results, folder: Path) -> Page:
         notes=source.fact("notes"),
         provenance=source.fact("provenance"),
         records=records,
-        found=tuple(verdicts(records, study)),
+        verdicts=tuple(verdicts(records, study)),
         native=(source.fact("data facts") or {}).get("native", 0),
         family=_family(folder / "family"),
     )
@@ -99,7 +99,7 @@ def warnings(page: Page) -> list[str]:
 
 
 def _few_seeds(page: Page) -> str | None:
-    seeds = [v.pick.seeds for v in page.found]
+    seeds = [v.pick.seeds for v in page.verdicts]
     if min(seeds, default=_ENOUGH_SEEDS) >= _ENOUGH_SEEDS:
         return None
     have = ", ".join(str(n) for n in seeds)

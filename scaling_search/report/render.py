@@ -69,8 +69,8 @@ def live(title: str) -> str:
 def _answer(page: Page) -> dict[str, object]:
     """Return what the template of the answer takes, but for the page."""
     return {
-        "opening": opening(page.found, page.records, page.unfinished),
-        "verdicts": [narrate(v, page.records, page.study) for v in page.found],
+        "opening": opening(page.verdicts, page.records, page.unfinished),
+        "verdicts": [narrate(v, page.records, page.study) for v in page.verdicts],
         "warnings": warnings(page),
     }
 
@@ -81,11 +81,11 @@ def _compared_answers(pages: Sequence[Page]) -> tuple[list[str], list[list[str]]
     rows = []
     for page in pages:
         runs = page.unfinished or str(sum(r.outcome is not None for r in page.records))
-        for v in page.found:
+        for v in page.verdicts:
             brief = in_brief(v, page.study)
             headings = ["study", *(sentence.label for sentence in brief), "runs"]
             rows.append([page.title, *(sentence.text for sentence in brief), runs])
-        for sentence in opening(page.found, page.records, ""):
+        for sentence in opening(page.verdicts, page.records, ""):
             rows.append([page.title, f"{sentence.label}: {sentence.text}"])
     return headings or ["study", "answer"], rows
 

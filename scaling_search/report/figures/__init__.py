@@ -39,7 +39,7 @@ def figures(page: Page, table: dict[str, Any]) -> list[Figure]:
     """Return every figure that the runs so far can fill. `table` is the table of networks
     (`columns.networks`)."""
     drawn = []
-    if page.found:
+    if page.verdicts:
         drawn.append(
             Figure(
                 "front",
@@ -65,11 +65,11 @@ def figures(page: Page, table: dict[str, Any]) -> list[Figure]:
 def _of_each_budget(page: Page, index: dict[str, int]) -> list[Figure]:
     """Return the map of every budget, then the differences of every budget."""
     maps, comparisons = [], []
-    for number, verdict in enumerate(page.found):
+    for number, verdict in enumerate(page.verdicts):
         suffix = ""
         map_heading = "Where the budget went"
         differences_heading = "Differences to the pick"
-        if len(page.found) > 1:
+        if len(page.verdicts) > 1:
             suffix = f"-{number}"
             budget = str(verdict.budget)
             map_heading = f"Where the budget {budget} went"

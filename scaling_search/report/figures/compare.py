@@ -89,7 +89,7 @@ def maps(page: Page) -> list[tuple[Verdict, str]]:
     The page has no table of networks to take the texts under the mouse from, so they are written
     here: label and accuracy."""
     drawn = []
-    for verdict in page.found:
+    for verdict in page.verdicts:
         index = {row.candidate.key: number for number, row in enumerate(verdict.rows)}
         texts = [f"{escape(row.candidate.label)}: {100 * row.mean:.1f} %" for row in verdict.rows]
         figure = json.loads(share_map.draw(verdict, index).to_json())
