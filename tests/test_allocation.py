@@ -1,9 +1,16 @@
+import logging
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from effnet.budget import Budget
 from scaling_search.driver.allocation import half, next_runs, promoted, top_two
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check
 from tests.records import STUDY, TODO, TWO, record
+from tests.replays import OWN, replay, synthetic
 
 
 def test_never_fewer_than_half_go_on() -> None:
@@ -43,6 +50,24 @@ def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:
         4,
     )
     assert again == runs  # whatever the order in which they ended
+
+
+@pytest.mark.parametrize(("extra_batch", "decisions"), [(4, 1), (1, 4)])
+def test_the_study_says_how_many_extra_runs_are_decided_at_once(
+    extra_batch: int, decisions: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each decision is made from all results before it, and is one step of the study."""
+    settings = {**OWN, "confirm": 0, "extra_batch": extra_batch}
+    synthetic(tmp_path / "table.parquet", settings, range(8))
+    study = check({**settings, "device": "cpu"}, "test")
+    with caplog.at_level(logging.INFO, "scaling_search.driver"):
+        assert replay(study, tmp_path / "table.parquet", tmp_path / "run") == 0
+    baseline = plan(study, 10, 64).baseline.key
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    extra = table[(table["seed"] >= study.seeds) & (table["network"] != baseline)]
+    assert len(extra) == study.extra
+    steps = [r.getMessage() for r in caplog.records if "more runs where" in r.getMessage()]
+    assert len(steps) == decisions
 
 
 def test_next_runs_ends_where_no_seed_is_left() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,8 +192,10 @@ def test_a_library_that_workers_lack_condemns_no_network(
     run, broken = tmp_path / "run", tmp_path / "broken"
     broken.mkdir()
     (broken / "pyarrow.py").write_text("raise ImportError('built for another Python')\n")
-    few = ["--candidates", "3", "--extra", "0", "--epochs", "1", "--allocation", "flat"]
-    command = ["search", *WORDS, *few, "--data", "shapes", "--workers", "1", "--out", str(run)]
+    few = shlex.split(
+        "--candidates 3 --extra 0 --epochs 1 --allocation flat --train-images 96 --workers 1"
+    )
+    command = ["search", *WORDS, *few, "--data", "shapes", "--out", str(run)]
     with monkeypatch.context() as context:
         context.syspath_prepend(broken)
         assert main([*command, "--storage", f"file://{tmp_path}/checkpoints"]) == 2

@@ -242,7 +242,7 @@ class Training:
         outcome = replace(outcome, note="; ".join(notes))
         # nothing is said of an outcome before it is safe on disk
         self._store.finish(job.number, outcome)
-        logger.info("run %d ends: %s", job.number, "; ".join([outcome.status, *notes]))
+        logger.info("run %d ends: %s", job.number, "; ".join([_result(outcome), *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
         if self._crashes is None:
             return
@@ -346,6 +346,12 @@ class Measuring:
         self._lost.add(job.number)
         self._watcher.again(job, record.candidate, loss.reason)
         self._waiting.append(record)
+
+
+def _result(outcome: Outcome) -> str:
+    if outcome.status != "done":
+        return outcome.status
+    return f"done, val {outcome.epochs[-1].val_acc:.4f}, {outcome.seconds:.0f} s"
 
 
 def _description(job: Job, candidate: Candidate, device: str) -> str:
