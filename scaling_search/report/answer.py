@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from effnet import atomic
+from scaling_search import UserError
 from scaling_search.driver.console import say
 from scaling_search.report import render
 from scaling_search.report.page import Page, page_of
@@ -72,7 +73,14 @@ def write_table(source: Results, to: Path) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    atomic.write(path, text.encode())
+    """Write a file of the answer. Raises UserError where it cannot be written, as in the run folder
+    of another user."""
+    try:
+        atomic.write(path, text.encode())
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; mend it, or give a copy of the folder"
+        ) from error
     logger.info("wrote %s", path)
 
 
