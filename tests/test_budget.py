@@ -71,9 +71,28 @@ def test_parse_batch_and_precision() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["abc", "-2x", "0x", "nan", "1e99x", "", "x", "2", "2xx", "infx", "0M", "9999999999G", "2x@3", "5MB params",
-     "5M memory", "5M params@3", "2x flops", "1GB@0", "1GB/fp64"],
-)  # fmt: skip
+    [
+        "abc",
+        "-2x",
+        "0x",
+        "nan",
+        "1e99x",
+        "",
+        "x",
+        "2",
+        "2xx",
+        "infx",
+        "0M",
+        "9999999999G",
+        "2x@3",
+        "5MB params",
+        "5M memory",
+        "5M params@3",
+        "2x flops",
+        "1GB@0",
+        "1GB/fp64",
+    ],
+)
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="budget .*(such as 2x or 0.5x|a batch of at least 1)"):
         Budget.parse(text)

@@ -134,12 +134,15 @@ def test_conventions_of_b0() -> None:
 @pytest.mark.parametrize(
     ("ours", "library", "theirs"),
     [
-        ("b2", "timm", "efficientnet_b2"), ("b2", "torchvision", "efficientnet_b2"),
-        ("v2-s", "torchvision", "efficientnet_v2_s"), ("mobilenetv2", "torchvision", "mobilenet_v2"),
-        ("mobilenetv1", "timm", "mobilenetv1_100"), ("resnet50", "torchvision", "resnet50"),
+        ("b2", "timm", "efficientnet_b2"),
+        ("b2", "torchvision", "efficientnet_b2"),
+        ("v2-s", "torchvision", "efficientnet_v2_s"),
+        ("mobilenetv2", "torchvision", "mobilenet_v2"),
+        ("mobilenetv1", "timm", "mobilenetv1_100"),
+        ("resnet50", "torchvision", "resnet50"),
         ("lite0", "timm", "efficientnet_lite0"),
     ],
-)  # fmt: skip
+)
 def test_what_fvcore_says_of_the_peers_themselves(ours: str, library: str, theirs: str) -> None:
     from fvcore.nn import FlopCountAnalysis
 
@@ -182,9 +185,13 @@ def test_training_memory_of_repeats_is_what_one_by_one_gives() -> None:
     """Long stages are not walked block by block: nor does it take longer."""
     deep = effnet.arch("b0", depth=30, resolution=32)
     split = dataclasses.replace(
-        deep, stages=tuple(dataclasses.replace(s, stride=s.stride if i == 0 else 1, repeats=1)
-                           for s in deep.stages for i in range(s.repeats))
-    )  # fmt: skip
+        deep,
+        stages=tuple(
+            dataclasses.replace(s, stride=s.stride if i == 0 else 1, repeats=1)
+            for s in deep.stages
+            for i in range(s.repeats)
+        ),
+    )
     assert cost(split) == cost(deep)
     assert training_memory(split, 4) == training_memory(deep, 4)
     assert training_memory(effnet.arch("b0", depth=1e6), 1) > 1e12

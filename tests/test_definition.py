@@ -21,7 +21,7 @@ stages = [
     { operator = "mbconv", expand = 6, kernel = 3, stride = 2, width = 24, repeats = 2 },
     { operator = "mbconv", expand = 6, kernel = 5, stride = 2, width = 40, repeats = 2 },
     { operator = "mbconv", expand = 6, kernel = 3, stride = 2, width = 80, repeats = 3 },
-    { operator = "mbconv", expand = 6, kernel = 5, stride = 1, width = 112, repeats = 3, se_percent = 25 },
+{ operator = "mbconv", expand = 6, kernel=5, stride=1, width = 112, repeats = 3, se_percent = 25 },
     { operator = "mbconv", expand = 6, kernel = 5, stride = 2, width = 192, repeats = 4 },
     { operator = "mbconv", expand = 6, kernel = 3, stride = 1, width = 320, repeats = 1 },
 ]

@@ -9,14 +9,36 @@ from effnet.families import BASELINES, MEMBERS, PAPER, arch, baseline, implied_p
 
 # torchvision's and timm's documented counts; those of the teaching notebook measured on its code
 PARAMS = {
-    "b0": 5_288_548, "b1": 7_794_184, "b2": 9_109_994, "b3": 12_233_232, "b4": 19_341_616, "b5": 30_389_784,
-    "b6": 43_040_704, "b7": 66_347_960, "b8": 87_413_142, "l2": 480_309_308,
-    "lite0": 4_652_008, "lite1": 5_416_680, "lite2": 6_092_072, "lite3": 8_197_096, "lite4": 13_006_568,
-    "mobilenetv1": 4_231_976, "mobilenetv2": 3_504_872, "resnet50": 25_557_032,
-    "v2-s": 21_458_488, "v2-m": 54_139_356, "v2-l": 118_515_272,
-    "notebook-b0": 15_315_556, "notebook-b1": 28_565_796, "notebook-b2": 30_882_268, "notebook-b3": 42_183_006,
-    "notebook-b4": 58_146_057, "notebook-b5": 97_257_915, "notebook-b6": 126_108_940, "notebook-b7": 170_880_271,
-}  # fmt: skip
+    "b0": 5_288_548,
+    "b1": 7_794_184,
+    "b2": 9_109_994,
+    "b3": 12_233_232,
+    "b4": 19_341_616,
+    "b5": 30_389_784,
+    "b6": 43_040_704,
+    "b7": 66_347_960,
+    "b8": 87_413_142,
+    "l2": 480_309_308,
+    "lite0": 4_652_008,
+    "lite1": 5_416_680,
+    "lite2": 6_092_072,
+    "lite3": 8_197_096,
+    "lite4": 13_006_568,
+    "mobilenetv1": 4_231_976,
+    "mobilenetv2": 3_504_872,
+    "resnet50": 25_557_032,
+    "v2-s": 21_458_488,
+    "v2-m": 54_139_356,
+    "v2-l": 118_515_272,
+    "notebook-b0": 15_315_556,
+    "notebook-b1": 28_565_796,
+    "notebook-b2": 30_882_268,
+    "notebook-b3": 42_183_006,
+    "notebook-b4": 58_146_057,
+    "notebook-b5": 97_257_915,
+    "notebook-b6": 126_108_940,
+    "notebook-b7": 170_880_271,
+}
 
 
 @pytest.mark.parametrize("name", PARAMS)
@@ -27,11 +49,15 @@ def test_published_parameters(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "weights"),
     [
-        ("b0", "EfficientNet_B0_Weights"), ("b7", "EfficientNet_B7_Weights"), ("v2-s", "EfficientNet_V2_S_Weights"),
-        ("v2-m", "EfficientNet_V2_M_Weights"), ("v2-l", "EfficientNet_V2_L_Weights"),
-        ("mobilenetv2", "MobileNet_V2_Weights"), ("resnet50", "ResNet50_Weights"),
+        ("b0", "EfficientNet_B0_Weights"),
+        ("b7", "EfficientNet_B7_Weights"),
+        ("v2-s", "EfficientNet_V2_S_Weights"),
+        ("v2-m", "EfficientNet_V2_M_Weights"),
+        ("v2-l", "EfficientNet_V2_L_Weights"),
+        ("mobilenetv2", "MobileNet_V2_Weights"),
+        ("resnet50", "ResNet50_Weights"),
     ],
-)  # fmt: skip
+)
 def test_torchvisions_documented_cost(name: str, weights: str) -> None:
     """`_ops` there is in billions of multiply-adds, three decimals, at the resolution that the
     weights are for."""
@@ -43,8 +69,16 @@ def test_torchvisions_documented_cost(name: str, weights: str) -> None:
 
 def test_resolutions_and_dropout_follow_the_tables() -> None:
     assert [(arch(f"b{i}").resolution, arch(f"b{i}").dropout_percent) for i in range(9)] == [
-        (224, 20), (240, 20), (260, 30), (300, 30), (380, 40), (456, 40), (528, 50), (600, 50), (672, 50),
-    ]  # fmt: skip
+        (224, 20),
+        (240, 20),
+        (260, 30),
+        (300, 30),
+        (380, 40),
+        (456, 40),
+        (528, 50),
+        (600, 50),
+        (672, 50),
+    ]
     assert [arch(f"lite{i}").resolution for i in range(5)] == [224, 240, 260, 280, 300]
     assert [arch(f"tinynet-{c}").resolution for c in "abcde"] == [192, 188, 184, 152, 106]
     assert [arch(f"x-gpu-b{i}").resolution for i in range(1, 8)] == [
@@ -68,11 +102,17 @@ def test_lists_everything_that_builds() -> None:
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        ("efficientnet_b3", "b3"), ("EfficientNet-B0", "b0"), ("efficientnet_v2_s", "v2-s"), ("B7", "b7"),
-        ("efficientnetv2_m", "v2-m"), ("mobilenet_v2", "mobilenetv2"), ("efficientnet_lite0", "lite0"),
-        ("tinynet_a", "tinynet-a"), ("ResNet50", "resnet50"),
+        ("efficientnet_b3", "b3"),
+        ("EfficientNet-B0", "b0"),
+        ("efficientnet_v2_s", "v2-s"),
+        ("B7", "b7"),
+        ("efficientnetv2_m", "v2-m"),
+        ("mobilenet_v2", "mobilenetv2"),
+        ("efficientnet_lite0", "lite0"),
+        ("tinynet_a", "tinynet-a"),
+        ("ResNet50", "resnet50"),
     ],
-)  # fmt: skip
+)
 def test_the_names_others_use(theirs: str, ours: str) -> None:
     assert arch(theirs) == arch(ours)
     assert arch(theirs).name == ours
