@@ -36,6 +36,7 @@ class _RegisterModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 def _pointer(builder: Any, address: Any, index: Any) -> Any:
+    """LLVM's pointer to the register that begins at float `index` from `address`."""
     start = builder.inttoptr(address, ir.FloatType().as_pointer())
     return builder.bitcast(builder.gep(start, [index]), _VECTOR.as_pointer())
 
@@ -50,6 +51,8 @@ def _void(context: Any, address: Any) -> Any:
 
 @intrinsic
 def zero(context: Any) -> Any:
+    """A register of zeros."""
+
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return ir.Constant(_VECTOR, None)
 
@@ -58,6 +61,8 @@ def zero(context: Any) -> Any:
 
 @intrinsic
 def load(context: Any, address: Any, index: Any) -> Any:
+    """The 16 floats from float `index` of `address` on; aligned to 4 bytes, as any float is."""
+
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value = builder.load(_pointer(builder, *args))
         value.align = 4
@@ -68,6 +73,8 @@ def load(context: Any, address: Any, index: Any) -> Any:
 
 @intrinsic
 def store(context: Any, address: Any, index: Any, value: Any) -> Any:
+    """Write a register from float `index` of `address` on."""
+
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(builder, *args[:2])).align = 4
         return context.get_dummy_value()
@@ -88,4 +95,5 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @inline
 def floats(address: int, count: int) -> Any:
+    """The `count` floats at an address, as an array that owns nothing."""
     return carray(_void(address), (count,), np.float32)

@@ -24,16 +24,18 @@ class FlatParameters:
     copy in `dtype`, which `refresh` renews, the norms' own in fp32, as batch norm wants them."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        of_norms = {
-            id(p)
-            for module in model.modules()
-            if isinstance(module, _BatchNorm)
-            for p in module.parameters(recurse=False)
-        }
-        named = list(model.named_parameters())
-        matrices = [(name, p) for name, p in named if p.ndim > 1]
-        biases = [(name, p) for name, p in named if p.ndim == 1 and id(p) not in of_norms]
-        norms = [(name, p) for name, p in named if p.ndim == 1 and id(p) in of_norms]
+        norm_parameters = set()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                norm_parameters |= {id(p) for p in module.parameters(recurse=False)}
+        matrices, biases, norms = [], [], []
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                matrices.append((name, p))
+            elif id(p) in norm_parameters:
+                norms.append((name, p))
+            else:
+                biases.append((name, p))
         self._cast, self._norms = [*matrices, *biases], norms
         self.decayed = _numel(matrices)  # elements from the start that weight decay is for
         self._halved = _numel(self._cast)
