@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +18,35 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 
-from effnet.arch import Arch
+import effnet
+from effnet.arch import Arch, scale
 from scaling_search.data import shapes
 from scaling_search.data.dataset import CacheWriter, Dataset
 from scaling_search.study.settings import Study, check
 from scaling_search.training.recipe import Recipe
+from scaling_search.training.step import Step
 from scaling_search.training.trial import Trial
 
 if TYPE_CHECKING:
     from scaling_search.report.page import Page
+    from tests.searches import WarmExecutor
+
+# No test asserts wall time: on a busy machine an example takes longer than hypothesis' 200 ms.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+
+@contextmanager
+def one_process_at_a_time(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A path that all of pytest's processes share. Within, this process alone uses it."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / name
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,6 +71,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The CPU's kernels, compiled by numba before any test. It takes 17 s of CPU time where its
+    cache is empty, and each process would do it that trains before the first has ended."""
+    with one_process_at_a_time(tmp_path_factory, "compiled") as mark:
+        if not mark.exists():
+            network = scale(check(SMALL, "test").network(), num_classes=10)
+            step = Step(effnet.build(network), Recipe(), torch.device("cpu"), torch.Tensor.float)
+            images, labels = torch.zeros(4, 3, 12, 12, dtype=torch.uint8), torch.zeros(4).long()
+            step(lambda: (images, labels), lr=0.01, step=0)
+            mark.touch()
+
+
 # A network that trains in a second: seven blocks, a tenth of B0's channels.
 SMALL = {
     "baseline": {"name": "b0-s4", "blocks": 7, "width": 0.1, "divisor": 2, "resolution": 12},
@@ -68,19 +102,41 @@ def study() -> Study:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The table of SMALL, trained by one worker."""
-    from scaling_search.driver.executors.local import LocalExecutor
+def warm() -> Iterator[Callable[[int], WarmExecutor]]:
+    """A function that returns an executor of so many workers, which stay from test to test."""
+    from tests.searches import WarmExecutor
+
+    opened: dict[int, WarmExecutor] = {}
+
+    def executor(workers: int) -> WarmExecutor:
+        if workers not in opened:
+            opened[workers] = WarmExecutor(workers)
+        return opened[workers]
+
+    yield executor
+    for one in opened.values():
+        one.end()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    data: Dataset,
+    warm: Callable[[int], WarmExecutor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> pd.DataFrame:
+    """The table of SMALL, trained by one worker; once for all of pytest's processes."""
     from tests.searches import search
 
-    _, table = search(check(SMALL, "test"), data, tmp_path_factory.mktemp("one"), LocalExecutor(1))
-    return table
+    with one_process_at_a_time(tmp_path_factory, "undisturbed") as path:
+        if not path.exists():
+            folder = tmp_path_factory.mktemp("one")
+            _, table = search(check(SMALL, "test"), data, folder, warm(1))
+            table.to_pickle(path)
+        return pd.read_pickle(path)
 
 
 @pytest.fixture
 def small_arch(study: Study) -> Arch:
-    from effnet.arch import scale
-
     return scale(study.network(), num_classes=10)
 
 

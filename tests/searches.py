@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from scaling_search.data.dataset import Dataset
-from scaling_search.driver.executors.protocol import Executor, Job
+from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.protocol import Driver, Executor, Job
 from scaling_search.driver.search import Conditions, Limits, Search
 from scaling_search.results import tables
 from scaling_search.results.store import Store
@@ -32,6 +33,30 @@ class Quiet:
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
         self.seen.append((candidate.key, job.trial.seed))
         self._then(len(self.seen))
+
+
+class WarmExecutor:
+    """Local workers that stay from one search to the next: a new one takes four seconds of CPU
+    time, most of them to import torch."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.local = LocalExecutor(workers)
+
+    def run(self, driver: Driver) -> None:
+        self.local.run(driver)
+
+    def close(self) -> None:
+        """End of a search. Workers in the middle of a run, after an interrupt, must not go on."""
+        if any(worker.job for worker in self.local._workers):
+            self.end()
+
+    def end(self) -> None:
+        """End the workers; another search would start new ones."""
+        self.local.close()
+
+
+Warm = Callable[[int], WarmExecutor]  # conftest's fixture: an executor of so many workers
 
 
 def search(

@@ -184,7 +184,7 @@ def test_another_study_is_refused_and_left_alone(
 def _hold(folder: str, url: str | None, ready: "multiprocessing.Queue[int]") -> None:
     store = Store.create(Path(folder), {"a": 1}, {}, url)
     ready.put(os.getpid())
-    time.sleep(60)
+    time.sleep(1000)
     store.close()
 
 
@@ -195,7 +195,7 @@ def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(
     ready = context.Queue()
     process = context.Process(target=_hold, args=(str(folder), url, ready))
     process.start()
-    pid = ready.get(timeout=60)
+    pid = ready.get(timeout=120)
     with pytest.raises(UserError, match=rf"in use by process {pid} on \S+ since .* \(for 0 min\)"):
         Store.create(folder, {"a": 1}, {}, url)
     if url is not None:  # the same study from another folder, as from another machine
