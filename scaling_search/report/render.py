@@ -167,7 +167,8 @@ def _page(template: str, shell: _Shell, words: dict[str, object]) -> str:
         "script": Markup(script),
         "content": Markup(shell.content),
     }
-    return _render(template, {**words, **around})
+    # a template's last newline is dropped, and a whole page ends with one
+    return _render(template, {**words, **around}) + "\n"
 
 
 def _render(template: str, values: dict[str, object]) -> str:
