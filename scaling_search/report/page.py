@@ -112,8 +112,9 @@ def _wasteful_networks(page: Page) -> str | None:
     if not wasteful:
         return None
     worst = max(wasteful, key=lambda label: wasteful[label])
+    losers = "1 network loses" if len(wasteful) == 1 else f"{len(wasteful)} networks lose"
     return (
-        f"waste: {len(wasteful)} networks lose over {percent(_MUCH_WASTE)} of their cost to the "
+        f"waste: {losers} over {percent(_MUCH_WASTE)} of their cost to the "
         f"rounding of feature maps, at most {percent(wasteful[worst])} ({worst})"
     )
 
