@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,11 +28,11 @@ from tests.records import read_records
 
 ROOT = Path(__file__).parent.parent
 # As small as networks train: nine of them, an epoch takes about a second.
-WORDS = [
-    "--device", "cpu", "--blocks", "7", "--width", "0.1", "--divisor", "2", "--resolution", "12", "--candidates", "5",
-    "--train-images", "400", "--val-images", "60", "--set", "data.test_images=50", "--batch", "16",
-    "--set", "recipe.bn_images=32", "--epochs", "1,3", "--allocation", "rungs", "--extra", "2",
-]  # fmt: skip
+WORDS = shlex.split(
+    "--device cpu --blocks 7 --width 0.1 --divisor 2 --resolution 12 --candidates 5 "
+    "--train-images 400 --val-images 60 --set data.test_images=50 --batch 16 "
+    "--set recipe.bn_images=32 --epochs 1,3 --allocation rungs --extra 2"
+)
 UNLIKE = ["seconds", "images_per_s", "peak_memory", "note"]
 _LOG = """
 import functools, json, os
@@ -63,28 +64,35 @@ def environment(folder: Path) -> dict[str, str]:
 
 def children(pid: int) -> list[int]:
     """Of a process, all generations, that train: spawned Python workers and Ray's actors."""
-    parents, names = {}, {}
+    parents: dict[int, int] = {}
+    commands: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
+        process = int(stat.parent.name)
         try:
-            _, _, rest = stat.read_text().rpartition(")")
-            parents[int(stat.parent.name)] = int(rest.split()[1])
-            names[int(stat.parent.name)] = (stat.parent / "cmdline").read_text()
-        except (OSError, ValueError):
+            # after the name, in brackets, which may hold any character: state, parent, ...
+            parents[process] = int(stat.read_text().rpartition(")")[2].split()[1])
+            commands[process] = (stat.parent / "cmdline").read_text()
+        except (OSError, ValueError):  # it has ended meanwhile
             continue
-    found, new = set(), {pid}
-    while new:
-        new = {child for child, parent in parents.items() if parent in new} - found
-        found |= new
-    return [
-        p for p in found if "spawn_main" in names.get(p, "") or names.get(p, "").startswith("ray::")
-    ]
+    descendants: set[int] = set()
+    generation = {pid}
+    while generation:
+        generation = {p for p, parent in parents.items() if parent in generation} - descendants
+        descendants |= generation
+    training = []
+    for process in descendants:
+        command = commands.get(process, "")
+        if "spawn_main" in command or command.startswith("ray::"):
+            training.append(process)
+    return training
 
 
 @dataclass
 class Chaos:
     """`command` run again and again in `folder` until it ends well, `kills` of its processes on the
     way; `victims` are the kinds to choose from, each a function of the driver's pid that kills one
-    and says whether it did."""
+    and says whether it did. With `progress` the study gets somewhere between two kills, however
+    slow the machine is."""
 
     folder: Path
     words: list[str]
@@ -92,6 +100,7 @@ class Chaos:
     rng: random.Random
     every: tuple[float, float] = (0.3, 6.0)  # s between two kills
     log: Path | None = None  # where workers that are not the driver's children write their starts
+    progress: bool = False  # whether a kill waits until a run has started or ended since the last
     killed: Counter[str] = field(default_factory=Counter)
     output: str = ""
     acknowledged: list[tuple[str, str]] = field(default_factory=list)  # network and seed, accuracy
@@ -100,13 +109,9 @@ class Chaos:
         environ = environment(self.folder / "log")
         self.log = self.log or self.folder / "log" / "log"
         self.log.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            str(ROOT / "run_search.py"),
-            *self.words,
-            "--out",
-            str(self.folder / "run"),
-        ]
+        script, out = str(ROOT / "run_search.py"), str(self.folder / "run")
+        command = [sys.executable, script, *self.words, "--out", out]
+        events_at_kill = 0
         while True:
             driver = subprocess.Popen(
                 command,
@@ -122,22 +127,32 @@ class Chaos:
                 if self.killed.total() >= kills:
                     driver.wait()
                     break
+                while self.progress and driver.poll() is None and self._events() == events_at_kill:
+                    time.sleep(0.05)
                 time.sleep(self.rng.uniform(*self.every))
                 kind = self.rng.choice(list(self.victims))
                 if driver.poll() is None and self.victims[kind](driver.pid):
                     self.killed[kind] += 1
+                    events_at_kill = self._events()
             reader.join()
             if driver.returncode == 0:
                 return
             assert driver.returncode == -signal.SIGKILL, self.output[-3000:]
+
+    def _events(self) -> int:
+        """How many runs have started or ended so far."""
+        assert self.log is not None
+        starts = self.log.read_text().count("\n") if self.log.exists() else 0
+        return starts + len(self.acknowledged)
 
     def _read(self, driver: subprocess.Popen[str]) -> None:
         assert driver.stdout is not None
         self.output = ""
         for line in driver.stdout:
             self.output += line
-            if found := re.match(r"run +\d+/\d+ +(.*?)  (val \S+|\S+: .*?)  \d+ s · ", line):
-                self.acknowledged.append((found[1], found[2]))
+            told = re.match(r"run +\d+/\d+ +(.*?)  (val \S+|\S+: .*?)  \d+ s · ", line)
+            if told:
+                self.acknowledged.append((told[1], told[2]))
 
     @property
     def table(self) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """Run with syscalls.c preloaded: the n-th write, fsync or rename fails, for n = 1, 2, 3, ... until
 none is hit.
 
-python -m tests.syscalls FOLDER WHAT [STEP]: checkpoint, report, store (one that holds a run takes
-another) or new (one made and filled; minutes); of the calls every STEP-th. Prints how many failed
-in turn."""
+python -m tests.syscalls FOLDER WHAT[:STEP] ...: checkpoint, report, store (one that holds a run
+takes another) or new (one made and filled; minutes); of the calls every STEP-th. Prints for each
+how many failed in turn.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +32,15 @@ from tests.records import read_records
 STUDY = check(SMALL, "test")
 BEFORE, *NETWORKS = plan(STUDY, 10, 64).everything[:2]
 FACTS = {
-    "settings": STUDY.settings(), "data": "x", "dataset": "shapes", "command": "", "notes": [], "targets": {},
-    "planned": 2, "provenance": {},
-}  # fmt: skip
+    "settings": STUDY.settings(),
+    "data": "x",
+    "dataset": "shapes",
+    "command": "",
+    "notes": [],
+    "targets": {},
+    "planned": 2,
+    "provenance": {},
+}
 
 
 def outcome(accuracy: float) -> Outcome:
@@ -44,7 +51,8 @@ def store(folder: Path, acknowledged: dict[int, float]) -> None:
     opened = Store.create(folder, {"a": 1}, FACTS)
     try:
         for i, candidate in enumerate(NETWORKS):
-            if (known := opened.recorded((candidate.key, 0, 1))) and known.outcome is not None:
+            known = opened.recorded((candidate.key, 0, 1))
+            if known is not None and known.outcome is not None:
                 continue
             number = opened.start(candidate, 0, 1)
             opened.epoch(number, Epoch(1, 1.0, 1.0, 0.1 * i, 0.1))
@@ -58,8 +66,8 @@ def store(folder: Path, acknowledged: dict[int, float]) -> None:
 def store_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool) -> None:
     """Every acknowledged result is there; the same work goes on to the end."""
     if (folder / "study.db").exists() and acknowledged:
-        told = {r.number: r.val_acc for r in read_records(folder) if r.outcome}
-        assert acknowledged.items() <= told.items(), (acknowledged, told)
+        recorded = {r.number: r.val_acc for r in read_records(folder) if r.outcome}
+        assert acknowledged.items() <= recorded.items(), (acknowledged, recorded)
     store(folder, {})
     records = [r for r in read_records(folder) if r.seed == 0]
     assert [r.val_acc for r in records] == [0.1 * i for i in range(len(NETWORKS))]
@@ -94,11 +102,11 @@ def report_is_whole(folder: Path, acknowledged: dict[int, float], finished: bool
     """Each of the two files."""
     for name, whole in (("results.csv", "network,alpha"), ("report.html", "<!doctype html>")):
         text = (folder / name).read_text()
-        assert (
-            text.startswith(whole) and text.endswith("\n")
-            if finished or text != "old"
-            else text == "old"
-        )
+        if text == "old":
+            assert not finished
+        else:
+            assert text.startswith(whole)
+            assert text.endswith("\n")
     assert {p.name for p in folder.iterdir()} == {"results.csv", "report.html"}, (
         "nothing is left behind"
     )
@@ -131,13 +139,15 @@ WHAT: dict[str, tuple[Work, Whole]] = {
 }
 
 
-def main(root: Path, what: str, step: int = 1) -> int:
+def count_failures(root: Path, what: str, step: int) -> int:
+    """Let each `step`-th call of `what` fail, alone and with all that follow it; how many failed.
+
+    Raises AssertionError where something is lost or mixed, or an error is no clear one."""
     shim = ctypes.CDLL(None)
-    time.sleep = lambda seconds: None  # Optuna waits between its tries
     work, whole = WHAT[what]
     total = 0
     for every in (0, 1):
-        n = struck = 0
+        n = 0
         while True:
             folder = root / f"{what}-{every}-{n}"
             prepared(what, folder)
@@ -156,9 +166,15 @@ def main(root: Path, what: str, step: int = 1) -> int:
                 break
             n += step
             total += 1
-    print(total)
-    return 0
+    return total
+
+
+def main(root: Path, works: list[str]) -> None:
+    time.sleep = lambda seconds: None  # Optuna waits between its tries
+    for work in works:
+        what, _, step = work.partition(":")
+        print(count_failures(root, what, int(step or 1)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])))
+    main(Path(sys.argv[1]), sys.argv[2:])
