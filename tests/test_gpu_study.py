@@ -33,25 +33,31 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# One device alone, one that is shared, two that are shared.
-@pytest.mark.parametrize(("gpus", "workers"), [(1, 1), (1, 2), (2, 4)])
+# One device alone, its numbers checked first (15 s); two devices, each shared by two trainings. No
+# kernel computes on the stand-in.
+@pytest.mark.parametrize(
+    ("gpus", "workers", "options", "reason"),
+    [
+        (1, 1, (), "Triton's kernels are not used, since a check failed ("),
+        (2, 4, ("--no-check",), "Triton's kernels are not checked, for --no-check"),
+    ],
+)
 def test_every_run_of_a_study_on_gpus_is_done(
-    gpus: int, workers: int, images: Path, tmp_path: Path
+    gpus: int, workers: int, options: tuple[str, ...], reason: str, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
-    arguments = (*ARGUMENTS, "--data", str(images), "--workers", str(workers), "--out", str(out))
+    arguments = (*ARGUMENTS, *options, "--workers", str(workers))
+    arguments = (*arguments, "--data", str(images), "--out", str(out))
     ledger = tmp_path / "ledger"
     blank = {"FAKE_CUDA_BLANK": "1"}
-    told = stub.check(*arguments, gpus=gpus, ledger=ledger, timeout=400, variables=blank)
-    assert "Triton's kernels are not used, since a check failed (" in " ".join(told.split()), (
-        "no kernel computes here"
-    )
+    output = stub.check(*arguments, gpus=gpus, ledger=ledger, timeout=400, variables=blank)
+    assert reason in " ".join(output.split())
     table = pd.read_csv(out / "results.csv")
     assert len(table) >= 4, "the baseline, two networks and references"
     assert set(table["status"]) == {"done"}, table[["network", "status", "note"]].to_string()
     notes = table["note"].dropna().tolist()
     assert not any("eager" in note for note in notes), notes
     assert (table["peak_memory"] > 0).all()
-    assert (out / "report.html").exists(), told
+    assert (out / "report.html").exists(), output
     devices_used = [peak > 0 for peak in stub.memory_peaks(ledger)]
     assert devices_used == [True] * gpus + [False] * (16 - gpus)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -18,7 +19,6 @@ from benchmarks.jobs import Jobs
 from scaling_search import UserError
 from scaling_search.cli import main
 from scaling_search.data.dataset import Dataset
-from scaling_search.driver.executors.local import LocalExecutor
 from scaling_search.driver.executors.protocol import Job
 from scaling_search.driver.executors.ray import (
     RayExecutor,
@@ -35,7 +35,10 @@ from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.conftest import write_images
 from tests.cuda_stub import stub
 from tests.records import read_records
-from tests.searches import TIMINGS, Quiet, few, search
+from tests.searches import TIMINGS, Quiet, Warm, few, search
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 DISTURBED = [*TIMINGS, "note"]
 
@@ -46,18 +49,41 @@ def executor(
     return RayExecutor(workers, "cpu", 1, data.folder, data.digest, str(checkpoints), address)
 
 
-@pytest.fixture
-def cluster() -> Iterator[object]:
-    """Two nodes of one core each, the head with none: processes of their own, as on two
-    machines."""
+def start_cluster(nodes: int, **head: object) -> Cluster:
+    """A cluster of its head and `nodes` nodes of one core, processes of their own, as on as many
+    machines. Ray gives a node 30 s to start, which may not be enough on a busy machine: another
+    cluster is tried then."""
+    # scaling_search sets what Ray reads when it is imported
     from ray.cluster_utils import Cluster
 
-    quiet, here = {"include_dashboard": False}, {"node_ip_address": "127.0.0.1"}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet, **here})
-    made.add_node(num_cpus=1, **here)
-    made.add_node(num_cpus=1, **here)
-    yield made
-    made.shutdown()
+    loopback = {"node_ip_address": "127.0.0.1"}
+    attempts = 5
+    while True:
+        attempts -= 1
+        cluster = Cluster()
+        try:
+            cluster.add_node(include_dashboard=False, **loopback, **head)
+            for _ in range(nodes):
+                cluster.add_node(num_cpus=1, **loopback)
+            return cluster
+        except Exception:  # Ray raises nothing more specific
+            cluster.shutdown()
+            if attempts == 0:
+                raise
+
+
+def two_nodes() -> Iterator[Cluster]:
+    """Two nodes, the head with no core. That one is lost is noticed after 5 s without it, not
+    15."""
+    cluster = start_cluster(2, num_cpus=0, _system_config={"health_check_period_ms": 1000})
+    yield cluster
+    cluster.shutdown()
+
+
+# Starting a cluster takes its processes ten seconds of CPU time: those tests that do not harm it
+# share one.
+lasting_cluster = pytest.fixture(two_nodes, scope="module", name="lasting_cluster")
+cluster = pytest.fixture(two_nodes, name="cluster")
 
 
 def listening() -> set[tuple[str, str]]:
@@ -94,7 +120,7 @@ def test_a_ray_of_this_machine_gives_the_same_table_and_listens_here_alone(
 
 
 def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
-    undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path, cluster: object
+    undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path, cluster: Cluster
 ) -> None:
     """The nodes are shown a folder that only the driver can read: the images come through the
     object store."""
@@ -104,10 +130,10 @@ def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
         Dataset.open(own),
         tmp_path / "checkpoints",
         None,
-        cluster.address,  # type: ignore[attr-defined]
+        cluster.address,
     )
     assert on_cluster.workers == 2
-    nodes, killed = list(cluster.worker_nodes), []  # type: ignore[attr-defined]
+    nodes, killed = list(cluster.worker_nodes), []
     seen: list[str] = []
 
     class Kill(Quiet):
@@ -131,7 +157,7 @@ def test_two_nodes_without_the_data_set_give_the_same_table_and_one_may_be_lost(
 
 
 def test_the_images_travel_where_a_node_has_no_copy(
-    data: Dataset, tmp_path: Path, cluster: object
+    data: Dataset, tmp_path: Path, lasting_cluster: Cluster
 ) -> None:
     moved = tmp_path / "data"
     shutil.copytree(data.folder, moved)
@@ -139,7 +165,7 @@ def test_the_images_travel_where_a_node_has_no_copy(
         Dataset.open(moved),
         tmp_path / "c",
         1,
-        cluster.address,  # type: ignore[attr-defined]
+        lasting_cluster.address,
     )
     assert on_cluster._travelling_data(moved, data.digest, str(tmp_path / "c")) is None, (
         "every node maps it"
@@ -151,8 +177,9 @@ def test_the_images_travel_where_a_node_has_no_copy(
 
 
 def test_asked_to_stop_runs_write_their_checkpoints(
-    study: Study, data: Dataset, tmp_path: Path
+    study: Study, data: Dataset, tmp_path: Path, warm: Warm, lasting_cluster: Cluster
 ) -> None:
+    address = lasting_cluster.address
     long = few(study, 2, extra=0).model_copy(
         update={"rungs": (3,), "data": study.data.model_copy(update={"train_images": None})}
     )
@@ -163,14 +190,15 @@ def test_asked_to_stop_runs_write_their_checkpoints(
             stop_requested.set()
 
     with pytest.raises(StoppedError):
-        one = executor(data, tmp_path / "checkpoints", 1)
+        one = executor(data, tmp_path / "checkpoints", 1, address)
         search(long, data, tmp_path, one, Stop(), stop_requested.is_set)
     left = read_records(tmp_path)
     assert 1 <= len(left) <= 2, "one in progress, one in line"
     assert all(r.outcome is None for r in left), "one in progress, one in line"
     assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
-    _, table = search(long, data, tmp_path, executor(data, tmp_path / "checkpoints", 2))
-    _, whole = search(long, data, tmp_path / "b", LocalExecutor(2))
+    again = executor(data, tmp_path / "checkpoints", 1, address)
+    _, table = search(long, data, tmp_path, again)
+    _, whole = search(long, data, tmp_path / "b", warm(2))
     pd.testing.assert_frame_equal(
         table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True
     )
@@ -178,24 +206,22 @@ def test_asked_to_stop_runs_write_their_checkpoints(
 
 
 def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
-    study: Study, data: Dataset, tmp_path: Path, cluster: object, monkeypatch: pytest.MonkeyPatch
+    study: Study, data: Dataset, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scaling_search.driver.executors.ray.executor._EMPTY", 3.0)
 
     class Kill(Quiet):
         def epoch(self, job: Job, epoch: Epoch) -> None:
-            while nodes := list(cluster.worker_nodes):  # type: ignore[attr-defined]
-                cluster.remove_node(nodes[0], allow_graceful=False)  # type: ignore[attr-defined]
+            while nodes := list(cluster.worker_nodes):
+                cluster.remove_node(nodes[0], allow_graceful=False)
 
-    on_cluster = executor(data, tmp_path / "c", 2, cluster.address)  # type: ignore[attr-defined]
+    on_cluster = executor(data, tmp_path / "c", 2, cluster.address)
     with pytest.raises(
         UserError,
         match=r"no node of the cluster has had .* for 3 s; mend it, and the same command goes",
     ):
         search(few(study, 3, extra=0), data, tmp_path, on_cluster, Kill())
-    assert all(r.outcome is None or r.done for r in read_records(tmp_path)), (
-        "no network is blamed"
-    )
+    assert all(r.outcome is None or r.done for r in read_records(tmp_path)), "no network is blamed"
 
 
 def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
@@ -212,19 +238,18 @@ def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def gpu_cluster() -> Iterator[str]:
     """The address of one node with two cores and four GPUs; the driver's own machine has none."""
-    from ray.cluster_utils import Cluster
-
     on_gpus = {"PYTHONPATH": str(stub.ROOT), "RAY_worker_niceness": "0"}
     if stub.reason_to_skip() is None:
         on_gpus |= stub.environment(gpus=4, memory=8e9)
     before = dict(os.environ)
     os.environ.update(on_gpus)
-    quiet = {"include_dashboard": False, "node_ip_address": "127.0.0.1"}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 4, **quiet})
-    os.environ.clear()
-    os.environ.update(before)
-    yield made.address
-    made.shutdown()
+    try:
+        cluster = start_cluster(0, num_cpus=2, num_gpus=4)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    yield cluster.address
+    cluster.shutdown()
 
 
 def outcomes(executor: RayExecutor, trials: list[Trial]) -> list[Outcome]:
@@ -294,22 +319,23 @@ def test_runs_that_share_a_gpu_have_no_rate_and_a_longer_deadline(
 
 
 def test_a_worker_that_a_run_has_spoiled_is_not_used_again(
-    data: Dataset, trial: Trial, tmp_path: Path
+    data: Dataset, trial: Trial, tmp_path: Path, lasting_cluster: Cluster
 ) -> None:
     def train(trial: Trial, data: Dataset) -> Iterator[Outcome]:
         status, eager = ("crashed", "") if trial.seed % 2 else ("done", "a capture failed")
         yield Outcome(status, eager=eager, note=str(os.getpid()))
 
-    one = RayExecutor(1, "cpu", 1, data.folder, data.digest, str(tmp_path), train=train)
+    address = lasting_cluster.address
+    one = RayExecutor(1, "cpu", 1, data.folder, data.digest, str(tmp_path), address, train=train)
     ended = outcomes(one, [replace(trial, seed=seed) for seed in range(3)])
     assert len({outcome.note for outcome in ended}) == 3, "each in a process of its own"
 
 
 def test_other_kernels_on_a_node_stop_the_study(
-    data: Dataset, trial: Trial, tmp_path: Path
+    data: Dataset, trial: Trial, tmp_path: Path, lasting_cluster: Cluster
 ) -> None:
     driver = Jobs([replace(trial, kernels="others")])
-    one = executor(data, tmp_path, 1)
+    one = executor(data, tmp_path, 1, lasting_cluster.address)
     try:
         with pytest.raises(
             UserError, match=r"training stopped: .*the study trains through kernels of others"
@@ -320,7 +346,7 @@ def test_other_kernels_on_a_node_stop_the_study(
     assert not driver.outcomes, "no network is blamed"
 
 
-def test_auto_is_the_clusters(gpu_cluster: str, cluster: object) -> None:
+def test_auto_is_the_clusters(gpu_cluster: str, lasting_cluster: Cluster) -> None:
     """The driver's machine has no say in it."""
     try:
         assert resolve_on_cluster(gpu_cluster, "auto") == "cuda"
@@ -330,7 +356,7 @@ def test_auto_is_the_clusters(gpu_cluster: str, cluster: object) -> None:
         ):
             resolve_on_cluster(gpu_cluster, "cuda", (1,))
         disconnect()
-        address = cluster.address  # type: ignore[attr-defined]
+        address = lasting_cluster.address
         assert resolve_on_cluster(address, "auto") == "cpu"
         with pytest.raises(
             UserError,
@@ -350,21 +376,9 @@ def test_a_whole_study_on_the_gpus_of_a_cluster(
 ) -> None:
     for name in ("cat", "dog"):
         write_images(tmp_path / "pets" / name, 60)
-    size = ["--blocks", "7", "--width", "0.1", "--resolution", "12", "--batch", "16"]
-    images = ["--train-images", "48", "--val-images", "20"]
-    short = [
-        "--candidates",
-        "2",
-        "--epochs",
-        "1",
-        "--allocation",
-        "flat",
-        "--extra",
-        "0",
-        "--confirm",
-        "0",
-    ]
-    words = ["search", *size, *images, *short, "--workers", "2", "--data", str(tmp_path / "pets")]
+    size = "--blocks 7 --width 0.1 --resolution 12 --batch 16 --train-images 48 --val-images 20"
+    short = "--candidates 2 --epochs 1 --allocation flat --extra 0 --confirm 0 --workers 2"
+    words = ["search", *size.split(), *short.split(), "--data", str(tmp_path / "pets")]
     words += ["--executor", "ray", "--ray-address", gpu_cluster]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
     with StoreReader.open(tmp_path / "run") as reader:

@@ -56,7 +56,7 @@ def start_local(cpus: int, devices: tuple[int, ...] | None) -> None:
         # counted by torch, as for local workers: Ray asks the driver's tools, which may count
         # otherwise
         _init("local", num_cpus=cpus, num_gpus=len(devices), include_dashboard=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a node that takes longer than 30 s to start is a bare Exception
         raise _no_cluster(None, error) from error
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
