@@ -190,6 +190,32 @@ def test_deadline_is_an_outcome(trial: Trial, data: Dataset) -> None:
     assert finish(dataclasses.replace(trial, deadline=1000.0), data).status == "done"
 
 
+def test_a_run_set_free_after_its_deadline_has_the_whole_deadline_again(
+    trial: Trial, data: Dataset
+) -> None:
+    assert finish(dataclasses.replace(trial, deadline=1e-3), data).status == "timeout"
+    path = f"{trial.folder}/e{trial.epochs}.ckpt"
+    state = checkpoint.load(path)
+    assert state is not None
+    assert state["seconds"] > 1e-3
+    checkpoint.save(path, {**state, "seconds": 5000.0})
+    outcome = finish(dataclasses.replace(trial, deadline=1000.0), data)
+    assert outcome.status == "done"
+    assert outcome.seconds > 5000.0, "all that it took is on record"
+
+
+def test_a_checkpoint_without_its_step_is_passed_over_for_a_whole_one(
+    trial: Trial, data: Dataset
+) -> None:
+    finish(trial, data)
+    path = f"{trial.folder}/e{trial.epochs}.ckpt"
+    state = checkpoint.load(path)
+    assert state is not None
+    del state["step"]
+    checkpoint.save(path, state)
+    assert finish(trial, data).status == "done", "from the one before the decay"
+
+
 def test_randaugment_is_drawn_from_the_seed(trial: Trial, data: Dataset, tmp_path: Path) -> None:
     recipe = dataclasses.replace(trial.recipe, randaugment=True)
     changed = dataclasses.replace(trial, recipe=recipe, train_images=48)

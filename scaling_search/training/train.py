@@ -55,8 +55,19 @@ class _Totals:
     _timed_images: int = 0  # since then
 
     def seconds(self) -> float:
-        """Of training and evaluation, interruptions not counted."""
+        """The seconds of training and evaluation, interruptions not counted."""
         return self._seconds_before + time.perf_counter() - self._began
+
+    def exceed(self, deadline: float | None) -> bool:
+        """Whether the run has had the seconds of its deadline, those before a stop included."""
+        if deadline is None:
+            return False
+        seconds = self.seconds()
+        if self._seconds_before >= deadline:
+            # It had timed out and was set free on purpose (--retry-failed), by whoever expects this
+            # attempt to be faster: counted from its first second, it would time out at once.
+            seconds -= self._seconds_before
+        return seconds > deadline
 
     def begin_epoch(self) -> None:
         """An epoch, or what a stopped run has left of one, begins now."""
@@ -243,7 +254,9 @@ class _Training:
                 totals.begin_epoch()
             if at == self._decay_start:
                 self._save(self._decay_checkpoint, at)
-            if trial.deadline is not None and totals.seconds() > trial.deadline:
+            if totals.exceed(trial.deadline):
+                # so that another attempt goes on here, and knows that this one had its seconds
+                self._save_if_possible(at)
                 progress = f"at step {at} of {self._total}"
                 yield totals.outcome(
                     "timeout", f"over its deadline of {trial.deadline:g} s {progress}"
@@ -278,11 +291,7 @@ class _Training:
         try:
             yield Pulse()
         except GeneratorExit:
-            try:
-                self._save(self._own_checkpoint, at)
-            except (RuntimeError, MemoryError) as error:
-                # no memory for a copy of the weights: the run goes on from its last epoch
-                logger.info("run %s: no checkpoint at step %d: %s", self._trial.key, at, error)
+            self._save_if_possible(at)
             raise
 
     def _take_step(self, at: int) -> None:
@@ -329,6 +338,14 @@ class _Training:
         }
         checkpoint.save(path, state)
 
+    def _save_if_possible(self, at: int) -> None:
+        """Write the run's own checkpoint in the middle of an epoch. Without memory for a copy of
+        the weights, the run goes on from its last epoch."""
+        try:
+            self._save(self._own_checkpoint, at)
+        except (RuntimeError, MemoryError) as error:
+            logger.info("run %s: no checkpoint at step %d: %s", self._trial.key, at, error)
+
     def _resume(self) -> int:
         """Load the newest checkpoint that a run of this length passes through, if any, and return
         the step at which it goes on.
@@ -337,7 +354,7 @@ class _Training:
         Raises UserError where it is not a state of this network and recipe as this release has
         them."""
         newest: dict[str, Any] | None = None
-        newest_path = ""
+        newest_path, newest_step = "", 0
         for path in (self._own_checkpoint, self._decay_checkpoint):
             try:
                 state = checkpoint.load(path)
@@ -349,8 +366,8 @@ class _Training:
             step = state.get("step", 0)
             if path == self._decay_checkpoint and step > self._decay_start:
                 continue  # of a longer run, which was at its full rate for longer than this one is
-            if newest is None or step > newest["step"]:
-                newest, newest_path = state, path
+            if newest is None or step > newest_step:
+                newest, newest_path, newest_step = state, path, step
         if newest is None:
             return 0
         try:
