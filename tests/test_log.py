@@ -56,7 +56,16 @@ def test_what_ends_a_session_is_in_its_log(tmp_path: Path) -> None:
         raise UserError("the disk is full")
     with pytest.raises(ZeroDivisionError), log.log_into(tmp_path):
         1 / 0  # noqa: B018
-    first, *unexpected = (tmp_path / "log.txt").read_text().splitlines()
+    with pytest.raises(UserError), log.log_into(tmp_path):
+        try:
+            1 / 0  # noqa: B018
+        except ZeroDivisionError as error:
+            raise UserError("the machine cannot divide") from error
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    chained = next(i for i, line in enumerate(lines) if line.endswith("the machine cannot divide"))
+    assert lines[chained + 1].startswith("Traceback")
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+    first, *unexpected = lines[:chained]
     assert first.endswith("the disk is full")
     assert "Traceback (most recent call last):" in unexpected
     assert unexpected[-1] == "ZeroDivisionError: division by zero"

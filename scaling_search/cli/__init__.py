@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (UserError, OSError) as error:  # OSError: a full disk, say
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if debug and cause is not None:
+            traceback.print_exception(cause)
         print(f"{prog}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:  # before any training: nothing to keep

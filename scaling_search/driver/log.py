@@ -52,7 +52,8 @@ def log_into(folder: Path) -> Iterator[Path]:
     try:
         yield path
     except UserError as error:
-        _logger.error("%s", error)
+        # the one line says what to do; its cause, where there is one, how it came about
+        _logger.error("%s", error, exc_info=error.__cause__)
         raise
     except Exception:
         _logger.exception("an unexpected error")

@@ -7,6 +7,7 @@ The process ends itself where nobody could end it: when its driver is gone, when
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,8 @@ from scaling_search.training.throughput import (
 from scaling_search.training.train import run
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 from scaling_search.training.watchdog import STALL, watched
+
+logger = logging.getLogger(__name__)
 
 Train = Callable[[Trial, Dataset], Iterator[Epoch | Outcome | Pulse]]
 Steps = Callable[[Trial, Dataset], Iterator[int]]  # images of one training step at each next()
@@ -143,6 +146,7 @@ def _train(
         if isinstance(error, BrokenPipeError):
             raise
         # a full disk, vanished data: every run would fail alike
+        logger.error("run %s stops the study", trial.key, exc_info=True)
         connection.send(
             UserError(f"training stopped: {error}; mend it, and the same command goes on")
         )
@@ -161,7 +165,7 @@ def rehearse(
             connection.send(Unprepared("its step was not captured"))
         else:
             connection.send(Prepared(memory.peak(device)))
-            while (seconds := connection.recv()) is not None:
+            for seconds in iter(connection.recv, None):
                 connection.send(images_per_second(training, device, seconds, MARGIN))
         if isinstance(training, Generator):
             training.close()

@@ -12,12 +12,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from effnet.messages import last_line
-from scaling_search.driver.executors.protocol import Job, WorkerLoss
+from scaling_search.driver.executors.protocol import BOOTS, Job, WorkerLoss
 from scaling_search.training.trial import Epoch, Outcome
 
 _IDLE = 0.2  # s that Tune waits for a job while nothing is in progress
 _ANSWER = 0.1  # s that it waits for the driver's next job after an outcome
-_BOOTS = 10  # actors in a row that end before they begin: then it is the cluster
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +78,9 @@ class Exchange(Searcher, tune.Stopper):
         self.begun.discard(trial_id)
         result = result or {}
         if "failure" in result:
+            self._log(result)
+            trace = result["traceback"].rstrip()
+            logger.error("run %d stops the study: %s\n%s", job.number, result["failure"], trace)
             self.failure = result["failure"]
         elif "outcome" in result:
             self._log(result)
@@ -144,8 +146,8 @@ class Starts(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = str(trial.get_error() or "").strip()
         logger.warning("a Ray actor ended: %s", error or "no reason given")
-        if self._exchange.boots >= _BOOTS:
+        if self._exchange.boots >= BOOTS:
             reason = last_line(error, "no reason given")
             self._exchange.failure = (
-                f"{_BOOTS} Ray actors in a row ended before they began, the last: {reason}"
+                f"{BOOTS} Ray actors in a row ended before they began, the last: {reason}"
             )

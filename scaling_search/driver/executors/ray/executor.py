@@ -21,7 +21,7 @@ from ray import tune
 from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.devices import cores
-from scaling_search.driver.executors.protocol import Driver, Job
+from scaling_search.driver.executors.protocol import GRACE, POLL, Driver, Job
 from scaling_search.driver.executors.ray.actor import Trainable
 from scaling_search.driver.executors.ray.cluster import (
     check_access,
@@ -36,8 +36,6 @@ from scaling_search.driver.executors.worker import Train
 from scaling_search.training.train import run
 from scaling_search.training.trial import Epoch, Outcome
 
-_POLL = 0.2  # s: how late a signal or the end of the time given is noticed
-_GRACE = 20.0  # s that runs have to write their checkpoints; Ray itself may be gone
 # s without a node that could train, before the study stops; a cluster may be growing one
 _EMPTY = 120.0
 _LOOKS = 2.0  # s between two looks at the cluster
@@ -131,14 +129,15 @@ class RayExecutor:
         in_progress: dict[int, Job] = {}
         while True:
             if driver.over():
-                self._stop(_GRACE)
+                self._stop(GRACE)
             self._hand_out(driver, in_progress)
             stopped = self._exchange.stopping and self._exchange.events.empty()
             if not in_progress or stopped:
                 break
-            self._start()
+            if not self._exchange.stopping:  # else only what is in the queue is still read
+                self._start()
             try:
-                job, event = self._exchange.events.get(timeout=_POLL)
+                job, event = self._exchange.events.get(timeout=POLL)
             except queue.Empty:
                 self._check_cluster()
                 continue
@@ -172,7 +171,7 @@ class RayExecutor:
             self._exchange.failure = f"no node of the cluster has had {needs} for {_EMPTY:g} s"
         failure = self._exchange.failure
         if failure:
-            self._stop(_GRACE)
+            self._stop(GRACE)
             raise UserError(f"training stopped: {failure}; mend it, and the same command goes on")
 
     def _no_usable_node(self) -> bool:
