@@ -142,22 +142,23 @@ def search(
             "another"
         )
     session = _Session(
-        study,
-        todo,
-        data,
-        folder,
-        _checkpoints(folder, place.storage),
-        place,
-        clock,
-        console,
-        machine,
-        curves,
+        study=study,
+        todo=todo,
+        data=data,
+        folder=folder,
+        checkpoints=_checkpoints(folder, place.storage),
+        place=place,
+        clock=clock,
+        console=console,
+        machine=machine,
+        curves=curves,
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
     # a replay takes seconds, and is not worth a database
-    store = Store.in_memory(facts)
-    if not curves:
+    if curves:
+        store = Store.in_memory(facts)
+    else:
         store = Store.create(folder, identity, facts, place.store)
     with store, log_into(folder) as log_file:
         logger.info("%s begins: %s", label or "search", command)
@@ -173,9 +174,16 @@ def search(
 
 
 def train_family(
-    study: Study, todo: Plan, data: Facts, folder: Path, workers: int | None, console: Console
+    study: Study,
+    todo: Plan,
+    data: Facts,
+    folder: Path,
+    workers: int | None,
+    console: Console,
+    retry_failed: bool = False,
 ) -> tuple[int, list[Record]]:
-    """Train a plan that no space was searched for; exit status and the runs. Raises UserError."""
+    """Train a plan that no space was searched for; exit status and the runs. `retry_failed` as in
+    `search`. Raises UserError."""
     place = Place(workers=workers)
     machine = examine_machine(study, todo, place, console)
     checkpoints = _checkpoints(folder, None)
@@ -186,6 +194,8 @@ def train_family(
     store = Store.create(folder, identity, facts)
     with store, log_into(folder) as log_file:
         logger.info("%s begins", command)
+        if retry_failed:
+            _free_failed(store, console)
         status = _train(session, store, log_file)
         return status, store.records()
 
@@ -231,7 +241,7 @@ def _as_recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
 
 
 def _folder_name(study: Study, data: Facts, label: str, is_replay: bool) -> str:
-    """Of a run folder for which the user gave none: data, budgets, preset."""
+    """The name of a run folder for which the user gave none: data, budgets, preset."""
     budgets = "_".join(str(budget) for budget in study.budgets)
     parts = [data.name, budgets, label]
     if is_replay:
@@ -241,8 +251,8 @@ def _folder_name(study: Study, data: Facts, label: str, is_replay: bool) -> str:
 
 
 def _checkpoints(folder: Path, storage: str | None) -> str:
-    """Where the runs of a run folder keep theirs. Raises UserError for an address that leads
-    nowhere."""
+    """The place where the runs of a run folder keep their checkpoints. Raises UserError for an
+    address that leads nowhere."""
     if storage is None:
         return str(folder.resolve() / "checkpoints")
     if "://" not in storage:
@@ -362,6 +372,10 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
                 "stopped", f"{recorded} runs are recorded; the same command goes on from here"
             )
             return stopping.status
+        except UserError:
+            with suppress(UserError):  # the store may be what failed
+                store.set_fact("state", "stopped")
+            raise
         finally:
             # also after a failure: --time bounds the sum over all sessions
             with suppress(UserError):  # whatever is wrong with the store has been said

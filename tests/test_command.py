@@ -9,7 +9,7 @@ import pytest
 
 from effnet import families
 from scaling_search.cli import COMMANDS, STATUSES, UNEXPECTED_ERROR, main
-from scaling_search.cli.command import EVERYWHERE, Argument
+from scaling_search.cli.command import EVERYWHERE, Argument, of_settings
 from scaling_search.study.flags import GROUPS
 from scaling_search.study.reference import settings, with_flag
 from scaling_search.study.settings import PRESETS, preset_path, read
@@ -49,6 +49,20 @@ def test_help_is_grouped_and_says_defaults(capsys: pytest.CaptureFixture[str]) -
     assert "multiply-adds such as 2x or 0.5x, or a number such as 400M or 1.2G; several" in words
     assert "with commas (default: 2x)." in words
     assert "Images per step (default: the preset's)." in words
+
+
+def test_a_preset_that_cannot_be_read_spoils_no_other_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "quick.toml"
+    broken.write_text("rungs = [1")
+    for module in ("reference", "settings"):
+        monkeypatch.setattr(f"scaling_search.study.{module}.preset_path", lambda name: broken)
+    assert len(of_settings("search")) > 20
+    assert main(["search", "--preset", "quick"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(broken) in error
 
 
 def test_a_default_of_search_is_that_of_every_preset() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -117,7 +118,12 @@ EVERYWHERE = (
 def of_settings(command: str) -> tuple[Argument, ...]:
     """The arguments of all settings that `command` has a flag for. Only `search` reads presets."""
     arguments = []
-    common = common_to_presets()
+    common = {}
+    if command == "search":
+        # A preset that cannot be read is reported by the command that wants it; this runs on
+        # import, for every command's sake.
+        with suppress(UserError):
+            common = common_to_presets()
     for setting in with_flag(command):
         if command != "search":
             default = _typed(setting, setting.default)

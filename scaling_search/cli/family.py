@@ -16,7 +16,7 @@ from rich.console import Console
 from effnet.budget import Budget, human
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, OneOf
-from scaling_search.study.flags import OUTPUT, PLACE, TRAINED
+from scaling_search.study.flags import OUTPUT, PLACE, SPENDING, TRAINED
 
 if TYPE_CHECKING:
     from scaling_search.results.record import Record
@@ -188,7 +188,9 @@ def _train(
     study, data = session.resolve_device_and_data(study, console)
     plan = Plan(source.baseline, (), candidates, {}, ())
     folder = args.out or args.run / "family"
-    status, records = session.train_family(study, plan, data, folder, args.workers, console)
+    status, records = session.train_family(
+        study, plan, data, folder, args.workers, console, retry_failed=args.retry_failed
+    )
     if status:
         return status
     accuracy = _mean_accuracies(records)
@@ -286,6 +288,12 @@ FAMILY = Command(
             "cores / threads; 1 on a GPU",
             PLACE,
             {"type": int},
+        ),
+        Argument(
+            "--retry-failed",
+            "Try runs again that crashed, timed out or ran out of memory, with --train.",
+            group=SPENDING,
+            options={"action": "store_true"},
         ),
         Argument("--out", "Run folder of --train.", "RUN/family", OUTPUT, {"type": Path}),
     ),

@@ -14,8 +14,8 @@ from scaling_search.results.record import Record
 from scaling_search.results.store import Store
 
 # One network that crashes is that network's affair, and two may be neighbours in the space: its two
-# largest, say. Three in a row that say the same, with no run done in between, have the machine in
-# common rather than their size; waiting for more would only cost more failed runs.
+# largest, say. Three that say the same have the program or the machine in common rather than their
+# size. What was done in between does not speak for them: on a cluster, other nodes did it.
 ALIKE = 3
 _FACT = "driver's crashes"  # of the store: {kind: keys of the networks set free for it}
 
@@ -23,15 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class Crashes:
-    """The crashes of one session since its last run that was done, in groups of one kind each.
+    """The crashes of one session, in groups of one kind each.
 
     Where `ALIKE` networks have crashed alike, `common` says how, and their runs are set free. A
-    network that was set free once, in an earlier session, and crashes alike again stays a row: else
-    a study with three networks that cannot be trained would never end."""
+    network that was set free once, in an earlier session, and crashes alike again stays a row where
+    any run of the study is done: else a study with three networks that cannot be trained would
+    never end. Where none is done, the machine has trained nothing yet, and nobody is to blame."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._alike: dict[str, list[Record]] = {}  # rows of each kind, since the last run done
+        self._alike: dict[str, list[Record]] = {}  # rows of each kind
         self._set_free_before: dict[str, list[str]] = store.fact(_FACT) or {}
         self._set_free: set[str] = set()  # networks, in this session
         self.common = ""  # what the crashes that are nobody's own said
@@ -45,15 +46,12 @@ class Crashes:
         """Whether a run of this network was set free in an earlier session."""
         return any(network in keys for keys in self._set_free_before.values())
 
-    def record_done(self) -> None:
-        """A run is done: the machine can train, whatever has crashed before."""
-        self._alike.clear()
-
     def record_crash(self, record: Record, message: str) -> None:
         """`record` was finished as crashed; `message` is what its worker said, in one line."""
         kind = _without_numbers(message)
         network = record.candidate.key
-        if network in self._set_free_before.get(kind, ()):
+        had_its_chance = network in self._set_free_before.get(kind, ())
+        if had_its_chance and any(run.done for run in self._store.records()):
             return
         alike = self._alike.setdefault(kind, [])
         alike.append(record)

@@ -244,11 +244,7 @@ class Training:
         self._store.finish(job.number, outcome)
         logger.info("run %d ends: %s", job.number, "; ".join([_result(outcome), *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
-        if self._crashes is None:
-            return
-        if outcome.status == "done":
-            self._crashes.record_done()
-        elif outcome.status == "crashed":
+        if self._crashes is not None and outcome.status == "crashed":
             record = self._store.recorded(self._key(job))
             assert record is not None
             self._crashes.record_crash(record, message)

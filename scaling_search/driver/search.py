@@ -1,4 +1,4 @@
-"""The driver: which runs a study needs, handed to an executor, told to the store.
+"""The driver: which runs a study needs, handed to an executor, recorded in the store.
 
 Every network with the first seeds (all to the last rung, or half of them going on from rung to
 rung), then single runs where the posterior says they help most, then fresh seeds for what the
@@ -117,10 +117,11 @@ class Search:
         return self._study.rungs[-1]
 
     def run(self) -> int:
-        """Train whatever has no outcome yet; the number of runs trained now.
+        """Train whatever has no outcome yet; return the number of runs trained now.
 
-        Raises StoppedError: what was told is kept, what was running goes on next time. Raises
-        UserError for what would fail every run alike."""
+        Raises StoppedError when the user has asked to stop: recorded results are kept, and runs in
+        progress go on from their checkpoints next time. Raises UserError for what would fail every
+        run alike."""
         before = self._recorded()
         # in order of worth: a study whose time is up has an answer from every network, if a noisy
         # one, before it has a certain one from some
@@ -246,7 +247,7 @@ class Search:
         self._train("fresh seeds to confirm", runs, self._last)
 
     def _finalists(self, records: Sequence[Record]) -> list[Candidate]:
-        """What the answer names, over all budgets."""
+        """The networks that the answer names, over all budgets."""
         # a verdict takes seconds, and is needed twice: for fresh seeds and for the test split
         runs = frozenset(r.number for r in searched(records, self._study) if r.outcome)
         if self._named is None or self._named[0] != runs:
@@ -256,10 +257,11 @@ class Search:
         return self._named[1]
 
     def _known(self) -> list[Record]:
-        """What has been requested and has an outcome. Results of earlier sessions are hidden until
+        """The requested runs that have an outcome. Results of earlier sessions are hidden until
         they are requested again, so that decisions replay exactly."""
         records = self._store.records()
-        return [r for r in records if r.key in self._requested and r.outcome is not None]
+        requested = [r for r in records if r.key in self._requested]
+        return [r for r in requested if r.outcome is not None]
 
     def _recorded(self) -> int:
         return sum(r.outcome is not None for r in self._store.records())
@@ -315,8 +317,8 @@ class Search:
         log = self._conditions.log_name
         where = f"; the traceback is in {log} of the run folder" if log else ""
         raise UserError(
-            f"training stopped: {self._crashes.networks} networks crashed alike with none done in "
-            f"between ({self._crashes.common}): a fault of the program or the machine{where}. "
+            f"training stopped: {self._crashes.networks} networks crashed alike "
+            f"({self._crashes.common}): a fault of the program or the machine{where}. "
             "Fix it, then run the same command again: these networks are tried again"
         )
 
@@ -342,7 +344,8 @@ class Search:
 
     def _untested(self) -> list[Record]:
         records = self._store.records()
-        done = [r for r in records if r.epochs == self._last and r.done]
+        complete = [r for r in records if r.epochs == self._last]
+        done = [r for r in complete if r.done]
         finalists = {c.key for c in self._finalists(records)}
         # seeds that chose the pick flatter it: a test accuracy is of fresh ones, if there are any
         first_fresh = self._study.seed + FRESH
