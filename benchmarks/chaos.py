@@ -113,25 +113,25 @@ def _cluster(folder: Path) -> Any:
     from ray.cluster_utils import Cluster
 
     os.environ.update(environment(folder / "cluster"))
-    here = {"node_ip_address": "127.0.0.1"}
+    loopback = {"node_ip_address": "127.0.0.1"}
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **here}
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **loopback}
     )
-    cluster.add_node(num_cpus=1, **here)
-    cluster.add_node(num_cpus=1, **here)
+    cluster.add_node(num_cpus=1, **loopback)
+    cluster.add_node(num_cpus=1, **loopback)
     return cluster
 
 
 def _actors() -> list[int]:
     """The processes of Ray that train now."""
-    found = []
+    processes = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if line.read_text().startswith("ray::") and "Trainable" in line.read_text():
-                found.append(int(line.parent.name))
+                processes.append(int(line.parent.name))
         except OSError:
             continue
-    return found
+    return processes
 
 
 if __name__ == "__main__":

@@ -79,13 +79,14 @@ def per_layer(arch: Arch) -> dict[str, int]:
 
 def drawn(count: int, seed: int) -> list[Arch]:
     """Distinct networks between B0 and about four times B0."""
-    rng, found = random.Random(seed), {}
-    while len(found) < count:
+    rng = random.Random(seed)
+    networks: dict[Arch, None] = {}  # in the order drawn
+    while len(networks) < count:
         net = scale(
             BASELINES["b0"], rng.uniform(1, 2), rng.uniform(1, 1.5), rng.randrange(224, 337)
         )
-        found[net] = None
-    return list(found)
+        networks[net] = None
+    return list(networks)
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -165,8 +166,8 @@ def main() -> int:
         each = statistics.median(values)
         print(f"{label:34}{1e6 * each:10,.1f}us{1 / each:12,.0f}{each / mine:8,.1f}x")
     lattice_seconds = statistics.median(lattices)
-    found = f"{sizes[0]:,} triples, {sizes[1]:,} distinct networks with their costs"
-    print(f"lattice at 0.01: {found}, {lattice_seconds:.2f} s")
+    counted = f"{sizes[0]:,} triples, {sizes[1]:,} distinct networks with their costs"
+    print(f"lattice at 0.01: {counted}, {lattice_seconds:.2f} s")
     print(f"{1 / mine:,.0f} costs/s")
     return (
         1 if args.check and (1 / mine < LEAST_PER_SECOND or lattice_seconds >= MOST_SECONDS) else 0

@@ -40,7 +40,10 @@ def main() -> int:
 
     study, data = read(preset_path(args.preset)), load(args.data)
     todo = plan(study, len(data.classes), data.native)
-    corners = [c for c in todo.candidates if any(c.direction(name) for name in SINGLE)]
+    corners = []  # the networks that stand for pure depth, width or resolution
+    for candidate in todo.candidates:
+        if any(candidate.direction(name) for name in SINGLE):
+            corners.append(candidate)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     workers = 1 if device == "cuda" else max(1, (os.cpu_count() or 1) // study.threads)
     names, trials, folder = {}, [], tempfile.mkdtemp()

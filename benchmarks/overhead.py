@@ -123,11 +123,11 @@ def plain_optuna(runs: int) -> float:
     )
     began = time.perf_counter()
     for _ in range(runs):
-        asked = study.ask()
+        trial = study.ask()
         for name in ("alpha", "beta", "gamma"):
-            asked.suggest_float(name, 0.001, 1000)
-        asked.report(0.5, 1)
-        study.tell(asked, 0.5)
+            trial.suggest_float(name, 0.001, 1000)
+        trial.report(0.5, 1)
+        study.tell(trial, 0.5)
     return (time.perf_counter() - began) / runs
 
 
@@ -222,7 +222,7 @@ PARTS: dict[str, Callable[[int], float]] = {
 
 
 def part(name: str, runs: int) -> float:
-    """In a process of its own; its last line."""
+    """Seconds a run of the part `name`, measured in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--part", name, "--runs", str(runs)],
         stdout=subprocess.PIPE,

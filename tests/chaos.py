@@ -150,9 +150,9 @@ class Chaos:
         self.output = ""
         for line in driver.stdout:
             self.output += line
-            told = re.match(r"run +\d+/\d+ +(.*?)  (val \S+|\S+: .*?)  \d+ s · ", line)
-            if told:
-                self.acknowledged.append((told[1], told[2]))
+            match = re.match(r"run +\d+/\d+ +(.*?)  (val \S+|\S+: .*?)  \d+ s · ", line)
+            if match:
+                self.acknowledged.append((match[1], match[2]))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -176,7 +176,7 @@ class Chaos:
         assert not a.duplicated(["network", "seed", "epochs"]).any()
         assert self.verdict == whole.verdict
         assert Counter(self.acknowledged) <= Counter(whole.acknowledged), (
-            "an acknowledged result was told again"
+            "an acknowledged result was reported again"
         )
         assert self.log is not None
         starts = Counter(tuple(json.loads(line)[:3]) for line in self.log.read_text().splitlines())

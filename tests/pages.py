@@ -36,7 +36,7 @@ def made_up_page() -> Page:
     )
 
 
-def told(page: Page, records: list[Record], **changes: object) -> Page:
-    """The page of other runs."""
+def page_with(page: Page, records: list[Record], **changes: object) -> Page:
+    """The page with `records` in place of its own, and their verdicts."""
     page = replace(page, records=records, **changes)
     return replace(page, verdicts=tuple(verdicts(records, page.study)))

@@ -24,7 +24,8 @@ def test_top_two_draws_the_leader_and_its_rivals() -> None:
     accuracy = np.eye(3)[np.repeat([0, 1, 2], (p * 1000).astype(int))]
     rng = np.random.default_rng(0)
     drawn = np.bincount([top_two(accuracy, rng) for _ in range(4000)], minlength=3) / 4000
-    rival = np.array([[0 if i == j else p[j] / (1 - p[i]) for j in range(3)] for i in range(3)])
+    rival = p[None, :] / (1 - p[:, None])  # [leader, rival]
+    np.fill_diagonal(rival, 0)  # nobody is his own rival
     assert drawn == pytest.approx(0.5 * p + 0.5 * p @ rival, abs=0.03)
     assert top_two(np.ones((50, 1)), rng) == 0  # one network: no rival
 

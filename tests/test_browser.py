@@ -24,7 +24,7 @@ from scaling_search.report.page import Page
 from scaling_search.report.render import build, build_comparison
 from scaling_search.study.directions import NAMED
 from tests.chaos import ROOT, WORDS
-from tests.pages import told
+from tests.pages import page_with
 from tests.records import TODO, record
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -200,7 +200,7 @@ def test_hostile_text_is_text(browser: Any, page: Page, tmp_path: Path) -> None:
     assert crashed is not None
     records[-1] = replace(records[-1], outcome=replace(crashed, note=HOSTILE))
     hostile = replace(
-        told(page, records),
+        page_with(page, records),
         title=HOSTILE,
         data=HOSTILE,
         command=HOSTILE,
@@ -244,7 +244,7 @@ def test_pages_of_little_have_no_error(
 ) -> None:
     """Of one network, plotly.js took its accuracy for a colour in the map's legend."""
     records = [record(c, 0, 0.5) for c in TODO.candidates[:finished]]
-    opened = OpenPage(browser, saved(build(told(page, records)), tmp_path))
+    opened = OpenPage(browser, saved(build(page_with(page, records)), tmp_path))
     assert opened.console == []
     assert opened.count("#runs tbody tr") == finished
     assert opened.count("#map .legend .traces") == (3 if finished else 0)
@@ -252,7 +252,7 @@ def test_pages_of_little_have_no_error(
 
 def test_a_page_of_failures_has_no_error(browser: Any, page: Page, tmp_path: Path) -> None:
     records = [record(c, 0, None) for c in TODO.everything]
-    opened = OpenPage(browser, saved(build(told(page, records)), tmp_path))
+    opened = OpenPage(browser, saved(build(page_with(page, records)), tmp_path))
     assert opened.console == []
     assert opened.count("#runs tbody tr") == len(records)
 

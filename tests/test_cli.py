@@ -244,10 +244,10 @@ def test_bad_input(
 
 
 def test_no_traceback_from_the_shell_either() -> None:
-    got = run("--budget", "-2x", "--device", "cpu")
-    assert got.returncode == 2
-    assert got.stderr.count("\n") == 1
-    assert got.stderr.startswith("run_search.py: ")
+    refusal = run("--budget", "-2x", "--device", "cpu")
+    assert refusal.returncode == 2
+    assert refusal.stderr.count("\n") == 1
+    assert refusal.stderr.startswith("run_search.py: ")
 
 
 # ---- the other commands

@@ -113,14 +113,14 @@ def in_thread(function: Callable[[], int], mode: int = GLOBAL) -> int:
 
 
 def rule_a_kernel_runs_on_a_stream_of_the_current_device() -> None:
-    here, elsewhere = make_stream(0), make_stream(1)
-    assert launch(here) == SUCCESS
+    on_first, on_second = make_stream(0), make_stream(1)
+    assert launch(on_first) == SUCCESS
     assert launch(None) == SUCCESS
-    assert launch(elsewhere) == INVALID_HANDLE
+    assert launch(on_second) == INVALID_HANDLE
     assert counters.read()["launches"] == 2
     cuda.cudaSetDevice(1)
-    assert launch(elsewhere) == SUCCESS
-    assert launch(here) == INVALID_HANDLE
+    assert launch(on_second) == SUCCESS
+    assert launch(on_first) == INVALID_HANDLE
 
 
 def rule_a_loaded_kernel_runs_on_the_device_where_it_was_loaded() -> None:
@@ -183,17 +183,17 @@ def rule_a_fork_after_the_first_use_is_refused() -> None:
 def rule_an_event_belongs_to_its_device() -> None:
     assert cuda.cudaEventRecord(make_event(1), make_stream(0)) == INVALID_HANDLE
     milliseconds = c_float(-1)
-    here, elsewhere, unrecorded = make_event(0), make_event(1), make_event(0)
+    on_first, on_second, unrecorded = make_event(0), make_event(1), make_event(0)
     without_time = make_event(0, NO_TIMING)
     stream, other = make_stream(0), make_stream(1)
-    assert cuda.cudaEventRecord(here, stream) == SUCCESS
+    assert cuda.cudaEventRecord(on_first, stream) == SUCCESS
     assert cuda.cudaEventRecord(without_time, stream) == SUCCESS
-    assert cuda.cudaEventRecord(elsewhere, other) == SUCCESS
-    for event in (elsewhere, unrecorded, without_time):
-        assert cuda.cudaEventElapsedTime(byref(milliseconds), here, event) == INVALID_HANDLE
+    assert cuda.cudaEventRecord(on_second, other) == SUCCESS
+    for event in (on_second, unrecorded, without_time):
+        assert cuda.cudaEventElapsedTime(byref(milliseconds), on_first, event) == INVALID_HANDLE
     again = make_event(0)
     assert cuda.cudaEventRecord(again, stream) == SUCCESS
-    assert cuda.cudaEventElapsedTime(byref(milliseconds), here, again) == SUCCESS
+    assert cuda.cudaEventElapsedTime(byref(milliseconds), on_first, again) == SUCCESS
     assert milliseconds.value >= 0
 
 
@@ -492,10 +492,10 @@ def torch_runs_out_of_memory_and_gets_it_back() -> None:
     kept = torch.empty(200_000_000, dtype=torch.uint8, device="cuda:0")
     with pytest.raises(torch.cuda.OutOfMemoryError):
         torch.empty(200_000_000, dtype=torch.uint8, device="cuda:0")
-    elsewhere = torch.empty(200_000_000, dtype=torch.uint8, device="cuda:1")
+    on_second = torch.empty(200_000_000, dtype=torch.uint8, device="cuda:1")
     assert counters.memory_used(0) >= 200_000_000
     assert counters.memory_used(1) >= 200_000_000
-    del kept, elsewhere
+    del kept, on_second
     torch.cuda.empty_cache()
     assert torch.cuda.mem_get_info(0)[0] == before
 
@@ -617,9 +617,9 @@ def triton_kernels_are_launched_and_captured() -> None:
     graph.replay()
     assert counters.captured() == {"twice": 1}
     assert counters.replayed() == {"twice": 1}
-    elsewhere = torch.zeros(1000, device="cuda:1")
+    on_second = torch.zeros(1000, device="cuda:1")
     with pytest.raises(ValueError, match="cannot be accessed"):
-        kernel[(4,)](source, elsewhere, 1000, block=256)
+        kernel[(4,)](source, on_second, 1000, block=256)
     assert counters.refusals() == {"a pointer of another device": 1}
 
 

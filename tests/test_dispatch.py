@@ -81,6 +81,20 @@ def test_a_lost_worker_s_run_goes_on_until_it_has_cost_five_within_an_epoch(phas
     assert len(record.again) == 8 + DEATHS - 1
 
 
+def test_a_run_that_kills_its_workers_is_given_up_in_a_later_session(
+    phase: Make, tmp_path: Path
+) -> None:
+    for i in range(DEATHS):
+        with Store.create(tmp_path / "run", {}, {}) as store:
+            training, _ = phase(store=store)
+            job = training.ask()
+            training.lost(job, KILLED)
+            outcome = store.records()[job.number].outcome
+            assert (outcome is None) == (i < DEATHS - 1)
+    assert outcome.status == "crashed"
+    assert outcome.note.startswith("worker killed by SIGKILL, 5 times after epoch 0; ")
+
+
 def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> None:
     packing = Packing(2**40, level=2)
     training, store = phase(packing=packing)
@@ -90,11 +104,13 @@ def test_out_of_memory_beside_others_is_tried_once_more_alone(phase: Make) -> No
     assert packing.level == 1
     assert store.records()[a.number].outcome is None
     training.outcome(b, done(0.5))
-    rest = []
-    while (job := training.ask()) is not None and job.number != a.number:
-        rest.append(job)
+    others = []
+    job = training.ask()
+    while job is not None and job.number != a.number:
+        others.append(job)
         training.outcome(job, done(0.5))
-    assert len(rest) == 2, "when nothing else is left"
+        job = training.ask()
+    assert len(others) == 2, "when nothing else is left"
     assert job == a, "when nothing else is left"
     assert training.ask() is None
     training.outcome(a, Outcome("out-of-memory", note="needs 9 GiB"))
@@ -118,7 +134,11 @@ def test_a_level_that_memory_has_lowered_holds_for_later_sessions(
 ) -> None:
     store = Store.in_memory({"packing": {"level": measured, "gpu": "a card"}})
     training, _ = phase(packing=Packing(2**40, level=level), store=store)
-    jobs = [job for _ in range(2) if (job := training.ask())]
+    jobs = []
+    for _ in range(2):
+        job = training.ask()
+        if job is not None:
+            jobs.append(job)
     for job in jobs:  # several at one level count once
         training.outcome(job, Outcome("out-of-memory"))
     assert store.fact("packing") == {"level": kept, "gpu": "a card"}

@@ -128,7 +128,7 @@ def test_unknown_names_suggest_the_nearest(typed: str, nearest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    ("name", "dials", "message"),
     [
         ("b3", {"depth": 2.0}, "already scaled: scale 'b0' instead"),
         ("b3", {"alpha": 2.0}, "already scaled: scale 'b0' instead"),
@@ -144,9 +144,9 @@ def test_unknown_names_suggest_the_nearest(typed: str, nearest: str) -> None:
         ("nowhere.toml", {}, "nowhere.toml: No such file"),
     ],
 )
-def test_wrong_input(name: str, given: dict, message: str) -> None:
+def test_wrong_input(name: str, dials: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        arch(name, **given)
+        arch(name, **dials)
 
 
 def test_unknown_baseline() -> None:

@@ -186,6 +186,6 @@ def test_sigmoid_to_the_limits() -> None:
     """Through the norm's forward pass with scale 1 and shift 0."""
     norm = nn.BatchNorm2d(1, eps=1e-12).eval()
     u = torch.cat([torch.linspace(-100, 100, 20001), torch.tensor([1e30, -1e30, 0.0, 1e-30])])
-    got = fast._norm(norm, u.view(1, 1, 1, -1), True).flatten()
+    normed = fast._norm(norm, u.view(1, 1, 1, -1), True).flatten()
     wanted = F.silu(u.double())
-    assert ((got - wanted).abs() <= 2e-6 * wanted.abs().clamp(min=1)).all()
+    assert ((normed - wanted).abs() <= 2e-6 * wanted.abs().clamp(min=1)).all()

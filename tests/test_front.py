@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -39,19 +40,32 @@ def test_front_is_every_pair_compared(rows: list[tuple[float, float]]) -> None:
     assert front(cost, value).tolist() == brute(cost, value)
 
 
-SHAPES = {
+def _noise_about_a_line(g: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    cost = g.random(n)
+    return cost, cost + 0.02 * g.standard_normal(n)
+
+
+def _good_value_at_each_cost(g: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    cost = np.round(g.random(n), 2)
+    return cost, cost - (g.random(n) < 0.5)
+
+
+def _always_worse(g: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    cost = np.sort(g.random(n))
+    return cost, -cost
+
+
+# Costs and values of `n` points, drawn by the generator `g`.
+SHAPES: dict[str, Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]] = {
     "a cloud": lambda g, n: (g.random(n), g.random(n)),
     "ties": lambda g, n: (g.integers(0, 40, n), g.integers(0, 40, n)),
-    "ties all along the front": lambda g, n: ((x := g.integers(0, n // 5, n)), x),
-    "noise about a line": lambda g, n: ((x := g.random(n)), x + 0.02 * g.standard_normal(n)),
-    "all on the front": lambda g, n: ((x := g.random(n)), x),
-    "a good value at each cost": lambda g, n: (
-        (x := np.round(g.random(n), 2)),
-        x - (g.random(n) < 0.5),
-    ),
+    "ties all along the front": lambda g, n: (g.integers(0, n // 5, n),) * 2,
+    "noise about a line": _noise_about_a_line,
+    "all on the front": lambda g, n: (g.random(n),) * 2,
+    "a good value at each cost": _good_value_at_each_cost,
     "one point": lambda g, n: (np.ones(n), np.ones(n)),
     "nothing known": lambda g, n: (np.full(n, np.nan), g.random(n)),
-    "always worse": lambda g, n: ((x := np.sort(g.random(n))), -x),
+    "always worse": _always_worse,
 }
 
 

@@ -120,7 +120,7 @@ def test_how_layers_train_is_the_baselines_and_not_the_operators() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("rates", "message"),
     [
         ({"bn_eps": float("nan")}, "bn_eps = nan"),
         ({"bn_eps": 0.0}, "bn_eps = 0.0: must be from 0 to below 1, and above 0"),
@@ -130,9 +130,9 @@ def test_how_layers_train_is_the_baselines_and_not_the_operators() -> None:
         ({"dropout": 1.0}, "dropout = 1.0"),
     ],
 )
-def test_rates_out_of_range(given: dict, message: str) -> None:
+def test_rates_out_of_range(rates: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        effnet.build(effnet.arch("b0-s4", width=0.1, resolution=16), **given)
+        effnet.build(effnet.arch("b0-s4", width=0.1, resolution=16), **rates)
     with pytest.raises(ValueError, match="stage 1: kernel = 4: must be odd"):
         stages = (Stage("mbconv", 1, 4, 1, 8, 1),)
         effnet.build(replace(effnet.arch("b0"), stages=stages))

@@ -59,7 +59,7 @@ def dense(data: Statistics, z: Array) -> tuple[Array, Array, Array]:
         return float(value)
 
     def covariance(i: int, j: int) -> float:
-        """Of two runs."""
+        """The prior covariance of the accuracies of runs `i` and `j`."""
         value = effect(r.network[i], r.rung[i], r.network[j], r.rung[j])
         if r.rung[i] == r.rung[j]:
             value += _VAGUE**2

@@ -15,7 +15,7 @@ from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Outcome
 from scaling_search.verdict.narration import in_brief, narrate
-from tests.pages import told
+from tests.pages import page_with
 from tests.records import TODO, record
 
 
@@ -85,8 +85,8 @@ def test_one_map_for_each_budget(page: Page) -> None:
     todo = plan(read(preset_path("quick"), {"budgets": ["0.5x", "2x"]}), 10, 28)
     records = [record(c, 0, 0.7) for c in todo.everything]
     study = page.study.model_copy(update={"budgets": (Budget.parse("0.5x"), Budget.parse("2x"))})
-    text = build(told(page, records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
-    assert [f["heading"] for f in told_by(text)["figures"] if f["id"].startswith("map")] == [
+    text = build(page_with(page, records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
+    assert [f["heading"] for f in texts_of(text)["figures"] if f["id"].startswith("map")] == [
         "Where the budget 0.5x went", "Where the budget 2x went",
     ]  # fmt: skip
 
@@ -95,31 +95,31 @@ def test_page_without_any_finished_network(page: Page) -> None:
     records = [
         Record(0, c, 0, 1, Outcome("diverged", note="loss not finite")) for c in TODO.everything
     ]
-    text = build(told(page, records))
+    text = build(page_with(page, records))
     assert "answer none yet: every run so far has failed (" in answer_of(text)
-    content = told_by(text)
+    content = texts_of(text)
     assert set(content["tables"]["runs"]["rows"]["status"]) == {"diverged"}
     assert content["tables"]["runs"]["rows"]["note"][0] == "loss not finite"
     assert "front" not in [f["id"] for f in content["figures"]]
 
 
 def test_baseline_alone(page: Page) -> None:
-    text = answer_of(build(told(page, [record(TODO.baseline, 0, 0.5)])))
+    text = answer_of(build(page_with(page, [record(TODO.baseline, 0, 0.5)])))
     assert "answer none yet: no network of the budget has finished (1 runs have, 0 failed)" in text
 
 
 def test_pages_of_little(page: Page) -> None:
-    assert "no run has been started" in build(told(page, []))
+    assert "no run has been started" in build(page_with(page, []))
     assert "no run has ended; 1 is in progress" in build(
-        told(page, [Record(0, TODO.baseline, 0, 1, None)])
+        page_with(page, [Record(0, TODO.baseline, 0, 1, None)])
     )
-    one = build(told(page, [record(TODO.candidates[0], 0, 0.5)]))
+    one = build(page_with(page, [record(TODO.candidates[0], 0, 0.5)]))
     assert "the only network of this cost that finished" in one
-    assert "front" in [f["id"] for f in told_by(one)["figures"]]
+    assert "front" in [f["id"] for f in texts_of(one)["figures"]]
 
 
 def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
-    tables = told_by(build(page))["tables"]
+    tables = texts_of(build(page))["tables"]
     networks, runs = tables["networks"]["rows"], tables["runs"]["rows"]
     (v,) = page.verdicts
     assert networks["network"][0] == v.pick.candidate.key
@@ -136,7 +136,7 @@ def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
 
 
 def test_the_front_along_each_cost_is_not_dominated(page: Page) -> None:
-    content = told_by(build(page))
+    content = texts_of(build(page))
     rows = content["tables"]["networks"]["rows"]
     (lines,) = [
         t["meta"]["front"]
@@ -144,20 +144,17 @@ def test_the_front_along_each_cost_is_not_dominated(page: Page) -> None:
         if "front" in t.get("meta", {})
     ]
     for axis in ("macs", "params", "acts"):
-        points = [
-            (rows[axis][i], rows["mean"][i])
-            for i in range(len(rows[axis]))
-            if rows["mean"][i] is not None
-        ]
-        best = {
-            p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)
-        }
+        points = []
+        for point in zip(rows[axis], rows["mean"], strict=True):
+            if point[1] is not None:
+                points.append(point)
+        best = {p for p in points if not any(dominates(q, p) for q in points)}
         assert {(rows[axis][i], rows["mean"][i]) for i in lines[axis]} == best
 
 
 def test_published_networks_lie_over_imagenet(page: Page) -> None:
     def names(dataset: str) -> list[str]:
-        figure = told_by(build(replace(page, dataset=dataset)))["figures"][0]["figure"]
+        figure = texts_of(build(replace(page, dataset=dataset)))["figures"][0]["figure"]
         return [t["name"] for t in figure["data"]]
 
     assert any("as published" in name for name in names("imagenet"))
@@ -167,7 +164,7 @@ def test_published_networks_lie_over_imagenet(page: Page) -> None:
 def test_a_trained_family_lies_over_the_front(page: Page) -> None:
     small, large = sorted(TODO.everything, key=lambda c: c.cost.macs)[:: len(TODO.everything) - 1]
     family = (record(large, 0, 0.8), record(small, 0, 0.7), record(large, 1, 0.9))
-    traces = told_by(build(replace(page, family=family)))["figures"][0]["figure"]["data"]
+    traces = texts_of(build(replace(page, family=family)))["figures"][0]["figure"]["data"]
     (trace,) = [t for t in traces if t["name"].startswith("its family")]
     assert trace["x"] == [small.cost.macs, large.cost.macs]
     assert trace["y"] == pytest.approx([70, 85])
@@ -176,8 +173,8 @@ def test_a_trained_family_lies_over_the_front(page: Page) -> None:
 
 def test_several_studies_on_one_page(page: Page) -> None:
     other = replace(page, title="other <script>")
-    text = build_comparison([page, other, told(page, [])])
-    ids = [f["id"] for f in told_by(text)["figures"]]
+    text = build_comparison([page, other, page_with(page, [])])
+    ids = [f["id"] for f in texts_of(text)["figures"]]
     assert ids == ["front", "map-0-0", "map-1-0"]
     assert "other &lt;script&gt;" in text
     assert text.count("plotly.js v") == 1
@@ -187,14 +184,19 @@ def test_several_studies_on_one_page(page: Page) -> None:
         assert text.count(f"<td>{sentence.text}</td>") >= 2  # of two studies with this verdict
 
 
+def dominates(q: tuple[float, float], p: tuple[float, float]) -> bool:
+    """Whether `q` (cost, accuracy) costs at most what `p` does, is no worse, and differs."""
+    return q != p and q[0] <= p[0] and q[1] >= p[1]
+
+
 def answer_of(text: str) -> str:
     """The words of a page's answer, as a reader sees them."""
     words = re.sub(r"<[^>]+>", " ", text.split('id="answer">')[1].split("</section>")[0])
     return " ".join(html.unescape(words).split())
 
 
-def told_by(text: str) -> dict[str, Any]:
-    """What a page carries."""
+def texts_of(text: str) -> dict[str, Any]:
+    """The content that a page carries as JSON: its figures, tables and words."""
     (carried,) = re.findall(
         r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL
     )

@@ -86,19 +86,19 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
     long = few(
         study, 2, extra=0, rungs=(4,), data=whole_set
     )  # seconds a run: longer than a signal takes to be seen
-    asked = False
+    stop_requested = False
 
     class Stop(Quiet):
         def started(self, job: Job, candidate: Candidate) -> None:
-            nonlocal asked
-            asked = asked or job.number == 2
+            nonlocal stop_requested
+            stop_requested = stop_requested or job.number == 2
 
     with pytest.raises(StoppedError):
-        search(long, data, tmp_path / "a", warm(2), Stop(), lambda: asked)
+        search(long, data, tmp_path / "a", warm(2), Stop(), lambda: stop_requested)
     records = read_records(tmp_path / "a")
     left = [r for r in records if r.outcome is None]
     assert 1 <= len(left) <= 2
-    asked = False
+    stop_requested = False
     trained, table = search(long, data, tmp_path / "a", warm(2))
     assert trained == len(table) - len(records) + len(left)
     _, whole = search(long, data, tmp_path / "b", warm(2))
@@ -218,7 +218,7 @@ def test_time_stops_the_study_and_the_next_session_goes_on(
         executor = warm(1)
         conditions = Conditions("cpu", str(tmp_path / "c"))
         limits = Limits(until)
-        job = Search(study, todo, data.facts(), store, executor, clock, conditions, limits)
+        job = Search(study, todo, data.facts(), store, executor, clock, conditions, limits=limits)
         trained = job.run()
         executor.close()
         store.close()

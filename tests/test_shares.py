@@ -35,8 +35,8 @@ def test_shares_of_facts() -> None:
         (19, 1.098, 258, 2.004, (0.25, 0.165, 0.58)),
         (21, 1.106, 256, None, (0.39, 0.23, 0.38)),
     ):
-        got = shares(b, blocks / 16, width, px, 1000)
-        assert got == pytest.approx(expected, abs=0.006)
+        real = shares(b, blocks / 16, width, px, 1000)
+        assert real == pytest.approx(expected, abs=0.006)
         if ratio:
             assert macs(
                 scale(b, blocks / 16, width, px, num_classes=1000)
@@ -61,10 +61,10 @@ def test_shares_of_larger_networks(
     name, side, thin, divisor = of
     b = dataclasses.replace(base(name, side, thin, divisor), rounding=rounding)
     depth, px = max(1.0, blocks / b.blocks), int(gamma * side)
-    got = shares(b, depth, width, px, 10)
-    if got is not None:
-        assert abs(sum(got) - 1) <= 1e-12
-        assert min(got) >= 0
+    real = shares(b, depth, width, px, 10)
+    if real is not None:
+        assert abs(sum(real) - 1) <= 1e-12
+        assert min(real) >= 0
     for corner, pure in (
         ((1, 0, 0), (depth, 1.0, side)),
         ((0, 1, 0), (1.0, width, side)),
@@ -78,8 +78,8 @@ def test_shares_of_larger_networks(
 @settings(max_examples=30, deadline=None)
 @given(st.integers(7, 32), st.floats(0.5, 2), st.integers(10, 40))
 def test_shares_sum_to_one_below_the_baseline_too(blocks: int, width: float, px: int) -> None:
-    got = shares(base("b0-s4", 16, 0.25, 4), blocks / 16, width, px, 10)
-    assert got is None or sum(got) == pytest.approx(1, abs=1e-9)
+    real = shares(base("b0-s4", 16, 0.25, 4), blocks / 16, width, px, 10)
+    assert real is None or sum(real) == pytest.approx(1, abs=1e-9)
 
 
 def test_direction_spends_the_ratio() -> None:
@@ -96,13 +96,13 @@ def test_direction_spends_the_ratio() -> None:
 def test_the_family_rule(rounding: str, ratio: float, aim: tuple[float, float, float]) -> None:
     """At ratio times the baseline, within 2%, near the direction, of low waste."""
     b = dataclasses.replace(BASELINES["b0"], rounding=rounding)
-    found, wasted = toward(b, aim, Budget(ratio, True))
-    px = found.arch.resolution
-    assert found.met
-    assert scale(b, found.depth, found.width, px) == found.arch
+    solution, wasted = toward(b, aim, Budget(ratio, True))
+    px = solution.arch.resolution
+    assert solution.met
+    assert scale(b, solution.depth, solution.width, px) == solution.arch
     assert wasted <= 0.08
-    assert macs(found.arch) / 385_814_752 == pytest.approx(ratio, rel=0.02)
-    real = shares(b, found.depth, found.width, px, 1000)
+    assert macs(solution.arch) / 385_814_752 == pytest.approx(ratio, rel=0.02)
+    real = shares(b, solution.depth, solution.width, px, 1000)
     assert real is not None
     assert math.dist(real, aim) < (0.25 if rounding == "spread" else 0.5)
     ideal = direction(aim, ratio)
@@ -125,24 +125,24 @@ def test_the_family_rule_tries_nine_networks(
 
     monkeypatch.setattr(effnet.shares, "fit", spy)
     b, aim = dataclasses.replace(BASELINES["b0"], rounding=rounding), nominal_shares(PAPER)
-    found, _ = toward(b, aim, Budget.parse("2x"))
+    solution, _ = toward(b, aim, Budget.parse("2x"))
     assert len(tried) == 9
     assert len({t.arch.resolution for t in tried}) == 3
     assert len({tuple(s.repeats for s in t.arch.stages) for t in tried}) == 3
-    apart = {
+    distance = {
         t.arch: math.dist(shares(b, t.depth, t.width, t.arch.resolution, 1000) or (9, 9, 9), aim)
         for t in tried
         if abs(macs(t.arch) / 385_814_752 / 2 - 1) <= 0.02
     }
-    assert apart[found.arch] == min(apart.values())
+    assert distance[solution.arch] == min(distance.values())
 
 
 def test_far_directions_are_quick_and_near() -> None:
     """Depth alone at 1000x: no list of every thousandth, and still the nearest block counts."""
-    found, _ = toward(BASELINES["b0"], (1.0, 0.0, 0.0), Budget(1000.0, True))
-    assert found.met
-    assert found.arch.blocks > 10_000
-    assert found.arch.resolution < 300
+    solution, _ = toward(BASELINES["b0"], (1.0, 0.0, 0.0), Budget(1000.0, True))
+    assert solution.met
+    assert solution.arch.blocks > 10_000
+    assert solution.arch.resolution < 300
 
 
 def test_toward_refuses() -> None:

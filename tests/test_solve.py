@@ -1,4 +1,4 @@
-"""Solving, against brute force written apart: whole lattices of settings at once in numpy."""
+"""Solving, against an independent brute force: whole lattices of settings at once in numpy."""
 
 import dataclasses
 import math
@@ -91,12 +91,12 @@ def every_macs(b: Baseline, depth: Any, width: Any, px: Any, classes: int) -> np
 
 def test_brute_force_counts_what_cost_counts() -> None:
     for b in (BASELINES["b0"], base("b0-s4", 16, 0.25, 4)):
-        got = every_macs(b, [0.5, 1.0, 1.7], [1.0, 0.8, 1.33], [37, 64, 51], 10)
+        counts = every_macs(b, [0.5, 1.0, 1.7], [1.0, 0.8, 1.33], [37, 64, 51], 10)
         nets = [
             scale(b, d, w, r, num_classes=10)
             for d, w, r in ((0.5, 1, 37), (1, 0.8, 64), (1.7, 1.33, 51))
         ]
-        assert got.tolist() == [macs(net) for net in nets]
+        assert counts.tolist() == [macs(net) for net in nets]
 
 
 def random_case(rng: random.Random) -> tuple[Baseline, Budget, dict[str, Any]]:
@@ -112,13 +112,13 @@ def random_case(rng: random.Random) -> tuple[Baseline, Budget, dict[str, Any]]:
     depth, width = rng.uniform(0.5, 3), rng.uniform(0.3, 3)
     side = max(b.resolution // 2, rng.randrange(16, 320))
     free = rng.choice(["width", "resolution", "depth", "phi"])
-    given: dict[str, Any] = {
+    dials: dict[str, Any] = {
         "width": {"depth": depth, "resolution": side},
         "resolution": {"depth": depth, "width": width},
         "depth": {"width": width, "resolution": side},
         "phi": {"along": Scaling(rng.uniform(1, 1.5), rng.uniform(1, 1.3), rng.uniform(1.01, 1.3))},
     }[free]
-    return b, budget, {**given, "free": free}
+    return b, budget, {**dials, "free": free}
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -126,20 +126,20 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
     """50 random cases each: no setting of the free dial comes nearer."""
     rng = random.Random(seed)
     for _ in range(50):
-        b, budget, given = random_case(rng)
-        free = given.pop("free")
-        found = fit(b, budget, **given, num_classes=10)
-        assert found.free == free
-        assert found.arch == scale(
-            b, found.depth, found.width, found.arch.resolution, num_classes=10
+        b, budget, dials = random_case(rng)
+        free = dials.pop("free")
+        solution = fit(b, budget, **dials, num_classes=10)
+        assert solution.free == free
+        assert solution.arch == scale(
+            b, solution.depth, solution.width, solution.arch.resolution, num_classes=10
         )
         target = budget.value * macs(scale(b, num_classes=10))
-        assert found.cost == macs(found.arch)
-        assert found.off == pytest.approx(found.cost / target - 1, abs=1e-12)
+        assert solution.cost == macs(solution.arch)
+        assert solution.off == pytest.approx(solution.cost / target - 1, abs=1e-12)
         depth, width, px = (
-            given.get("depth", 1.0),
-            given.get("width", 1.0),
-            given.get("resolution", b.resolution),
+            dials.get("depth", 1.0),
+            dials.get("width", 1.0),
+            dials.get("resolution", b.resolution),
         )
         least, lattice = -(-b.total_stride // 2), np.arange(1, 20_001) / 1000
         if free == "width":
@@ -154,7 +154,7 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
             )
             every = every_macs(b, np.append(depths, np.arange(20, 400, 0.05)), width, px, 10)
         else:
-            s = given["along"]
+            s = dials["along"]
             phi = np.arange(-20, 40, 0.01)
             d, w, r = s.alpha**phi, s.beta**phi, np.floor(b.resolution * s.gamma**phi + 0.5)
             ok = (
@@ -167,12 +167,12 @@ def test_solving_agrees_with_brute_force(seed: int) -> None:
             )
             every = every_macs(b, d[ok], w[ok], r[ok], 10)
         best = float(abs(every / target - 1).min())
-        assert abs(found.off) <= best + 1e-12, (b, budget, given, free)
+        assert abs(solution.off) <= best + 1e-12, (b, budget, dials, free)
         if free != "phi" and every.max() > target:  # phi is solved on a finer lattice
-            assert abs(found.off) == pytest.approx(best, abs=1e-12)
+            assert abs(solution.off) == pytest.approx(best, abs=1e-12)
         if best <= 0.01:
-            assert found.met
-            assert solve(b, budget, **given, num_classes=10) == found.arch
+            assert solution.met
+            assert solve(b, budget, **dials, num_classes=10) == solution.arch
 
 
 @settings(max_examples=15, deadline=None)
@@ -195,16 +195,18 @@ def test_other_measures(of: str, name: str) -> None:
     """Of params, acts and memory, by every width in steps of .01."""
     b = BASELINES[name]
     budget = dataclasses.replace(Budget.parse("1.7x"), of=of, batch=16)
-    found = fit(b, budget, resolution=b.resolution)
+    solution = fit(b, budget, resolution=b.resolution)
 
     def measured(width: float) -> int:
         net = scale(b, width=width)
         return training_memory(net, 16) if of == "memory" else getattr(cost(net), of)
 
-    assert found.cost == measured(found.value)
+    assert solution.cost == measured(solution.value)
     target = 1.7 * measured(1.0)
-    assert abs(found.cost - target) <= min(abs(measured(n / 100) - target) for n in range(50, 350))
-    assert found.met == (abs(found.off) <= 0.02)
+    assert abs(solution.cost - target) <= min(
+        abs(measured(n / 100) - target) for n in range(50, 350)
+    )
+    assert solution.met == (abs(solution.off) <= 0.02)
 
 
 def test_solve_as_typed_by_people() -> None:
@@ -221,31 +223,31 @@ def test_solve_as_typed_by_people() -> None:
 def test_pixels_that_cost_nothing_are_taken() -> None:
     """A side just below a multiple of the strides costs what the multiple does."""
     for dials, free in (({"width": 1.0}, "resolution"), ({"along": PAPER}, "phi")):
-        found = fit("b0", "1x", **dials)
-        assert found.arch == effnet.arch("b0")
-        assert found.free == free
-        assert found.off == 0
-    found = fit("b0", "2.3x", width=1.0)
-    assert macs(effnet.arch("b0", resolution=found.arch.resolution + 1)) > found.cost
+        solution = fit("b0", "1x", **dials)
+        assert solution.arch == effnet.arch("b0")
+        assert solution.free == free
+        assert solution.off == 0
+    solution = fit("b0", "2.3x", width=1.0)
+    assert macs(effnet.arch("b0", resolution=solution.arch.resolution + 1)) > solution.cost
 
 
 def test_a_gentle_slope_is_followed_to_the_end() -> None:
     """alpha = 1.01 needs phi far above the paper's: nothing but the dials' reach bounds it."""
     for alpha in (1.01, 1.02):
-        found = fit("b0", "4x", along=Scaling(alpha, 1, 1))
-        assert found.met
-        assert found.value > 60
+        solution = fit("b0", "4x", along=Scaling(alpha, 1, 1))
+        assert solution.met
+        assert solution.value > 60
 
 
 def test_phi_is_the_papers() -> None:
     """At phi = 1 the paper's coefficients (section 5.2) cost 2.57x: solving for that finds the same
     network."""
     at_one = effnet.arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)
-    found = fit("b0", Budget(macs(at_one) / 385_814_752, True), along=PAPER)
-    assert found.free == "phi"
-    assert found.arch == at_one
-    assert found.off == 0
-    assert found.value == pytest.approx(1, abs=0.05)
+    solution = fit("b0", Budget(macs(at_one) / 385_814_752, True), along=PAPER)
+    assert solution.free == "phi"
+    assert solution.arch == at_one
+    assert solution.off == 0
+    assert solution.value == pytest.approx(1, abs=0.05)
     halved = fit("b0", "0.5x", along="paper")
     assert halved.value < 0
     assert halved.arch.resolution < 224
@@ -264,13 +266,13 @@ def test_infeasible_is_an_answer() -> None:
         caught.value
     )  # what a process pool does to it
     # resolution moves no parameter: the answer is the network as it is, and how far off it is
-    found = fit("b0", "2x params", width=1.0)
-    assert not found.met
-    assert found.cost == 5_288_548
-    assert found.off == pytest.approx(-0.5)
-    assert found.arch == effnet.arch("b0")
-    assert "resolution" in str(found)
-    assert "params" in str(found)
+    solution = fit("b0", "2x params", width=1.0)
+    assert not solution.met
+    assert solution.cost == 5_288_548
+    assert solution.off == pytest.approx(-0.5)
+    assert solution.arch == effnet.arch("b0")
+    assert "resolution" in str(solution)
+    assert "params" in str(solution)
     # nothing so small, nothing so large
     assert fit("b0", "1K", resolution=224).arch.stem_width == 8
     assert not fit("b0", "1K", resolution=224).met
@@ -278,7 +280,7 @@ def test_infeasible_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("dials", "message"),
     [
         ({"width": 1.0, "resolution": 224, "depth": 1.0}, "leave one of them free"),
         ({}, "give resolution .width is solved."),
@@ -292,9 +294,9 @@ def test_infeasible_is_an_answer() -> None:
         ({"resolution": 224, "num_classes": 0}, "num_classes = 0"),
     ],
 )
-def test_wrong_settings(given: dict, message: str) -> None:
+def test_wrong_settings(dials: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit("b0", "2x", **given)
+        fit("b0", "2x", **dials)
 
 
 def test_along_is_the_papers_or_a_scaling() -> None:

@@ -44,7 +44,7 @@ def store(folder: Path, url: str | None) -> Store:
 
 
 def raw(folder: Path, url: str | None) -> optuna.Study:
-    """As any other program of Optuna's sees it."""
+    """The study as any other program of Optuna's sees it."""
     if url is None:
         return optuna.load_study(
             study_name="scaling-search", storage=f"sqlite:///{folder}/study.db"

@@ -14,14 +14,15 @@ from scaling_search.training.trial import Outcome
 from tests.records import TODO, record
 
 
+def dominates(q: tuple[int, int], p: tuple[int, int]) -> bool:
+    """Whether `q` (cost, value) costs at most what `p` does, is no worse, and differs."""
+    return q[0] <= p[0] and q[1] >= p[1] and q != p
+
+
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), max_size=30))
 def test_front_is_the_non_dominated_set(rows: list[tuple[int, int]]) -> None:
     kept = front_of_table(pd.DataFrame(rows, columns=["macs", "mean"]))
-    brute = {
-        (c, v)
-        for c, v in rows
-        if not any((c2 <= c and v2 >= v) and (c2 < c or v2 > v) for c2, v2 in rows)
-    }
+    brute = {row for row in rows if not any(dominates(other, row) for other in rows)}
     assert set(zip(kept["macs"], kept["mean"], strict=True)) == brute
     assert len(kept) == len(brute)
     assert kept["macs"].is_monotonic_increasing

@@ -66,9 +66,9 @@ def test_same_logits_with_the_same_weights_and_back(name: str, library: str, the
     ours = effnet.build(name, bn_eps=eps(model), same_padding=theirs.startswith("tf_")).eval()
     ours.load_state_dict(weights.convert(model.state_dict(), ours.arch))
     with torch.no_grad():
-        wanted, got = model(images), ours(images)
-    assert wanted.std() > 1e-2
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        expected, logits = model(images), ours(images)
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     # and back: other weights of ours in the peer's names
     other = randomised(
         effnet.build(ours.arch, bn_eps=eps(model), same_padding=theirs.startswith("tf_")), images

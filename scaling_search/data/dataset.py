@@ -124,7 +124,8 @@ class Dataset:
 
 def cache_root() -> Path:
     """Return $SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder."""
-    if own := os.environ.get("SCALING_SEARCH_CACHE"):
+    own = os.environ.get("SCALING_SEARCH_CACHE")
+    if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-search"
 

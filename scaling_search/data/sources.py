@@ -351,7 +351,8 @@ def _folder_source(root: Path) -> Source:
     classes = tuple(train)
     held_out_files = [_class_files(folder) for folder in held_out]
     for folder, class_files in zip(held_out, held_out_files, strict=True):
-        if unknown := sorted(set(class_files) - set(classes)):
+        unknown = sorted(set(class_files) - set(classes))
+        if unknown:
             raise UserError(
                 f"data {folder}: class {unknown[0]!r} is not among the classes of {train_root}"
             )

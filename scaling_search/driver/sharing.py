@@ -38,7 +38,9 @@ class Workload:
 def workload(
     study: Study, todo: Plan, data: Facts, kernels: str, checkpoints: str, runs: int
 ) -> Workload:
-    """What is still to be trained: `runs`."""
+    """The study's training that is still to be done.
+
+    `runs` is the number of runs without an outcome; their steps are those of the first rung."""
     networks = [c.arch for c in (*todo.candidates, *todo.pool)] or [todo.baseline.arch]
     networks.sort(key=lambda arch: arch.blocks)
     typical = Trial(
@@ -71,7 +73,7 @@ def settle(
     over: Callable[[], bool],
     console: Console,
 ) -> Packing:
-    """How the GPUs of `where` are shared.
+    """Return how the GPUs of `machine` are shared.
 
     With `workers` from the user there are as many on each device as these make, unmeasured; else
     what a measurement says, where one pays, and 1 where none does. Says what it comes to, and keeps

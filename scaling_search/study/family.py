@@ -28,9 +28,8 @@ from scaling_search.study.directions import NAMED
 _LARGEST_MEMORY = 192 * 2**30
 _FARTHEST = 1e5  # times the baseline's cost, either way
 _ROUNDING = 0.02  # a share this little below 0 comes from rounding
-_PUBLISHED_WITHIN = (
-    0.25  # how far off in cost a published member may be to stand beside one of ours
-)
+# How far off in cost a published member may be to stand beside one of ours, as a fraction.
+_PUBLISHED_WITHIN = 0.25
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def scaling_context(study: Study, classes: int, native: float) -> ScalingContext
 
 
 def _baseline(context: ScalingContext) -> Candidate:
-    """The baseline as a candidate; its waste is told beside the resolutions that a budget of 2x
+    """The baseline as a candidate; its waste is stated beside the resolutions that a budget of 2x
     reaches."""
     side = context.base.resolution
     wastes = waste(context.base, range(side, math.floor(1.45 * side) + 1), context.classes)

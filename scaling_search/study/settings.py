@@ -364,15 +364,22 @@ def check_same(folder: Path, recorded: dict[str, Any], identity: dict[str, Any])
     wanted = json.loads(json.dumps(identity))  # tuples become lists, as in what was recorded
     if recorded == wanted:
         return
-    differences = []
-    for name in sorted({*recorded, *wanted}):
-        there, here = recorded.get(name, "the default"), wanted.get(name, "the default")
-        if there != here:
-            differences.append(f"{name} is {there} there, {here} here")
+    differing = "; ".join(differences(recorded, wanted))
     raise UserError(
-        f"run folder {folder} belongs to a different study: {'; '.join(differences)}. Choose "
-        "another folder with --out"
+        f"run folder {folder} belongs to a different study: {differing}. Choose another folder "
+        "with --out"
     )
+
+
+def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """How two studies' flat settings differ, in words, a setting each: what was recorded is said
+    to be "there", what is wanted now "here"."""
+    words = []
+    for name in sorted({*recorded, *wanted}):
+        old, new = recorded.get(name, "the default"), wanted.get(name, "the default")
+        if old != new:
+            words.append(f"{name} is {old} there, {new} here")
+    return words
 
 
 def _without_none(value: Any) -> Any:
@@ -466,7 +473,7 @@ def _embed_definition(settings: dict[str, Any], where: str) -> None:
     spec.setdefault("divisor", base.divisor)
 
 
-def check(settings: dict[str, Any], where: str) -> Study:
+def check(settings: Any, where: str) -> Study:
     """Settings as a Study; UserError for the first thing that is wrong with them."""
     try:
         return Study.model_validate(settings)

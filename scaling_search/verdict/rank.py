@@ -74,7 +74,10 @@ def agreements(records: Sequence[Record], study: Study, budget: Budget) -> list[
     Short runs against long ones, validation against test, this budget against each that comes after
     it in the study; whatever has at least two networks to compare.
     """
-    candidates = [r for r in records if r.done and r.candidate.role == "candidate"]
+    candidates: list[Record] = []
+    for record in records:
+        if record.done and record.candidate.role == "candidate":
+            candidates.append(record)
     done = searched(candidates, study)
     mine = _of_budget(done, budget)
     last = study.rungs[-1]
@@ -131,7 +134,10 @@ def _short_against_long(records: Sequence[Record], short: int, last: int) -> Agr
 
 def _validation_against_test(records: Sequence[Record], last: int) -> Agreement | None:
     """Compare both accuracies of the same runs at the last rung, fresh seeds among them."""
-    tested = [r for r in records if r.epochs == last and r.test_acc is not None]
+    tested: list[Record] = []
+    for record in records:
+        if record.epochs == last and record.test_acc is not None:
+            tested.append(record)
     test = network_means(tested, lambda r: r.test_acc or 0.0)
     if len(test) < 2:
         return None

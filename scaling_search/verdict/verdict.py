@@ -214,9 +214,9 @@ def model(records: Sequence[Record], study: Study, budget: Budget) -> Model | No
     by_key = {r.candidate.key: r.candidate for r in runs}
     networks = sorted(by_key.values(), key=lambda c: (c.role != "candidate", c.key))
     row_of = {c.key: row for row, c in enumerate(networks)}
-    reached = {r.epochs for r in runs}
     # The last rung is what is asked about, so it is in the model before any run has reached it.
-    rungs = [epochs for epochs in study.rungs if epochs in reached or epochs == study.rungs[-1]]
+    modelled = {r.epochs for r in runs} | {study.rungs[-1]}
+    rungs = [epochs for epochs in study.rungs if epochs in modelled]
     seeds = sorted({r.seed for r in runs})
     seed_of = {seed: i for i, seed in enumerate(seeds)}
 
@@ -379,7 +379,8 @@ def _verdict(
 
 def _speed(runs: Sequence[Record]) -> float | None:
     """Return the median training speed, images/s; None where no run has one on record."""
-    speeds = [r.outcome.images_per_s for r in runs if r.outcome and r.outcome.images_per_s]
+    outcomes = [r.outcome for r in runs if r.outcome is not None]
+    speeds = [outcome.images_per_s for outcome in outcomes if outcome.images_per_s]
     return float(np.median(speeds)) if speeds else None
 
 

@@ -32,7 +32,7 @@ def why_no_triton() -> str:
 
 
 def triton_version() -> str:
-    """Of the package that is installed, "" where none is."""
+    """The version of the installed Triton package; "" where none is."""
     try:
         return metadata.version("triton")
     except metadata.PackageNotFoundError:

@@ -33,7 +33,7 @@ import torch
 from scaling_search import UserError
 from scaling_search.driver import log, mps
 from scaling_search.driver.devices import cores
-from scaling_search.driver.executors.protocol import Driver, Job, WorkerLoss
+from scaling_search.driver.executors.protocol import BOOTS, GRACE, POLL, Driver, Job, WorkerLoss
 from scaling_search.driver.executors.worker import (
     BEGUN,
     Orders,
@@ -49,12 +49,6 @@ from scaling_search.training.throughput import training_steps
 from scaling_search.training.train import run
 from scaling_search.training.trial import Epoch, Outcome, Trial
 from scaling_search.training.watchdog import HUNG, STALL
-
-_POLL = 0.2  # s: how late a signal or the end of the time given is noticed
-# s that a run has to write its checkpoint: the step in progress ends first, and on a slow CPU or a
-# network file system either takes seconds; Slurm and Kubernetes wait 30 s before they kill
-_GRACE = 20.0
-_BOOTS = 10  # workers in a row that end before they begin: then it is the machine
 
 # Of the measurement of how many trainings pay on a device.
 SECONDS = 1.5  # of each level
@@ -206,7 +200,7 @@ class LocalExecutor:
         answers: dict[_Worker, object] = {}
         waiting = {w.connection: w for w in workers}
         while waiting and not over() and time.monotonic() < until:
-            for connection in wait(list(waiting), _POLL):
+            for connection in wait(list(waiting), POLL):
                 worker = waiting.pop(connection)  # type: ignore[call-overload]
                 with suppress(EOFError, OSError):
                     answers[worker] = worker.connection.recv()
@@ -218,7 +212,7 @@ class LocalExecutor:
         return answers
 
     def _keep(self, workers: Sequence[_Worker], count: int) -> None:
-        """Of a device's workers that are alive, `count` end their rehearsal; the others end."""
+        """End the rehearsal of `count` of a device's live workers; the others end."""
         alive = [w for w in workers if w in self._workers]
         for i, worker in enumerate(alive):
             if i >= count:
@@ -239,13 +233,13 @@ class LocalExecutor:
                 self._tell_to_stop()
             if stopped is None:
                 self._hand_out(driver)
-            elif time.monotonic() - stopped > _GRACE:
+            elif time.monotonic() - stopped > GRACE:
                 for worker in self._busy():
                     self._drop(worker)
             busy = {w.connection: w for w in self._busy()}
             if not busy:
                 return
-            for connection in wait(list(busy), _POLL):
+            for connection in wait(list(busy), POLL):
                 worker = busy[connection]  # type: ignore[index]
                 self._receive(worker, driver, is_stopping=stopped is not None)
 
@@ -298,10 +292,10 @@ class LocalExecutor:
             driver.lost(job, WorkerLoss(f"worker {how}", had_begun=True))
             return
         self._boots += 1
-        if self._boots >= _BOOTS:
+        if self._boots >= BOOTS:
             where = f"; what they wrote is in {self._log_file}" if self._log_file else ""
             raise UserError(
-                f"training stopped: {_BOOTS} workers in a row ended before they began, the last "
+                f"training stopped: {BOOTS} workers in a row ended before they began, the last "
                 f"{how}{where}"
             )
         driver.lost(job, WorkerLoss(f"new worker {how}", had_begun=False))
@@ -315,13 +309,17 @@ class LocalExecutor:
 
     def _send(self, job: Job, device: str) -> None:
         """Hand over a job; a worker that died while it was idle is replaced."""
-        for worker in [w for w in self._workers if w.job is None and w.device == device]:
+        for worker in self._idle(device):
             try:
                 worker.send(job)
                 return
             except OSError:
                 self._drop(worker)
         self._start(device).send(job)
+
+    def _idle(self, device: str) -> list[_Worker]:
+        workers = [w for w in self._workers if w.device == device]
+        return [w for w in workers if w.job is None]
 
     def _start(self, device: str) -> _Worker:
         orders = self._orders

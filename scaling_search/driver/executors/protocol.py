@@ -1,4 +1,4 @@
-"""What an executor and its driver say to each other."""
+"""The interface between an executor and its driver, and the limits that all executors share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scaling_search.training.trial import Epoch, Outcome, Trial
+
+# s that an executor waits for its workers before it looks again whether to stop: a signal, or the
+# end of the time given, is noticed this late at most.
+POLL = 0.2
+# s that runs have to write their checkpoints. The step in progress ends first, and on a slow CPU or
+# a network file system either takes seconds; Slurm and Kubernetes wait 30 s before they kill.
+GRACE = 20.0
+# So many workers (or Ray actors) in a row that end before they begin a run are the fault of the
+# machine or the cluster, not of a run: training stops.
+BOOTS = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,11 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
     if verdict.surface is not None:
         _add_surface(figure, verdict.surface, heights, scale)
         _add_optimum(figure, verdict.surface)
-    is_pick = [row.candidate.key == verdict.pick.candidate.key for row in networks]
+    symbols, sizes = [], []
+    for row in networks:
+        is_pick = row.candidate.key == verdict.pick.candidate.key
+        symbols.append("star" if is_pick else "circle")
+        sizes.append(20 if is_pick else 13)
     figure.add_scatterternary(
         **_places([row.candidate.shares for row in networks if row.candidate.shares]),
         mode="markers",
@@ -46,8 +50,8 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
             **scale,
             "color": accuracies,
             "showscale": True,
-            "size": [20 if pick else 13 for pick in is_pick],
-            "symbol": ["star" if pick else "circle" for pick in is_pick],
+            "size": sizes,
+            "symbol": symbols,
             "line": {"color": INK, "width": 1},
         },
         **network_texts([index[row.candidate.key] for row in networks]),
