@@ -12,7 +12,7 @@ from typing import Protocol
 from scaling_search.driver.crashes import Crashes
 from scaling_search.driver.executors.protocol import Job, WorkerLoss
 from scaling_search.driver.packing import Packing
-from scaling_search.results.record import Record
+from scaling_search.results.record import Deaths, Record
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.training.trial import Epoch, Outcome, Trial
@@ -45,14 +45,6 @@ class _InProgress:
     level: int
     beside_others: bool
     shared: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Deaths:
-    """How many workers have ended since a run reported its `epoch`."""
-
-    epoch: int
-    count: int
 
 
 class Training:
@@ -91,7 +83,6 @@ class Training:
         self._was_alone: set[int] = set()
         self._candidates: dict[int, Candidate] = {}
         self._running: dict[int, _InProgress] = {}
-        self._deaths: dict[int, _Deaths] = {}
         self._shorter_without_speed = self._find_shorter_without_speed() if packing else set()
 
     def _urgency(self, run: tuple[Candidate, int]) -> int:
@@ -202,16 +193,14 @@ class Training:
 
     def lost(self, job: Job, loss: WorkerLoss) -> None:
         del self._running[job.number]
-        epoch = self._store.epochs_of(job.number)
-        before = self._deaths.get(job.number, _Deaths(epoch, 0))
-        if before.epoch != epoch:  # there was progress: the count begins again
-            before = _Deaths(epoch, 0)
-        deaths = replace(before, count=before.count + loss.had_begun)
-        self._deaths[job.number] = deaths
+        deaths = self._store.deaths_of(job.number)
+        if loss.had_begun:
+            deaths = Deaths(deaths.epoch, deaths.count + 1)
+            self._store.set_deaths(job.number, deaths)
         if deaths.count < DEATHS:
             self._start_again(job, loss.reason, self._once_more)
             return
-        note = f"{loss.reason}, {deaths.count} times after epoch {epoch}"
+        note = f"{loss.reason}, {deaths.count} times after epoch {deaths.epoch}"
         self._finish(job, Outcome("crashed", note=note))
 
     def _lower_level(self, packing: Packing, started_at: int) -> None:
@@ -296,6 +285,7 @@ class Measuring:
         self._packing = packing
         self._running: dict[int, tuple[Trial, str]] = {}  # and its device
         self._waiting = deque(runs)
+        self._next_trial: Trial | None = None  # of the first that waits
         self._records = {r.number: r for r in runs}
         self._lost: set[int] = set()
         self._trained: set[int] = set()
@@ -304,13 +294,16 @@ class Measuring:
         if self.over() or not self._waiting:
             return None
         record = self._waiting[0]
-        trial = self._trial(record)
+        if self._next_trial is None:  # kept: a full device is asked for again and again
+            self._next_trial = self._trial(record)
+        trial = self._next_trial
         if self._packing:
             neighbours = [trial for trial, at in self._running.values() if at == device]
             if not self._packing.allows(neighbours, trial):
                 return None
             trial = self._packing.extend_deadline(trial)
         self._waiting.popleft()
+        self._next_trial = None
         job = Job(record.number, trial)
         self._running[job.number] = trial, device
         logger.info("test of run %d: %s", job.number, _description(job, record.candidate, device))

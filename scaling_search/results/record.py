@@ -9,6 +9,14 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.training.trial import Outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """How many workers have ended in a run since it reported its `epoch`."""
+
+    epoch: int = 0
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class Record:
     """One run as recorded. `outcome` is None while the run waits or is in progress; `again` says,

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,7 @@ from scaling_search.results.database import (
     study_name,
 )
 from scaling_search.results.locks import FolderLock, Lock, StudyLock, describe_owner, owner
-from scaling_search.results.record import Record
+from scaling_search.results.record import Deaths, Record
 from scaling_search.results.stored import AGAIN, FREED, NETWORK, TEST, facts_among, read_runs
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import check_same
@@ -64,6 +64,7 @@ class Store:
         self._next_number = 0  # Optuna numbers a study's trials in the order of their making
         self._running: set[int] = set()
         self._reported: dict[int, set[int]] = {}  # number of a run in progress → its epochs
+        self._deaths: dict[int, Deaths] = {}  # of workers, by the number of a run in progress
         self._trial_ids: dict[int, int] = {}  # of runs in progress now or earlier in this session
         self._interruption = ""  # why the driver before this one left runs in progress
 
@@ -157,6 +158,7 @@ class Store:
             self._records[record.number] = record
             self._numbers[run.network, record.seed, record.epochs] = record.number
             if run.running:
+                self._deaths[record.number] = run.deaths
                 self._take_over(record, run.reported)
 
     def _take_over(self, record: Record, reported: frozenset[int]) -> None:
@@ -197,6 +199,14 @@ class Store:
     def epochs_of(self, number: int) -> int:
         """How many epochs a run in progress has reported."""
         return max(self._reported[number], default=0)
+
+    def deaths_of(self, number: int) -> Deaths:
+        """How many workers a run in progress has cost since its last epoch, in every session."""
+        epoch = self.epochs_of(number)
+        deaths = self._deaths.get(number, Deaths())
+        if deaths.epoch != epoch:  # there was progress: the count begins again
+            return Deaths(epoch)
+        return deaths
 
     # ---- writing
 
@@ -249,6 +259,13 @@ class Store:
         self._records[number] = replace(record, again=reasons)
         logger.info("run %d starts again, %s", number, reasons[-1])
 
+    def set_deaths(self, number: int, deaths: Deaths) -> None:
+        """Record how many workers a run in progress has cost: a study that is stopped and goes on
+        every hour must not try for ever a run that kills its workers."""
+        with self._writing() as database:
+            database.storage.set_trial_user_attr(self._trial_ids[number], "deaths", asdict(deaths))
+        self._deaths[number] = deaths
+
     def epoch(self, number: int, epoch: Epoch) -> None:
         """Record an epoch's validation accuracy. One that was recorded before an interruption
         stays."""
@@ -280,6 +297,7 @@ class Store:
         database.storage.set_trial_state_values(self._trial_ids[number], state, values)
         self._running.discard(number)
         self._reported.pop(number, None)
+        self._deaths.pop(number, None)
 
     def free(self, number: int, why: str) -> None:
         """Set a failed run free: it no longer counts, and may be started again as a new trial.

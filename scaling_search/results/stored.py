@@ -1,7 +1,8 @@
 """How a study's runs lie in Optuna: what is stored of each, read back as records.
 
 A run (network, seed, epochs) is one trial. Its attribute `run` names it, `outcome` is how it ended,
-`again` why it was started more than once. The study's own attributes are its facts and, by prefix,
+`again` why it was started more than once, `deaths` how many workers it has cost since its last
+epoch. The study's own attributes are its facts and, by prefix,
 networks (stored once, not with each run) and what came to be known of runs that had ended.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from scaling_search.results.database import MALFORMED, Database
-from scaling_search.results.record import Record
+from scaling_search.results.record import Deaths, Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.training.trial import Outcome
 
@@ -32,13 +33,14 @@ _OF_THE_DRIVER = ("identity", "driver", "spent")
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run as Optuna has it. `network` is its network's key, a hash of all of it, which takes long
-    to compute; `reported` are the epochs that Optuna knows of; `freed`, whether it no longer
-    counts (Store.free)."""
+    to compute; `reported` are the epochs that Optuna knows of; `deaths`, of its workers; `freed`,
+    whether it no longer counts (Store.free)."""
 
     record: Record
     network: str
     running: bool
     reported: frozenset[int]
+    deaths: Deaths
     freed: bool
 
 
@@ -90,6 +92,9 @@ def _run(
         seed, epochs = stored["run"]["seed"], stored["run"]["epochs"]
         outcome = Outcome.from_dict(stored["outcome"]) if "outcome" in stored else None
         again = tuple(attributes.get(f"{AGAIN}{number}", stored.get("again", ())))
+        deaths = Deaths(
+            **stored.get("deaths", {})
+        )  # of a run that has cost none, or an older study
     except MALFORMED as error:
         raise database.malformed(f"run {number}", error) from error
     test_acc = attributes.get(f"{TEST}{number}")
@@ -98,6 +103,7 @@ def _run(
         network=network,
         running=trial.state == TrialState.RUNNING,
         reported=frozenset(trial.intermediate_values),
+        deaths=deaths,
         freed=f"{FREED}{number}" in attributes,
     )
 
