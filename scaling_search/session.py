@@ -226,7 +226,7 @@ def resolve_device_and_data(
 def _as_recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
     """The study with the device and the data of a table, and what these data are. Raises UserError
     for a study of other data."""
-    recorded = Study.model_validate(curves.fact("settings"))
+    recorded = curves.study
     wanted = Path(study.data.source).stem
     names = (curves.data.name, Path(recorded.data.source).stem)
     if not is_choice(study.data.source) and wanted not in names:

@@ -128,6 +128,31 @@ def test_a_study_replays_from_its_own_export(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"rungs": "many"}}, "t.parquet: rungs: "),
+        ({"settings": {"rung": [1]}}, "t.parquet: rung: no such setting"),
+        ({"data facts": {"name": "shapes", "colour": 3}}, "not a table of curves .TypeError"),
+    ],
+)
+def test_facts_of_another_release_are_one_line(change: dict, message: str, tmp_path: Path) -> None:
+    source, table = curves.read(RECORDED / "curves.parquet"), tmp_path / "t.parquet"
+    curves.write(table, source.records()[:3], {**source.facts(), **change})
+    with pytest.raises(UserError, match=message):
+        replay(check(OWN, "test"), table, tmp_path / "run")
+
+
+def test_a_table_that_lacks_a_fact_is_one_line(tmp_path: Path) -> None:
+    source, table = curves.read(RECORDED / "curves.parquet"), tmp_path / "t.parquet"
+    for name in ("settings", "data facts"):
+        facts = source.facts()
+        del facts[name]
+        curves.write(table, source.records()[:3], facts)
+        with pytest.raises(UserError, match=f"not a table of curves .KeyError: '{name}'"):
+            replay(check(OWN, "test"), table, tmp_path / "run")
+
+
 def test_rungs_that_the_table_lacks_are_one_line(tmp_path: Path) -> None:
     settings = {**OWN, "allocation": "rungs", "seeds": 1}
     synthetic(tmp_path / "t.parquet", settings, range(2))

@@ -109,7 +109,10 @@ def _read_source(run: Path) -> _Source:
 
     with open_results(run) as results:
         study, records = check(results.fact("settings"), str(run)), results.records()
-        native = results.fact("data facts")["native"]
+        data_facts = results.fact("data facts") or {}
+    native = data_facts.get("native")
+    if native is None:  # its driver was killed as it began
+        raise UserError(f"{run}: its data are not recorded; run its search again, which goes on")
     candidates = [record.candidate for record in records]
     baseline = next((c for c in candidates if c.role == "baseline"), None)
     reached = verdicts(records, study)

@@ -25,7 +25,8 @@ from scaling_search.data.dataset import Facts
 from scaling_search.results import tables
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
-from scaling_search.study.settings import Study
+from scaling_search.study.settings import Study, differences
+from scaling_search.study.settings import check as check_settings
 from scaling_search.training.trial import Epoch, Outcome
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,27 @@ class Curves:
         return list(self._records)
 
     @property
+    def study(self) -> Study:
+        """The study that was recorded. Raises UserError where its settings are not known, or are
+        of another release."""
+        return check_settings(self._required("settings"), str(self.path))
+
+    @property
     def data(self) -> Facts:
-        """What the study was trained on. Its folder is empty: no image travels with the table."""
-        return Facts(**self._facts["data facts"])
+        """What the study was trained on. Its folder is empty: no image travels with the table.
+        Raises UserError where that is not known, or is of another release."""
+        known = self._required("data facts")
+        try:
+            return Facts(**known)
+        except TypeError as error:
+            raise _no_table(self.path, error) from error
+
+    def _required(self, name: str) -> Any:
+        """A fact without which nothing can be replayed. Raises UserError where it is not known."""
+        try:
+            return self._facts[name]
+        except KeyError as error:
+            raise _no_table(self.path, error) from error
 
     def by_key(self) -> dict[tuple[str, int, int], Record]:
         """(network, seed, epochs) → the run."""
@@ -119,6 +138,8 @@ def read(path: Path) -> Curves:
     try:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[_METADATA])
+        if not isinstance(facts, dict):
+            raise TypeError("its facts are no table")
         groups = table.to_pandas().groupby("run", sort=True)
     except (OSError, pa.ArrowException, *_MALFORMED) as error:
         raise _no_table(path, error) from error
@@ -175,13 +196,8 @@ def _no_table(path: Path, error: Exception) -> UserError:
 def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
     """Raise UserError unless `study` can be replayed from this table: it was trained otherwise, or
     lacks some of the study's `networks` (which, and how many)."""
-    recorded = Study.model_validate(curves.fact("settings")).changed()
-    wanted = study.changed()
-    differing = []
-    for name in sorted({*recorded, *wanted}):
-        if name.startswith(_TRAINING) and recorded.get(name) != wanted.get(name):
-            there, here = recorded.get(name, "the default"), wanted.get(name, "the default")
-            differing.append(f"{name} is {there} there, {here} here")
+    recorded, wanted = _of_training(curves.study), _of_training(study)
+    differing = differences(recorded, wanted)
     if differing:
         raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
     lacking = _lacking(curves, study, networks)
@@ -194,6 +210,15 @@ def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
             f"seeds or epochs of them: {'; '.join(labels)}. Replay the study that it was exported "
             "from, or fewer --seeds"
         )
+
+
+def _of_training(study: Study) -> dict[str, Any]:
+    """The study's settings that its trainings depend on, but for the defaults."""
+    settings = {}
+    for name, value in study.changed().items():
+        if name.startswith(_TRAINING):
+            settings[name] = value
+    return settings
 
 
 def _lacking(curves: Curves, study: Study, networks: Sequence[Candidate]) -> list[Candidate]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,7 @@ class Database:
 
     def close(self) -> None:
         if isinstance(self.storage, RDBStorage):
-            self.storage.remove_session()
-            self.storage.engine.dispose()
+            _close(self.storage)
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -156,13 +155,18 @@ def has_file(folder: Path) -> bool:
 
 def open_to_write(folder: Path, address: URL | None) -> Database:
     """The study, made where there is none. Raises UserError."""
-    with _translate_opening_errors(folder, address):
+    with _translate_opening_errors(folder, address), ExitStack() as opened:
         if address is None:
             storage = _write_file(folder / _FILE)
         else:
             storage = RDBStorage(
                 address.render_as_string(hide_password=False), {"connect_args": _SERVER_OPTIONS}
             )
+        opened.callback(_close, storage)
+        if address is None:
+            # With a write-ahead log, readers and the driver never wait for one another.
+            with storage.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         storage.remove_session()
         # one flush, at the commit, after which nothing is read again: fewer statements a write
         storage.scoped_session.configure(expire_on_commit=False, autoflush=False)
@@ -171,6 +175,7 @@ def open_to_write(folder: Path, address: URL | None) -> Database:
             study_id = storage.get_study_id_from_name(name)
         except KeyError:
             study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
+        opened.pop_all()  # from here on Database.close
         return Database(storage, study_id, _place(folder, address))
 
 
@@ -207,11 +212,12 @@ def _write_file(path: Path) -> RDBStorage:
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"{path}: cannot be written by this user; choose another folder with --out")
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    storage = RDBStorage(url, {"connect_args": {"timeout": _PATIENCE}})
-    # With a write-ahead log, readers and the driver never wait for one another.
-    with storage.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    return storage
+    return RDBStorage(url, {"connect_args": {"timeout": _PATIENCE}})
+
+
+def _close(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:

@@ -473,7 +473,7 @@ def _embed_definition(settings: dict[str, Any], where: str) -> None:
     spec.setdefault("divisor", base.divisor)
 
 
-def check(settings: Any, where: str) -> Study:
+def check(settings: dict[str, Any], where: str) -> Study:
     """Settings as a Study; UserError for the first thing that is wrong with them."""
     try:
         return Study.model_validate(settings)
