@@ -26,7 +26,7 @@ import optuna
 from scaling_search.driver.allocation import half, top_two
 from scaling_search.results.curves import read
 from scaling_search.study.directions import distance, on_triangle
-from scaling_search.verdict.posterior import Array, Runs, posterior
+from scaling_search.verdict.posterior import Array, Runs, fit
 
 STUDY = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
 SHARES_OF_GRID = (0.25, 0.5, 1.0)
@@ -147,7 +147,7 @@ def infer(t: Table, seeds: list[int], runs: list[Run], levels: int) -> Array:
         rungs=levels,
         unit=UNIT,
     )
-    return posterior(data, samples=2048).accuracy
+    return fit(data).sample(2048).accuracy
 
 
 def random_search(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:

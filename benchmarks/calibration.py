@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling_search.driver.allocation import half, top_two
-from scaling_search.verdict.posterior import Array, Runs, posterior
+from scaling_search.verdict.posterior import Array, Runs, fit
 from scaling_search.verdict.verdict import chances, tied_set
 
 NETWORKS, FINALISTS, SEEDS, EXTRA = 24, 5, 3, 12
@@ -133,7 +133,7 @@ class Study:
             rungs=rungs,
             unit=UNIT,
         )
-        return posterior(data).accuracy
+        return fit(data).sample().accuracy
 
 
 def rungs(study: Study, rng: np.random.Generator) -> Array:

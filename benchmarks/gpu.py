@@ -797,8 +797,8 @@ def mps_server(folder: Path) -> Iterator[dict[str, str]]:
         started = subprocess.run(
             ["nvidia-cuda-mps-control", "-d"], capture_output=True, check=False, **control
         )
-    except FileNotFoundError:
-        raise UserError("nvidia-cuda-mps-control is not installed here: leave --mps out") from None
+    except FileNotFoundError as error:
+        raise UserError("nvidia-cuda-mps-control is not installed here: leave --mps out") from error
     if started.returncode:
         reason = " ".join((started.stdout + started.stderr).split())
         raise UserError(f"the server does not start here ({reason}): leave --mps out")

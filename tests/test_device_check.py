@@ -180,7 +180,7 @@ def test_a_verdict_with_failures_is_asked_for_again(
     monkeypatch.setattr(before_study, "_ask_in_process", lambda device: ([], "it hangs"))
     assert verdict_before_study("cuda:0", "a card").failures == ("it hangs",)
 
-    of_triton = device_check.Answer("triton's gradients", False, "2 of their norm apart")
+    of_triton = device_check.Answer("gradients", False, "2 of their norm apart", of_triton=True)
     monkeypatch.setattr(before_study, "_ask_in_process", lambda device: ([fine, of_triton], ""))
     for remembered in (False, True):
         verdict = verdict_before_study("cuda:0", "a card")

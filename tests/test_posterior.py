@@ -14,7 +14,6 @@ from scaling_search.verdict.posterior import (
     Statistics,
     dimensions,
     fit,
-    posterior,
 )
 
 RNG = np.random.default_rng(4)
@@ -113,9 +112,10 @@ def test_samples_have_the_dense_gaussians_mean_and_covariance(rungs: int) -> Non
 
 def test_same_input_same_output_and_another_seed_about_the_same() -> None:
     data = runs()
-    one, again, other = posterior(data), posterior(data), posterior(data, seed=9)
+    fitted = fit(data)
+    one, again, other = fitted.sample(), fit(data).sample(), fit(data, seed=9).sample()
     assert np.array_equal(one.accuracy, again.accuracy)
-    assert one.effective > 20
+    assert 1 / (fitted.weights**2).sum() > 20, "draws that carry the weight"
     deviation = one.accuracy.std(0)[:7]
     assert (np.abs(one.accuracy.mean(0) - other.accuracy.mean(0))[:7] < 0.25 * deviation).all()
 
@@ -124,8 +124,8 @@ def test_one_fit_gives_the_same_samples_whatever_else_was_asked_of_it() -> None:
     data, grid = runs(), SHARES[:3]
     once = fit(data)
     networks, surface = once.sample(), once.sample(1024, grid)
-    assert np.array_equal(networks.accuracy, posterior(data).accuracy)
-    alone = posterior(data, samples=1024, grid=grid)
+    assert np.array_equal(networks.accuracy, fit(data).sample().accuracy)
+    alone = fit(data).sample(1024, grid)
     assert np.array_equal(surface.fields, alone.fields)
     assert np.array_equal(surface.accuracy, alone.accuracy)
 
@@ -143,7 +143,7 @@ def test_a_network_off_the_surface_moves_no_other() -> None:
         1,
         data.unit,
     )
-    a, b = (posterior(d).accuracy for d in (data, low))
+    a, b = (fit(d).sample().accuracy for d in (data, low))
     assert a[:, :7].mean(0) - a[:, 0].mean() == pytest.approx(
         b[:, :7].mean(0) - b[:, 0].mean(), abs=2e-3
     )
@@ -159,7 +159,7 @@ def test_more_runs_leave_less_doubt() -> None:
         network, seed = np.tile(np.arange(7), seeds), np.repeat(np.arange(seeds), 7)
         y = truth[network] + 0.01 * np.random.default_rng(1).standard_normal(7 * seeds)
         data = Runs(x, network, np.zeros(7 * seeds, dtype=np.int64), seed, y, 1, 0.01)
-        samples = posterior(data).accuracy
+        samples = fit(data).sample().accuracy
         return float((samples - samples.mean(1, keepdims=True)).std(0).mean())
 
     assert error(16) < 0.6 * error(2)
@@ -172,7 +172,7 @@ def test_surface_is_found() -> None:
     y = 0.8 - 0.1 * ((x - top) ** 2).sum(1) + 0.002 * np.random.default_rng(4).standard_normal(24)
     grid = np.array([(i / 10, j / 10, (10 - i - j) / 10) for i in range(11) for j in range(11 - i)])
     n = np.arange(24)
-    fields = posterior(Runs(x, n, 0 * n, 0 * n, y, 1, 0.002), grid=grid, samples=400).fields
+    fields = fit(Runs(x, n, 0 * n, 0 * n, y, 1, 0.002)).sample(400, grid).fields
     assert fields.shape == (400, 1, len(grid))
     assert np.linalg.norm(grid[fields[:, 0].mean(0).argmax()] - top) <= 0.25
 
@@ -181,9 +181,9 @@ def test_extremes_give_numbers() -> None:
     one = Runs(
         SHARES[:1], np.zeros(1, int), np.zeros(1, int), np.zeros(1, int), np.array([0.5]), 1, 0.01
     )
-    assert posterior(one).accuracy.shape == (4096, 1)
+    assert fit(one).sample().accuracy.shape == (4096, 1)
     n = np.arange(7)
     equal = Runs(SHARES, n, 0 * n, 0 * n, np.full(7, 0.4), 1, 0.0)
-    assert np.isfinite(posterior(equal).accuracy).all()
+    assert np.isfinite(fit(equal).sample().accuracy).all()
     with pytest.raises(ValueError, match="at least one run"):
-        posterior(Runs(SHARES, n[:0], n[:0], n[:0], np.zeros(0), 1, 0.01))
+        fit(Runs(SHARES, n[:0], n[:0], n[:0], np.zeros(0), 1, 0.01))

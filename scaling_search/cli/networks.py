@@ -253,10 +253,10 @@ def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solutio
         )
     try:
         depth, width, side = (float(part) for part in args.shares.split(","))
-    except ValueError:
+    except ValueError as error:
         raise ValueError(
             f"--shares {args.shares}: depth,width,resolution such as 0.3,0.3,0.4"
-        ) from None
+        ) from error
     return toward(base, (depth, width, side), budget, args.classes)[0]
 
 
@@ -268,10 +268,10 @@ def _along(text: str | None) -> Scaling | None:
         return families.PAPER
     try:
         alpha, beta, gamma = (float(part) for part in text.split(","))
-    except ValueError:
+    except ValueError as error:
         raise ValueError(
             f"--along {text}: paper, or alpha,beta,gamma such as 1.2,1.1,1.15"
-        ) from None
+        ) from error
     return Scaling(alpha, beta, gamma)
 
 

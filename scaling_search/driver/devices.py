@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 import warnings
@@ -20,6 +21,8 @@ from scaling_search.driver.packing import CONTEXT, predicted_peak, room
 from scaling_search.study.settings import Study
 from scaling_search.training import step
 from scaling_search.training.device_check.before_study import verdict_before_study
+
+logger = logging.getLogger(__name__)
 
 _ABSENT = ("found no nvidia driver", "no cuda gpus are available")  # torch's words: no GPU at all
 
@@ -169,6 +172,8 @@ def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> M
     warnings: list[str] = []
     for name, index in cards(indices).items():
         verdict = verdict_before_study(f"cuda:{index}", name)
+        when = "earlier" if verdict.remembered else "now"
+        logger.info("%s: checked %s, to train through %s's kernels", name, when, verdict.kernels)
         warnings += [f"{name}: {failure}" for failure in verdict.failures]
         if kernels == "triton" and verdict.kernels != "triton":
             kernels, triton_failure = verdict.kernels, f"{name}: {verdict.why_no_triton}"

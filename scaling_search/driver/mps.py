@@ -171,10 +171,10 @@ def _run(command: list[str], environment: dict[str, str], folder: Path) -> None:
                 timeout=_PATIENCE,
                 start_new_session=True,  # Ctrl-C is for the driver
             ).returncode
-    except subprocess.TimeoutExpired:
-        raise UnavailableError(f"no answer within {_PATIENCE:g} s") from None
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"no answer within {_PATIENCE:g} s") from error
     except OSError as error:
-        raise UnavailableError(f"{command[0]}: {error.strerror}") from None
+        raise UnavailableError(f"{command[0]}: {error.strerror}") from error
     if status == 0:
         return
     reasons = [_last_line(output), _last_line(folder / "log" / "control.log")]

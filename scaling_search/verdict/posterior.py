@@ -107,14 +107,12 @@ class Posterior:
     `accuracy` [samples, networks] is the expected accuracy at the last rung, over seeds. `fields`
     [samples, rungs, grid points] is each rung's smooth surface, empty unless a grid was given.
     `noise` is the standard deviation of one run at the last rung, `slope` [rungs] the mean rho.
-    `effective` is the number of draws of hyper-parameters that carry the weight.
     """
 
     accuracy: Array
     fields: Array
     noise: float
     slope: Array
-    effective: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +143,6 @@ def fit(runs: Runs, *, seed: int = 0) -> Fit:
         raise ValueError("a posterior needs at least one run")
     with _one_thread():
         return _importance_sampling(Statistics.of(runs), seed)
-
-
-def posterior(
-    runs: Runs, *, samples: int = 4096, grid: Array | None = None, seed: int = 0
-) -> Posterior:
-    """Fit and sample. Raises ValueError without a run."""
-    return fit(runs, seed=seed).sample(samples, grid)
 
 
 def _one_thread() -> threadpool_limits:
@@ -410,7 +401,6 @@ class Statistics:
             fields=all_fields,
             noise=float(weights @ d.noise[:, -1]),
             slope=np.asarray(weights @ d.slope),
-            effective=1 / float((weights**2).sum()),
         )
 
     def _prior_root(self, d: Hyperparameters, i: slice) -> Array:

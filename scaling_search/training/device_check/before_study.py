@@ -28,7 +28,7 @@ _SECONDS = 300.0  # s that the check has: Triton compiles its kernels in it
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The kernels to train through, what failed, and why Triton's kernels are not used ("" where
-    they are)."""
+    they are). `remembered`: from a check before an earlier study."""
 
     kernels: str
     failures: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def verdict_before_study(device: str, name: str) -> Verdict:
             continue
         failure = f"{answer.question}: {answer.detail}"
         logger.info("%s: %s", device, failure)
-        if answer.question.startswith("triton"):
+        if answer.of_triton:
             why_no_triton = why_no_triton or failure
         else:
             failures.append(failure)

@@ -6,6 +6,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -169,10 +170,12 @@ def _of_triton(ask: Callable[[], Iterator[Answer]]) -> Iterator[Answer]:
     launcher, a card that it does not know), plain modules train, and no other question has failed
     by that."""
     try:
-        yield from ask()
+        for answer in ask():
+            yield replace(answer, of_triton=True)
     except Exception as error:
         reason = first_line(error, named=True)
-        yield Answer("triton's kernels", False, reason, "plain modules train instead")
+        advice = "plain modules train instead"
+        yield Answer("triton's kernels", False, reason, advice, of_triton=True)
 
 
 def _fp32_gradients_agree(subject: Subject, way: Way, question: str) -> Answer:

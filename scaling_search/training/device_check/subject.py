@@ -28,12 +28,14 @@ NOISE_BOUND = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`ok` is None for a measurement; `advice` says what to do where `ok` is False."""
+    """`ok` is None for a measurement; `advice` says what to do where `ok` is False. `of_triton`: it
+    is about Triton's kernels alone, without which plain modules train."""
 
     question: str
     ok: bool | None
     detail: str
     advice: str = ""
+    of_triton: bool = False
 
 
 def line(answer: Answer) -> str:
