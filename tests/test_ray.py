@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -80,8 +81,9 @@ def two_nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-# Starting a cluster takes its processes ten seconds of CPU time: those tests that do not harm it
-# share one.
+# Starting a cluster takes its processes ten seconds of CPU time: tests that do not harm it share
+# one. (To share it with those that need no cluster would not pay: a new executor has each node
+# import torch, to see whether it can read the data.)
 lasting_cluster = pytest.fixture(two_nodes, scope="module", name="lasting_cluster")
 cluster = pytest.fixture(two_nodes, name="cluster")
 
@@ -177,9 +179,8 @@ def test_the_images_travel_where_a_node_has_no_copy(
 
 
 def test_asked_to_stop_runs_write_their_checkpoints(
-    study: Study, data: Dataset, tmp_path: Path, warm: Warm, lasting_cluster: Cluster
+    study: Study, data: Dataset, tmp_path: Path, warm: Warm
 ) -> None:
-    address = lasting_cluster.address
     long = few(study, 2, extra=0).model_copy(
         update={"rungs": (3,), "data": study.data.model_copy(update={"train_images": None})}
     )
@@ -190,15 +191,15 @@ def test_asked_to_stop_runs_write_their_checkpoints(
             stop_requested.set()
 
     with pytest.raises(StoppedError):
-        one = executor(data, tmp_path / "checkpoints", 1, address)
+        one = executor(data, tmp_path / "checkpoints", 1)
         search(long, data, tmp_path, one, Stop(), stop_requested.is_set)
     left = read_records(tmp_path)
     assert 1 <= len(left) <= 2, "one in progress, one in line"
     assert all(r.outcome is None for r in left), "one in progress, one in line"
     assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
-    again = executor(data, tmp_path / "checkpoints", 1, address)
+    again = executor(data, tmp_path / "checkpoints", 1)
     _, table = search(long, data, tmp_path, again)
-    _, whole = search(long, data, tmp_path / "b", warm(2))
+    _, whole = search(long, data, tmp_path / "b", warm(1))
     pd.testing.assert_frame_equal(
         table.drop(columns=DISTURBED), whole.drop(columns=DISTURBED), check_exact=True
     )
@@ -224,7 +225,9 @@ def test_a_cluster_that_has_lost_all_its_nodes_stops_the_study(
     assert all(r.outcome is None or r.done for r in read_records(tmp_path)), "no network is blamed"
 
 
-def test_wrong_clusters(data: Dataset, tmp_path: Path) -> None:
+def test_wrong_clusters(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `auto` looks for any Ray on this machine: other tests', beside this one, are none of it
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", functools.cache(set))
     for address in ("auto", "127.0.0.1:1", "nonsense"):
         with pytest.raises(
             UserError, match=rf"--ray-address {address}: .*; start a cluster with ray start --head "
@@ -319,23 +322,22 @@ def test_runs_that_share_a_gpu_have_no_rate_and_a_longer_deadline(
 
 
 def test_a_worker_that_a_run_has_spoiled_is_not_used_again(
-    data: Dataset, trial: Trial, tmp_path: Path, lasting_cluster: Cluster
+    data: Dataset, trial: Trial, tmp_path: Path
 ) -> None:
     def train(trial: Trial, data: Dataset) -> Iterator[Outcome]:
         status, eager = ("crashed", "") if trial.seed % 2 else ("done", "a capture failed")
         yield Outcome(status, eager=eager, note=str(os.getpid()))
 
-    address = lasting_cluster.address
-    one = RayExecutor(1, "cpu", 1, data.folder, data.digest, str(tmp_path), address, train=train)
+    one = RayExecutor(1, "cpu", 1, data.folder, data.digest, str(tmp_path), train=train)
     ended = outcomes(one, [replace(trial, seed=seed) for seed in range(3)])
     assert len({outcome.note for outcome in ended}) == 3, "each in a process of its own"
 
 
 def test_other_kernels_on_a_node_stop_the_study(
-    data: Dataset, trial: Trial, tmp_path: Path, lasting_cluster: Cluster
+    data: Dataset, trial: Trial, tmp_path: Path
 ) -> None:
     driver = Jobs([replace(trial, kernels="others")])
-    one = executor(data, tmp_path, 1, lasting_cluster.address)
+    one = executor(data, tmp_path, 1)
     try:
         with pytest.raises(
             UserError, match=r"training stopped: .*the study trains through kernels of others"
