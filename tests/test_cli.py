@@ -250,6 +250,16 @@ def test_no_traceback_from_the_shell_either() -> None:
     assert refusal.stderr.startswith("run_search.py: ")
 
 
+def test_debug_shows_an_errors_cause_before_its_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["search", "--study", str(tmp_path / "absent.toml"), "--debug"]) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("Traceback")
+    assert last.startswith("scaling-search: study ")
+    assert "absent.toml: No such file" in last
+
+
 # ---- the other commands
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver import log
 from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.protocol import Job
 from scaling_search.training.trial import Outcome, Trial
 
 
@@ -108,3 +110,39 @@ def test_what_a_worker_writes_to_stderr_is_in_the_log(
     assert "a C library complains" in lines
     assert any(line.endswith("scaling_search.training: from a worker") for line in lines)
     assert capfd.readouterr().err == ""
+
+
+def _fills_the_disk(trial: Trial, data: Dataset) -> Iterator[Outcome]:
+    raise OSError(errno.ENOSPC, "No space left on device")
+    yield
+
+
+def test_what_stops_a_study_in_a_worker_is_in_its_log_with_its_traceback(
+    trial: Trial, tmp_path: Path
+) -> None:
+    with log.log_into(tmp_path) as path:
+        executor = LocalExecutor(1, train=_fills_the_disk, log_file=path)
+        try:
+            with pytest.raises(UserError, match="training stopped: .* No space left on device"):
+                executor.run(Jobs([trial]))
+        finally:
+            executor.close()
+    assert ", in _fills_the_disk" in path.read_text()
+
+
+def test_what_stops_a_study_in_an_actor_is_in_its_log_with_its_traceback(
+    trial: Trial, data: Dataset, tmp_path: Path
+) -> None:
+    from scaling_search.driver.executors.ray.actor import Trainable
+    from scaling_search.driver.executors.ray.exchange import Exchange
+
+    class Actor(Trainable):  # as one in a process of its own, on one node
+        def setup(self, config: dict) -> None:
+            super().setup(config, data, _fills_the_disk)
+
+    exchange = Exchange()
+    exchange.jobs.put(Job(0, trial))
+    with log.log_into(tmp_path) as path:
+        exchange.on_trial_complete("first", Actor(exchange.suggest("first")).step())
+    assert exchange.failure == "[Errno 28] No space left on device"
+    assert ", in _fills_the_disk" in path.read_text()

@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -495,3 +496,17 @@ def test_a_reader_leaves_nothing_behind_and_cannot_write(study: Study, tmp_path:
             reader._database.set_attribute("data", "y")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "study.db"]
     assert (tmp_path / "study.db").read_bytes() == before
+
+
+def test_a_database_that_takes_no_study_is_not_left_open(tmp_path: Path) -> None:
+    Store.create(tmp_path, {}, {}).close()
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        database.execute("UPDATE studies SET study_name = 'another'")
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON studies BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+        database.commit()
+    with pytest.raises(UserError, match="study.db: not a readable study"):
+        Store.create(tmp_path, {}, {})
+    open_files = [os.path.realpath(file) for file in Path("/proc/self/fd").glob("*")]
+    assert str(tmp_path / "study.db") not in open_files

@@ -278,4 +278,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     original = getattr(error, "orig", None) or error
-    return str(original).strip().splitlines()[0]
+    message = str(original).strip() or type(original).__name__  # some of Optuna's have no message
+    return message.splitlines()[0]
