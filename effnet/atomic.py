@@ -1,4 +1,4 @@
-"""Files that hold the old or the new text, never a mixture, whatever happens between."""
+"""Writes files that hold the old or the new content, never a mixture, even after a crash."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write beside `path`, sync, rename. Raises OSError (a full disk, say), leaving `path` as it
-    was."""
+    """Replace the content of `path`. Raises OSError (a full disk, say), leaving `path` as it was.
+
+    The content is written and synced under another name in the same folder, then renamed: within
+    a file system POSIX's rename replaces a file atomically."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)
     try:
@@ -17,7 +19,7 @@ def write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o644)  # mkstemp's is for the owner alone
+        partial.chmod(0o644)  # mkstemp makes files that only their owner can read
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

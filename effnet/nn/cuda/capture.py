@@ -1,5 +1,4 @@
-"""CUDA graphs that are recorded on the right device, and refusals that leave the process as it
-was."""
+"""Records CUDA graphs on a given device; a capture that fails leaves the process as it was."""
 
 from __future__ import annotations
 
@@ -17,21 +16,22 @@ _a_capture_failed = False
 
 def process_is_spoiled() -> bool:
     """Whether a capture has failed in this process. Before torch 2.12 the memory that it had taken
-    never comes back: such a worker ends after its run."""
+    never comes back, so such a worker should end after its run."""
     return _a_capture_failed
 
 
 def capture(
     device: torch.device, work: Callable[[], object]
 ) -> tuple[torch.cuda.CUDAGraph | None, str]:
-    """The graph of the kernels that `work` launches, none of which runs now; or None and the
-    reason.
+    """Return the graph of the kernels that `work` launches, none of which runs now; or None and the
+    reason why there is none.
 
-    Run `work` a few times before: libraries choose their kernels and take their workspaces. torch's
-    own context manager captures on the current device, whatever device `work` is for; where it is
-    refused it leaves the capture stream current, and the random generator in the middle of a
-    capture. Where memory was short the caller may run `work` eagerly: what it held is gone by then.
-    Whatever else than CUDA's refusals `work` raises is raised, the capture being ended."""
+    Run `work` a few times before: libraries choose their kernels and take their workspaces then.
+    Where memory was short the caller may then run `work` eagerly: what it held is released.
+    Other exceptions of `work` than RuntimeError are raised, after the capture has ended."""
+    # torch's own context manager, torch.cuda.graph, will not do: it captures on the current device,
+    # whatever device `work` is for, and after a refusal it leaves the capture stream current and
+    # the random generator in the middle of a capture.
     device = torch.device(
         "cuda", torch.cuda.current_device() if device.index is None else device.index
     )
@@ -57,13 +57,13 @@ def capture(
         ended = True
     finally:
         torch.cuda.current_stream(device).wait_stream(stream)
-        if refusal or not ended:
+        if refusal or not ended:  # not ended: `work` raised something else, a signal's say
             _recover(device, graph, seed)
     return (None, refusal) if refusal else (graph, "")
 
 
 def _end(graph: torch.cuda.CUDAGraph, refusal: str) -> str:
-    """End the capture; the first reason for which there is no graph, or ""."""
+    """End the capture; return the first reason for which there is no graph, or ""."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -91,6 +91,6 @@ def _recover(device: torch.device, graph: torch.cuda.CUDAGraph, seed: int) -> No
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for each device and process: a stream is never given back, and keeps memory of its
-    own."""
+    """The stream to capture on, one for each device and process: torch never gives a stream back,
+    and each keeps memory of its own."""
     return torch.cuda.Stream(device)

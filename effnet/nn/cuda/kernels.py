@@ -37,8 +37,11 @@ TAPS_BY_IMAGES = 128
 
 # ---- batch norm, SiLU and the gate of squeeze-and-excitation
 #
-# y = act(u), u = (z - mean) · rstd · weight + bias per channel; with a gate e per image and
-# channel, the layer after sees y · e. `stats` is [2, c]: mean, rstd = 1 / sqrt(variance + eps).
+# y = act(u), u = (z - mean) · rstd · weight + bias per channel (batch norm: Ioffe and Szegedy 2015,
+# arXiv:1502.03167, with its gradients in section 3); with a gate e per image and channel
+# (squeeze-and-excitation: Hu et al. 2018, arXiv:1709.01507, section 3), the layer after sees y · e.
+# `stats` is [2, c]: mean, rstd = 1 / sqrt(variance + eps). A name with d in front is the gradient
+# of the loss by what is named after it: du, dweight.
 
 
 @triton.jit
@@ -48,10 +51,10 @@ def _totals(partial, splits, c, channel, SPLITS: tl.constexpr, CHANNELS: tl.cons
     second = tl.zeros([SPLITS, CHANNELS], tl.float32)
     for start in range(0, splits, SPLITS):
         split = start + tl.arange(0, SPLITS)
-        at = partial + split[:, None] * 2 * c + channel[None, :]
+        addresses = partial + split[:, None] * 2 * c + channel[None, :]
         inside = (split < splits)[:, None] & (channel < c)[None, :]
-        first += tl.load(at, mask=inside, other=0.0)
-        second += tl.load(at + c, mask=inside, other=0.0)
+        first += tl.load(addresses, mask=inside, other=0.0)
+        second += tl.load(addresses + c, mask=inside, other=0.0)
     return tl.sum(first, 0), tl.sum(second, 0)
 
 
@@ -60,10 +63,10 @@ def _statistics(
     z, partial, splits, rows, c, eps, channel, SPLITS: tl.constexpr, CHANNELS: tl.constexpr
 ):
     """Mean and rstd [CHANNELS] from the partial sums of `moments`."""
-    first, second = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
+    difference_sum, square_sum = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
     origin = tl.load(z + channel, mask=channel < c, other=0.0).to(tl.float32)
-    shift = first / rows
-    variance = second / rows - shift * shift
+    shift = difference_sum / rows
+    variance = square_sum / rows - shift * shift
     # rounding can leave less than zero; a NaN stays one
     variance = tl.where(variance < 0, 0.0, variance)
     return origin + shift, tl.rsqrt(variance + eps)
@@ -76,8 +79,9 @@ def moments(
 ):  # fmt: skip
     """partial [splits, 2, c]: per split of `span` rows the sums of z - origin and of its square.
 
-    The origin is the channel's first value: a number within the data loses no digits in the
-    difference of squares. Grid: channel blocks, splits."""
+    The origin is the channel's first value: shifted by a number within the data, the difference of
+    squares loses no digits (Chan, Golub and LeVeque 1983, The American Statistician 37, 242). Grid:
+    channel blocks, splits."""
     c = groups * ALIGN
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     split = tl.program_id(1)
@@ -85,19 +89,19 @@ def moments(
     count = tl.minimum(span, rows - begin)
     z_split = z + begin.to(tl.int64) * c
     origin = tl.load(z + channel, mask=channel < c, other=0.0).to(tl.float32)
-    first = tl.zeros([ROWS, CHANNELS], tl.float32)
-    second = tl.zeros([ROWS, CHANNELS], tl.float32)
+    difference_sums = tl.zeros([ROWS, CHANNELS], tl.float32)
+    square_sums = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, count, ROWS):
         row = start + tl.arange(0, ROWS)
         inside = (row < count)[:, None] & (channel < c)[None, :]
-        at = row[:, None] * c + channel[None, :]
-        value = tl.load(z_split + at, mask=inside, other=0.0).to(tl.float32)
+        offsets = row[:, None] * c + channel[None, :]
+        value = tl.load(z_split + offsets, mask=inside, other=0.0).to(tl.float32)
         difference = tl.where(inside, value - origin[None, :], 0.0)
-        first += difference
-        second += difference * difference
+        difference_sums += difference
+        square_sums += difference * difference
     out = partial + split * 2 * c + channel
-    tl.store(out, tl.sum(first, 0), mask=channel < c)
-    tl.store(out + c, tl.sum(second, 0), mask=channel < c)
+    tl.store(out, tl.sum(difference_sums, 0), mask=channel < c)
+    tl.store(out + c, tl.sum(square_sums, 0), mask=channel < c)
 
 
 @triton.jit(do_not_specialize=["weight", "bias", "rows", "hw", "groups", "span", "splits"])
@@ -113,33 +117,33 @@ def normalise(
     c = groups * ALIGN
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     split = tl.program_id(1)
-    known = channel < c
+    channel_mask = channel < c
     if partial is not None:
         mean, rstd = _statistics(z, partial, splits, rows, c, eps, channel, SPLITS, CHANNELS)
-        tl.store(stats + channel, mean, mask=known & (split == 0))
-        tl.store(stats + c + channel, rstd, mask=known & (split == 0))
+        tl.store(stats + channel, mean, mask=channel_mask & (split == 0))
+        tl.store(stats + c + channel, rstd, mask=channel_mask & (split == 0))
     else:
-        mean = tl.load(stats + channel, mask=known, other=0.0)
-        rstd = tl.load(stats + c + channel, mask=known, other=0.0)
-    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+        mean = tl.load(stats + channel, mask=channel_mask, other=0.0)
+        rstd = tl.load(stats + c + channel, mask=channel_mask, other=0.0)
+    scale = rstd * tl.load(weight + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=channel_mask, other=0.0).to(tl.float32)
     begin = split * span
     count = tl.minimum(span, rows - begin)
     offset = begin.to(tl.int64) * c
     for start in range(0, count, ROWS):
         row = start + tl.arange(0, ROWS)
-        inside = (row < count)[:, None] & known[None, :]
-        at = offset + (row[:, None] * c + channel[None, :])
-        value = tl.load(z + at, mask=inside, other=0.0).to(tl.float32)
+        inside = (row < count)[:, None] & channel_mask[None, :]
+        offsets = offset + (row[:, None] * c + channel[None, :])
+        value = tl.load(z + offsets, mask=inside, other=0.0).to(tl.float32)
         u = (value - mean[None, :]) * scale[None, :] + shift[None, :]
         if SILU:
             u = u * tl.sigmoid(u)
         if residual is not None:
-            u += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+            u += tl.load(residual + offsets, mask=inside, other=0.0).to(tl.float32)
         if gate is not None:
             image = (begin + row) // hw
             u *= tl.load(gate + image[:, None] * c + channel[None, :], mask=inside, other=0.0)
-        tl.store(y + at, u, mask=inside)
+        tl.store(y + offsets, u, mask=inside)
 
 
 @triton.jit(do_not_specialize=["weight", "bias", "n", "hw", "groups", "span", "splits"])
@@ -153,25 +157,25 @@ def pool(
     groups of `span` images."""
     c = groups * ALIGN
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    known = channel < c
+    channel_mask = channel < c
     mean, rstd = _statistics(z, partial, splits, n * hw, c, eps, channel, SPLITS, CHANNELS)
-    tl.store(stats + channel, mean, mask=known & (tl.program_id(1) == 0))
-    tl.store(stats + c + channel, rstd, mask=known & (tl.program_id(1) == 0))
-    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
-    first = tl.program_id(1) * span
-    z_image = z + first.to(tl.int64) * hw * c
-    out = pooled + first * c + channel
-    for _ in range(0, tl.minimum(span, n - first)):
+    tl.store(stats + channel, mean, mask=channel_mask & (tl.program_id(1) == 0))
+    tl.store(stats + c + channel, rstd, mask=channel_mask & (tl.program_id(1) == 0))
+    scale = rstd * tl.load(weight + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    first_image = tl.program_id(1) * span
+    z_image = z + first_image.to(tl.int64) * hw * c
+    out = pooled + first_image * c + channel
+    for _ in range(0, tl.minimum(span, n - first_image)):
         total = tl.zeros([ROWS, CHANNELS], tl.float32)
         for start in range(0, hw, ROWS):
             row = start + tl.arange(0, ROWS)
-            inside = (row < hw)[:, None] & known[None, :]
-            at = row[:, None] * c + channel[None, :]
-            value = tl.load(z_image + at, mask=inside, other=0.0).to(tl.float32)
+            inside = (row < hw)[:, None] & channel_mask[None, :]
+            offsets = row[:, None] * c + channel[None, :]
+            value = tl.load(z_image + offsets, mask=inside, other=0.0).to(tl.float32)
             u = (value - mean[None, :]) * scale[None, :] + shift[None, :]
             total += tl.where(inside, u * tl.sigmoid(u), 0.0)
-        tl.store(out, tl.sum(total, 0) / hw, mask=known)
+        tl.store(out, tl.sum(total, 0) / hw, mask=channel_mask)
         z_image += hw * c
         out += c
 
@@ -185,12 +189,12 @@ def _product(
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
     for start in range(0, columns, BLOCK_COLUMNS):
         column = start + tl.arange(0, BLOCK_COLUMNS)
-        at = matrix + row[:, None] * row_stride + column[None, :] * column_stride
+        addresses = matrix + row[:, None] * row_stride + column[None, :] * column_stride
         inside = (row < rows)[:, None] & (column < columns)[None, :]
         value = tl.load(vector + column, mask=column < columns, other=0.0)
         if SILU:
             value = value * tl.sigmoid(value)
-        total += tl.load(at, mask=inside, other=0.0).to(tl.float32) * value[None, :]
+        total += tl.load(addresses, mask=inside, other=0.0).to(tl.float32) * value[None, :]
     return tl.sum(total, 1)
 
 
@@ -211,7 +215,7 @@ def excite(
         value = _product(w1, pooled, unit, s, c, c, 1, False, SQUEEZED, EXCITED)
         value += tl.load(b1 + unit, mask=unit < s, other=0.0).to(tl.float32)
         tl.store(squeezed + unit, value, mask=unit < s)
-    tl.debug_barrier()
+    tl.debug_barrier()  # `squeezed` is in memory for all threads
     for start in range(0, c, EXCITED):
         channel = start + tl.arange(0, EXCITED)
         value = _product(w2, squeezed, channel, c, s, s, 1, True, EXCITED, SQUEEZED)
@@ -221,6 +225,7 @@ def excite(
 
 @triton.jit
 def _silu_slope(u):
+    """The derivative of silu(u) = u · sigmoid(u)."""
     sigmoid = tl.sigmoid(u)
     return sigmoid * (1 + u * (1 - sigmoid))
 
@@ -228,11 +233,11 @@ def _silu_slope(u):
 @triton.jit
 def _saved(stats, weight, bias, c, channel):
     """mean, rstd, rstd · weight and bias of channels, as the forward pass used them."""
-    known = channel < c
-    mean = tl.load(stats + channel, mask=known, other=0.0)
-    rstd = tl.load(stats + c + channel, mask=known, other=0.0)
-    scale = rstd * tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    channel_mask = channel < c
+    mean = tl.load(stats + channel, mask=channel_mask, other=0.0)
+    rstd = tl.load(stats + c + channel, mask=channel_mask, other=0.0)
+    scale = rstd * tl.load(weight + channel, mask=channel_mask, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=channel_mask, other=0.0).to(tl.float32)
     return mean, rstd, scale, shift
 
 
@@ -246,20 +251,20 @@ def gate_gradient(
     c = groups * ALIGN
     image = tl.program_id(0)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    known = channel < c
+    channel_mask = channel < c
     mean, _, scale, shift = _saved(stats, weight, bias, c, channel)
     offset = image.to(tl.int64) * hw * c
     total = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, hw, ROWS):
         row = start + tl.arange(0, ROWS)
-        inside = (row < hw)[:, None] & known[None, :]
-        at = offset + (row[:, None] * c + channel[None, :])
-        value = tl.load(z + at, mask=inside, other=0.0).to(tl.float32)
-        d = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+        inside = (row < hw)[:, None] & channel_mask[None, :]
+        offsets = offset + (row[:, None] * c + channel[None, :])
+        value = tl.load(z + offsets, mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(dout + offsets, mask=inside, other=0.0).to(tl.float32)
         u = (value - mean[None, :]) * scale[None, :] + shift[None, :]
-        total += d * u * tl.sigmoid(u)
-    e = tl.load(gate + image * c + channel, mask=known, other=0.0)
-    tl.store(dexcited + image * c + channel, tl.sum(total, 0) * e * (1 - e), mask=known)
+        total += dy * u * tl.sigmoid(u)
+    e = tl.load(gate + image * c + channel, mask=channel_mask, other=0.0)
+    tl.store(dexcited + image * c + channel, tl.sum(total, 0) * e * (1 - e), mask=channel_mask)
 
 
 @triton.jit(do_not_specialize=["w1", "w2", "c", "s", "hw"])
@@ -267,8 +272,8 @@ def excite_maps_gradient(
     dexcited, squeezed, w1, w2, dsqueezed, dpooled, c, s, hw,
     EXCITED: tl.constexpr, SQUEEZED: tl.constexpr,
 ):  # fmt: skip
-    """dsqueezed [n, s] = dexcited @ w2 · silu'(squeezed); dpooled [n, c] = dsqueezed @ w1 / hw,
-    what the mean gives to each pixel. Grid: images."""
+    """dsqueezed [n, s] = dexcited @ w2 · silu'(squeezed); dpooled [n, c] = dsqueezed @ w1 / hw, the
+    gradient that each pixel has through the mean. Grid: images."""
     dexcited += tl.program_id(0) * c
     squeezed += tl.program_id(0) * s
     dsqueezed += tl.program_id(0) * s
@@ -278,7 +283,7 @@ def excite_maps_gradient(
         value = _product(w2, dexcited, unit, s, c, 1, s, False, SQUEEZED, EXCITED)
         u = tl.load(squeezed + unit, mask=unit < s, other=0.0)
         tl.store(dsqueezed + unit, value * _silu_slope(u), mask=unit < s)
-    tl.debug_barrier()
+    tl.debug_barrier()  # `dsqueezed` is in memory for all threads
     for start in range(0, c, EXCITED):
         channel = start + tl.arange(0, EXCITED)
         value = _product(w1, dsqueezed, channel, c, s, 1, c, False, EXCITED, SQUEEZED)
@@ -295,46 +300,52 @@ def excite_weights_gradient(
     Grid: channel blocks, blocks of squeezed units."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     unit = tl.program_id(1) * SQUEEZED + tl.arange(0, SQUEEZED)
-    total1 = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
-    total2 = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
-    sum1 = tl.zeros([SQUEEZED], tl.float32)
-    sum2 = tl.zeros([CHANNELS], tl.float32)
+    dw1_sums = tl.zeros([SQUEEZED, CHANNELS], tl.float32)
+    dw2_sums = tl.zeros([CHANNELS, SQUEEZED], tl.float32)
+    db1_sums = tl.zeros([SQUEEZED], tl.float32)
+    db2_sums = tl.zeros([CHANNELS], tl.float32)
     for start in range(0, n, IMAGES):
         image = start + tl.arange(0, IMAGES)
-        of_units = image[:, None] * s + unit[None, :]
-        of_channels = image[:, None] * c + channel[None, :]
+        unit_offsets = image[:, None] * s + unit[None, :]
+        channel_offsets = image[:, None] * c + channel[None, :]
         in_units = (image < n)[:, None] & (unit < s)[None, :]
         in_channels = (image < n)[:, None] & (channel < c)[None, :]
-        u = tl.load(squeezed + of_units, mask=in_units, other=0.0)
-        d1 = tl.load(dsqueezed + of_units, mask=in_units, other=0.0)
-        value = tl.load(pooled + of_channels, mask=in_channels, other=0.0)
-        d2 = tl.load(dexcited + of_channels, mask=in_channels, other=0.0)
+        u = tl.load(squeezed + unit_offsets, mask=in_units, other=0.0)
+        du = tl.load(dsqueezed + unit_offsets, mask=in_units, other=0.0)
+        value = tl.load(pooled + channel_offsets, mask=in_channels, other=0.0)
+        dgate = tl.load(dexcited + channel_offsets, mask=in_channels, other=0.0)
         # "ieee": fp32 products, where tensor cores would round to 10 bits (and sm_75 has no bf16)
-        total1 += tl.dot(tl.trans(d1), value, input_precision="ieee")
-        total2 += tl.dot(tl.trans(d2), u * tl.sigmoid(u), input_precision="ieee")
-        sum1 += tl.sum(d1, 0)
-        sum2 += tl.sum(d2, 0)
-    known1, known2 = unit < s, channel < c
+        dw1_sums += tl.dot(tl.trans(du), value, input_precision="ieee")
+        dw2_sums += tl.dot(tl.trans(dgate), u * tl.sigmoid(u), input_precision="ieee")
+        db1_sums += tl.sum(du, 0)
+        db2_sums += tl.sum(dgate, 0)
+    unit_mask, channel_mask = unit < s, channel < c
     tl.store(
-        dw1 + unit[:, None] * c + channel[None, :], total1, mask=known1[:, None] & known2[None, :]
+        dw1 + unit[:, None] * c + channel[None, :],
+        dw1_sums,
+        mask=unit_mask[:, None] & channel_mask[None, :],
     )
     tl.store(
-        dw2 + channel[:, None] * s + unit[None, :], total2, mask=known2[:, None] & known1[None, :]
+        dw2 + channel[:, None] * s + unit[None, :],
+        dw2_sums,
+        mask=channel_mask[:, None] & unit_mask[None, :],
     )
-    tl.store(db1 + unit, sum1, mask=known1 & (tl.program_id(0) == 0))
-    tl.store(db2 + channel, sum2, mask=known2 & (tl.program_id(1) == 0))
+    tl.store(db1 + unit, db1_sums, mask=unit_mask & (tl.program_id(0) == 0))
+    tl.store(db2 + channel, db2_sums, mask=channel_mask & (tl.program_id(1) == 0))
 
 
 @triton.jit
-def _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SILU: tl.constexpr):
-    """The gradient of u [ROWS, CHANNELS]; with a gate, that of y is dy · gate + dpooled."""
-    d = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+def _before_act(
+    dy, gate, dpooled, offsets, image_offsets, inside, centred, scale, shift, SILU: tl.constexpr
+):
+    """du [ROWS, CHANNELS] from dy; with a gate, the gradient of y is dy · gate + dpooled."""
+    du = tl.load(dy + offsets, mask=inside, other=0.0).to(tl.float32)
     if gate is not None:
-        d *= tl.load(gate + small, mask=inside, other=0.0)
-        d += tl.load(dpooled + small, mask=inside, other=0.0)
+        du *= tl.load(gate + image_offsets, mask=inside, other=0.0)
+        du += tl.load(dpooled + image_offsets, mask=inside, other=0.0)
     if SILU:
-        d *= _silu_slope(centred * scale[None, :] + shift[None, :])
-    return d
+        du *= _silu_slope(centred * scale[None, :] + shift[None, :])
+    return du
 
 
 @triton.jit(do_not_specialize=["weight", "bias", "rows", "hw", "groups", "span"])
@@ -342,32 +353,34 @@ def gradient_sums(
     dy, z, stats, weight, bias, gate, dpooled, partial, rows, hw, groups, span,
     SILU: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """partial [splits, 2, c]: per split the sums of d, u's gradient, and of d · (z - mean).
+    """partial [splits, 2, c]: per split the sums of du and of du · (z - mean).
 
     Grid: channel blocks, splits of `span` rows."""
     c = groups * ALIGN
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     split = tl.program_id(1)
-    known = channel < c
+    channel_mask = channel < c
     mean, _, scale, shift = _saved(stats, weight, bias, c, channel)
     begin = split * span
     count = tl.minimum(span, rows - begin)
     offset = begin.to(tl.int64) * c
-    first = tl.zeros([ROWS, CHANNELS], tl.float32)
-    second = tl.zeros([ROWS, CHANNELS], tl.float32)
+    du_sums = tl.zeros([ROWS, CHANNELS], tl.float32)
+    du_centred_sums = tl.zeros([ROWS, CHANNELS], tl.float32)
     for start in range(0, count, ROWS):
         row = start + tl.arange(0, ROWS)
-        inside = (row < count)[:, None] & known[None, :]
-        at = offset + (row[:, None] * c + channel[None, :])
-        small = ((begin + row) // hw)[:, None] * c + channel[None, :]
-        centred = tl.load(z + at, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
-        d = _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SILU)
-        d = tl.where(inside, d, 0.0)
-        first += d
-        second += d * centred
+        inside = (row < count)[:, None] & channel_mask[None, :]
+        offsets = offset + (row[:, None] * c + channel[None, :])
+        image_offsets = ((begin + row) // hw)[:, None] * c + channel[None, :]
+        centred = tl.load(z + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
+        du = _before_act(
+            dy, gate, dpooled, offsets, image_offsets, inside, centred, scale, shift, SILU
+        )
+        du = tl.where(inside, du, 0.0)
+        du_sums += du
+        du_centred_sums += du * centred
     out = partial + split * 2 * c + channel
-    tl.store(out, tl.sum(first, 0), mask=known)
-    tl.store(out + c, tl.sum(second, 0), mask=known)
+    tl.store(out, tl.sum(du_sums, 0), mask=channel_mask)
+    tl.store(out + c, tl.sum(du_centred_sums, 0), mask=channel_mask)
 
 
 @triton.jit(do_not_specialize=["weight", "bias", "rows", "hw", "groups", "span", "splits"])
@@ -379,30 +392,32 @@ def gradient_maps(
 ):  # fmt: skip
     """dz, and by the first split dweight and dbias [c], from the partial sums of `gradient_sums`.
 
-    dz = rstd · weight · (d - sum(d) / rows - (z - mean) · rstd² · sum(d · (z - mean)) / rows).
+    dz = rstd · weight · (du - sum(du) / rows - (z - mean) · rstd² · sum(du · (z - mean)) / rows).
     Grid: channel blocks, splits of `span` rows."""
     c = groups * ALIGN
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     split = tl.program_id(1)
-    known = channel < c
-    first, second = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
+    channel_mask = channel < c
+    du_sum, du_centred_sum = _totals(partial, splits, c, channel, SPLITS, CHANNELS)
     mean, rstd, scale, shift = _saved(stats, weight, bias, c, channel)
-    tl.store(dweight + channel, second * rstd, mask=known & (split == 0))
-    tl.store(dbias + channel, first, mask=known & (split == 0))
-    slope = rstd * rstd * second / rows
-    level = first / rows
+    tl.store(dweight + channel, du_centred_sum * rstd, mask=channel_mask & (split == 0))
+    tl.store(dbias + channel, du_sum, mask=channel_mask & (split == 0))
+    slope = rstd * rstd * du_centred_sum / rows
+    level = du_sum / rows
     begin = split * span
     count = tl.minimum(span, rows - begin)
     offset = begin.to(tl.int64) * c
     for start in range(0, count, ROWS):
         row = start + tl.arange(0, ROWS)
-        inside = (row < count)[:, None] & known[None, :]
-        at = offset + (row[:, None] * c + channel[None, :])
-        small = ((begin + row) // hw)[:, None] * c + channel[None, :]
-        centred = tl.load(z + at, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
-        d = _before_act(dy, gate, dpooled, at, small, inside, centred, scale, shift, SILU)
-        d = scale[None, :] * (d - level[None, :] - centred * slope[None, :])
-        tl.store(dz + at, d, mask=inside)
+        inside = (row < count)[:, None] & channel_mask[None, :]
+        offsets = offset + (row[:, None] * c + channel[None, :])
+        image_offsets = ((begin + row) // hw)[:, None] * c + channel[None, :]
+        centred = tl.load(z + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
+        du = _before_act(
+            dy, gate, dpooled, offsets, image_offsets, inside, centred, scale, shift, SILU
+        )
+        dz_tile = scale[None, :] * (du - level[None, :] - centred * slope[None, :])
+        tl.store(dz + offsets, dz_tile, mask=inside)
 
 
 # ---- the weight gradient of a depthwise convolution, padded by half its kernel
@@ -425,25 +440,25 @@ def depthwise_sums(
     image = tl.program_id(1) * IMAGES + tl.arange(0, IMAGES)
     tap = tl.arange(0, TAPS)
     tap_row, tap_column = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
-    of_image = (image < n)[:, None, None] & (channel < c)[None, None, :]
-    x_at = x + image.to(tl.int64)[:, None, None] * (h * w * c) + channel[None, None, :]
-    dy_at = dy + image.to(tl.int64)[:, None, None] * (ho * wo * c) + channel[None, None, :]
+    image_mask = (image < n)[:, None, None] & (channel < c)[None, None, :]
+    x_images = x + image.to(tl.int64)[:, None, None] * (h * w * c) + channel[None, None, :]
+    dy_images = dy + image.to(tl.int64)[:, None, None] * (ho * wo * c) + channel[None, None, :]
     # each tap reads dy for itself, the same address from the cache: were it read once and spread,
     # the compiler would move x through shared memory, with a barrier a pixel
-    dy_at = tl.broadcast_to(dy_at, [IMAGES, TAPS, CHANNELS])
-    first = tl.program_id(2) * span
+    dy_images = tl.broadcast_to(dy_images, [IMAGES, TAPS, CHANNELS])
+    first_row = tl.program_id(2) * span
     total = tl.zeros([IMAGES, TAPS, CHANNELS], tl.float32)
-    for row in range(first, tl.minimum(first + span, ho)):
+    for row in range(first_row, tl.minimum(first_row + span, ho)):
         y = row * stride + tap_row
         in_rows = (tap < KERNEL * KERNEL) & (y >= 0) & (y < h)
         for column in range(0, wo):
             position = column * stride + tap_column
-            meets = in_rows & (position >= 0) & (position < w)
-            inside = of_image & meets[None, :, None]
-            of_tap = ((y * w + position) * c)[None, :, None]
-            value = tl.load(x_at + of_tap, mask=inside, other=0.0).to(tl.float32)
-            d = tl.load(dy_at + (row * wo + column) * c, mask=inside, other=0.0)
-            total += value * d.to(tl.float32)
+            in_map = in_rows & (position >= 0) & (position < w)
+            inside = image_mask & in_map[None, :, None]
+            tap_offset = ((y * w + position) * c)[None, :, None]
+            value = tl.load(x_images + tap_offset, mask=inside, other=0.0).to(tl.float32)
+            gradient = tl.load(dy_images + (row * wo + column) * c, mask=inside, other=0.0)
+            total += value * gradient.to(tl.float32)
     split = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
     out = partial + (split * KERNEL * KERNEL + tap)[:, None] * c + channel[None, :]
     inside = (tap < KERNEL * KERNEL)[:, None] & (channel < c)[None, :]
@@ -455,10 +470,12 @@ def depthwise_total(partial, dw, splits, c, taps, SPLITS: tl.constexpr, ELEMENTS
     """dw [c, taps]: the sum of partial [splits, taps, c] over its splits. Grid: blocks of
     elements."""
     element = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
-    known = element < taps * c
+    element_mask = element < taps * c
     total = tl.zeros([SPLITS, ELEMENTS], tl.float32)
     for start in range(0, splits, SPLITS):
         split = start + tl.arange(0, SPLITS)
-        at = split[:, None] * taps * c + element[None, :]
-        total += tl.load(partial + at, mask=(split < splits)[:, None] & known[None, :], other=0.0)
-    tl.store(dw + element % c * taps + element // c, tl.sum(total, 0), mask=known)
+        offsets = split[:, None] * taps * c + element[None, :]
+        total += tl.load(
+            partial + offsets, mask=(split < splits)[:, None] & element_mask[None, :], other=0.0
+        )
+    tl.store(dw + element % c * taps + element // c, tl.sum(total, 0), mask=element_mask)
