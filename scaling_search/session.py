@@ -156,10 +156,7 @@ def search(
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
     # a replay takes seconds, and is not worth a database
-    if curves:
-        store = Store.in_memory(facts)
-    else:
-        store = Store.create(folder, identity, facts, place.store)
+    store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts, place.store)
     with store, log_into(folder) as log_file:
         logger.info("%s begins: %s", label or "search", command)
         if retry_failed:

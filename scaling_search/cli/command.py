@@ -108,7 +108,7 @@ EVERYWHERE = (
     ),
     Argument(
         "--debug",
-        "Log more, to stderr too, and show the whole traceback of an unexpected error.",
+        "Log more, to stderr too, and show the traceback of an unexpected error, or of what caused an expected one.",
         group=OUTPUT,
         options={"action": "store_true"},
     ),
