@@ -108,7 +108,8 @@ EVERYWHERE = (
     ),
     Argument(
         "--debug",
-        "Log more, to stderr too, and show the traceback of an unexpected error, or of what caused an expected one.",
+        "Log more, to stderr too, and show the traceback of an unexpected error, or of what caused "
+        "an expected one.",
         group=OUTPUT,
         options={"action": "store_true"},
     ),
