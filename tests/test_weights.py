@@ -96,7 +96,7 @@ def test_torch_export_and_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     images = torch.randn(3, 3, 64, 64)
-    net = effnet.arch(name, width=0.5, resolution=64, num_classes=10)
+    net = effnet.arch(name, width=0.5, depth=0.4, resolution=64, num_classes=10)
     model = randomised(effnet.build(net, same_padding=name == "b0"), torch.randn(64, 3, 64, 64))
     model.train()
     weights.save_program(model, tmp_path / "net.pt2")
