@@ -133,9 +133,8 @@ def main() -> int:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     ours, unseen, theirs, traced, lattices, sizes = [], [], [], [], [], (0, 0)
-    for repeat in range(
-        args.repeats
-    ):  # every contender in every round, so that a noisy machine is noisy for all
+    # every contender in every round, so that a noisy machine is noisy for all
+    for repeat in range(args.repeats):
         nets = drawn(args.networks, repeat)
         _block_parts.cache_clear()
         ours.append(seconds(lambda n=nets: [cost(net) for net in n]) / len(nets))  # type: ignore[misc]

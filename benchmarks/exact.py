@@ -43,7 +43,7 @@ def draw(rng: random.Random) -> tuple[Arch, str, float, float]:
 
 
 def differs(net: Arch) -> str:
-    """Empty, or what a referee counts otherwise."""
+    """Return the counts in which a referee differs from ours, in words; "" where none does."""
     import torch
 
     from effnet.nn.measure import compare
@@ -69,12 +69,12 @@ def main() -> int:
     families: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        for i, wrong in enumerate(pool.map(differs, [net for net, *_ in drawn]), 1):
+        for i, difference in enumerate(pool.map(differs, [net for net, *_ in drawn]), 1):
             count = families[drawn[i - 1][1]]
             count[0] += 1
-            count[1] += not wrong
-            if wrong:
-                print(wrong)
+            count[1] += not difference
+            if difference:
+                print(difference)
             if i % 50 == 0:
                 print(f"\r{i}/{args.networks}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

@@ -237,15 +237,15 @@ class Baseline:
         return _total_stride(self)
 
     def identity(self) -> dict[str, Any]:
-        """What determines this network's results, as plain data: all but the name, and the later
-        fields only where they differ from what recorded studies implied."""
+        """Return the fields that determine this network's results, as plain data: all but the name,
+        and the later fields only where they differ from what recorded studies implied."""
         fields = asdict(self)
         for name in ("name", *_LATER_FIELDS):
             del fields[name]
         return {**fields, **_stated_fields(self)}
 
     def with_blocks(self, blocks: int) -> Baseline:
-        """The same rows with `blocks` blocks spread over the stages."""
+        """Return this baseline with `blocks` blocks spread over its stages."""
         repeats = spread_repeats(blocks, tuple([stage.repeats for stage in self.stages]))
         stages = []
         for stage, count in zip(self.stages, repeats, strict=True):
@@ -253,7 +253,7 @@ class Baseline:
         return replace(self, stages=tuple(stages))
 
     def with_stages(self, changes: Mapping[int, Mapping[str, Any]]) -> Baseline:
-        """The same baseline with rows overridden, counted from 1 as in the paper's table:
+        """Return this baseline with rows overridden, counted from 1 as in the paper's table:
         `{5: {"kernel": 3, "repeats": 4}}`.
 
         Raises ValueError for a row or a key that does not exist."""

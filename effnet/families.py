@@ -298,7 +298,7 @@ def baseline(name: str | Baseline) -> Baseline:
 
 
 def _to_be_scaled(name: str | Baseline) -> Baseline:
-    """As `baseline`, with the words for somebody who asked `arch` for a network."""
+    """Return what `baseline` does; its errors are worded for somebody who called `arch`."""
     if isinstance(name, Baseline) or name.endswith(".toml"):
         return baseline(name)
     canonical = _canonical(name)

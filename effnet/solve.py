@@ -179,7 +179,7 @@ class _FreeDial:
 
 
 class Dials(TypedDict, total=False):
-    """What `fit` takes beside baseline and budget."""
+    """The arguments of `fit` beside baseline and budget."""
 
     depth: float | None
     width: float | None

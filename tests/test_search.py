@@ -83,9 +83,8 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
 ) -> None:
     """In the middle of an epoch: the step is in the checkpoint, and nothing changes."""
     whole_set = study.data.model_copy(update={"train_images": None})
-    long = few(
-        study, 2, extra=0, rungs=(4,), data=whole_set
-    )  # seconds a run: longer than a signal takes to be seen
+    # seconds a run: longer than a signal takes to be seen
+    long = few(study, 2, extra=0, rungs=(4,), data=whole_set)
     stop_requested = False
 
     class Stop(Quiet):
@@ -96,11 +95,11 @@ def test_asked_to_stop_every_run_writes_its_checkpoint_and_goes_on_from_it(
     with pytest.raises(StoppedError):
         search(long, data, tmp_path / "a", warm(2), Stop(), lambda: stop_requested)
     records = read_records(tmp_path / "a")
-    left = [r for r in records if r.outcome is None]
-    assert 1 <= len(left) <= 2
+    unfinished = [r for r in records if r.outcome is None]
+    assert 1 <= len(unfinished) <= 2
     stop_requested = False
     trained, table = search(long, data, tmp_path / "a", warm(2))
-    assert trained == len(table) - len(records) + len(left)
+    assert trained == len(table) - len(records) + len(unfinished)
     _, whole = search(long, data, tmp_path / "b", warm(2))
     drop = [*TIMINGS, "note"]
     pd.testing.assert_frame_equal(

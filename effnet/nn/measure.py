@@ -81,7 +81,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What the counters say, by the names of modules; the whole and fvcore's operators beside."""
+    """The counters' results by the names of modules, in all, and by fvcore's operators."""
 
     fvcore_macs: dict[str, float]
     fvcore_acts: dict[str, float]

@@ -22,7 +22,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class _Style(NamedTuple):
-    """What all layers of a network share."""
+    """The properties that all layers of a network share."""
 
     activation: str
     same_padding: bool

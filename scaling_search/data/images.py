@@ -1,7 +1,8 @@
-"""A data set's images as uint8 batches on a device, resized once or as they are read."""
+"""Serves a data set's images as uint8 batches on a device, resized once or as they are read."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +17,17 @@ from torch.nn import functional as F
 
 from scaling_search.data.dataset import Dataset
 
-_AHEAD = 3  # batches: the one that is wanted now and two more
+_AHEAD = 3  # batches: the one that is needed now and two more
 _CHUNK = 512  # images that are read and resized at a time
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated."""
+    """Return the bytes that can still be allocated on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError, ValueError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 2**33
+    return 2**33  # where the system does not say (macOS has no SC_AVPHYS_PAGES)
 
 
 class Images:
@@ -48,44 +49,44 @@ class Images:
         self._source, self._at, self.side, self.device = source, at, side, device
         self.channels: int = source.shape[3]
         self._resident: Tensor | None = None
-        if 2 * len(at) * self.channels * side * side <= free_memory(device):
-            shape = (len(at), self.channels, side, side)
+        shape = (len(at), self.channels, side, side)
+        if 2 * math.prod(shape) <= free_memory(device):
             self._resident = torch.empty(shape, dtype=torch.uint8, device=device)
-            for i in range(0, len(at), _CHUNK):
-                rows = torch.arange(i, min(i + _CHUNK, len(at)))
-                self._resident[i : i + _CHUNK] = self.place(self.fetch(rows))
+            for start in range(0, len(at), _CHUNK):
+                index = torch.arange(start, min(start + _CHUNK, len(at)))
+                self._resident[start : start + _CHUNK] = self.place(self.fetch(index))
                 progress()
 
     @property
     def resident(self) -> bool:
-        """Whether all of them lie on the device."""
+        """Whether all images lie on the device."""
         return self._resident is not None
 
     def __len__(self) -> int:
         return len(self._at)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """The images at these places of `at`. Of resident ones `index` may lie on the device, and
-        nothing is waited for."""
+        """Return the images at the places `index` of `at`. Where the images are resident, `index`
+        may lie on the device, and nothing is waited for."""
         if self._resident is not None:
             return self._resident[index.to(self.device)]
         return self.place(self.fetch(index))
 
     def fetch(self, index: Tensor) -> Tensor:
-        """The originals at these places, uint8 [n, h, h, c] in memory (pinned for a CUDA device);
-        read in the file's order, since a disk reads forward. May be called by another thread."""
+        """Return the originals at the places `index`, uint8 [n, h, h, c] in the host's memory
+        (pinned for a CUDA device). Another thread may call this."""
         rows = self._at[index.numpy()]
-        order = np.argsort(rows)
+        order = np.argsort(rows)  # a disk reads fastest in the file's order
         images = torch.empty((len(rows), *self._source.shape[1:]), dtype=torch.uint8)
         images.numpy()[order] = self._source[rows[order]]
         return images.pin_memory() if self.device.type == "cuda" else images
 
     def place(self, originals: Tensor) -> Tensor:
-        """What `fetch` gave, on the device and resized."""
+        """Return originals as `fetch` gives them, resized and on the device."""
         return resized(originals.to(self.device, non_blocking=True), self.side)
 
     def batches(self, size: int, index: Tensor | None = None) -> Iterator[Tensor]:
-        """All of them, or those at `index`, `size` at a time; the next are read meanwhile."""
+        """Yield all images, or those at `index`, `size` at a time. The next are read meanwhile."""
         chosen = torch.arange(len(self)) if index is None else index
         parts = chosen.split(size)
         if self._resident is not None:
@@ -98,9 +99,10 @@ class Images:
 
 
 class ReadAhead:
-    """The originals of `parts` of `images`, one after the other, two of them read ahead by a
-    thread: a disk and a device work at the same time. Iterate within a `with` block, which ends the
-    thread."""
+    """Iterates over the originals of `parts` (indices) of `images`, two of them read ahead.
+
+    A thread reads, so that the disk and the device work at the same time. Iterate within a `with`
+    block, which ends the thread."""
 
     def __init__(self, images: Images, parts: Sequence[Tensor]) -> None:
         self._images = images
@@ -121,7 +123,7 @@ class ReadAhead:
         return self
 
     def __next__(self) -> Tensor:
-        """Raises OSError where the data have vanished."""
+        """Return the originals of the next part. Raises OSError where the data have vanished."""
         while self._waiting and len(self._reading) < _AHEAD:
             self._reading.append(self._reader.submit(self._images.fetch, self._waiting.popleft()))
         if not self._reading:
@@ -130,7 +132,7 @@ class ReadAhead:
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """uint8 [n, h, h, c] → [n, c, side, side], antialiased, on the same device."""
+    """Resize uint8 [n, h, h, c] to [n, c, side, side] on the same device, antialiased."""
     images = images.permute(0, 3, 1, 2)
     if side == images.shape[-1]:
         return images.contiguous()
@@ -139,10 +141,12 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 class Normalise:
-    """uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last; grey becomes three equal
-    channels."""
+    """Subtracts the data set's mean and divides by its standard deviation, channel by channel.
+
+    uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last. Grey becomes three equal channels."""
 
     def __init__(self, data: Dataset, device: torch.device) -> None:
+        # mean and std are of pixels in [0, 1]; as one scale and one shift, it is one pass each
         std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
         self._scale = (1 / std).to(device)
         self._shift = (-torch.tensor(data.mean).view(1, -1, 1, 1) * 255 / std).to(device)

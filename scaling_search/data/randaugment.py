@@ -1,4 +1,4 @@
-"""RandAugment on a whole batch at once: a fixed sequence of kernels, which a CUDA graph can hold.
+"""Applies RandAugment to a whole batch by a fixed sequence of kernels, which a CUDA graph can hold.
 
 The 14 operations, their order and their magnitudes are those of torchvision's v2.RandAugment by
 default: two operations an image, magnitude 9 of 31, nearest pixel, black outside (Cubuk et al.
@@ -36,13 +36,14 @@ OPERATIONS = (
     "Equalize",
 )
 ROUNDS = 2  # operations an image
-_CHOICES = ("Contrast", "Sharpness", "AutoContrast", "Equalize")  # these look at the image first
-_MAGNITUDE, _BINS = 9, 31
+# What these do depends on the whole image, so no table can hold it.
+_IMAGE_DEPENDENT = ("Contrast", "Sharpness", "AutoContrast", "Equalize")
+_MAGNITUDE, _BINS = 9, 31  # torchvision's defaults
 _VALUES = 256  # of a pixel
 
 
 def _magnitude(first: float, last: float) -> float:
-    """The strength at _MAGNITUDE where those of the first and last bin are these, in float32."""
+    """Return the strength in bin _MAGNITUDE, from those of the first and last bin, in float32."""
     return float(torch.linspace(first, last, _BINS)[_MAGNITUDE])
 
 
@@ -63,13 +64,13 @@ def randaugmented(images: Tensor, operations: Tensor, signs: Tensor) -> Tensor:
     places, inside = _places(constants.matrices[rows], constants.centred)
     curves = constants.curves[rows]
     factors, weights = constants.factors[rows], constants.weights[rows]
-    chosen = operations[:, :, None] == constants.choices
-    for at in range(ROUNDS):
-        images = _moved(images, places[:, at], inside[:, at])
-        contrast, sharpness, autocontrast, equalize = chosen[:, at, :, None, None].unbind(1)
+    chosen = operations[:, :, None] == constants.image_dependent
+    for step in range(ROUNDS):
+        images = _moved(images, places[:, step], inside[:, step])
+        contrast, sharpness, autocontrast, equalize = chosen[:, step, :, None, None].unbind(1)
         other = _other_image(images, contrast, sharpness)
-        images = _curved(images, curves[:, at, None], autocontrast, equalize, constants)
-        images = _blended(images, other, factors[:, at], weights[:, at])
+        images = _curved(images, curves[:, step, None], autocontrast, equalize, constants)
+        images = _blended(images, other, factors[:, step], weights[:, step])
     return images
 
 
@@ -80,15 +81,15 @@ class _Constants:
     Tables: `matrices` [28, 2, 3] lead from a place in the new image to the one in the old (see
     _matrix), `curves` [28, 256] are what each value becomes, `factors` [28, 1, 1, 1] belong to the
     image in a blend and `weights` [28, 1, 1, 1] to the other image, in units of _BLEND.
-    Shared: `choices` [4] int64 are the operations of _CHOICES, `centred` [s] the distances of
-    columns (or rows) from the image's centre in px, `values` [256] 0 to 255, `one` [1, 1, 1] int32.
-    All but `choices` and `one` are float32."""
+    Shared: `image_dependent` [4] int64 are the operations of _IMAGE_DEPENDENT, `centred` [s] the
+    distances of columns (or rows) from the image's centre in px, `values` [256] 0 to 255, `one`
+    [1, 1, 1] int32. All but `image_dependent` and `one` are float32."""
 
     matrices: Tensor
     curves: Tensor
     factors: Tensor
     weights: Tensor
-    choices: Tensor
+    image_dependent: Tensor
     centred: Tensor
     values: Tensor
     one: Tensor
@@ -96,6 +97,7 @@ class _Constants:
 
 @functools.cache
 def _constants(channels: int, side: int, device: torch.device) -> _Constants:
+    """Return the constants for images of so many channels and `side` px, made once for a device."""
     values = torch.arange(float(_VALUES))
     count = 2 * len(OPERATIONS)
     matrices = torch.empty((count, 2, 3), dtype=torch.float64)
@@ -105,8 +107,8 @@ def _constants(channels: int, side: int, device: torch.device) -> _Constants:
         operation, sign = OPERATIONS[row // 2], -1 if row % 2 else 1
         matrices[row] = torch.tensor(_matrix(operation, sign, side), dtype=torch.float64)
         if operation == "Posterize":
-            dropped = round(_MAGNITUDE / ((_BINS - 1) / 4))  # of 8 bits
-            curves[row] = values - values % 2**dropped
+            dropped_bits = round(_MAGNITUDE / ((_BINS - 1) / 4))  # of 8
+            curves[row] = values - values % 2**dropped_bits
         if operation == "Solarize":
             curves[row] = torch.where(values >= 255 * _magnitude(1.0, 0.0), 255 - values, values)
         if operation == "Color" and channels == 1:
@@ -115,12 +117,13 @@ def _constants(channels: int, side: int, device: torch.device) -> _Constants:
             factors[row] = 1.0 + sign * _BLEND
         if operation in ("Color", "Contrast", "Sharpness"):
             weights[row] = -sign
+    image_dependent = [OPERATIONS.index(name) for name in _IMAGE_DEPENDENT]
     return _Constants(
         matrices=matrices.float().to(device),
         curves=curves.to(device),
         factors=factors.view(-1, 1, 1, 1).to(device),
         weights=weights.view(-1, 1, 1, 1).to(device),
-        choices=torch.tensor([OPERATIONS.index(name) for name in _CHOICES]).to(device),
+        image_dependent=torch.tensor(image_dependent).to(device),
         centred=(torch.arange(side) - (side - 1) / 2).to(device),
         values=values.to(device),
         one=torch.ones((1, 1, 1), dtype=torch.int32).to(device),

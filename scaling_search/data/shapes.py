@@ -1,8 +1,8 @@
-"""A built-in data set: small colour images whose class is an outline and a fine texture.
+"""Generates a built-in data set: colour images whose class is an outline and a fine texture.
 
 The outline can be read at any resolution and is easy; the texture's period is 6-14 px of 64, so it
 blurs away at low resolution and rewards a network that sees finely. Colours, position, size,
-rotation, phase and background carry nothing. Deterministic from the seed.
+rotation, phase and background carry nothing. The images follow from the seed alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 64
+SIDE = 64  # px
+_GENERATED_AT_ONCE = 500  # images; with another number the same seed would draw other images
+
 OUTLINES = ("disc", "square", "triangle", "cross", "ring")
 TEXTURES = ("stripes", "checks")
 CLASSES = tuple(
@@ -23,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 def _inside(outline: str, x: Floats, y: Floats) -> NDArray[np.bool_]:
-    """Whether points (in units of the shape's radius) lie inside."""
+    """Return whether the points (x, y), in units of the shape's radius, lie inside the outline."""
     if outline == "disc":
         return x**2 + y**2 < 0.9
     if outline == "square":
@@ -32,20 +34,23 @@ def _inside(outline: str, x: Floats, y: Floats) -> NDArray[np.bool_]:
         return (y > -0.6) & (np.sqrt(3) * abs(x) + y < 1.1)
     if outline == "cross":
         return (np.minimum(abs(x), abs(y)) < 0.33) & (np.maximum(abs(x), abs(y)) < 1.0)
-    radius = x**2 + y**2
-    return (radius < 1.0) & (radius > 0.3)
+    squared_radius = x**2 + y**2  # of the ring
+    return (squared_radius < 1.0) & (squared_radius > 0.3)
 
 
 def _batch(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return an image of each label, [n, 64, 64, 3]. The order of the draws is part of the data."""
     n = len(labels)
 
     def draw(low: float, high: float, *shape: int) -> Floats:
+        """Return uniform numbers [n, *shape], by default one for each image, [n, 1, 1]."""
         return rng.uniform(low, high, (n, *(shape or (1, 1)))).astype(np.float32)
 
     grid = np.arange(SIDE, dtype=np.float32)
     y, x = np.meshgrid(grid, grid, indexing="ij")
     centre_x, centre_y, radius = draw(27, 37), draw(27, 37), draw(20, 26)
-    turn = draw(-0.35, 0.35)
+    turn = draw(-0.35, 0.35)  # radians
+    # each pixel in the shape's own coordinates
     u, v = (x - centre_x) / radius, (y - centre_y) / radius
     u, v = np.cos(turn) * u + np.sin(turn) * v, np.cos(turn) * v - np.sin(turn) * u
 
@@ -59,9 +64,10 @@ def _batch(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.ui
 
     mask = np.empty((n, SIDE, SIDE, 1), dtype=bool)
     for i, outline in enumerate(OUTLINES):
-        of_kind = labels // len(TEXTURES) == i
-        mask[of_kind, ..., 0] = _inside(outline, u[of_kind], v[of_kind])
+        has_outline = labels // len(TEXTURES) == i
+        mask[has_outline, ..., 0] = _inside(outline, u[has_outline], v[has_outline])
 
+    # the background is a colour that changes slowly across the image
     slope = np.stack([x, y], -1) / SIDE - 0.5
     ramp = np.einsum("hwk,nkc->nhwc", slope, draw(-30, 30, 2, 3))
     background = draw(20, 90, 1, 1, 3) + ramp
@@ -72,8 +78,10 @@ def _batch(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.ui
 
 
 def generate(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`count` images [count, 64, 64, 3] and their labels, every class equally often."""
+    """Return `count` images [count, 64, 64, 3] and their labels, every class equally often."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count, dtype=np.int64) % len(CLASSES))
-    images = np.concatenate([_batch(labels[i : i + 500], rng) for i in range(0, count, 500)])
-    return images, labels
+    batches: list[NDArray[np.uint8]] = []
+    for i in range(0, count, _GENERATED_AT_ONCE):
+        batches.append(_batch(labels[i : i + _GENERATED_AT_ONCE], rng))
+    return np.concatenate(batches), labels

@@ -29,8 +29,7 @@ _ABSENT = ("found no nvidia driver", "no cuda gpus are available")  # torch's wo
 
 @dataclass(frozen=True, slots=True)
 class Cuda:
-    """What torch makes of this machine's GPUs: how many it can use and, where none, why, and what
-    to do about it.
+    """How many of this machine's GPUs torch can use; where none, why, and what to do about it.
 
     `present`: whether a GPU seems to be there that torch cannot use."""
 
@@ -131,7 +130,7 @@ def resolve(device: str, indices: tuple[int, ...] | None = None) -> tuple[str, s
 
 
 def describe(device: str, indices: tuple[int, ...] | None = None) -> Machine:
-    """What this machine trains with on `device` (cpu or cuda, of its GPUs `indices` alone).
+    """Describe what this machine trains with on `device` (cpu or cuda; its GPUs `indices` alone).
 
     It raises nothing: what is wrong with a GPU is in `problem`, so that a cluster's nodes can be
     asked."""

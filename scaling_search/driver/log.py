@@ -72,7 +72,7 @@ def level() -> int:
 
 
 def log_to_stderr(from_level: int) -> None:
-    """What the loggers of both packages say in this process goes to its stderr: a worker's, which
+    """Send the messages of both packages' loggers in this process to its stderr. A worker's stderr
     is the log of its study."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"%(asctime)s worker {os.getpid()} {_SHORT_FORMAT}"))

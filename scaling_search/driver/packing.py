@@ -33,7 +33,7 @@ _SHORTEST_STEP = 0.002  # s
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What trainings beside one another came to.
+    """The result of measuring trainings beside one another on a device.
 
     `level`: the number to run on each device; `rates`: images a second of one device, by the
     number of trainings on it; `peak`: bytes that one training of the typical network takes;

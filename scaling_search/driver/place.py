@@ -50,8 +50,8 @@ def resolve_device(study: Study, place: Place, console: Console) -> str:
 
 
 def examine_machine(study: Study, todo: Plan, place: Place, console: Console) -> Machine:
-    """What trains the study: this machine, or the nodes of its cluster; what is slow or does not
-    fit is said. Raises UserError where nothing could be trained."""
+    """Return what trains the study: this machine, or the nodes of its cluster. Warns of what is
+    slow or does not fit. Raises UserError where nothing could be trained."""
     check_numbers = study.device == "cuda" and place.check
     wait = "looking at the devices"
     if check_numbers:

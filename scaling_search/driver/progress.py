@@ -101,7 +101,7 @@ class Live:
         self._show()
 
     def _result(self, candidate: Candidate, outcome: Outcome) -> str:
-        """What a run came to, in words; the best candidate's accuracy is remembered."""
+        """Return a run's result in words, and remember the best candidate's accuracy."""
         if outcome.status != "done":
             return f"{outcome.status}: {outcome.note}"
         accuracy = outcome.epochs[-1].val_acc

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a study will train: `runs` of `steps` steps at least, most of them much like `typical`,
-    a training of the network with the median number of blocks."""
+    """The training that a study will do: `runs` runs of `steps` steps at least, most of them much
+    like `typical`, a training of the network with the median number of blocks."""
 
     typical: Trial
     runs: int

@@ -22,7 +22,7 @@ _MUCH_WASTE = 0.02
 
 @dataclass(frozen=True)
 class Page:
-    """What a report is made from."""
+    """The content that a report is made from."""
 
     title: str
     dataset: str

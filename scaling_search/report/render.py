@@ -139,7 +139,8 @@ def _json(parts: dict[str, object], drawn: Sequence[figures.Figure]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Shell:
-    """What every page has around its words. `live`: its script asks the dashboard for content."""
+    """The frame that every page has around its words. `live`: its script asks the dashboard for
+    content."""
 
     title: str
     content: str  # JSON without a `<`

@@ -26,8 +26,8 @@ _FARTHEST = 256  # times the baseline's cost, either way
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a study trains. `sizes` says how many networks meet each budget, `notes` what could not
-    be had, and `pool` what TPE may propose beyond `candidates`."""
+    """The networks that a study trains. `sizes` says how many networks meet each budget, `notes`
+    what could not be had, and `pool` what TPE may propose beyond `candidates`."""
 
     baseline: Candidate
     references: tuple[Candidate, ...]

@@ -163,7 +163,7 @@ def tied_words(v: Verdict) -> str:
 
 
 def noise_words(v: Verdict) -> str:
-    """What one run is worth, and what more of them would be."""
+    """Say how much one run varies, and what more runs would bring."""
     words = f"one run varies by ± {points(v.noise)} points around its network"
     if v.left_out == 1:
         words += "; 1 failed run is left out"
@@ -326,7 +326,7 @@ def agreement_words(a: Agreement) -> str:
 
 
 def cost_words(v: Verdict, study: Study) -> str:
-    """What makes the comparison fair, or does not."""
+    """Say what makes the comparison fair, or that it is not."""
     if not v.equal_cost:
         return (
             "these networks are equal in nominal cost only: weigh each accuracy against its real "

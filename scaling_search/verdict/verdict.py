@@ -41,7 +41,7 @@ _FEWEST_FOR_A_SURFACE = 4  # networks: three lie on a plane whatever they are
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is concluded about one network; accuracies and differences as fractions.
+    """The conclusions about one network; accuracies and differences are fractions.
 
     `mean` is its expected accuracy at the last rung, `error` that one's standard deviation.
     `behind` is the pick minus this network, between `low` and `high` in 95% of cases.
@@ -150,8 +150,8 @@ class Verdict:
 
     @property
     def finalists(self) -> tuple[Row, ...]:
-        """What is confirmed on the test split: the pick, the paper's direction, the best single
-        dimension, the baseline; each network once."""
+        """The networks to confirm on the test split: the pick, the paper's direction, the best
+        single dimension, the baseline; each network once."""
         rows = [self.pick, self.named("paper")]
         if self.best_single is not None:
             rows.append(self.best_single[1])

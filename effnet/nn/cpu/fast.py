@@ -197,7 +197,7 @@ def _run_backward(
 
 
 def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """What conv(x) gives, by the fastest way."""
+    """Return conv(x), computed the fastest way."""
     n, c, h, w = x.shape
     kernel, stride, groups = conv.kernel_size[0], conv.stride[0], conv.groups
     if isinstance(conv, SameConv2d) or conv.bias is not None:
@@ -262,7 +262,7 @@ def _block(block: ConvBlock, x: Tensor) -> Tensor:
 
 
 def forward(net: ConvNet, x: Tensor) -> Tensor:
-    """What net(x) gives; x [n, 3, r, r] float32 on the CPU, as the weights are."""
+    """Return net(x), for x [n, 3, r, r] float32 on the CPU, as the weights are."""
     x = _conv_norm(net.stem, x.contiguous(memory_format=_CHANNELS_LAST))
     x = net.pool(x)
     for block in net.blocks:

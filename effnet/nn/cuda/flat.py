@@ -79,7 +79,7 @@ class FlatParameters:
             grad[self._halved :].copy_(torch.cat([_flat(g) for g in gradients[cast:]]))
 
     def gradients(self) -> dict[str, Tensor]:
-        """What `backward` gave last, by parameter: views of `vector.grad`."""
+        """The gradients of the last `backward`, by parameter: views of `vector.grad`."""
         grad = self.vector.grad
         assert grad is not None
         return {

@@ -359,8 +359,9 @@ def open_local(
     indices: tuple[int, ...] | None = None,
     log_file: Path | None = None,
 ) -> LocalExecutor:
-    """As many workers as cores have room for, or up to `MOST` for each CUDA device (of `indices`,
-    or all), of which the driver's packing uses what pays."""
+    """Return an executor with `workers` workers; without a number, with as many as the cores have
+    room for, or `MOST` for each CUDA device (of `indices`, or all). Of those the driver's packing
+    uses as many as pay."""
     if device == "cuda":
         devices = tuple(f"cuda:{i}" for i in indices or range(torch.cuda.device_count()))
         return LocalExecutor(workers or MOST * len(devices), devices, log_file=log_file)

@@ -47,9 +47,10 @@ BEGUN, STOPPED = "begun", "stopped"  # a worker's words: it has taken up a run, 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker does. `train` is its work, `steps` what it does while trainings beside one
-    another are measured; without a step in `stall` seconds it ends. `environment`: its variables
-    besides its parent's. `log_level`: from which its loggers write to its stderr."""
+    """The orders under which a worker process starts. `train` is its work, `steps` what it does
+    while trainings beside one another are measured; without a step in `stall` seconds it ends.
+    `environment`: its variables besides its parent's. `log_level`: from which its loggers write to
+    its stderr."""
 
     train: Train = run
     steps: Steps = training_steps
@@ -60,7 +61,7 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What a worker is sent before a measurement: the training to prepare."""
+    """The message to a worker before a measurement: the training to prepare."""
 
     trial: Trial
 

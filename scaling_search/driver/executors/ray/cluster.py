@@ -129,9 +129,9 @@ def resolve_on_cluster(address: str, device: str, devices: tuple[int, ...] | Non
 
 
 def describe_cluster(address: str, device: str, threads: int, check: bool = False) -> Machine:
-    """What the nodes that can train on `device` (cpu or cuda) train with; the memory of the
-    smallest GPU, the cards of one node being taken for alike. `check`: each node first checks its
-    card's numbers.
+    """Describe what the nodes that can train on `device` (cpu or cuda) train with. The memory is
+    the smallest GPU's; the cards of one node are taken for alike. `check`: each node first checks
+    its card's numbers.
 
     A node that is busy for `_DESCRIBES` seconds, or lost, is left out: where none answers, this
     machine stands for them, without a memory. Raises UserError where nodes have other kernels than
@@ -170,8 +170,8 @@ def _describe_nodes(device: str, threads: int, check: bool) -> list[tuple[str, M
 
 
 def _common_gpu(machines: Sequence[tuple[str, Machine]]) -> Machine:
-    """What all nodes' GPUs can do: the smallest memory, the precision that takes most, Triton's
-    kernels where every node may use them; plain modules are everywhere."""
+    """Return what all nodes' GPUs can do: the smallest memory, the precision that takes most,
+    Triton's kernels where every node may use them; plain modules are everywhere."""
     every = [machine for _, machine in machines]
     smallest = min(every, key=lambda machine: machine.memory)
     kernels = "triton"
