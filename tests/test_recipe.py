@@ -1,8 +1,6 @@
 """Schedules and optimizers, beside TensorFlow's formulas, timm's and torch's own."""
 
-import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,31 +8,6 @@ from torch import nn
 import effnet
 from scaling_search.training.optimizer import RMSpropTF, flatten, optimizer
 from scaling_search.training.recipe import RECIPES, Recipe
-
-
-def test_linear_schedule() -> None:
-    recipe = Recipe(lr=1.0, warmup_steps=10)
-    rates = [recipe.rate(s, 100, 50) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert set(rates[10:80]) == {1.0}
-    assert recipe.decay_start(100) == 80
-    assert np.diff(rates[79:]) == pytest.approx([-1 / 21] * 20)
-    assert rates[-1] > 0
-    # what makes continuing possible: before the decay the length does not matter
-    assert rates[:80] == [recipe.rate(s, 1000, 50) for s in range(80)]
-    assert Recipe(warmup_steps=32).warmup(20) == 10
-    assert Recipe(warmup_epochs=0.5).warmup(20) == 10
-
-
-def test_exponential_schedule_is_tensorflows() -> None:
-    """0.97 for every whole 2.4 epochs, no matter how long the run is: every checkpoint can be
-    continued."""
-    recipe = Recipe(lr=0.016, schedule="exponential", warmup_epochs=5)
-    assert recipe.rate(0, 1000, 10) == pytest.approx(0.016 / 50)
-    assert [recipe.rate(s, 3500, 10) for s in (71, 72, 3499)] == pytest.approx(
-        [0.016 * 0.97**2, 0.016 * 0.97**3, 0.016 * 0.97 ** math.floor(349.9 / 2.4)]
-    )
-    assert recipe.decay_start(3500) == 3500
 
 
 def test_paper_recipe_is_the_official_one() -> None:

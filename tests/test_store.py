@@ -361,7 +361,7 @@ def test_a_fault_of_our_own_is_no_damaged_study(
         store.finish(store.start(plan(study, 10, 64).baseline, 0, 1), done(0.5))
         with pytest.raises(AttributeError, match="'str' object has no attribute 'key'"):
             store.start("no candidate", 0, 1)
-    monkeypatch.setattr("scaling_search.results.stored.Record", lambda: None)  # takes no arguments
+    monkeypatch.setattr("scaling_search.results.encoding.Record", lambda: None)
     with pytest.raises(TypeError, match="arguments"):
         read_records(tmp_path)
 

@@ -20,6 +20,7 @@ from scaling_search.training import checkpoint
 from scaling_search.training.evaluation import Evaluation, evaluate
 from scaling_search.training.preparation import Ready, prepare
 from scaling_search.training.recipe import Recipe
+from scaling_search.training.schedule import decay_start
 from scaling_search.training.train import _evenly, run
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 
@@ -131,7 +132,7 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(
     promoted = dataclasses.replace(short, epochs=5)
     state = checkpoint.load(f"{promoted.folder}/before-decay.ckpt")
     assert state is not None
-    assert state["step"] == trial.recipe.decay_start(2 * 6)
+    assert state["step"] == decay_start(trial.recipe, 2 * 6)
     events = list(events_of(promoted, data))
     assert_same(whole, events[-1])
     assert len(events) == 1 + 4, "the first epoch was not trained again"

@@ -8,8 +8,8 @@ from typing import Any
 
 from scaling_search import UserError
 from scaling_search.results.database import Database, address_of, has_file, open_to_read
+from scaling_search.results.encoding import facts_among, read_runs
 from scaling_search.results.record import Record
-from scaling_search.results.stored import facts_among, read_runs
 
 
 class StoreReader:

@@ -33,9 +33,9 @@ from scaling_search.results.database import (
     open_to_write,
     study_name,
 )
+from scaling_search.results.encoding import AGAIN, FREED, NETWORK, TEST, facts_among, read_runs
 from scaling_search.results.locks import FolderLock, Lock, StudyLock, describe_owner, owner
 from scaling_search.results.record import Deaths, Record
-from scaling_search.results.stored import AGAIN, FREED, NETWORK, TEST, facts_among, read_runs
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import check_same
 from scaling_search.training.trial import Epoch, Outcome

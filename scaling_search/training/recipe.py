@@ -1,4 +1,5 @@
-"""How every network of a study is trained: the numbers, and the learning rate over the steps.
+"""How every network of a study is trained: the numbers. schedule.py has the
+learning rate that they make.
 
 It imports no torch, so that the command line, which lists these settings, answers at once. The
 optimizer that they describe is in optimizer.py.
@@ -10,8 +11,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
-
-DECAY = 0.2  # of all steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +96,6 @@ class Recipe:
         "Training images that re-estimate the batch norms before each evaluation.",
         Range(2),
     )
-
-    def warmup(self, per_epoch: int) -> int:
-        """Steps of warm-up, for epochs of `per_epoch` steps. On little data a warm-up of
-        `warmup_steps` takes half of the first epoch; a bound by the run's length would forbid
-        continuing the run."""
-        if self.warmup_epochs:
-            return round(self.warmup_epochs * per_epoch)
-        return min(self.warmup_steps, per_epoch // 2)
-
-    def decay_start(self, total: int) -> int:
-        """The first step whose learning rate depends on the run's length; `total` where none
-        does."""
-        return total if self.schedule == "exponential" else total - max(1, round(DECAY * total))
-
-    def rate(self, step: int, total: int, per_epoch: int) -> float:
-        """The learning rate at `step` (from 0) of `total`."""
-        warmup = self.warmup(per_epoch)
-        if step < warmup:
-            return self.lr * (step + 1) / warmup
-        if self.schedule == "exponential":
-            return self.lr * 0.97 ** int(step / (2.4 * per_epoch))
-        start = self.decay_start(total)
-        return self.lr * (total - step) / (total - start + 1) if step >= start else self.lr
 
 
 # proxy: the best ranking per second. paper: the official recipe (efficientnet's main.py), lr 0.016

@@ -11,6 +11,7 @@ import torch
 from scaling_search.data.dataset import Dataset
 from scaling_search.training import memory
 from scaling_search.training.preparation import prepare
+from scaling_search.training.schedule import warmup_steps
 from scaling_search.training.trial import Trial
 from scaling_search.training.watchdog import alive
 
@@ -26,7 +27,7 @@ def training_steps(trial: Trial, data: Dataset) -> Iterator[int]:
     ready = prepare(trial, data)
     ready.step.model.train()
     batches = ready.batches
-    warmup = max(trial.recipe.warmup(batches.per_epoch), 1)
+    warmup = max(warmup_steps(trial.recipe, batches.per_epoch), 1)
     try:
         for at in itertools.count():
             rate = trial.recipe.lr * min(1.0, (at + 1) / warmup)

@@ -29,6 +29,7 @@ from scaling_search.data.dataset import Dataset
 from scaling_search.training import checkpoint, memory
 from scaling_search.training.evaluation import Evaluation, evaluate, measure
 from scaling_search.training.preparation import Ready, on_device, prepare
+from scaling_search.training.schedule import decay_start, learning_rate
 from scaling_search.training.step import Step, precision_on
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Status, Trial, inside
 from scaling_search.training.watchdog import alive
@@ -235,7 +236,7 @@ class _Training:
         self._trial, self._data, self._ready, self._totals = trial, data, ready, totals
         self._step, self._batches = ready.step, ready.batches
         self._total = ready.batches.per_epoch * trial.epochs  # steps
-        self._decay_start = trial.recipe.decay_start(self._total)
+        self._decay_start = decay_start(trial.recipe, self._total)
         self._own_checkpoint = inside(trial.folder, f"e{trial.epochs}.ckpt")
         # shared by runs of all lengths, which are the same until their learning rates fall
         self._decay_checkpoint = inside(trial.folder, "before-decay.ckpt")
@@ -298,7 +299,7 @@ class _Training:
         step, batches, recipe = self._step, self._batches, self._trial.recipe
         was_settled = step.settled
         batches.seek(at)
-        step(batches.load, recipe.rate(at, self._total, batches.per_epoch), at)
+        step(batches.load, learning_rate(recipe, at, self._total, batches.per_epoch), at)
         self._totals.count(batches.size)
         if was_settled:
             return

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from effnet.budget import Budget
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
+from scaling_search.verdict.correlation import Agreement, agreements, network_means, rank
 from scaling_search.verdict.narration import agreement_words
-from scaling_search.verdict.rank import Agreement, agreements, network_means, rank
 from scaling_search.verdict.verdict import FRESH
 from tests.records import STUDY, TODO, TWO, record
 
