@@ -10,7 +10,7 @@ from effnet.shares import Shares
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
 from scaling_search.verdict.confirm import Confirmed, confirmed
-from scaling_search.verdict.rank import Agreement, agreements
+from scaling_search.verdict.correlation import Agreement, agreements
 from scaling_search.verdict.verdict import MARGIN, Row, Verdict
 
 
