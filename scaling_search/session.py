@@ -402,8 +402,8 @@ def _run_search(
             executor,
             live,
             conditions,
-            limits,
-            exists,
+            limits=limits,
+            exists=exists,
         )
         store.set_fact("state", "running")
         trained = job.run()

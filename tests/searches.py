@@ -78,7 +78,7 @@ def search(
             executor,
             watcher or Quiet(),
             Conditions("cpu", str(folder / "checkpoints")),
-            Limits(stopping=stopping),
+            limits=Limits(stopping=stopping),
         )
         trained = job.run()
         return trained, tables.table(store.records())

@@ -97,6 +97,7 @@ class Search:
         executor: Executor,
         watcher: Watcher,
         conditions: Conditions,
+        *,
         limits: Limits | None = None,
         exists: Callable[[str, int, int], bool] = _any_run,
     ) -> None:
