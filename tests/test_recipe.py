@@ -1,6 +1,5 @@
 """Schedules and optimizers, beside TensorFlow's formulas, timm's and torch's own."""
 
-
 import pytest
 import torch
 from torch import nn
