@@ -288,7 +288,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
         else:
             pytest.fail(f"the study ended with {study.wait()} before a run had")
         command = [*COMMAND, "dashboard", str(folder), "--port", "0"]
-        board = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        board = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            # a shell that starts pytest in the background has SIGINT ignored, and so has what
+            # pytest starts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         ends.callback(_stop, board, signal.SIGINT)
         assert board.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:\d+/", board.stdout.readline())
