@@ -274,7 +274,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from scaling_search import UserError; from scaling_search.driver import place
-from scaling_search.training import train
+from scaling_search.training import preparation
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import read
 from scaling_search.training.trial import Trial
@@ -286,7 +286,7 @@ assert machine.kernels == "torch"
 where = {{"device": "cuda", "threads": 1, "checkpoints": "", "kernels": "triton"}}
 trial = Trial(todo.baseline.arch, "", "", study.recipe, 0, 1, None, None, **where)
 try:
-    train._kernels_of(trial, torch.device("cuda"))
+    preparation._choose_kernels(trial, torch.device("cuda"))
 except UserError as error:
     print(error)
 """
