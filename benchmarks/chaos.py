@@ -13,6 +13,7 @@ of two nodes. The last line is the number of violations.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -20,11 +21,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.chaos import WORDS, Chaos, environment, kill, kill_worker
+from tests.clusters import start_cluster
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 
 def main() -> int:
@@ -107,19 +112,9 @@ def main() -> int:
     return int(args.check and violations > 0)
 
 
-def _cluster(folder: Path) -> Any:
-    import os
-
-    from ray.cluster_utils import Cluster
-
+def _cluster(folder: Path) -> Cluster:
     os.environ.update(environment(folder / "cluster"))
-    loopback = {"node_ip_address": "127.0.0.1"}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **loopback}
-    )
-    cluster.add_node(num_cpus=1, **loopback)
-    cluster.add_node(num_cpus=1, **loopback)
-    return cluster
+    return start_cluster(2, num_cpus=0)
 
 
 def _actors() -> list[int]:

@@ -45,7 +45,7 @@ from scaling_search.results.curves import TABLE, Curves
 from scaling_search.results.curves import check as check_curves
 from scaling_search.results.curves import read as read_curves
 from scaling_search.results.database import versions as store_versions
-from scaling_search.results.record import Record
+from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
 from scaling_search.study.plan import Plan, plan
 from scaling_search.study.settings import Study, check, identity_hash
@@ -342,7 +342,7 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
         logger.info("%s; %s", _hardware(machine), _versions(machine))
     # what is run, with every default: `--study` of another machine takes it
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    finished = _count_finished(store)
+    finished = count_ended(store.records())
     if finished:
         session.say("resume", f"{finished} runs are recorded in {folder}")
     planned = max(runs_needed(study, session.todo) - finished, 0)
@@ -364,7 +364,7 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
                 _run_search(session, store, executor, conditions, limits, planned)
         except StoppedError:
             store.set_fact("state", "stopped")
-            recorded = _count_finished(store)
+            recorded = count_ended(store.records())
             session.say(
                 "stopped", f"{recorded} runs are recorded; the same command goes on from here"
             )
@@ -466,10 +466,6 @@ def _free_failed(store: Store, console: Console) -> None:
     kinds = ", ".join(f"{count} {status}" for status, count in sorted(freed.items()))
     details = f" ({kinds})" if freed else ""
     say(console, "retry", f"{freed.total()} runs that failed{details} are tried again")
-
-
-def _count_finished(store: Store) -> int:
-    return sum(r.outcome is not None for r in store.records())
 
 
 def _say_stopping(session: _Session) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 from tests.records import read_records
+from tests.searches import DISTURBED
 
 ROOT = Path(__file__).parent.parent
 # As small as networks train: nine of them, an epoch takes about a second.
@@ -33,7 +34,6 @@ WORDS = shlex.split(
     "--train-images 400 --val-images 60 --set data.test_images=50 --batch 16 "
     "--set recipe.bn_images=32 --epochs 1,3 --allocation rungs --extra 2"
 )
-UNLIKE = ["seconds", "images_per_s", "peak_memory", "note"]
 _LOG = """
 import functools, json, os
 import scaling_search.training.train as train
@@ -171,7 +171,7 @@ class Chaos:
     def check(self, whole: Chaos) -> None:
         """Everything acknowledged is there once, nothing was trained again without a recorded
         reason, and the table and the verdict are those of the undisturbed study."""
-        a, b = self.table.drop(columns=UNLIKE), whole.table.drop(columns=UNLIKE)
+        a, b = self.table.drop(columns=DISTURBED), whole.table.drop(columns=DISTURBED)
         pd.testing.assert_frame_equal(a, b, check_exact=True)
         assert not a.duplicated(["network", "seed", "epochs"]).any()
         assert self.verdict == whole.verdict

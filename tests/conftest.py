@@ -175,6 +175,15 @@ def write_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> Non
 
 
 @pytest.fixture(scope="session")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of two classes, 60 images each."""
+    root = tmp_path_factory.mktemp("own") / "pets"
+    for name in ("cat", "dog"):
+        write_images(root / name, 60)
+    return str(root)
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a database on a PostgreSQL server of this session's own, from Debian's
     package."""

@@ -42,3 +42,8 @@ def read_records(folder: Path, url: str | None = None) -> list[Record]:
     """The runs in a folder's store, as another program sees them now."""
     with StoreReader.open(folder, url) as reader:
         return reader.records()
+
+
+def dominates(q: tuple[float, float], p: tuple[float, float]) -> bool:
+    """Whether `q` (cost, accuracy) costs at most what `p` does, is no worse, and differs."""
+    return q != p and q[0] <= p[0] and q[1] >= p[1]

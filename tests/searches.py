@@ -87,7 +87,10 @@ def search(
         executor.close()
 
 
+# Columns of results.csv that differ from one machine, or moment, to the next; and with the note
+# those in which a study that was disturbed differs from one that was not.
 TIMINGS = ["seconds", "images_per_s", "peak_memory"]
+DISTURBED = [*TIMINGS, "note"]
 
 
 def few(study: Study, candidates: int, **changes: object) -> Study:

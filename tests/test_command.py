@@ -83,7 +83,7 @@ def test_train_shares_the_flags_of_search() -> None:
     assert alone == {"compile"}
 
 
-def test_every_status_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_status_is_documented() -> None:
     assert {0, 1, 2, UNEXPECTED_ERROR, 130, 141, 143} == set(STATUSES)
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_begins_anew_has_not_been_resumed(
     assert answers == {"state comes back": True, "resumed": False, "promoted": False}
 
 
-def test_what_was_not_asked_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_asked_is_not_right() -> None:
     answers = list(device_check.check("cpu", seconds=-1.0))
     assert {a.ok for a in answers if a.question in ("gradients", "steps, adamw")} == {False}
     assert {a.ok for a in answers if a.question in ("rates", "trainings together")} == {None}
@@ -192,7 +192,7 @@ def test_a_verdict_with_failures_is_asked_for_again(
 
 
 @stub.needs_stub
-def test_the_stand_ins_numbers_fail(tmp_path: Path) -> None:
+def test_the_stand_ins_numbers_fail() -> None:
     """Its kernels do nothing; a study on it is warned, and its verdict is not remembered."""
     done = stub.run(
         "-m", "scaling_search.training.device_check", "--short", "--json", "--device", "cuda"

@@ -22,7 +22,6 @@ from scaling_search.results.store import Store
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, check
 from scaling_search.training.trial import Epoch, Outcome, Trial
-from tests.conftest import write_images
 from tests.cuda_stub import stub
 
 SMALL_STUDY = [
@@ -36,14 +35,6 @@ SMALL_STUDY = [
     "--epochs",
     "1",
 ]
-
-
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
-    root = tmp_path_factory.mktemp("own") / "pets"
-    for name in ("cat", "dog"):
-        write_images(root / name, 60)
-    return str(root)
 
 
 def test_one_card_is_named_and_the_study_knows_its_kind_alone() -> None:

@@ -33,10 +33,7 @@ from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
 from scaling_search.training.watchdog import watched
 from tests.chaos import ROOT, WORDS, Chaos, kill, kill_worker
 from tests.records import done, read_records
-from tests.searches import TIMINGS, Quiet, Warm, few, search
-
-DISTURBED = [*TIMINGS, "note"]
-
+from tests.searches import DISTURBED, Quiet, Warm, few, search
 
 # ---- processes
 

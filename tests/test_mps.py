@@ -151,7 +151,7 @@ with Stopping(lambda: None) as stopping:
 """
 
 
-def driver(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
+def driver() -> tuple[subprocess.Popen[str], int]:
     """A study's process with a server, and the server's."""
     code = f"from scaling_search.driver import mps\nfrom pathlib import Path\n{DRIVER}"
     code = code.replace("with Stop", "mps._DEFAULT_PIPES = Path('/nowhere')\nwith Stop", 1)
@@ -164,7 +164,7 @@ def driver(tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
 
 
 def test_it_ends_with_a_driver_that_is_told_to_stop_twice(tmp_path: Path) -> None:
-    process, pid = driver(tmp_path)
+    process, pid = driver()
     process.send_signal(signal.SIGTERM)
     # of two signals that are pending together Python would see the lower number first
     assert process.stdout is not None
@@ -176,7 +176,7 @@ def test_it_ends_with_a_driver_that_is_told_to_stop_twice(tmp_path: Path) -> Non
 
 
 def test_the_server_of_a_killed_driver_is_ended_by_the_next_study(tmp_path: Path) -> None:
-    process, abandoned = driver(tmp_path)
+    process, abandoned = driver()
     held = mps.start()
     assert held is not None, "its driver lives"
     assert is_alive(abandoned), "its driver lives"

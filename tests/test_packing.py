@@ -4,7 +4,6 @@ worker processes and on the stand-in for CUDA."""
 import dataclasses
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ from scaling_search.results.reader import StoreReader
 from scaling_search.training import throughput
 from scaling_search.training.recipe import Recipe
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
-from tests.conftest import write_images
 from tests.cuda_stub import stub
 
 GIB = 2**30
@@ -136,11 +134,8 @@ def test_predictions_grow_with_the_step(trial: Trial) -> None:
 
 def test_a_study_ends_within_a_few_per_cent_of_the_best_fixed_level() -> None:
     """A part of benchmarks/packing.py."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    try:
-        import packing as simulation
-    finally:
-        sys.path.pop(0)
+    from benchmarks import packing as simulation
+
     scenarios = []
     for scenario in simulation.scenarios():
         start = 10.0 if scenario.devices == 1 else 2.0  # s that a worker takes to start
@@ -316,13 +311,10 @@ SMALL = (
 
 
 @stub.needs_stub
-def test_a_study_on_a_device_measures_first(tmp_path: Path) -> None:
+def test_a_study_on_a_device_measures_first(pets: str, tmp_path: Path) -> None:
     script, out = tmp_path / "study.py", tmp_path / "run"
     script.write_text(STUDY)
-    images = tmp_path / "shapes"
-    for name in ("circle", "square"):
-        write_images(images / name, 60)
-    arguments = (str(script), *SMALL.split(), "--data", str(images), "--out", str(out))
+    arguments = (str(script), *SMALL.split(), "--data", pets, "--out", str(out))
     blank = {"FAKE_CUDA_BLANK": "1"}
     said = stub.check(*arguments, timeout=400, variables=blank)
     assert " at a time on each device: " in said

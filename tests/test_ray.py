@@ -33,44 +33,20 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.training import step
 from scaling_search.training.trial import Epoch, Outcome, Trial
+from tests.clusters import start_cluster
 from tests.conftest import write_images
 from tests.cuda_stub import stub
 from tests.records import read_records
-from tests.searches import TIMINGS, Quiet, Warm, few, search
+from tests.searches import DISTURBED, TIMINGS, Quiet, Warm, few, search
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
-
-DISTURBED = [*TIMINGS, "note"]
 
 
 def executor(
     data: Dataset, checkpoints: Path, workers: int | None, address: str | None = None
 ) -> RayExecutor:
     return RayExecutor(workers, "cpu", 1, data.folder, data.digest, str(checkpoints), address)
-
-
-def start_cluster(nodes: int, **head: object) -> Cluster:
-    """A cluster of its head and `nodes` nodes of one core, processes of their own, as on as many
-    machines. Ray gives a node 30 s to start, which may not be enough on a busy machine: another
-    cluster is tried then."""
-    # scaling_search sets what Ray reads when it is imported
-    from ray.cluster_utils import Cluster
-
-    loopback = {"node_ip_address": "127.0.0.1"}
-    attempts = 5
-    while True:
-        attempts -= 1
-        cluster = Cluster()
-        try:
-            cluster.add_node(include_dashboard=False, **loopback, **head)
-            for _ in range(nodes):
-                cluster.add_node(num_cpus=1, **loopback)
-            return cluster
-        except Exception:  # Ray raises nothing more specific
-            cluster.shutdown()
-            if attempts == 0:
-                raise
 
 
 def two_nodes() -> Iterator[Cluster]:

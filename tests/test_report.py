@@ -16,7 +16,7 @@ from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Outcome
 from scaling_search.verdict.narration import in_brief, narrate
 from tests.pages import page_with
-from tests.records import TODO, record
+from tests.records import TODO, dominates, record
 
 
 class Outside(html.parser.HTMLParser):
@@ -182,11 +182,6 @@ def test_several_studies_on_one_page(page: Page) -> None:
     for sentence in in_brief(page.verdicts[0], page.study):
         assert f"<th>{sentence.label}</th>" in text
         assert text.count(f"<td>{sentence.text}</td>") >= 2  # of two studies with this verdict
-
-
-def dominates(q: tuple[float, float], p: tuple[float, float]) -> bool:
-    """Whether `q` (cost, accuracy) costs at most what `p` does, is no worse, and differs."""
-    return q != p and q[0] <= p[0] and q[1] >= p[1]
 
 
 def answer_of(text: str) -> str:

@@ -11,12 +11,7 @@ from scaling_search.results import curves
 from scaling_search.results.record import Record
 from scaling_search.results.tables import COLUMNS, csv_text, table
 from scaling_search.training.trial import Outcome
-from tests.records import TODO, record
-
-
-def dominates(q: tuple[int, int], p: tuple[int, int]) -> bool:
-    """Whether `q` (cost, value) costs at most what `p` does, is no worse, and differs."""
-    return q[0] <= p[0] and q[1] >= p[1] and q != p
+from tests.records import TODO, dominates, record
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), max_size=30))

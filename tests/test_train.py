@@ -413,7 +413,7 @@ def test_key_is_what_determines_the_run(trial: Trial) -> None:
     )
 
 
-def test_keys_of_earlier_releases_hold(data: Dataset) -> None:
+def test_keys_of_earlier_releases_hold() -> None:
     """Checkpoints lie under the key: were it another one, they would be lost in silence."""
     trial = Trial(
         arch=effnet.arch("b0-s4", width=0.25, resolution=16, num_classes=10),

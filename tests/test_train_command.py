@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 
 from scaling_search.cli import main
-from tests.conftest import write_images
 
 SMALL = ["b0-s4", "--width", "0.1", "--resolution", "12", "--batch", "8", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
-    root = tmp_path_factory.mktemp("own") / "pets"
-    for name in ("cat", "dog"):
-        write_images(root / name, 60)
-    return str(root)
 
 
 def test_train_says_each_epoch_and_goes_on(

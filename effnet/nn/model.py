@@ -130,10 +130,15 @@ class ConvBlock(nn.Module):
         y = self.drop_branches(y) + shortcut
         return y if self.last is None else cast(Tensor, self.last(y))
 
+    @property
+    def drops(self) -> bool:
+        """Whether a forward pass now drops some images' branches."""
+        return self.training and self.drop > 0
+
     def drop_branches(self, y: Tensor) -> Tensor:
         """Stochastic depth: in training some images' branches are zeroed, and the others scaled up
         so that the mean stays."""
-        if not self.training or self.drop <= 0:
+        if not self.drops:
             return y
         keep = 1 - self.drop
         mask = torch.empty(len(y), 1, 1, 1, dtype=y.dtype, device=y.device).bernoulli_(keep)

@@ -23,6 +23,7 @@ from effnet.cost import (
     cost_by_kind,
     training_memory,
 )
+from effnet.messages import first_line
 from effnet.shares import shares, toward
 from effnet.solve import InfeasibleError, Solution, fit
 from scaling_search import UserError
@@ -193,7 +194,7 @@ def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
                     status.update(item)
     except (RuntimeError, ValueError) as error:
         # too little memory; one pixel for a batch norm to normalise over
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--batch {args.batch} at {net.resolution} px: {reason}") from error
     return 0
 

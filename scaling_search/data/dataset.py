@@ -122,6 +122,11 @@ class Dataset:
         return line
 
 
+def is_cached(folder: Path) -> bool:
+    """Whether the folder holds a whole data set."""
+    return (folder / "meta.json").exists()
+
+
 def cache_root() -> Path:
     """Return $SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder."""
     own = os.environ.get("SCALING_SEARCH_CACHE")
@@ -222,7 +227,7 @@ class CacheWriter:
             self._partial.rename(self.folder)
         except OSError:
             # another process may have finished the same data set first
-            if not (self.folder / "meta.json").exists():
+            if not is_cached(self.folder):
                 raise
         logger.info("data set %s: %d images written to %s", name, len(images), self.folder)
         return Dataset.open(self.folder)

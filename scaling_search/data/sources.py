@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from effnet.messages import first_line
 from scaling_search import UserError
 from scaling_search.data import shapes
-from scaling_search.data.dataset import CacheWriter, Dataset, cache_root
+from scaling_search.data.dataset import CacheWriter, Dataset, cache_root, is_cached
 
 logger = logging.getLogger(__name__)
 
@@ -99,22 +99,18 @@ def load(spec: str) -> Dataset:
         return _load_first(_AUTO if spec == "auto" else spec)
     if spec in _NAMED:
         folder = cache_root() / spec
-        if _is_cached(folder):
+        if is_cached(folder):
             return Dataset.open(folder)
         source = _NAMED[spec]()
     else:
         source = _own_source(own_path(spec), spec)
         key = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:12]
         folder = cache_root() / f"{source.name}-{key}"
-        if _is_cached(folder):
+        if is_cached(folder):
             return Dataset.open(folder)
     logger.info("reading data set %s (%s)", source.name, source.origin)
     with CacheWriter(folder) as writer:
         return source.read(writer, source)
-
-
-def _is_cached(folder: Path) -> bool:
-    return (folder / "meta.json").exists()
 
 
 def _load_first(choice: str) -> Dataset:

@@ -101,8 +101,7 @@ def measuring_pays(runs: int, steps: int, devices: int) -> bool:
 def predicted_peak(arch: Arch, recipe: Recipe, images: int, precision: Precision) -> int:
     """Bytes that one training is predicted to take from its device, its process's `CONTEXT` not
     counted: those of a step (effnet.cost) and of `images` that lie there as uint8."""
-    states = 1 if recipe.optimizer == "sgd" else 2
-    step = training_memory(arch, recipe.batch, precision, states)
+    step = training_memory(arch, recipe.batch, precision, recipe.optimizer_states)
     return step + images * arch.in_channels * arch.resolution**2
 
 

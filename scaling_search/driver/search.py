@@ -23,7 +23,7 @@ from scaling_search.driver.dispatch import Measuring, Training, Watcher
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.packing import Packing
 from scaling_search.results.proposals import suggest
-from scaling_search.results.record import Record
+from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import distance, on_square, on_triangle
@@ -123,7 +123,7 @@ class Search:
         Raises StoppedError when the user has asked to stop: recorded results are kept, and runs in
         progress go on from their checkpoints next time. Raises UserError for what would fail every
         run alike."""
-        before = self._recorded()
+        before = count_ended(self._store.records())
         # in order of worth: a study whose time is up has an answer from every network, if a noisy
         # one, before it has a certain one from some
         try:
@@ -136,7 +136,7 @@ class Search:
             logger.info("the time is up")
             self.out_of_time = True
         self._test()
-        return self._recorded() - before
+        return count_ended(self._store.records()) - before
 
     # ---- what is trained
 
@@ -263,9 +263,6 @@ class Search:
         records = self._store.records()
         requested = [r for r in records if r.key in self._requested]
         return [r for r in requested if r.outcome is not None]
-
-    def _recorded(self) -> int:
-        return sum(r.outcome is not None for r in self._store.records())
 
     # ---- how it is trained
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scaling_search.data.dataset import Dataset, Facts
+from scaling_search.data.dataset import FOLDS, Dataset, Facts
 from scaling_search.driver import mps
 from scaling_search.driver.console import say
 from scaling_search.driver.devices import Machine, cores
@@ -59,8 +59,8 @@ def workload(
         kernels=kernels,
     )
     images = study.data.train_images
-    if images is None:  # a fifth is the validation fold
-        images = len(Dataset.open(Path(data.folder)).train_labels) * 4 // 5
+    if images is None:  # one of the folds validates
+        images = len(Dataset.open(Path(data.folder)).train_labels) * (FOLDS - 1) // FOLDS
     return Workload(typical, runs, study.rungs[0] * images // study.recipe.batch)
 
 

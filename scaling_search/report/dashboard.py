@@ -18,7 +18,7 @@ from scaling_search.driver.console import say
 from scaling_search.report import render
 from scaling_search.report.page import page_of
 from scaling_search.results.reading import open_results
-from scaling_search.results.record import Record
+from scaling_search.results.record import Record, count_ended
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _Content:
             state = results.fact("state") or "starting"
             current = state, [_progress(record) for record in records]
             if current != self._shown:
-                ended = sum(record.outcome is not None for record in records)
+                ended = count_ended(records)
                 words = f"{state}: {ended} runs recorded, {len(records) - ended} in progress"
                 logger.info("a new page: %s", words)
                 self._text = render.content(page_of(results, self._folder), words)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scaling_search import UserError
 from scaling_search.results.reading import Results, open_results
-from scaling_search.results.record import Record
+from scaling_search.results.record import Record, count_ended
 from scaling_search.study.settings import Study, check
 from scaling_search.verdict.narration import percent
 from scaling_search.verdict.verdict import Verdict, verdicts
@@ -68,7 +68,7 @@ def page_of(source: Results, folder: Path) -> Page:
 
 def unfinished_words(source: Results) -> str:
     """Return '4 of 19 runs', or '' for a finished study."""
-    recorded = sum(r.outcome is not None for r in source.records())
+    recorded = count_ended(source.records())
     state = source.fact("state")
     if state == "finished" or recorded >= source.fact("planned"):
         return ""

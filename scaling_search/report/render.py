@@ -22,6 +22,7 @@ from scaling_search.report import columns, figures
 from scaling_search.report.figures import compare
 from scaling_search.report.figures.style import AXES
 from scaling_search.report.page import Page, warnings
+from scaling_search.results.record import count_ended
 from scaling_search.verdict.narration import in_brief, narrate, opening
 
 _COMPARED = (
@@ -80,7 +81,7 @@ def _compared_answers(pages: Sequence[Page]) -> tuple[list[str], list[list[str]]
     headings: list[str] = []
     rows = []
     for page in pages:
-        runs = page.unfinished or str(sum(r.outcome is not None for r in page.records))
+        runs = page.unfinished or str(count_ended(page.records))
         for v in page.verdicts:
             brief = in_brief(v, page.study)
             headings = ["study", *(sentence.label for sentence in brief), "runs"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scaling_search.study.candidate import Candidate
@@ -54,3 +54,8 @@ def by_network_key(records: Sequence[Record]) -> dict[str, list[Record]]:
     for record in records:
         groups.setdefault(record.candidate.key, []).append(record)
     return groups
+
+
+def count_ended(runs: Iterable[Record]) -> int:
+    """How many of the runs have an outcome, whatever it is."""
+    return sum(run.outcome is not None for run in runs)

@@ -37,12 +37,11 @@ class Profile:
 @flushed_denormals()
 def profile(trial: Trial, data: Dataset) -> Profile:
     """Measure an epoch of `trial`. Raises what a training raises."""
-    device = memory.activate(trial.device)
     ready = prepare(trial, data)
     step, batches = ready.step, ready.batches
     step.model.train()
     median_step = _median_step(ready, trial.recipe.lr)
-    seconds = _seconds_of_parts(ready, device)
+    seconds = _seconds_of_parts(ready)
     # a multiply-add is two operations; backward costs twice forward
     operations = 2 * 3 * cost(trial.arch).macs * batches.size
     return Profile(
@@ -50,7 +49,7 @@ def profile(trial: Trial, data: Dataset) -> Profile:
         steps=batches.per_epoch,
         step=median_step,
         achieved=operations / median_step,
-        peak=peak_rate(device),
+        peak=peak_rate(ready.images.device),
         kernels=ready.kernels,
         eager=step.eager,
     )
@@ -70,10 +69,10 @@ def _median_step(ready: Ready, learning_rate: float) -> float:
     return statistics.median(seconds[_WARM:])
 
 
-def _seconds_of_parts(ready: Ready, device: torch.device) -> dict[str, float]:
+def _seconds_of_parts(ready: Ready) -> dict[str, float]:
     """Return the seconds of each part of an epoch: data, forward, backward, optimizer and
     evaluation."""
-    step, batches = ready.step, ready.batches
+    step, batches, device = ready.step, ready.batches, ready.images.device
     spent: dict[str, float] = {}
 
     @contextmanager

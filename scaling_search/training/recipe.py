@@ -97,6 +97,11 @@ class Recipe:
         Range(2),
     )
 
+    @property
+    def optimizer_states(self) -> int:
+        """Tensors that the optimizer keeps per parameter: sgd its momentum, the others two."""
+        return 1 if self.optimizer == "sgd" else 2
+
 
 # proxy: the best ranking per second. paper: the official recipe (efficientnet's main.py), lr 0.016
 # per 256 images; its AutoAugment is RandAugment here (ours, data/randaugment.py).

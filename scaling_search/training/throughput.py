@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 
@@ -20,7 +20,7 @@ MARGIN = 0.2  # s before and after a rate is taken: neighbours may not train yet
 _CHUNK = 0.05  # s between two waits for the device, of which a training has none
 
 
-def training_steps(trial: Trial, data: Dataset) -> Iterator[int]:
+def training_steps(trial: Trial, data: Dataset) -> Generator[int, None, None]:
     """Train without end, one step at each `next`, as a run does; yield the number of its images.
 
     Nothing is evaluated and nothing is written."""

@@ -13,7 +13,7 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -154,7 +154,7 @@ class _Totals:
         )
 
 
-def run(trial: Trial, data: Dataset) -> Iterator[Epoch | Outcome | Pulse]:
+def run(trial: Trial, data: Dataset) -> Generator[Epoch | Outcome | Pulse, None, None]:
     """Train, yielding each Epoch as it ends and the Outcome last; goes on from the newest
     checkpoint that fits.
 
@@ -202,10 +202,9 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 
 def _memory_note(trial: Trial, error: Exception) -> str:
-    batch = trial.recipe.batch
-    states = 1 if trial.recipe.optimizer == "sgd" else 2  # tensors that it keeps per parameter
-    size = training_memory(trial.arch, batch, precision_on(torch.device(trial.device)), states)
-    return f"a step at batch {batch} needs about {size / 2**30:.1f} GiB; {first_line(error)}"
+    recipe, precision = trial.recipe, precision_on(torch.device(trial.device))
+    size = training_memory(trial.arch, recipe.batch, precision, recipe.optimizer_states)
+    return f"a step at batch {recipe.batch} needs about {size / 2**30:.1f} GiB; {first_line(error)}"
 
 
 def versions(kernels: str) -> dict[str, str]:

@@ -239,9 +239,8 @@ def _conv_norm_gate(layer: ConvNorm, se: SqueezeExcite, x: Tensor) -> Tensor:
 
 
 def _block(block: ConvBlock, x: Tensor) -> Tensor:
-    drops = block.training and block.drop > 0
     # a plain sum directly after a norm without activation is part of that norm's kernel
-    sums_in_norm = block.residual and block.last is None and not drops
+    sums_in_norm = block.residual and block.last is None and not block.drops
     y = x
     names = list(block.path)
     while names:
@@ -252,10 +251,8 @@ def _block(block: ConvBlock, x: Tensor) -> Tensor:
             names.pop(0)
             y = _conv_norm_gate(layer, block.se, y)
         elif sums_in_norm and not names and len(layer) == 2:
-            shortcut = x
-            if block.shortcut is not None:
-                shortcut = _conv_norm(cast(ConvNorm, block.shortcut), x)
-            return _conv_norm(layer, y, shortcut.contiguous(memory_format=_CHANNELS_LAST))
+            # x itself: a block whose shortcut has a layer of its own also has a last one
+            return _conv_norm(layer, y, x.contiguous(memory_format=_CHANNELS_LAST))
         else:
             y = _conv_norm(layer, y)
     return block.join(x, y)

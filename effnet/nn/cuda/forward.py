@@ -38,10 +38,9 @@ class TrainingForward(nn.Module):
         return cast(Tensor, net.classifier(net.dropout(x.mean((2, 3)))))
 
     def _block(self, block: ConvBlock, x: Tensor) -> Tensor:
-        drops = block.training and block.drop > 0
         # A plain sum directly after a norm without activation is part of that norm's kernel. Where
         # a branch may be dropped (stochastic depth), the sum comes after the drop.
-        sums_in_norm = self.fused and block.residual and not drops
+        sums_in_norm = self.fused and block.residual and not block.drops
         y = x
         names = list(block.path)  # of the layers still to come
         while names:

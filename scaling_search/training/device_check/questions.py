@@ -20,7 +20,7 @@ from effnet.messages import first_line
 from effnet.nn import cuda
 from scaling_search.training import memory
 from scaling_search.training.device_check import runs, speed, steps
-from scaling_search.training.device_check.subject import Answer, Subject, draw_data
+from scaling_search.training.device_check.subject import REPORT_IT, Answer, Subject, draw_data
 from scaling_search.training.step import kernels, why_no_kernels
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _raised(question: Question, error: Exception) -> Answer:
         question.name,
         False,
         first_line(error, named=True),
-        "DEVICE_CHECK_TRACEBACK=1 shows where; report it with this table",
+        f"DEVICE_CHECK_TRACEBACK=1 shows where; {REPORT_IT}",
     )
 
 

@@ -89,7 +89,7 @@ def _stop_after_an_epoch(trial: Trial, data: Dataset) -> None:
     for event in events:
         if isinstance(event, Epoch):
             break
-    events.close()  # type: ignore[attr-defined]  # a generator
+    events.close()
 
 
 def _continued(

@@ -63,7 +63,7 @@ def _rate(trial: Trial, data: Dataset) -> float:
     steps = training_steps(trial, data)
     warm_up(steps, device)
     rate = images_per_second(steps, device, _SECONDS)
-    steps.close()  # type: ignore[attr-defined]  # a generator
+    steps.close()
     return rate
 
 

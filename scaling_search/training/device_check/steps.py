@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -71,9 +70,7 @@ def steps_agree(subject: Subject, optimizer: str) -> Iterator[Answer]:
     yield _losses_agree(f"captured = eager, {optimizer}", captured, eager, bound)
     yield _losses_agree(f"bf16 step = plain fp32, {optimizer}", eager, plain, 0.15)
     if kernels("cuda") == "triton":
-        yield from _of_triton(
-            functools.partial(_triton_losses, subject, optimizer, captured, bound)
-        )
+        yield from _of_triton(_triton_losses(subject, optimizer, captured, bound))
 
 
 def _triton_losses(
@@ -157,7 +154,7 @@ def gradients_agree(subject: Subject) -> Iterator[Answer]:
     ours = "torch" if subject.cuda else kernels("cpu")
     yield _fp32_gradients_agree(subject, "eager", f"gradients of {ours}")
     if subject.cuda and kernels("cuda") == "triton":
-        yield from _of_triton(functools.partial(_triton_gradients, subject))
+        yield from _of_triton(_triton_gradients(subject))
 
 
 def _triton_gradients(subject: Subject) -> Iterator[Answer]:
@@ -165,12 +162,12 @@ def _triton_gradients(subject: Subject) -> Iterator[Answer]:
     yield _triton_bf16_gradients_agree(subject)
 
 
-def _of_triton(ask: Callable[[], Iterator[Answer]]) -> Iterator[Answer]:
-    """Yield answers about Triton's kernels. Where they do not even run (no compiler for their
+def _of_triton(answers: Iterator[Answer]) -> Iterator[Answer]:
+    """Yield `answers` about Triton's kernels. Where they do not even run (no compiler for their
     launcher, a card that it does not know), plain modules train, and no other question has failed
     by that."""
     try:
-        for answer in ask():
+        for answer in answers:
             yield replace(answer, of_triton=True)
     except Exception as error:
         reason = first_line(error, named=True)
