@@ -24,8 +24,7 @@ from scaling_search.data.sources import is_choice, load_or_explain, own_path
 from scaling_search.driver import sharing
 from scaling_search.driver.console import say
 from scaling_search.driver.devices import Machine
-from scaling_search.driver.executors import open_executor
-from scaling_search.driver.executors.local import LocalExecutor
+from scaling_search.driver.executors.local import LocalExecutor, open_local
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.executors.replay import ReplayExecutor
 from scaling_search.driver.log import LOG, log_into
@@ -44,6 +43,7 @@ from scaling_search.report.answer import finish, write_table
 from scaling_search.results.curves import TABLE, Curves
 from scaling_search.results.curves import check as check_curves
 from scaling_search.results.curves import read as read_curves
+from scaling_search.results.database import has_file
 from scaling_search.results.database import versions as store_versions
 from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
@@ -53,7 +53,7 @@ from scaling_search.training.train import versions
 from scaling_search.training.trial import inside
 from scaling_search.verdict.narration import percent
 
-__all__ = ["Clock", "Place", "resolve_device", "resolve_device_and_data", "search", "train_family"]
+__all__ = ["Clock", "Place", "resolve_device_and_data", "search", "train_family"]
 
 _RETRIED = ("crashed", "timeout", "out-of-memory")  # what another machine may do better
 
@@ -136,7 +136,7 @@ def search(
         machine = examine_machine(study, todo, place, console)
 
     folder = out or Path("runs") / _folder_name(study, data, label, is_replay=curves is not None)
-    if curves and (folder / "study.db").exists():
+    if curves and has_file(folder):
         raise UserError(
             f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose "
             "another"
@@ -359,7 +359,6 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
                     kernels,
                     packing,
                     log_name=LOG,
-                    recorded=session.curves is not None,
                 )
                 _run_search(session, store, executor, conditions, limits, planned)
         except StoppedError:
@@ -388,11 +387,6 @@ def _run_search(
     limits: Limits,
     planned: int,
 ) -> None:
-    recorded = session.curves.by_key() if session.curves else None
-
-    def exists(network: str, seed: int, epochs: int) -> bool:
-        return recorded is None or (network, seed, epochs) in recorded
-
     with Live(session.console, planned) as live:
         job = Search(
             session.study,
@@ -403,7 +397,7 @@ def _run_search(
             live,
             conditions,
             limits=limits,
-            exists=exists,
+            recorded=session.curves.by_key() if session.curves else None,
         )
         store.set_fact("state", "running")
         trained = job.run()
@@ -416,15 +410,25 @@ def _run_search(
 
 
 def _open_executor(session: _Session, log_file: Path) -> Executor:
+    """What runs the session's trainings; `log_file` keeps what local workers write to stderr.
+    Raises UserError."""
     if session.curves:
         return ReplayExecutor(session.curves)
-    return open_executor(
-        session.place,
-        session.study,
-        session.data,
+    place, study, data = session.place, session.study, session.data
+    if place.executor == "local":
+        return open_local(place.workers, study.device, study.threads, place.devices, log_file)
+    from scaling_search.driver.executors.ray import RayExecutor
+
+    return RayExecutor(
+        place.workers,
+        study.device,
+        study.threads,
+        Path(data.folder),
+        data.digest,
         session.checkpoints,
-        per_gpu=trainings_per_gpu(session.study, session.todo, session.machine),
-        log_file=log_file,
+        place.ray_address,
+        devices=place.devices,
+        per_gpu=trainings_per_gpu(study, session.todo, session.machine),
     )
 
 

@@ -26,10 +26,10 @@ _PROFILE_IMAGES = 2048  # at most: each part's share has settled by then
 
 def _train(args: argparse.Namespace, argv: list[str]) -> int:
     """Exit status 0; 1 when the run failed; 130 after Ctrl-C, and the same command goes on."""
-    from scaling_search import session
     from scaling_search.data.sources import load_or_explain
     from scaling_search.driver import devices
     from scaling_search.driver.console import say
+    from scaling_search.driver.place import Place, resolve_device
 
     settings = _read_settings(args)
     indices = None
@@ -37,7 +37,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
         settings["device"], indices = devices.parse(settings["device"])
     study = _check(settings)
     console = Console()
-    device = session.resolve_device(study, session.Place(devices=indices), console)
+    device = resolve_device(study, Place(devices=indices), console)
     if indices is not None:
         device = f"{device}:{indices[0]}"
     with console.status("reading data (once; it is cached)"):

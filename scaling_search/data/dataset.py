@@ -24,7 +24,7 @@ from scaling_search import UserError
 logger = logging.getLogger(__name__)
 
 FOLDS = 5
-_ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
+ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 _SAMPLE = 2000  # images that the mean and the deviation of colours are taken from
 
 
@@ -65,7 +65,7 @@ class Dataset:
         try:
             meta = json.loads((folder / "meta.json").read_text())
             arrays: dict[str, Any] = {}
-            for name in _ARRAYS:
+            for name in ARRAYS:
                 arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
             return cls(
                 name=meta["name"],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from effnet.budget import Budget
@@ -51,15 +51,13 @@ class Conditions:
 
     `kernels`: those that every run must be trained with (step.kernels), "" for any. `packing`:
     where several trainings may share a GPU. `log_name`: the file that keeps the tracebacks of
-    crashed runs, "" for none. `recorded`: nothing is trained, and outcomes are those of a table:
-    its crashes are no fault of this machine."""
+    crashed runs, "" for none."""
 
     device: str
     checkpoints: str
     kernels: str = ""
     packing: Packing | None = None
     log_name: str = ""
-    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +78,11 @@ class Limits:
         return self.stopping() or time.monotonic() >= self.test_until
 
 
-def _any_run(network: str, seed: int, epochs: int) -> bool:
-    return True
-
-
 class Search:
-    """One session of a study. `exists`: whether a run (network, seed, epochs) can be had at all: a
-    replayed table may end."""
+    """One session of a study.
+
+    `recorded`: the runs (network, seed, epochs) of a table that is replayed, which may lack some;
+    its crashes are no fault of this machine. None: every run can be had, by training it."""
 
     def __init__(
         self,
@@ -99,18 +95,22 @@ class Search:
         conditions: Conditions,
         *,
         limits: Limits | None = None,
-        exists: Callable[[str, int, int], bool] = _any_run,
+        recorded: Container[tuple[str, int, int]] | None = None,
     ) -> None:
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
         self._conditions, self._limits = conditions, limits or Limits()
-        self._exists = exists
-        self._crashes = None if conditions.recorded else Crashes(store)
+        self._recorded = recorded
+        self._crashes = Crashes(store) if recorded is None else None
         self.out_of_time = False
         # (network, seed, epochs) requested so far, in this session or an earlier one
         self._requested: set[tuple[str, int, int]] = set()
         # numbers of the runs that a verdict was made from, and the networks that it names
         self._named: tuple[frozenset[int], list[Candidate]] | None = None
+
+    def _exists(self, network: str, seed: int, epochs: int) -> bool:
+        """Whether a run can be had at all."""
+        return self._recorded is None or (network, seed, epochs) in self._recorded
 
     @property
     def _last(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def page_of(source: Results, folder: Path) -> Page:
         command=source.fact("command"),
         study=study,
         targets=source.fact("targets"),
-        unfinished=unfinished_words(source),
+        unfinished=unfinished_words(source, records),
         notes=source.fact("notes"),
         provenance=source.fact("provenance"),
         records=records,
@@ -66,9 +67,9 @@ def page_of(source: Results, folder: Path) -> Page:
     )
 
 
-def unfinished_words(source: Results) -> str:
+def unfinished_words(source: Results, records: Sequence[Record]) -> str:
     """Return '4 of 19 runs', or '' for a finished study."""
-    recorded = count_ended(source.records())
+    recorded = count_ended(records)
     state = source.fact("state")
     if state == "finished" or recorded >= source.fact("planned"):
         return ""

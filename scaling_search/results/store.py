@@ -61,7 +61,6 @@ class Store:
         self._numbers: dict[tuple[str, int, int], int] = {}  # (network, seed, epochs) → number
         self._networks: set[str] = set()  # keys of those that are stored
         self._next_number = 0  # Optuna numbers a study's trials in the order of their making
-        self._running: set[int] = set()
         self._reported: dict[int, set[int]] = {}  # number of a run in progress → its epochs
         self._deaths: dict[int, Deaths] = {}  # of workers, by the number of a run in progress
         self._trial_ids: dict[int, int] = {}  # of runs in progress now or earlier in this session
@@ -137,7 +136,7 @@ class Store:
             "%s: open with %d runs, %d of them in progress when their driver ended",
             self._database.place,
             len(self._records),
-            len(self._running),
+            len(self._reported),
         )
 
     def _index_runs(self) -> None:
@@ -168,7 +167,6 @@ class Store:
     def _follow(self, number: int, trial_id: int, reported: frozenset[int] = frozenset()) -> None:
         """Take a run into those in progress."""
         self._trial_ids[number] = trial_id
-        self._running.add(number)
         self._reported[number] = set(reported)
 
     # ---- reading
@@ -211,7 +209,7 @@ class Store:
         number = self._numbers.get((candidate.key, seed, epochs))
         if number is None:
             return self._start_new(candidate, seed, epochs)
-        if number not in self._running:
+        if number not in self._reported:
             raise ValueError(f"run {number} has ended")
         self.again(number, self._interruption)
         return number
@@ -241,7 +239,7 @@ class Store:
     def again(self, number: int, why: str) -> None:
         """Record why a run is started once more."""
         record = self._records[number]
-        running = number in self._running
+        running = number in self._reported
         when = f"after epoch {self.epochs_of(number)}" if running else "when tested"
         reasons = (*record.again, f"{when}: {why}")
         with self._writing() as database:
@@ -289,7 +287,6 @@ class Store:
         if outcome.status == "done":
             state, values = TrialState.COMPLETE, [outcome.epochs[-1].val_acc]
         database.storage.set_trial_state_values(self._trial_ids[number], state, values)
-        self._running.discard(number)
         self._reported.pop(number, None)
         self._deaths.pop(number, None)
 

@@ -214,14 +214,10 @@ class LocalExecutor:
     def _keep(self, workers: Sequence[_Worker], count: int) -> None:
         """End the rehearsal of `count` of a device's live workers; the others end."""
         alive = [w for w in workers if w in self._workers]
-        for i, worker in enumerate(alive):
-            if i >= count:
-                self._drop(worker)
-                continue
-            try:
-                worker.connection.send(None)
-            except OSError:
-                self._drop(worker)
+        for worker in alive[:count]:
+            self._send_stop(worker)
+        for worker in alive[count:]:
+            self._drop(worker)
 
     # ---- runs
 
@@ -302,10 +298,14 @@ class LocalExecutor:
 
     def _tell_to_stop(self) -> None:
         for worker in self._busy():
-            try:
-                worker.connection.send(None)
-            except OSError:
-                self._drop(worker)
+            self._send_stop(worker)
+
+    def _send_stop(self, worker: _Worker) -> None:
+        """End what a worker is doing; one that died meanwhile is dropped."""
+        try:
+            worker.connection.send(None)
+        except OSError:
+            self._drop(worker)
 
     def _send(self, job: Job, device: str) -> None:
         """Hand over a job; a worker that died while it was idle is replaced."""

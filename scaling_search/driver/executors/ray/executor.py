@@ -19,7 +19,7 @@ import ray
 from ray import tune
 
 from scaling_search import UserError
-from scaling_search.data.dataset import Dataset
+from scaling_search.data.dataset import ARRAYS, Dataset
 from scaling_search.driver.devices import cores
 from scaling_search.driver.executors.protocol import GRACE, POLL, Driver, Job
 from scaling_search.driver.executors.ray.actor import Trainable
@@ -43,7 +43,6 @@ _CLOSES = 5.0  # s that Tune has to end by itself
 # s that the store may keep Python's lock while Tune waits for it (Python's own: 0.005)
 _SWITCH = 5e-5
 _FRACTIONS = 10_000  # of a GPU: Ray rounds to the nearest, and six of 0.1667 would be more than one
-_ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class RayExecutor:
         except BaseException:
             self.close()
             raise
-        self._sharing = self._exchange.sharing = sharing
+        self._exchange.sharing = sharing
         # parameters travel once through the object store, not with every trial
         self._trainable = tune.with_resources(
             tune.with_parameters(Trainable, data=data, train=train), self._share
@@ -122,7 +121,7 @@ class RayExecutor:
         if check_access(folder, digest, checkpoints):
             return None
         mapped = Dataset.open(folder)
-        arrays: dict[str, Any] = {name: np.asarray(getattr(mapped, name)) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: np.asarray(getattr(mapped, name)) for name in ARRAYS}
         return replace(mapped, **arrays)
 
     def run(self, driver: Driver) -> None:
@@ -152,7 +151,7 @@ class RayExecutor:
                 driver.lost(job, event)
         if self._exchange.stopping:
             # the next step of the study, if there is one, starts Tune anew
-            self._exchange = Exchange(self._sharing)
+            self._exchange = Exchange(self._exchange.sharing)
 
     def _hand_out(self, driver: Driver, in_progress: dict[int, Job]) -> None:
         """One more job than there are workers: it waits in line, so that none waits for the
