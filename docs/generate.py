@@ -106,13 +106,8 @@ def _toml(value: Any) -> str:
     return "" if value is None else json.dumps(value)
 
 
-def _plain_settings(preset: str) -> dict[str, Any]:
-    """The settings of a preset by name, flat: {"recipe.lr": 0.01, ...}, without defaults."""
-    return read(preset_path(preset)).changed()
-
-
 def _settings() -> str:
-    presets = [_plain_settings(preset) for preset in PRESETS]
+    presets = [read(preset_path(preset)).changed() for preset in PRESETS]
     rows = []
     for setting in settings():
         different = [_toml(preset.get(setting.name)) for preset in presets]

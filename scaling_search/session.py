@@ -49,9 +49,9 @@ from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
 from scaling_search.study.plan import Plan, plan
 from scaling_search.study.settings import Study, check, identity_hash
+from scaling_search.study.wording import percent
 from scaling_search.training.train import versions
 from scaling_search.training.trial import inside
-from scaling_search.verdict.narration import percent
 
 __all__ = ["Clock", "Place", "resolve_device_and_data", "search", "train_family"]
 

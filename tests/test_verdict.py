@@ -8,13 +8,13 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import SINGLE
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, preset_path, read
+from scaling_search.study.wording import points
 from scaling_search.verdict.narration import (
     against,
     baseline_words,
     bound_words,
     fastest_words,
     noise_words,
-    points,
     settle_words,
     surface_words,
     tied_words,

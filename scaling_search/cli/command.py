@@ -136,6 +136,16 @@ def of_settings(command: str) -> tuple[Argument, ...]:
     return tuple(arguments)
 
 
+def given_settings(args: argparse.Namespace, command: str) -> dict[str, Any]:
+    """The settings whose flags are given, as they were parsed: {"recipe.lr": 0.01, ...}."""
+    given = {}
+    for setting in with_flag(command):
+        value = getattr(args, setting.sets)
+        if value is not None:
+            given[setting.sets] = value
+    return given
+
+
 def _of_setting(setting: Setting, default: str) -> Argument:
     """The argument for a setting's flag. It is None where it is not given."""
     if setting.flag is None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from scaling_search.cli.command import Argument, Command, OneOf
 from scaling_search.study.flags import OUTPUT, PLACE, SPENDING, TRAINED
 
 if TYPE_CHECKING:
+    from effnet.shares import Shares
     from scaling_search.results.record import Record
     from scaling_search.study.candidate import Candidate
     from scaling_search.study.context import ScalingContext
@@ -85,11 +87,11 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
 
     from scaling_search.driver.console import say
     from scaling_search.study.family import aim_of, members
-    from scaling_search.verdict.narration import spent
+    from scaling_search.study.wording import spent
 
     source = _read_source(args.run)
     aim = aim_of(source.pick)
-    targets = _targets(args, phis, source)
+    targets = _targets(args, phis, source, aim)
     console = Console()
     origin = f"from {source.pick.label}, picked at {source.verdict.budget}"
     say(console, "direction", f"{spent(aim)}, {origin}")
@@ -103,7 +105,7 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
 def _read_source(run: Path) -> _Source:
     """The study of a run folder and its verdict, that of its largest budget. Raises UserError."""
     from scaling_search.results.reading import open_results
-    from scaling_search.study.context import ScalingContext
+    from scaling_search.study.plan import scaling_context
     from scaling_search.study.settings import check
     from scaling_search.verdict.verdict import verdicts
 
@@ -121,20 +123,17 @@ def _read_source(run: Path) -> _Source:
             f"{run}: no verdict yet, no network of the budget has finished; let the search go on"
         )
     verdict = max(reached, key=lambda verdict: verdict.pick.candidate.ratio)
-    context = ScalingContext(
-        base=study.network(),
-        classes=baseline.arch.num_classes,
-        max_side=math.inf if study.space.upscale else native,
-        max_waste=study.space.max_waste,
-    )
+    context = scaling_context(study, baseline.arch.num_classes, native)
     return _Source(study, context, baseline, verdict)
 
 
-def _targets(args: argparse.Namespace, phis: list[float], source: _Source) -> dict[str, Budget]:
+def _targets(
+    args: argparse.Namespace, phis: list[float], source: _Source, aim: Shares
+) -> dict[str, Budget]:
     """The budgets of the family by name. Raises UserError for one that no network can meet."""
-    from scaling_search.study.family import aim_of, check_reach
+    from scaling_search.study.family import check_reach
 
-    context, tolerance, aim = source.context, source.study.space.tolerance, aim_of(source.pick)
+    context, tolerance = source.context, source.study.space.tolerance
     targets: dict[str, Budget] = {}
     if args.phi is None:
         for budget in parse_budgets(args.budgets, tolerance):
@@ -157,7 +156,7 @@ def _targets(args: argparse.Namespace, phis: list[float], source: _Source) -> di
 
 def _lines(member: Member) -> list[tuple[str, str]]:
     """A member in two lines, each (label, text): what it is, and what stands beside it."""
-    from scaling_search.verdict.narration import spent
+    from scaling_search.study.wording import spent
 
     network = member.network
     cost = f"{human(network.cost.macs)} MACs ({network.ratio:.2f}x)"
@@ -180,7 +179,7 @@ def _train(
     from scaling_search import session
     from scaling_search.driver.console import say
     from scaling_search.study.plan import Plan
-    from scaling_search.verdict.narration import points
+    from scaling_search.study.wording import points
 
     networks: dict[str, Candidate] = {}
     for member in family:
@@ -226,11 +225,10 @@ def _study_of_family(study: Study, networks: Sequence[Candidate], source: str | 
 
 def _mean_accuracies(records: Sequence[Record]) -> dict[str, float]:
     """Of each network with a finished run, its validation accuracy: the mean over seeds."""
-    accuracies: dict[str, list[float]] = {}
-    for record in records:
-        if record.done:
-            accuracies.setdefault(record.candidate.key, []).append(record.val_acc)
-    return {key: math.fsum(values) / len(values) for key, values in accuracies.items()}
+    from scaling_search.results.record import by_network_key
+
+    groups = by_network_key([record for record in records if record.done])
+    return {key: fmean(run.val_acc for run in runs) for key, runs in groups.items()}
 
 
 def fit_words(costs: Sequence[int], errors: Sequence[float]) -> list[str]:

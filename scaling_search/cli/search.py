@@ -13,10 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from scaling_search import UserError, without_secrets
-from scaling_search.cli.command import Argument, Command, of_settings
+from scaling_search.cli.command import Argument, Command, given_settings, of_settings
 from scaling_search.cli.values import plain
 from scaling_search.study.flags import OUTPUT, PLACE, SPENDING, TRAINED
-from scaling_search.study.reference import with_flag
 
 _LEAST_TIME = 60  # s: workers start, a few networks train, a report is written
 
@@ -128,11 +127,7 @@ def _choose_definition(args: argparse.Namespace, device: str) -> tuple[str, Path
 def read_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line puts over the study's file: {"recipe.lr": 0.01, ...}. Raises
     UserError."""
-    overrides = {}
-    for setting in with_flag("search"):
-        value = getattr(args, setting.sets)
-        if value is not None:
-            overrides[setting.sets] = value
+    overrides = given_settings(args, "search")
     if "budgets" in overrides:
         overrides["budgets"] = overrides["budgets"].split(",")
     if "rungs" in overrides:

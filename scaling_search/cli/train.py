@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from scaling_search import UserError
-from scaling_search.cli.command import Argument, Command, of_settings
+from scaling_search.cli.command import Argument, Command, given_settings, of_settings
 from scaling_search.cli.dials import dials, network
 from scaling_search.study.flags import OUTPUT, SPENDING
-from scaling_search.study.reference import with_flag
 
 if TYPE_CHECKING:
     from scaling_search.data.dataset import Dataset
@@ -29,15 +28,16 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search.data.sources import load_or_explain
     from scaling_search.driver import devices
     from scaling_search.driver.console import say
-    from scaling_search.driver.place import Place, resolve_device
 
-    settings = _read_settings(args)
+    settings: dict[str, Any] = {"rungs": [args.epochs], **given_settings(args, "train")}
     indices = None
     if "device" in settings:
         settings["device"], indices = devices.parse(settings["device"])
     study = _check(settings)
     console = Console()
-    device = resolve_device(study, Place(devices=indices), console)
+    device, note = devices.resolve(study.device, indices)
+    if note:
+        say(console, "note", note)
     if indices is not None:
         device = f"{device}:{indices[0]}"
     with console.status("reading data (once; it is cached)"):
@@ -51,25 +51,12 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     return _run(trial, data, console)
 
 
-def _read_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What is given of a study's settings, as {"recipe.lr": 0.01, ...}."""
-    settings: dict[str, Any] = {"rungs": [args.epochs]}
-    for setting in with_flag("train"):
-        value = getattr(args, setting.sets)
-        if value is not None:
-            settings[setting.sets] = value
-    return settings
-
-
 def _check(flat: dict[str, Any]) -> Study:
     """A study of flat settings: it holds them to their types and ranges. Raises UserError."""
-    from scaling_search.study.settings import check
+    from scaling_search.study.settings import check, override
 
     settings: dict[str, Any] = {}
-    for name, value in flat.items():
-        part, _, field = name.rpartition(".")
-        table = settings.setdefault(part, {}) if part else settings
-        table[field] = value
+    override(settings, flat)
     return check(settings, "command line")
 
 
@@ -101,9 +88,9 @@ def _run(trial: Trial, data: Dataset, console: Console) -> int:
     """Train, a line for each epoch; the exit status. Raises UserError where a file cannot be read
     or written."""
     from scaling_search.driver.console import say
+    from scaling_search.study.wording import points
     from scaling_search.training.train import run as train
     from scaling_search.training.trial import Epoch, Outcome
-    from scaling_search.verdict.narration import points
 
     try:
         for event in train(trial, data):

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scaling_search.driver.console import say
 from scaling_search.driver.executors.protocol import Job
 from scaling_search.study.candidate import Candidate
+from scaling_search.study.wording import points
 from scaling_search.training.trial import Epoch, Outcome
-from scaling_search.verdict.narration import points
 
 
 @dataclass

@@ -150,7 +150,6 @@ def _network(records: list[Record], last: int, *, is_pick: bool) -> dict[str, An
 def _conclusions(row: Row, *, is_pick: bool) -> dict[str, Any]:
     """Return what the verdict concludes about a network."""
     values: dict[str, Any] = {
-        **_NO_CONCLUSIONS,
         "mean": row.mean,
         "error": row.error,
         # Not all finished runs at the last rung: fresh seeds only confirm, and are no part of the

@@ -11,7 +11,7 @@ from scaling_search import UserError
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.settings import Study, check
-from scaling_search.verdict.narration import percent
+from scaling_search.study.wording import percent
 from scaling_search.verdict.verdict import Verdict, verdicts
 
 # Fewer runs of the pick than this, and luck is not told from merit.
@@ -141,7 +141,7 @@ def _upscaled_images(page: Page, candidates: list[Record]) -> str | None:
 
 
 def _failed_runs(page: Page) -> str | None:
-    failed = sum(r.outcome is not None and not r.done for r in page.records)
+    failed = sum(r.failed for r in page.records)
     if not failed:
         return None
     return (

@@ -40,6 +40,11 @@ class Record:
         return self.outcome is not None and self.outcome.status == "done"
 
     @property
+    def failed(self) -> bool:
+        """Whether the run has ended, and is not done."""
+        return self.outcome is not None and not self.done
+
+    @property
     def val_acc(self) -> float:
         """The accuracy after the last epoch. Raises ValueError for a run that is not done."""
         if self.outcome is None or self.outcome.status != "done":

@@ -58,12 +58,12 @@ def with_flag(command: str) -> list[Setting]:
 def common_to_presets() -> dict[str, Any]:
     """The settings that all presets agree in, as plain data by name; the others are a preset's
     own."""
-    first, *others = (_flat(read(preset_path(preset)).settings()) for preset in PRESETS)
+    changes = [read(preset_path(preset)).changed() for preset in PRESETS]
     common = {}
     for setting in settings():
-        value = first.get(setting.name)
-        if all(other.get(setting.name) == value for other in others):
-            common[setting.name] = value
+        first, *others = (changed.get(setting.name, setting.default) for changed in changes)
+        if all(other == first for other in others):
+            common[setting.name] = first
     return common
 
 
@@ -110,14 +110,3 @@ def _fields(model: type) -> Iterator[tuple[str, Any, str, Flag | None]]:
 
 def _flag_in(metadata: list[Any]) -> Flag | None:
     return next((item for item in metadata if isinstance(item, Flag)), None)
-
-
-def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"lr": 0.01}} → {"recipe.lr": 0.01}."""
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -426,13 +426,13 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
     logger.info("study read from %s", path)
     if not overrides:
         return study
-    _override(settings, overrides)
+    override(settings, overrides)
     logger.info("settings of the command line: %s", overrides)
     _embed_definition(settings, "command line")
     return check(settings, "command line")
 
 
-def _override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
+def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Put flat overrides into the tables of `settings`. Raises UserError for a part of a setting
     that has none."""
     name = str(overrides.get("baseline.name", ""))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effnet.budget import human
-from effnet.shares import Shares
-from scaling_search.results.record import Record
+from scaling_search.results.record import Record, count_ended
 from scaling_search.study.settings import Study
+from scaling_search.study.wording import percent, points, spent
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
 from scaling_search.verdict.verdict import MARGIN, Row, Verdict
@@ -83,22 +83,6 @@ def in_brief(v: Verdict, study: Study) -> list[Sentence]:
 
 
 # ---- numbers
-
-
-def points(fraction: float) -> str:
-    """0.1234 → '12.3'."""
-    return f"{100 * fraction:.1f}"
-
-
-def percent(share: float) -> str:
-    """0.123 → '12%'."""
-    return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero
-
-
-def spent(shares: Shares) -> str:
-    """(0.5, 0.2, 0.3) → 'depth 50% width 20% resolution 30%'."""
-    depth, width, resolution = (percent(share) for share in shares)
-    return f"depth {depth} width {width} resolution {resolution}"
 
 
 def trained_words(study: Study) -> str:
@@ -339,14 +323,13 @@ def cost_words(v: Verdict, study: Study) -> str:
 
 
 def _why_none(records: Sequence[Record]) -> str:
-    ended = [r.outcome for r in records if r.outcome]
-    failed = sum(outcome.status != "done" for outcome in ended)
+    ended, failed = count_ended(records), sum(r.failed for r in records)
     if not records:
         return "no run has been started"
     if not ended:
         are = "is" if len(records) == 1 else "are"
         return f"no run has ended; {len(records)} {are} in progress"
-    if failed == len(ended):
+    if failed == ended:
         return f"every run so far has failed ({failed} of {failed}); results.csv says how"
-    done = len(ended) - failed
+    done = ended - failed
     return f"no network of the budget has finished ({done} runs have, {failed} failed)"

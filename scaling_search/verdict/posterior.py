@@ -106,13 +106,12 @@ class Posterior:
 
     `accuracy` [samples, networks] is the expected accuracy at the last rung, over seeds. `fields`
     [samples, rungs, grid points] is each rung's smooth surface, empty unless a grid was given.
-    `noise` is the standard deviation of one run at the last rung, `slope` [rungs] the mean rho.
+    `noise` is the standard deviation of one run at the last rung.
     """
 
     accuracy: Array
     fields: Array
     noise: float
-    slope: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +399,6 @@ class Statistics:
             accuracy=np.concatenate(accuracy)[order],
             fields=all_fields,
             noise=float(weights @ d.noise[:, -1]),
-            slope=np.asarray(weights @ d.slope),
         )
 
     def _prior_root(self, d: Hyperparameters, i: slice) -> Array:

@@ -373,7 +373,7 @@ def _verdict(
         noise=samples.noise,
         surface=_surface(fitted),
         failed=_left_out(budget, runs_of, fitted),
-        left_out=sum(_failures(runs_of[key]) for key in fitted.keys),
+        left_out=sum(run.failed for key in fitted.keys for run in runs_of[key]),
     )
 
 
@@ -387,10 +387,6 @@ def _speed(runs: Sequence[Record]) -> float | None:
 def _test_accuracy(runs: Sequence[Record]) -> float | None:
     accuracies = [r.test_acc for r in runs if r.test_acc is not None]
     return float(np.mean(accuracies)) if accuracies else None
-
-
-def _failures(runs: Sequence[Record]) -> int:
-    return sum(r.outcome is not None and not r.done for r in runs)
 
 
 def _left_out(
