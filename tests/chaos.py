@@ -63,7 +63,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def children(pid: int) -> list[int]:
-    """Of a process, all generations, that train: spawned Python workers and Ray's actors."""
+    """Of a process, all generations, that train: workers, forked from a process that is forked from
+    none such, and Ray's actors."""
     parents: dict[int, int] = {}
     commands: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -81,8 +82,9 @@ def children(pid: int) -> list[int]:
         descendants |= generation
     training = []
     for process in descendants:
-        command = commands.get(process, "")
-        if "spawn_main" in command or command.startswith("ray::"):
+        command, parent = commands.get(process, ""), commands.get(parents[process], "")
+        is_forked = "forkserver" in command and "forkserver" in parent
+        if is_forked or command.startswith("ray::"):
             training.append(process)
     return training
 

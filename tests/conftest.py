@@ -68,6 +68,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["SCALING_SEARCH_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ray_like_the_others() -> None:
+    """Ray runs its workers at niceness 15: beside pytest's other processes a test of three seconds
+    took three minutes."""
+    os.environ.setdefault("RAY_worker_niceness", "0")
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """600 + 100 images of shapes, 64 px."""

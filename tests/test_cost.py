@@ -158,15 +158,15 @@ def test_what_fvcore_says_of_the_peers_themselves(ours: str, library: str, their
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("name", "side", "batch"),
-    [("b0", 96, 48), ("resnet50", 64, 16), ("v2-s", 64, 16), ("mobilenetv2", 96, 16)],
+    ("name", "depth", "batch"),
+    [("b0", 0.3, 48), ("resnet50", 1, 8), ("v2-s", 0.15, 16), ("mobilenetv2", 0.5, 32)],
 )
 def test_training_memory_is_what_the_allocator_sees(
-    name: str, side: int, batch: int, precision: str
+    name: str, depth: float, batch: int, precision: str
 ) -> None:
-    """Within 10%: oneDNN's scratch for the depthwise weight gradients, some 30 MB here, is not in
-    the estimate."""
-    net = effnet.arch(name, resolution=side)
+    """Within 10%: oneDNN's scratch for the weight gradients, some 30 MB here, is not in the
+    estimate. Few blocks: in bf16 a depthwise one takes a CPU a second."""
+    net = effnet.arch(name, resolution=64, depth=depth)
     measured = peak_training_memory(net, batch, precision, device="cpu")  # type: ignore[arg-type]
     assert training_memory(net, batch, precision) == pytest.approx(measured, rel=0.1)  # type: ignore[arg-type]
 

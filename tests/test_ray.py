@@ -64,6 +64,23 @@ lasting_cluster = pytest.fixture(two_nodes, scope="module", name="lasting_cluste
 cluster = pytest.fixture(two_nodes, name="cluster")
 
 
+@pytest.fixture(scope="module")
+def gpu_cluster() -> Iterator[str]:
+    """The address of one node with two cores and four GPUs; the driver's own machine has none."""
+    on_gpus = {"PYTHONPATH": str(stub.ROOT)}
+    if stub.reason_to_skip() is None:
+        on_gpus |= stub.environment(gpus=4, memory=8e9)
+    before = dict(os.environ)
+    os.environ.update(on_gpus)
+    try:
+        cluster = start_cluster(0, num_cpus=2, num_gpus=4)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    yield cluster.address
+    cluster.shutdown()
+
+
 def listening() -> set[tuple[str, str]]:
     """(address, port) of every listening TCP socket, in the kernel's hexadecimal."""
     sockets = set()
@@ -155,7 +172,7 @@ def test_the_images_travel_where_a_node_has_no_copy(
 
 
 def test_asked_to_stop_runs_write_their_checkpoints(
-    study: Study, data: Dataset, tmp_path: Path, warm: Warm
+    study: Study, data: Dataset, tmp_path: Path, warm: Warm, gpu_cluster: str
 ) -> None:
     long = few(study, 2, extra=0).model_copy(
         update={"rungs": (3,), "data": study.data.model_copy(update={"train_images": None})}
@@ -167,13 +184,13 @@ def test_asked_to_stop_runs_write_their_checkpoints(
             stop_requested.set()
 
     with pytest.raises(StoppedError):
-        one = executor(data, tmp_path / "checkpoints", 1)
+        one = executor(data, tmp_path / "checkpoints", 1, gpu_cluster)
         search(long, data, tmp_path, one, Stop(), stop_requested.is_set)
     left = read_records(tmp_path)
     assert 1 <= len(left) <= 2, "one in progress, one in line"
     assert all(r.outcome is None for r in left), "one in progress, one in line"
     assert list((tmp_path / "checkpoints").glob("*/e3.ckpt"))
-    again = executor(data, tmp_path / "checkpoints", 1)
+    again = executor(data, tmp_path / "checkpoints", 1, gpu_cluster)
     _, table = search(long, data, tmp_path, again)
     _, whole = search(long, data, tmp_path / "b", warm(1))
     pd.testing.assert_frame_equal(
@@ -212,23 +229,6 @@ def test_wrong_clusters(data: Dataset, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # ---- GPUs, which Ray counts as it is told; where something is trained on them, the stand-in's
-
-
-@pytest.fixture(scope="module")
-def gpu_cluster() -> Iterator[str]:
-    """The address of one node with two cores and four GPUs; the driver's own machine has none."""
-    on_gpus = {"PYTHONPATH": str(stub.ROOT), "RAY_worker_niceness": "0"}
-    if stub.reason_to_skip() is None:
-        on_gpus |= stub.environment(gpus=4, memory=8e9)
-    before = dict(os.environ)
-    os.environ.update(on_gpus)
-    try:
-        cluster = start_cluster(0, num_cpus=2, num_gpus=4)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    yield cluster.address
-    cluster.shutdown()
 
 
 def outcomes(executor: RayExecutor, trials: list[Trial]) -> list[Outcome]:
@@ -298,22 +298,24 @@ def test_runs_that_share_a_gpu_have_no_rate_and_a_longer_deadline(
 
 
 def test_a_worker_that_a_run_has_spoiled_is_not_used_again(
-    data: Dataset, trial: Trial, tmp_path: Path
+    data: Dataset, trial: Trial, tmp_path: Path, gpu_cluster: str
 ) -> None:
     def train(trial: Trial, data: Dataset) -> Iterator[Outcome]:
         status, eager = ("crashed", "") if trial.seed % 2 else ("done", "a capture failed")
         yield Outcome(status, eager=eager, note=str(os.getpid()))
 
-    one = RayExecutor(1, "cpu", 1, data.folder, data.digest, str(tmp_path), train=train)
+    one = RayExecutor(
+        1, "cpu", 1, data.folder, data.digest, str(tmp_path), gpu_cluster, train=train
+    )
     ended = outcomes(one, [replace(trial, seed=seed) for seed in range(3)])
     assert len({outcome.note for outcome in ended}) == 3, "each in a process of its own"
 
 
 def test_other_kernels_on_a_node_stop_the_study(
-    data: Dataset, trial: Trial, tmp_path: Path
+    data: Dataset, trial: Trial, tmp_path: Path, gpu_cluster: str
 ) -> None:
     driver = Jobs([replace(trial, kernels="others")])
-    one = executor(data, tmp_path, 1)
+    one = executor(data, tmp_path, 1, gpu_cluster)
     try:
         with pytest.raises(
             UserError, match=r"training stopped: .*the study trains through kernels of others"

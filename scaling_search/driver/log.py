@@ -82,24 +82,14 @@ def log_to_stderr(from_level: int) -> None:
         logger.addHandler(handler)
 
 
-@contextmanager
-def stderr_into(path: Path | None) -> Iterator[None]:
-    """Within this block, file descriptor 2 is the log, for a child process to inherit: what its
-    interpreter, a C library or faulthandler writes there before or after its own code runs is kept
-    too. None: everything stays as it is."""
-    if path is None or sys.stderr is None:  # a process without stderr, of a service
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.dup2(log, 2)
-        os.close(log)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+def stderr_into(path: Path) -> None:
+    """Make file descriptor 2 of this process the log: what a C library or faulthandler writes there
+    is kept too."""
+    if sys.stderr is not None:  # a process without stderr, of a service
+        sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 class Collected(logging.Handler):

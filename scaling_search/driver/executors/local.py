@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -58,31 +61,75 @@ _LAG = 20.0  # s, and as long again as the first took, that its neighbours have
 logger = logging.getLogger(__name__)
 
 
+# ---- a worker's process
+
+
+def start_importing() -> None:
+    """Start the process that workers are forked from, so that it imports torch, which takes three
+    seconds, while this process does something else."""
+    if sys.platform != "linux":
+        return
+    forkserver.set_forkserver_preload([work.__module__])
+    with _unsignalled(), _same_imports():
+        forkserver.ensure_running()
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """How worker processes come about.
+
+    Not forked from this process: a child would inherit torch's thread pools and CUDA's state in
+    pieces. On Linux they are forked from a process that has imported torch and done nothing else,
+    and begin at once; elsewhere, where libraries do not withstand that, each imports it itself.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    start_importing()
+    return multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Processes that start within this block have SIGINT and SIGTERM blocked.
+
+    Ctrl-C, and a batch system's SIGTERM, reach the whole group, and the driver decides. They are
+    blocked here and not ignored, so that one that comes now reaches the driver afterwards."""
+    resource_tracker.ensure_running()  # which would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _same_imports() -> Iterator[None]:
+    """A Python that starts within this block finds modules where this one does.
+
+    Python 3.11's fork server does not take over `sys.path` (CPython issue 126631), and would
+    import another scaling_search, such as an installed one beside a checkout."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
 class _Worker:
-    """The driver's handle of a process that trains what it is sent, one trial at a time.
+    """The driver's handle of a process that trains what it is sent, one trial at a time."""
 
-    `log_file`: where the process writes its stderr; None: to this process's own."""
-
-    def __init__(self, device: str, orders: Orders, log_file: Path | None) -> None:
-        # spawn: a forked child would inherit torch's thread pools and CUDA's state in pieces
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, device: str, orders: Orders) -> None:
         self.device = device
+        context = _context()
         # one pipe a worker, not a queue for all: a queue's lock dies with whoever holds it, while
         # a pipe whose other end is gone says so
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(
-            target=work, args=(theirs, orders), daemon=True
-        )
-        # Ctrl-C, and a batch system's SIGTERM, reach the whole group, and the driver decides:
-        # ignored from the start (blocked, not ignored, so that one that comes now reaches the
-        # driver; the tracker would unblock them)
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            with log.stderr_into(log_file):
-                self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.process: BaseProcess = context.Process(target=work, args=(theirs, orders), daemon=True)
+        with _unsignalled():
+            self.process.start()
         theirs.close()  # else the pipe would stay open here when the worker ends
         self.job: Job | None = None
         self.has_begun = False  # whether it has taken up its job
@@ -250,7 +297,7 @@ class LocalExecutor:
 
     def _free_slots(self) -> list[str]:
         """The devices of the slots in which nothing runs, warm workers' first."""
-        # a new worker takes 3 to 8 s to import torch, a warm one none
+        # a new worker may have to import torch, and has no data and no device open
         idle = [w.device for w in self._workers if w.job is None]
         without_worker = list(self._slots)
         for worker in self._workers:
@@ -322,12 +369,11 @@ class LocalExecutor:
         return [w for w in workers if w.job is None]
 
     def _start(self, device: str) -> _Worker:
-        orders = self._orders
-        if self._mps:
-            orders = replace(orders, environment=self._mps.environment)
+        environment = {**os.environ, **(self._mps.environment if self._mps else {})}
+        orders = replace(self._orders, environment=environment)
         if self._log_file:
-            orders = replace(orders, log_level=log.level())
-        worker = _Worker(device, orders, self._log_file)
+            orders = replace(orders, log_file=self._log_file, log_level=log.level())
+        worker = _Worker(device, orders)
         logger.debug("worker %s starts%s", worker.process.pid, f" on {device}" if device else "")
         self._workers.append(worker)
         return worker

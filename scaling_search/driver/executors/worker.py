@@ -24,7 +24,7 @@ import torch
 from effnet.nn import cuda
 from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
-from scaling_search.driver.log import log_to_stderr
+from scaling_search.driver.log import log_to_stderr, stderr_into
 from scaling_search.training import memory
 from scaling_search.training.throughput import (
     MARGIN,
@@ -49,14 +49,16 @@ BEGUN, STOPPED = "begun", "stopped"  # a worker's words: it has taken up a run, 
 class Orders:
     """The orders under which a worker process starts. `train` is its work, `steps` what it does
     while trainings beside one another are measured; without a step in `stall` seconds it ends.
-    `environment`: its variables besides its parent's. `log_level`: from which its loggers write to
-    its stderr."""
+    `environment`: all its variables, of which the process that it was forked from may have others.
+    `log_file`: where it writes its stderr, from `log_level` on its loggers too; None: to its
+    parent's own."""
 
     train: Train = run
     steps: Steps = training_steps
     stall: float = STALL
     environment: dict[str, str] = field(default_factory=dict)
-    log_level: int | None = None
+    log_file: Path | None = None
+    log_level: int = logging.WARNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,11 @@ def work(connection: Connection, orders: Orders) -> None:
     A UserError is sent where every run would fail alike: a full disk, vanished data."""
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, signal.SIG_IGN)
-    os.environ.update(orders.environment)  # CUDA reads it when it starts, with the first trial
-    if orders.log_level is not None:
+    if orders.log_file is not None:
+        stderr_into(orders.log_file)
         log_to_stderr(orders.log_level)
+    os.environ.clear()
+    os.environ.update(orders.environment)  # CUDA reads it when it starts, with the first trial
     _end_with_parent()
     open_data: dict[str, Dataset] = {}
     try:
