@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import pwd
 import shutil
@@ -66,6 +67,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["SCALING_SEARCH_CACHE"]
     else:
         os.environ["SCALING_SEARCH_CACHE"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> None:
+    """Every run ends with a collection of garbage, which looks at all objects that are not frozen:
+    of pytest's own processes, with all libraries imported, millions."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,7 +47,7 @@ def test_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
     whole = Chaos(tmp_path / "whole", words, {}, rng)
     whole.run(0)
     assert whole.verdict
-    assert len(whole.table) > 8
+    assert len(whole.table) >= 8
     victims = {"driver": kill, "worker": kill_worker(rng)}
     chaos = Chaos(tmp_path / "chaos", words, victims, rng, every=(0.0, 1.0), progress=True)
     chaos.run(2)

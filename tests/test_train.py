@@ -42,6 +42,13 @@ def weights(trial: Trial) -> dict[str, torch.Tensor]:
     return state["model"]
 
 
+def assert_same_weights(a: Trial, b: Trial) -> None:
+    wanted, reached = weights(a), weights(b)
+    assert wanted.keys() == reached.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor, reached[name]), name
+
+
 def elsewhere(trial: Trial, tmp_path: Path, **changes: object) -> Trial:
     return dataclasses.replace(trial, checkpoints=str(tmp_path / "other"), **changes)
 
@@ -93,8 +100,7 @@ def test_resumed_after_an_epoch_is_bit_identical(
     events.close()
     torch.manual_seed(12345)  # whatever else ran in the meantime
     assert_same(whole, finish(stopped, data))
-    for name, tensor in weights(trial).items():
-        assert torch.equal(tensor, weights(stopped)[name]), name
+    assert_same_weights(trial, stopped)
 
 
 @pytest.mark.parametrize("step", [0, 5, 6, 16])
@@ -118,8 +124,7 @@ def test_stopped_between_any_two_steps_is_bit_identical(
     assert state["step"] == step
     torch.manual_seed(12345)
     assert_same(whole, finish(stopped, data))
-    for name, tensor in weights(trial).items():
-        assert torch.equal(tensor, weights(stopped)[name]), name
+    assert_same_weights(trial, stopped)
 
 
 def test_promoted_from_before_the_decay_equals_a_run_from_scratch(
@@ -136,8 +141,7 @@ def test_promoted_from_before_the_decay_equals_a_run_from_scratch(
     events = list(events_of(promoted, data))
     assert_same(whole, events[-1])
     assert len(events) == 1 + 4, "the first epoch was not trained again"
-    for name, tensor in weights(scratch).items():
-        assert torch.equal(tensor, weights(promoted)[name]), name
+    assert_same_weights(scratch, promoted)
 
 
 def test_without_a_decay_every_run_can_be_continued(
@@ -164,7 +168,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
     trial: Trial, data: Dataset, tmp_path: Path
 ) -> None:
     """SIGKILL five times, anywhere: in a step, in an evaluation, while a checkpoint is written."""
-    trial = dataclasses.replace(trial, train_images=None, epochs=12)
+    trial = dataclasses.replace(trial, train_images=None, epochs=6)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
     context, moments, reached = multiprocessing.get_context("fork"), random.Random(0), []
@@ -174,12 +178,11 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
         worker.join(moments.uniform(0.1, 0.25) * whole.seconds)
         worker.kill()
         worker.join()
-        state = checkpoint.load(f"{stopped.folder}/e12.ckpt")
+        state = checkpoint.load(f"{stopped.folder}/e6.ckpt")
         reached.append(state["step"] if state else 0)
-    assert 0 < reached[-1] < 12 * 30, "the kills came in the middle"
+    assert 0 < reached[-1] < 6 * 30, "the kills came in the middle"
     assert_same(finish(stopped, data), whole)
-    for name, tensor in weights(trial).items():
-        assert torch.equal(tensor, weights(stopped)[name]), name
+    assert_same_weights(trial, stopped)
 
 
 def test_deadline_is_an_outcome(trial: Trial, data: Dataset) -> None:
