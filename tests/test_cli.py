@@ -82,6 +82,9 @@ def test_a_study_from_start_to_finish(
     assert main(["search", *resolved]) == 0
     assert "left to train" in capsys.readouterr().out
 
+    assert main(["export", str(tmp_path / "run"), "--to", "curves.csv"]) == 2
+    assert "the curves of a run folder go to a file.parquet" in capsys.readouterr().err
+
     (tmp_path / "run" / "report.html").unlink()
     assert main(["report", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000

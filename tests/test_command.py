@@ -83,6 +83,12 @@ def test_train_shares_the_flags_of_search() -> None:
     assert alone == {"compile"}
 
 
+def test_a_part_of_a_flags_name_is_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """--epoch 2 would be --epochs 2, whatever else was meant."""
+    assert main(["search", "--epoch", "2"]) == 2
+    assert "unrecognized arguments: --epoch 2" in capsys.readouterr().err
+
+
 def test_every_status_is_documented() -> None:
     assert {0, 1, 2, UNEXPECTED_ERROR, 130, 141, 143} == set(STATUSES)
 

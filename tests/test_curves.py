@@ -182,6 +182,14 @@ def test_recorded_study_gives_its_verdict_again(
     assert "confirm   on the test split, over fresh seeds" in said
     assert "11 blocks, width 1.03, 32 px: test 57.3% over 5 seeds" in said
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
+    # of another user's folder, say: to another file, and nothing into the folder
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    elsewhere = tmp_path.parent / f"{tmp_path.name}.html"
+    assert main(["report", str(tmp_path), "--to", str(elsewhere)]) == 0
+    elsewhere_said = capsys.readouterr().out
+    assert elsewhere_said.replace(str(elsewhere), str(tmp_path / "report.html")) == said
+    assert elsewhere.read_bytes() == (tmp_path / "report.html").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
     words = [
         "search",
         "--study",

@@ -189,3 +189,12 @@ def test_sigmoid_to_the_limits() -> None:
     normed = fast._norm(norm, u.view(1, 1, 1, -1), True).flatten()
     wanted = F.silu(u.double())
     assert ((normed - wanted).abs() <= 2e-6 * wanted.abs().clamp(min=1)).all()
+
+
+def test_kernels_are_compiled_where_no_cache_can_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in an installation that another user owns, without a home."""
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    alone, _ = kernels._kernel(lambda x: x + 1)
+    assert alone(1) == 2

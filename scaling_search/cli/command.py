@@ -169,7 +169,11 @@ def _typed(setting: Setting, value: Any) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with wrong arguments raised as UserError."""
+    """argparse's, with wrong arguments raised as UserError. Each is written out: a part of a name
+    could be taken for another setting than was meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")

@@ -17,6 +17,8 @@ _SUFFIXES = (".onnx", ".pt2", ".safetensors")
 def _export(args: argparse.Namespace, argv: list[str]) -> int:
     if args.to.suffix == ".parquet":
         return _export_curves(args)
+    if (Path(args.network) / "study.toml").is_file():
+        raise UserError(f"--to {args.to}: the curves of a run folder go to a file.parquet")
     net = network(args)
     _check_arguments(args)
     try:

@@ -21,12 +21,11 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
         answer.compare(args.run, args.to or Path("comparison.html"), Console())
         return 0
     (run,) = args.run
-    if args.to:
-        raise UserError(
-            f"--to {args.to}: of several runs; the report of one is written into its folder"
-        )
     with open_results(run, args.store) as results:
-        answer.finish(results, run, Console())
+        if args.to:
+            answer.write_report(results, run, args.to, Console())
+        else:
+            answer.finish(results, run, Console())
     return 0
 
 
@@ -54,8 +53,8 @@ REPORT = Command(
         ),
         Argument(
             "--to",
-            "File of the comparison of several runs.",
-            "comparison.html",
+            "File of the page; of one run, nothing else is written then.",
+            "report.html in the run folder, of several comparison.html",
             options={"type": Path, "metavar": "FILE"},
         ),
         _STORE,

@@ -40,6 +40,15 @@ def finish(source: Results, folder: Path, console: Console) -> bool:
     return bool(page.verdicts)
 
 
+def write_report(source: Results, folder: Path, to: Path, console: Console) -> None:
+    """Write the report of a run folder to another file, and say the answer; nothing is written into
+    the folder, which may be another user's. Raises UserError."""
+    page = page_of(source, folder)
+    _write(to, render.build(page))
+    _say(page, console)
+    say(console, "report", str(to))
+
+
 def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
     """Write one page of several studies. Raises UserError."""
     pages = []
@@ -79,7 +88,7 @@ def _write(path: Path, text: str) -> None:
         atomic.write(path, text.encode())
     except OSError as error:
         raise UserError(
-            f"{path}: {error.strerror}; mend it, or give a copy of the folder"
+            f"{path}: {error.strerror}; report RUN --to FILE writes the report to another file"
         ) from error
     logger.info("wrote %s", path)
 

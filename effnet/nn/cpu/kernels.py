@@ -35,7 +35,8 @@ _MOMENTS_A_FLUSH, _GRADIENTS_A_FLUSH = 32, 64
 
 
 def _kernel(function: Callable[..., Any]) -> tuple[Any, Any]:
-    """The function compiled for one thread, and for several."""
+    """The function compiled for one thread, and for several; kept in numba's cache, where that can
+    be written."""
     settings: dict[str, Any] = {
         "fastmath": FAST,
         "error_model": "numpy",
@@ -45,7 +46,11 @@ def _kernel(function: Callable[..., Any]) -> tuple[Any, Any]:
     # numba's cache knows a function by its name, whatever its settings: the second needs another
     shared = FunctionType(function.__code__, function.__globals__, function.__name__)
     shared.__qualname__ = f"{function.__qualname__}_shared"
-    return njit(**settings)(function), njit(parallel=True, **settings)(shared)
+    try:
+        return njit(**settings)(function), njit(parallel=True, **settings)(shared)
+    except RuntimeError:  # neither this folder nor the user's cache can be written
+        settings["cache"] = False
+        return njit(**settings)(function), njit(parallel=True, **settings)(shared)
 
 
 def call(kernel: tuple[Any, Any], *args: Any) -> None:
