@@ -243,7 +243,7 @@ def run(
     gpus: int = 1,
     memory: float = 4e9,
     ledger: Path | None = None,
-    timeout: float = 120,
+    timeout: float = 600,
     variables: dict[str, str] | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
