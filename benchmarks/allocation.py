@@ -23,8 +23,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.recorded import recorded
 from scaling_search.driver.allocation import half, top_two
-from scaling_search.results.curves import read
 from scaling_search.study.directions import distance, on_triangle
 from scaling_search.verdict.posterior import Array, Runs, fit
 
@@ -46,12 +48,7 @@ class Table:
 
 
 def table() -> Table:
-    records = []
-    for name in ("curves", "heldout"):
-        for r in read(STUDY / f"{name}.parquet").records():
-            fresh = 500 <= r.seed < 1000  # these confirm the study's own verdict
-            if r.candidate.role == "candidate" and not fresh:
-                records.append(r)
+    _, records = recorded(STUDY)
     order = list(dict.fromkeys(r.candidate.key for r in records))
     seeds = sorted({r.seed for r in records})
     shares = {r.candidate.key: r.candidate.shares for r in records}

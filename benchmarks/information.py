@@ -12,8 +12,8 @@ losses; higher is better):
 - reliability: between² / (between² + run²), the intraclass correlation of one run;
 - tau: Kendall's rank correlation of one run with the mean accuracy of the other seeds.
 
-"all" is a composite of the views, standardised, whose weights maximise between over run on some
-seeds (Fisher's discriminant, shrunk) and which is judged on the others.
+"all" is a composite of the views, standardised, whose weights are those of a shrunk discriminant
+(Fisher's) towards the networks' mean accuracies on some seeds, and which is judged on the others.
 
 Then the verdict, from 1, 2 and 3 seeds: the regret of its pick and its loss bound, against the mean
 of the seeds that it has not seen. These are noisy themselves, so every regret is too large, alike
@@ -28,22 +28,23 @@ import argparse
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from scaling_search.results.curves import read
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.recorded import recorded
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch
-from scaling_search.verdict.verdict import FRESH, chances, model
-
-Array = NDArray[np.float64]
+from scaling_search.verdict.posterior import Array
+from scaling_search.verdict.verdict import chances, model
 
 STUDIES = Path(__file__).parent.parent / "studies"
 RESAMPLES = 1000
@@ -77,16 +78,9 @@ class Table:
 
 @functools.cache
 def load(folder: Path) -> Table:
-    """The runs of a study's last rung, of the networks that have every seed. Its fresh seeds, which
-    only some networks have, are left out."""
-    tables = [read(path) for path in sorted(folder.glob("*.parquet"))]
-    study = tables[0].study
-    runs = []
-    for run in itertools.chain.from_iterable(table.records() for table in tables):
-        is_fresh = FRESH <= run.seed - study.seed < 2 * FRESH
-        is_last = run.epochs == study.rungs[-1]
-        if run.done and is_last and not is_fresh and run.candidate.role == "candidate":
-            runs.append(run)
+    """The runs of a study's last rung, of the networks that have every seed."""
+    study, every = recorded(folder)
+    runs = [run for run in every if run.done and run.epochs == study.rungs[-1]]
     seeds = sorted({run.seed for run in runs})
     by_place = {(run.candidate.key, run.seed): run for run in runs}
     networks = dict.fromkeys(run.candidate.key for run in runs)
@@ -132,8 +126,8 @@ def rank_correlation(values: Array, accuracy: Array) -> float:
 
 
 def composite(views: Array, train: Sequence[int]) -> Array:
-    """The views [views, networks, seeds] as one [networks, seeds]: Fisher's discriminant, with the
-    covariances of the seeds `train`."""
+    """The views [views, networks, seeds] as one [networks, seeds], weighted by what they say on the
+    seeds `train`."""
     centred = views - views.mean(1, keepdims=True)  # the seed's common part
     scale = centred[:, :, train].std((1, 2), keepdims=True)
     standard = centred / np.maximum(scale, 1e-12)
@@ -252,6 +246,15 @@ def _words(interval: tuple[float, float, float]) -> str:
     return f"{value:5.2f} ({low:5.2f} to {high:5.2f})"
 
 
+def report_answers(answers: Sequence[Answer]) -> None:
+    print("verdict from  regret  bound  held, in points")
+    for size in sorted({a.seeds for a in answers}):
+        mine = [a for a in answers if a.seeds == size]
+        regret, bound = np.mean([(a.regret, a.bound) for a in mine], axis=0)
+        held = sum(a.held for a in mine)
+        print(f"{size:12}  {regret:6.2f} {bound:6.2f}  {held} of {len(mine)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", nargs="*", type=Path)
@@ -266,15 +269,6 @@ def main() -> None:
         with ProcessPoolExecutor(args.workers) as pool:
             answers = list(pool.map(answer, jobs))
         report_answers(answers)
-
-
-def report_answers(answers: Sequence[Answer]) -> None:
-    print("verdict from  regret  bound  held, in points")
-    for size in sorted({a.seeds for a in answers}):
-        mine = [a for a in answers if a.seeds == size]
-        regret, bound = np.mean([(a.regret, a.bound) for a in mine], axis=0)
-        held = sum(a.held for a in mine)
-        print(f"{size:12}  {regret:6.2f} {bound:6.2f}  {held} of {len(mine)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from scaling_search.data.sources import is_choice, load_or_explain, own_path
 from scaling_search.driver import sharing
 from scaling_search.driver.console import say
 from scaling_search.driver.devices import Machine
-from scaling_search.driver.executors.local import LocalExecutor, open_local, start_importing
+from scaling_search.driver.executors.local import LocalExecutor, open_local
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.executors.replay import ReplayExecutor
 from scaling_search.driver.log import LOG, log_into
@@ -125,8 +125,6 @@ def search(
         study, data = _as_recorded(study, curves)
     else:
         study, data = resolve_device_and_data(study, console, place)
-        if place.executor == "local":
-            start_importing()
     say(console, "data", data.line)
     with console.status("planning"):
         todo = plan(study, data.classes, data.native)

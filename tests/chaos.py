@@ -63,8 +63,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def children(pid: int) -> list[int]:
-    """Of a process, all generations, that train: workers, forked from a process that is forked from
-    none such, and Ray's actors."""
+    """Of a process, all generations, that train: workers, which are the children of its fork server
+    and have that one's command line, and Ray's actors."""
     parents: dict[int, int] = {}
     commands: dict[int, str] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

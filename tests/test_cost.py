@@ -72,7 +72,7 @@ def networks(draw: st.DrawFn) -> Arch:
     return net
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(networks())
 def test_random_networks_equal_every_counter(net: Arch) -> None:
     """benchmarks/exact.py does 1,000. The module's own count is taken apart from `compare`'s per

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import write_images
 from tests.cuda_stub import stub
 
 pytestmark = stub.needs_stub
@@ -24,15 +23,6 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of two classes."""
-    folder = tmp_path_factory.mktemp("images") / "shapes"
-    for seed, name in enumerate(("circle", "square")):
-        write_images(folder / name, 60, seed=seed)
-    return folder
-
-
 # One device alone, its numbers checked first (15 s); two devices, each shared by two trainings. No
 # kernel computes on the stand-in.
 @pytest.mark.parametrize(
@@ -43,11 +33,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_every_run_of_a_study_on_gpus_is_done(
-    gpus: int, workers: int, options: tuple[str, ...], reason: str, images: Path, tmp_path: Path
+    gpus: int, workers: int, options: tuple[str, ...], reason: str, pets: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
     arguments = (*ARGUMENTS, *options, "--workers", str(workers))
-    arguments = (*arguments, "--data", str(images), "--out", str(out))
+    arguments = (*arguments, "--data", pets, "--out", str(out))
     ledger = tmp_path / "ledger"
     blank = {"FAKE_CUDA_BLANK": "1"}
     output = stub.check(*arguments, gpus=gpus, ledger=ledger, timeout=400, variables=blank)

@@ -34,7 +34,6 @@ from scaling_search.study.settings import Study
 from scaling_search.training import step
 from scaling_search.training.trial import Epoch, Outcome, Trial
 from tests.clusters import start_cluster
-from tests.conftest import write_images
 from tests.cuda_stub import stub
 from tests.records import read_records
 from tests.searches import DISTURBED, TIMINGS, Quiet, Warm, few, search
@@ -352,13 +351,11 @@ def test_auto_is_the_clusters(gpu_cluster: str, lasting_cluster: Cluster) -> Non
 
 @stub.needs_stub
 def test_a_whole_study_on_the_gpus_of_a_cluster(
-    tmp_path: Path, gpu_cluster: str, capsys: pytest.CaptureFixture[str]
+    pets: str, tmp_path: Path, gpu_cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("cat", "dog"):
-        write_images(tmp_path / "pets" / name, 60)
     size = "--blocks 7 --width 0.1 --resolution 12 --batch 16 --train-images 48 --val-images 20"
     short = "--candidates 2 --epochs 1 --allocation flat --extra 0 --confirm 0 --workers 2"
-    words = ["search", *size.split(), *short.split(), "--data", str(tmp_path / "pets")]
+    words = ["search", *size.split(), *short.split(), "--data", pets]
     words += ["--executor", "ray", "--ray-address", gpu_cluster]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr()
     with StoreReader.open(tmp_path / "run") as reader:

@@ -34,19 +34,14 @@ def finish(source: Results, folder: Path, console: Console) -> bool:
     for v in page.verdicts:
         name = "config.json" if len(page.study.budgets) == 1 else f"config-{v.budget}.json"
         _write(folder / name, json.dumps(_config(v), indent=1))
-    _write(folder / "report.html", render.build(page))
-    _say(page, console)
-    say(console, "report", str(folder / "report.html"))
+    _write_page(page, folder / "report.html", console)
     return bool(page.verdicts)
 
 
 def write_report(source: Results, folder: Path, to: Path, console: Console) -> None:
     """Write the report of a run folder to another file, and say the answer; nothing is written into
     the folder, which may be another user's. Raises UserError."""
-    page = page_of(source, folder)
-    _write(to, render.build(page))
-    _say(page, console)
-    say(console, "report", str(to))
+    _write_page(page_of(source, folder), to, console)
 
 
 def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
@@ -93,12 +88,15 @@ def _write(path: Path, text: str) -> None:
     logger.info("wrote %s", path)
 
 
-def _say(page: Page, console: Console) -> None:
+def _write_page(page: Page, to: Path, console: Console) -> None:
+    """Write the page of one study, and say its answer."""
+    _write(to, render.build(page))
     sentences = opening(page.verdicts, page.records, page.unfinished)
     for v in page.verdicts:
         sentences += narrate(v, page.records, page.study)
     for sentence in sentences:
         say(console, sentence.label, sentence.text)
+    say(console, "report", str(to))
 
 
 def _config(v: Verdict) -> dict[str, Any]:

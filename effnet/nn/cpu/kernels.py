@@ -40,17 +40,20 @@ def _kernel(function: Callable[..., Any]) -> tuple[Any, Any]:
     settings: dict[str, Any] = {
         "fastmath": FAST,
         "error_model": "numpy",
-        "cache": True,
         "nogil": True,
     }
     # numba's cache knows a function by its name, whatever its settings: the second needs another
     shared = FunctionType(function.__code__, function.__globals__, function.__name__)
     shared.__qualname__ = f"{function.__qualname__}_shared"
+
+    def compiled(cache: bool) -> tuple[Any, Any]:
+        alone = njit(cache=cache, **settings)(function)
+        return alone, njit(cache=cache, parallel=True, **settings)(shared)
+
     try:
-        return njit(**settings)(function), njit(parallel=True, **settings)(shared)
+        return compiled(cache=True)
     except RuntimeError:  # neither this folder nor the user's cache can be written
-        settings["cache"] = False
-        return njit(**settings)(function), njit(parallel=True, **settings)(shared)
+        return compiled(cache=False)
 
 
 def call(kernel: tuple[Any, Any], *args: Any) -> None:

@@ -25,9 +25,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -61,30 +60,18 @@ _LAG = 20.0  # s, and as long again as the first took, that its neighbours have
 logger = logging.getLogger(__name__)
 
 
+# How worker processes come about. Not forked from this process: a child would inherit torch's
+# thread pools and CUDA's state in pieces. On Linux they are forked from a process that has imported
+# torch, which takes three seconds, and has done nothing else; elsewhere, where libraries do not
+# withstand that, each imports it itself.
+if sys.platform == "linux":
+    _PROCESSES = multiprocessing.get_context("forkserver")
+    _PROCESSES.set_forkserver_preload([work.__module__])
+else:
+    _PROCESSES = multiprocessing.get_context("spawn")
+
+
 # ---- a worker's process
-
-
-def start_importing() -> None:
-    """Start the process that workers are forked from, so that it imports torch, which takes three
-    seconds, while this process does something else."""
-    if sys.platform != "linux":
-        return
-    forkserver.set_forkserver_preload([work.__module__])
-    with _unsignalled(), _same_imports():
-        forkserver.ensure_running()
-
-
-def _context() -> ForkServerContext | SpawnContext:
-    """How worker processes come about.
-
-    Not forked from this process: a child would inherit torch's thread pools and CUDA's state in
-    pieces. On Linux they are forked from a process that has imported torch and done nothing else,
-    and begin at once; elsewhere, where libraries do not withstand that, each imports it itself.
-    """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    start_importing()
-    return multiprocessing.get_context("forkserver")
 
 
 @contextmanager
@@ -105,7 +92,7 @@ def _unsignalled() -> Iterator[None]:
 def _same_imports() -> Iterator[None]:
     """A Python that starts within this block finds modules where this one does.
 
-    Python 3.11's fork server does not take over `sys.path` (CPython issue 126631), and would
+    The fork server of Python 3.11 does not take over `sys.path` (CPython issue 117378), and would
     import another scaling_search, such as an installed one beside a checkout."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
@@ -123,12 +110,13 @@ class _Worker:
 
     def __init__(self, device: str, orders: Orders) -> None:
         self.device = device
-        context = _context()
         # one pipe a worker, not a queue for all: a queue's lock dies with whoever holds it, while
         # a pipe whose other end is gone says so
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=work, args=(theirs, orders), daemon=True)
-        with _unsignalled():
+        self.connection, theirs = _PROCESSES.Pipe()
+        self.process: BaseProcess = _PROCESSES.Process(
+            target=work, args=(theirs, orders), daemon=True
+        )
+        with _unsignalled(), _same_imports():
             self.process.start()
         theirs.close()  # else the pipe would stay open here when the worker ends
         self.job: Job | None = None

@@ -57,7 +57,7 @@ class Orders:
     train: Train = run
     steps: Steps = training_steps
     stall: float = STALL
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=os.environ.copy)
     log_file: Path | None = None
     log_level: int = logging.WARNING
 
