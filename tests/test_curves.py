@@ -20,7 +20,7 @@ from scaling_search.results.record import Record
 from scaling_search.results.tables import csv_text
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, check
-from scaling_search.training.trial import Outcome
+from scaling_search.training.trial import Epoch, Outcome
 from scaling_search.verdict.verdict import FRESH, verdicts
 from tests.replays import OWN, RECORDED, replay, synthetic
 
@@ -38,7 +38,9 @@ def test_round_trip(tmp_path: Path, table: Path) -> None:
     failed = Record(
         0, source.records()[0].candidate, 99, 1, Outcome("diverged", note="loss not finite")
     )
-    records = [*source.records(), failed]
+    epochs = (Epoch(1, 2.0, 1.9, 0.3, 0.1, losses=(2.1, 1.9)), Epoch(2, 1.8, 1.7, 0.4, 0.1))
+    detailed = Record(0, failed.candidate, 98, 2, Outcome("done", epochs))
+    records = [*source.records(), failed, detailed]
     rows = curves.write(tmp_path / "again.parquet", records, source.facts())
     back = curves.read(tmp_path / "again.parquet")
     assert rows == sum(len(r.outcome.epochs) or 1 for r in records if r.outcome)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from scaling_search import UserError
 from scaling_search.data import shapes, sources
-from scaling_search.data.augment import augmented, epoch_order, mirrored
+from scaling_search.data.augment import augmented, mirrored, pass_order
 from scaling_search.data.dataset import (
     FOLDS,
     CacheWriter,
@@ -73,12 +73,12 @@ def test_equal_images_share_a_fold() -> None:
     assert len(set(hashes.tolist())) == 10
 
 
-def test_epoch_order_is_a_permutation_without_the_rest() -> None:
-    batches = list(epoch_order(103, 10, 7, 3))
+def test_pass_order_is_a_permutation_without_the_rest() -> None:
+    batches = list(pass_order(103, 10, 7, 3))
     assert len(batches) == 10
     assert len(torch.cat(batches).unique()) == 100
-    assert torch.equal(batches[0], next(iter(epoch_order(103, 10, 7, 3))))
-    assert not torch.equal(batches[0], next(iter(epoch_order(103, 10, 7, 4))))
+    assert torch.equal(batches[0], next(iter(pass_order(103, 10, 7, 3))))
+    assert not torch.equal(batches[0], next(iter(pass_order(103, 10, 7, 4))))
 
 
 # ---- images

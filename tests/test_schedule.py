@@ -1,5 +1,6 @@
 """The learning rate over the steps, beside the formulas it stands for."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -19,6 +20,9 @@ def test_linear_schedule() -> None:
     assert rates[-1] > 0
     # what makes continuing possible: before the decay the length does not matter
     assert rates[:80] == [learning_rate(recipe, s, 1000, 50) for s in range(80)]
+    half = dataclasses.replace(recipe, decay=0.5)
+    assert decay_start(half, 100) == 50
+    assert [learning_rate(half, s, 100, 50) for s in (49, 99)] == pytest.approx([1, 1 / 51])
     assert warmup_steps(Recipe(warmup_steps=32), 20) == 10
     assert warmup_steps(Recipe(warmup_epochs=0.5), 20) == 10
 

@@ -2,9 +2,12 @@
 
 import dataclasses
 import multiprocessing
+import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,8 +57,8 @@ def elsewhere(trial: Trial, tmp_path: Path, **changes: object) -> Trial:
 
 
 def assert_same(a: Outcome, b: Outcome) -> None:
-    assert [(e.train_loss, e.val_loss, e.val_acc) for e in a.epochs] == [
-        (e.train_loss, e.val_loss, e.val_acc) for e in b.epochs
+    assert [(e.train_loss, e.val_loss, e.val_acc, e.losses) for e in a.epochs] == [
+        (e.train_loss, e.val_loss, e.val_acc, e.losses) for e in b.epochs
     ]
     assert a.right == b.right
 
@@ -66,6 +69,9 @@ def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> No
     outcome = events[-1]
     assert outcome.status == "done"
     assert outcome.epochs == tuple(events[:-1])
+    assert [len(epoch.losses) for epoch in outcome.epochs] == [1, 1]  # 6 steps each
+    for epoch in outcome.epochs:
+        assert epoch.losses[0] == pytest.approx(epoch.train_loss)
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(outcome.right), np.uint8))[:60]
     assert bits.mean() == pytest.approx(outcome.epochs[-1].val_acc)
     assert outcome.test_acc is None
@@ -164,23 +170,33 @@ def test_without_a_decay_every_run_can_be_continued(
     assert_same(whole, events[-1])
 
 
+def train_and_die(trial: Trial, data: Dataset, part: float) -> None:
+    """Kill this process some time after its first epoch: `part` of that epoch's time. It counts
+    the time itself, as whoever waits for it may have to wait for the machine."""
+    for event in events_of(trial, data):
+        if isinstance(event, Epoch):
+            threading.Timer(part * event.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
 def test_killed_at_random_moments_ends_with_the_same_weights(
     trial: Trial, data: Dataset, tmp_path: Path
 ) -> None:
     """SIGKILL five times, anywhere: in a step, in an evaluation, while a checkpoint is written."""
-    trial = dataclasses.replace(trial, train_images=None, epochs=6)
+    trial = dataclasses.replace(trial, train_images=None, epochs=12)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    context, moments, reached = multiprocessing.get_context("fork"), random.Random(0), []
+    context, moments, reached = multiprocessing.get_context("fork"), random.Random(0), [0]
     for _ in range(5):
-        worker = context.Process(target=finish, args=(stopped, data))
+        part = moments.uniform(0.05, 0.95)
+        worker = context.Process(target=train_and_die, args=(stopped, data, part))
         worker.start()
-        worker.join(moments.uniform(0.1, 0.25) * whole.seconds)
-        worker.kill()
         worker.join()
-        state = checkpoint.load(f"{stopped.folder}/e6.ckpt")
-        reached.append(state["step"] if state else 0)
-    assert 0 < reached[-1] < 6 * 30, "the kills came in the middle"
+        assert worker.exitcode == -signal.SIGKILL
+        state = checkpoint.load(f"{stopped.folder}/e12.ckpt")
+        assert state is not None
+        reached.append(state["step"])
+    assert reached == sorted(set(reached)), "each one goes on from the one before"
+    assert reached[-1] < 12 * 30, "the kills came in the middle"
     assert_same(finish(stopped, data), whole)
     assert_same_weights(trial, stopped)
 
@@ -394,6 +410,55 @@ def test_disk_failure_is_not_a_networks(
     monkeypatch.setattr("scaling_search.training.checkpoint.save", full)
     with pytest.raises(OSError, match="No space left"):
         finish(trial, data)
+
+
+def test_losses_are_kept_in_detail_whatever_interrupts_the_run(
+    trial: Trial, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an epoch of 80 images in batches of 8: the means of 4, 4 and 2 steps."""
+    monkeypatch.setattr("scaling_search.training.train._DENSE", 4)
+    monkeypatch.setattr("scaling_search.training.train._PULSE", -1.0)
+    recipe = dataclasses.replace(trial.recipe, batch=8)
+    trial = dataclasses.replace(trial, recipe=recipe, epoch_images=80, epochs=2)
+    whole = finish(trial, data)
+    first = whole.epochs[0]
+    assert len(first.losses) == 3
+    assert np.average(first.losses, weights=[4, 4, 2]) == pytest.approx(first.train_loss)
+    stopped = elsewhere(trial, tmp_path)
+    events = run(stopped, data)
+    pulses = (event for event in events if isinstance(event, Pulse))
+    for _ in range(7):
+        next(pulses)
+    events.close()
+    assert_same(whole, finish(stopped, data))
+
+
+def test_an_earlier_releases_checkpoint_leaves_an_epoch_without_detail(
+    trial: Trial, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling_search.training.train._DENSE", 2)
+    monkeypatch.setattr("scaling_search.training.train._PULSE", -1.0)
+    events = run(trial, data)
+    pulses = (event for event in events if isinstance(event, Pulse))
+    for _ in range(4):
+        next(pulses)
+    events.close()
+    path = f"{trial.folder}/e{trial.epochs}.ckpt"
+    state = checkpoint.load(path)
+    assert state is not None
+    del state["loss_sums"]
+    checkpoint.save(path, state)
+    assert [len(epoch.losses) for epoch in finish(trial, data).epochs] == [0, 3]
+
+
+def test_an_epoch_has_as_many_images_as_the_study_says(trial: Trial, data: Dataset) -> None:
+    """Two epochs of three quarters of a pass are the first steps of one epoch of a pass and a
+    half."""
+    short = dataclasses.replace(trial, epoch_images=72, epochs=2)
+    outcome = finish(short, data)
+    assert [epoch.epoch for epoch in outcome.epochs] == [1, 2]
+    step = prepare(short, data).batches
+    assert step.per_epoch == 72 // step.size
 
 
 def test_key_is_what_determines_the_run(trial: Trial) -> None:

@@ -75,6 +75,7 @@ def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: s
         seed=study.seed,
         epochs=study.rungs[0],
         train_images=study.data.train_images,
+        epoch_images=study.data.epoch_images,
         val_images=study.data.val_images,
         device=device,
         threads=study.threads,
@@ -121,7 +122,9 @@ def _profile(trial: Trial, data: Dataset, console: Console) -> int:
 
     wanted = trial.train_images or _PROFILE_IMAGES
     images = min(len(data.train_labels), wanted, 64 * trial.recipe.batch)
-    short = replace(trial, train_images=images, val_images=trial.val_images or 1024)
+    short = replace(
+        trial, train_images=images, epoch_images=None, val_images=trial.val_images or 1024
+    )
     batch = trial.recipe.batch
     try:
         profiled = profile(short, data)

@@ -1,4 +1,4 @@
-"""What an epoch does to its images: their order, flips, shifts and cutout."""
+"""What a pass over the images does to them: their order, flips, shifts and cutout."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def _cut_out(images: Tensor, centre: Tensor, size: int) -> Tensor:
     return torch.where(keep, images, 128)
 
 
-def epoch_order(count: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the index batches of one epoch: a fresh permutation from (seed, epoch), without the
-    incomplete last batch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+def pass_order(count: int, batch: int, seed: int, number: int) -> Iterator[Tensor]:
+    """Yield the index batches of one pass: a fresh permutation from the seed and the pass's number,
+    without the incomplete last batch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
     order = torch.randperm(count, generator=generator)
     whole_batches = max(1, count // batch)  # fewer images than a batch are one
     for start in range(0, whole_batches * batch, batch):
         yield order[start : start + batch]
 
 
-def mirrored(count: int, seed: int, epoch: int) -> Tensor:
-    """Return which images are flipped in this epoch, bool [count].
+def mirrored(count: int, seed: int, number: int) -> Tensor:
+    """Return which images are flipped in the pass of this number, bool [count].
 
-    In the first it is half of them, drawn from the seed; from then on each image alternates (the
-    alternating flip of Jordan 2024, arXiv:2404.00498): two epochs show each image both ways, where
-    chance would show half of them twice alike."""
+    In the first one it is half of them, drawn from the seed; from then on each image alternates
+    (the alternating flip of Jordan 2024, arXiv:2404.00498): two passes show each image both ways,
+    where chance would show half of them twice alike."""
     first = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.5
-    return first ^ bool(epoch % 2)
+    return first ^ bool(number % 2)

@@ -365,6 +365,7 @@ class Search:
             seed=seed,
             epochs=epochs,
             train_images=study.data.train_images,
+            epoch_images=study.data.epoch_images,
             val_images=study.data.val_images,
             device=conditions.device,
             threads=study.threads,

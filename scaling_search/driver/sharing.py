@@ -51,6 +51,7 @@ def workload(
         seed=study.seed,
         epochs=study.rungs[0],
         train_images=study.data.train_images,
+        epoch_images=study.data.epoch_images,
         val_images=study.data.val_images,
         device=study.device,
         threads=study.threads,
@@ -58,7 +59,7 @@ def workload(
         compile=study.compile,
         kernels=kernels,
     )
-    images = study.data.train_images
+    images = study.data.epoch_images or study.data.train_images
     if images is None:  # one of the folds validates
         images = len(Dataset.open(Path(data.folder)).train_labels) * (FOLDS - 1) // FOLDS
     return Workload(typical, runs, study.rungs[0] * images // study.recipe.batch)

@@ -34,9 +34,18 @@ logger = logging.getLogger(__name__)
 TABLE = "curves.parquet"  # in the folder of a recorded study
 _METADATA = b"scaling-search"  # the key of the facts in the file's metadata
 _EPOCH_COLUMNS = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
+_LOSSES = "losses"  # of an epoch in more detail: a list; no column where no run has any
 _COLUMNS = [*tables.COLUMNS, "run", *_EPOCH_COLUMNS, "right", "candidate", "versions"]
 # What else makes two trainings of one network comparable: fields of a study, as in its identity.
-_TRAINING = ("recipe", "data.train_images", "data.val_images", "device", "threads", "compile")
+_TRAINING = (
+    "recipe",
+    "data.train_images",
+    "data.epoch_images",
+    "data.val_images",
+    "device",
+    "threads",
+    "compile",
+)
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -95,7 +104,10 @@ def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
     finished = [record for record in records if record.outcome is not None]
     for number, record in enumerate(finished):
         rows += _rows_of_run(number, record)
-    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    columns = list(_COLUMNS)
+    if any(row.get(_LOSSES) for row in rows):
+        columns.append(_LOSSES)
+    frame = pd.DataFrame(rows, columns=columns)
     # pandas' own integers, as a run that failed at once has no epoch
     frame["epoch"] = frame["epoch"].astype("Int64")
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -125,7 +137,8 @@ def _rows_of_run(number: int, record: Record) -> list[dict[str, Any]]:
     rows = []
     for epoch in record.outcome.epochs:
         values = (epoch.epoch, epoch.train_loss, epoch.val_loss, epoch.val_acc, epoch.seconds)
-        rows.append({**run, **dict(zip(_EPOCH_COLUMNS, values, strict=True))})
+        of_epoch = dict(zip(_EPOCH_COLUMNS, values, strict=True))
+        rows.append({**run, **of_epoch, _LOSSES: epoch.losses})
     return rows
 
 
@@ -172,10 +185,17 @@ def _read_run(path: Path, number: int, rows: pd.DataFrame) -> Record:
 
 
 def _read_epochs(rows: pd.DataFrame) -> tuple[Epoch, ...]:
+    details: Sequence[Sequence[float]] = [()] * len(rows)
+    if _LOSSES in rows:
+        details = rows[_LOSSES].tolist()
+    cells = rows[_EPOCH_COLUMNS].itertuples(index=False)
     epochs = []
-    for epoch, *values in rows[_EPOCH_COLUMNS].itertuples(index=False):
-        if not pd.isna(epoch):
-            epochs.append(Epoch(int(epoch), *map(float, values)))
+    for (number, *values), losses in zip(cells, details, strict=True):
+        if pd.isna(number):
+            continue
+        train_loss, val_loss, val_acc, seconds = map(float, values)
+        detail = tuple(float(loss) for loss in losses)
+        epochs.append(Epoch(int(number), train_loss, val_loss, val_acc, seconds, detail))
     return tuple(epochs)
 
 

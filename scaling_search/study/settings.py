@@ -152,6 +152,14 @@ class DataSpec(_Part):
     train_images: Annotated[int | None, Flag("--train-images", TRAINED, _BOTH, unset="all")] = (
         Field(None, ge=2, description="Training images of one run.")
     )
+    epoch_images: Annotated[
+        int | None, Flag("--epoch-images", TRAINED, _BOTH, unset="the training images")
+    ] = Field(
+        None,
+        ge=1,
+        description="Images that a run sees in one epoch, however few or many there are: the "
+        "length of a run, whatever the data.",
+    )
     val_images: Annotated[int | None, Flag("--val-images", TRAINED, _BOTH, unset="all")] = Field(
         None, ge=1, description="Validation images of one run."
     )

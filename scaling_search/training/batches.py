@@ -1,8 +1,9 @@
 """The batches of a run: which images each step sees, and how each of them is altered.
 
-Everything random is drawn on the CPU from (seed, epoch) or (seed, step). A CUDA device gets the
-draws of many steps in one copy, and a step picks its own row of them there, so that a captured step
-holds its data too: no copy from pageable memory and no wait between two steps.
+Everything random is drawn on the CPU from (seed, pass) or (seed, step). A pass shows every training
+image once; an epoch is a pass, or as many images as the study says, across passes. A CUDA device
+gets the draws of many steps in one copy, and a step picks its own row of them there, so that a
+captured step holds its data too: no copy from pageable memory and no wait between two steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scaling_search.data.augment import augmented, epoch_order, mirrored
+from scaling_search.data.augment import augmented, mirrored, pass_order
 from scaling_search.data.images import Images, ReadAhead
 from scaling_search.data.randaugment import OPERATIONS, ROUNDS, randaugmented
 from scaling_search.training.recipe import Recipe
@@ -31,17 +32,28 @@ class Batches:
     """`seek` a step, then `load` its batch: uint8 images [n, c, s, s] and int64 labels [n].
 
     Both lie on the device. On CUDA `load` reads memory whose place never changes, so that it may be
-    captured."""
+    captured. `per_epoch` are the steps of an epoch of `epoch_images` (None: of a pass)."""
 
-    def __init__(self, images: Images, labels: Tensor, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        labels: Tensor,
+        recipe: Recipe,
+        seed: int,
+        epoch_images: int | None = None,
+    ) -> None:
         self._images, self._labels, self._recipe, self._seed = images, labels, recipe, seed
         self.size = min(recipe.batch, len(labels))
-        self.per_epoch = len(labels) // self.size
+        self._per_pass = len(labels) // self.size  # steps
+        self.per_epoch = self._per_pass
+        if epoch_images is not None:
+            self.per_epoch = max(1, epoch_images // self.size)
         self._shift = round(recipe.shift * images.side)  # px
         self._cutout = round(recipe.cutout * images.side)
-        self._epoch = -1
-        self._order: list[Tensor] = []  # indices of the epoch's batches
-        self._mirrored: Tensor | None = None  # of the epoch, per image
+        self._pass = -1
+        self._order: list[Tensor] = []  # indices of the pass's batches
+        self._plain = True  # whether this pass alters no image
+        self._mirrored: Tensor | None = None  # in this pass, per image
         self._reader: ReadAhead | None = None
         self._reads_next = 0  # the step whose images it gives next
         self._draws = torch.empty(0, dtype=torch.int64)  # of the present step, on a CPU
@@ -51,7 +63,7 @@ class Batches:
         self._planned_from, self._planned_to = 0, 0
         self._cursor = torch.zeros(1, dtype=torch.int64, device=images.device)
         if images.device.type == "cuda":
-            shape = (min(_PLANNED, self.per_epoch), self.size, _COLUMNS)
+            shape = (min(_PLANNED, self._per_pass), self.size, _COLUMNS)
             self._plan = torch.zeros(shape, dtype=torch.int64, device=images.device)
             if not images.resident:
                 maps = (self.size, images.channels, images.side, images.side)
@@ -65,9 +77,9 @@ class Batches:
 
     def seek(self, step: int) -> None:
         """Make `load` give the batch of this step of the run; seed torch's generators for it."""
-        epoch, i = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._begin_epoch(epoch)
+        number, i = divmod(step, self._per_pass)
+        if number != self._pass:
+            self._begin_pass(number)
         torch.manual_seed(step_seed(self._seed, step))
         if self._plan is None:
             self._draws = self._draw(i, None)
@@ -90,7 +102,7 @@ class Batches:
         return self._altered(images, draws), labels
 
     def _read(self, step: int, i: int) -> Tensor:
-        """Return the originals of this step, the epoch's batch i. The reader goes forward only: for
+        """Return the originals of this step, the pass's batch i. The reader goes forward only: for
         any other step than the next one it begins anew."""
         if self._reader is None or step != self._reads_next:
             self.close()
@@ -98,22 +110,27 @@ class Batches:
         self._reads_next = step + 1
         return next(self._reader)
 
-    def _begin_epoch(self, epoch: int) -> None:
-        """Draw the epoch's order."""
-        count = len(self._labels)
-        self._epoch = epoch
-        self._order = list(epoch_order(count, self.size, self._seed, epoch))
-        if self._recipe.flip:
-            self._mirrored = mirrored(count, self._seed, epoch)
-        self.close()  # what it would read next is of the epoch before
+    def _begin_pass(self, number: int) -> None:
+        """Draw the order of a pass."""
+        count, recipe = len(self._labels), self._recipe
+        self._pass = number
+        self._order = list(pass_order(count, self.size, self._seed, number))
+        self._plain = number < recipe.plain_passes
+        if recipe.flip and not self._plain:
+            self._mirrored = mirrored(count, self._seed, number)
+        self.close()  # what it would read next is of the pass before
 
     def _draw(self, i: int, generator: torch.Generator | None) -> Tensor:
-        """Return the draws [n, columns] of the epoch's batch i, on the CPU.
+        """Return the draws [n, columns] of the pass's batch i, on the CPU.
 
         Without a generator they come from torch's global one."""
         index, n, side = self._order[i], self.size, self._images.side
         draws = torch.zeros((n, _COLUMNS), dtype=torch.int64)
         draws[:, _INDEX] = index
+        if self._plain:
+            # cutout's centre is off the image
+            draws[:, _CENTRE] = -self._cutout - side
+            return draws
         if self._mirrored is not None:
             draws[:, _MIRROR] = self._mirrored[index]
         if self._shift:
@@ -129,9 +146,9 @@ class Batches:
         return draws
 
     def _plan_steps(self, plan: Tensor, step: int, i: int) -> None:
-        """Draw as many steps from this one on as there is room for, up to the epoch's end, and copy
-        them to the device at once."""
-        count = min(len(plan), self.per_epoch - i)
+        """Draw as many steps from this one on as there is room for, up to the end of the pass, and
+        copy them to the device at once."""
+        count = min(len(plan), self._per_pass - i)
         generator = torch.Generator()
         draws = torch.zeros((count, self.size, _COLUMNS), dtype=torch.int64)
         for at in range(count):
@@ -148,7 +165,10 @@ class Batches:
 
     def _altered(self, images: Tensor, draws: Tensor) -> Tensor:
         """Return the images augmented as the draws say."""
-        mirror = draws[:, _MIRROR].bool() if self._mirrored is not None else None
+        if self._plain and self._plan is None:
+            return images
+        # a captured step does the same in every pass: in a plain one, draws that change nothing
+        mirror = draws[:, _MIRROR].bool() if self._recipe.flip else None
         shift = draws[:, _SHIFT] if self._shift else None
         centre = draws[:, _CENTRE] if self._cutout else None
         images = augmented(images, mirror, shift, centre, self._cutout)

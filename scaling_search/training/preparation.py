@@ -84,7 +84,7 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
         val_images=val_images,
         val_labels=val_labels,
         norm_index=shuffled[: recipe.bn_images],
-        batches=Batches(images, labels, recipe, trial.seed),
+        batches=Batches(images, labels, recipe, trial.seed, trial.epoch_images),
         step=Step(model, recipe, device, normalise, trial.compile, fused),
         kernels=kernels_of_trial,
     )

@@ -50,8 +50,15 @@ class Recipe:
     )
     schedule: Literal["linear", "exponential"] = setting(
         "linear",
-        "The learning rate: linear stays and falls over the last fifth; exponential is "
-        "TensorFlow's for EfficientNet, 0.97 for every 2.4 epochs.",
+        "The learning rate: linear stays, then falls to 0; exponential is TensorFlow's for "
+        "EfficientNet, 0.97 for every 2.4 epochs.",
+    )
+    # A longer decay leaves less to continue from when a run is promoted: the checkpoint it goes on
+    # from is the one before the decay.
+    decay: float = setting(
+        0.2,
+        "Share of the steps over which the schedule linear falls.",
+        Range(0, below=1, low_included=False),
     )
     lr: float = setting(
         4e-3, "Learning rate of the constant phase.", Range(0, low_included=False), flag="--lr"
@@ -81,6 +88,12 @@ class Recipe:
         0.0, "Side of the square cut out of a training image, as a fraction.", Range(0, below=1)
     )
     randaugment: bool = setting(False, "RandAugment on the training images.")
+    plain_passes: int = setting(
+        0,
+        "Passes over the training images in which none is altered: an image that was seen once or "
+        "twice can still be learned from as it is.",
+        Range(0),
+    )
     dropout: bool = setting(False, "Dropout before the classifier, at the network's own rate.")
     drop_path: float = setting(
         0.0, "Rate of stochastic depth at the last block; it grows from 0.", Range(0, below=1)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from scaling_search.training.recipe import Recipe
 
-# Of all steps of the schedule `linear`. A longer decay leaves less to continue from when a run is
-# promoted: the checkpoint it goes on from is the one before the decay.
-DECAY = 0.2
-
 
 def warmup_steps(recipe: Recipe, per_epoch: int) -> int:
     """Steps of warm-up, for epochs of `per_epoch` steps.
@@ -24,7 +20,7 @@ def decay_start(recipe: Recipe, total: int) -> int:
     where none does."""
     if recipe.schedule == "exponential":
         return total
-    return total - max(1, round(DECAY * total))
+    return total - max(1, round(recipe.decay * total))
 
 
 def learning_rate(recipe: Recipe, step: int, total: int, per_epoch: int) -> float:

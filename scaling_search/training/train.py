@@ -1,9 +1,9 @@
 """One run: (network, recipe, seed, epochs) → metrics of each epoch, and how it ended.
 
 A run of the recipe's linear schedule can be continued: its learning rate warms up, stays constant
-and falls to zero over the last fifth, so that a longer run goes on from the checkpoint before the
-decay as if it had been that long from the start, bit for bit on the CPU. All randomness is drawn
-from (seed, epoch) or (seed, step), so no checkpoint has to hold the state of a generator.
+and falls to zero at the end, so that a longer run goes on from the checkpoint before the decay as
+if it had been that long from the start, bit for bit on the CPU. All randomness is drawn from (seed,
+pass over the images) or (seed, step), so no checkpoint has to hold the state of a generator.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from scaling_search.training.watchdog import alive
 logger = logging.getLogger(__name__)
 
 _PULSE = 0.5  # s between two moments at which a run can be stopped
+_DENSE = 32  # steps between two of an epoch's recorded training losses
 
 
 @dataclass
@@ -89,7 +90,9 @@ class _Totals:
         self.trained_seconds, self.trained_images = self._trained()
         self._timed_images = 0
 
-    def end_epoch(self, train_loss: float, evaluation: Evaluation) -> Epoch:
+    def end_epoch(
+        self, train_loss: float, losses: tuple[float, ...], evaluation: Evaluation
+    ) -> Epoch:
         """Return the epoch, after its evaluation, and keep it."""
         epoch = Epoch(
             epoch=len(self.epochs) + 1,
@@ -97,6 +100,7 @@ class _Totals:
             val_loss=evaluation.loss,
             val_acc=evaluation.accuracy,
             seconds=time.perf_counter() - self._epoch_began,
+            losses=losses,
         )
         self.epochs.append(epoch)
         return epoch
@@ -119,7 +123,7 @@ class _Totals:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.epochs = [Epoch.from_dict(epoch) for epoch in state["epochs"]]
         self._seconds_before = state["seconds"]
         self.trained_seconds = state["trained_seconds"]
         self.trained_images = state["trained_images"]
@@ -237,6 +241,9 @@ class _Training:
         self._total = ready.batches.per_epoch * trial.epochs  # steps
         self._decay_start = decay_start(trial.recipe, self._total)
         self._own_checkpoint = inside(trial.folder, f"e{trial.epochs}.ckpt")
+        # The epoch's sum of losses after every _DENSE steps of it, on the device: to look at one
+        # would be to wait for its step.
+        self._loss_sums: list[torch.Tensor] = []
         # shared by runs of all lengths, which are the same until their learning rates fall
         self._decay_checkpoint = inside(trial.folder, "before-decay.ckpt")
 
@@ -267,15 +274,17 @@ class _Training:
                 yield from self._pulse(at)
                 last_pulse = time.perf_counter()
             self._take_step(at)
+            if (at_in_epoch + 1) % _DENSE == 0:
+                self._loss_sums.append(self._step.loss_sum.clone())
             if at_in_epoch < per_epoch - 1:
                 continue
-            train_loss = self._end_steps()
+            train_loss, losses = self._end_steps()
             if math.isfinite(train_loss):
                 evaluation = evaluate(self._ready)
             if evaluation is None or not math.isfinite(train_loss + evaluation.loss):
                 yield totals.outcome("diverged", f"loss not finite in epoch {at // per_epoch + 1}")
                 return
-            epoch = totals.end_epoch(train_loss, evaluation)
+            epoch = totals.end_epoch(train_loss, losses, evaluation)
             self._save(self._own_checkpoint, at + 1)
             if at + 1 == self._decay_start:
                 # the schedule has no decay: a longer run goes on from this one's end
@@ -308,12 +317,21 @@ class _Training:
             memory.synchronize(self._totals.device)
             self._totals.restart_timing()
 
-    def _end_steps(self) -> float:
-        """Wait for an epoch's last step; return the mean loss of the epoch's steps."""
-        mean_loss = self._step.loss_sum.item() / self._batches.per_epoch
+    def _end_steps(self) -> tuple[float, tuple[float, ...]]:
+        """Wait for an epoch's last step; return the mean loss of the epoch's steps, and that of
+        every _DENSE of them."""
+        per_epoch, sums = self._batches.per_epoch, self._loss_sums
+        if per_epoch % _DENSE:
+            sums.append(self._step.loss_sum.clone())
+        after = torch.stack(sums).tolist()
+        steps = [min(_DENSE, per_epoch - start) for start in range(0, per_epoch, _DENSE)]
+        losses: tuple[float, ...] = ()
+        if len(after) == len(steps):  # not where a checkpoint of an earlier release lacked them
+            losses = tuple((np.diff(after, prepend=0.0) / steps).tolist())
         self._step.loss_sum.zero_()
+        self._loss_sums = []
         self._totals.end_steps()
-        return mean_loss
+        return after[-1] / per_epoch, losses
 
     def _test_accuracy(self) -> float:
         data, trial = self._data, self._trial
@@ -334,6 +352,7 @@ class _Training:
             "step": at,
             **self._step.state(),
             "loss_sum": self._step.loss_sum.item(),
+            "loss_sums": [loss_sum.item() for loss_sum in self._loss_sums],
             **self._totals.state(),
         }
         checkpoint.save(path, state)
@@ -372,6 +391,8 @@ class _Training:
             return 0
         try:
             at = _load(newest, self._step, self._totals)
+            sums = newest.get("loss_sums", [])
+            self._loss_sums = list(torch.tensor(sums, device=self._step.device))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
                 raise  # the device's: out of memory, for instance

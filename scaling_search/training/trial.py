@@ -46,6 +46,9 @@ class Trial:
     deadline: float | None = None  # seconds of training and evaluation
     # it must train through these (step.kernels); "": numba's where they are, torch's on CUDA
     kernels: str = ""
+    epoch_images: int | None = (
+        None  # that make an epoch, however often each is seen; None: one pass
+    )
 
     @property
     def key(self) -> str:
@@ -54,7 +57,7 @@ class Trial:
         identity = [
             self.arch.key,
             self.data_digest,
-            asdict(self.recipe),
+            _first_settings(self.recipe),
             self.seed,
             self.train_images,
             self.val_images,
@@ -62,6 +65,8 @@ class Trial:
             self.threads,
         ]
         # what is usual adds nothing: these fields are younger than the first checkpoints
+        if self.epoch_images is not None:
+            identity.append({"epoch_images": self.epoch_images})
         if self.compile:
             identity.append("compile")
         usual_kernels = "numba" if self.device == "cpu" else "torch"
@@ -85,16 +90,34 @@ class Trial:
         return cls(**{**data, "arch": arch, "recipe": recipe})
 
 
+def _first_settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data; settings younger than the first checkpoints only where they are not
+    what they stand at by default, since that is how every run was trained before they were."""
+    settings = asdict(recipe)
+    usual = asdict(Recipe())
+    for name in ("decay", "plain_passes"):
+        if settings[name] == usual[name]:
+            del settings[name]
+    return settings
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """Metrics of one epoch. Losses are mean cross-entropies, the training one with label smoothing;
-    `seconds` are those of its training and evaluation."""
+    `seconds` are those of its training and evaluation. `losses` are the training losses in more
+    detail: the mean of every 32 steps of the epoch, and of the rest."""
 
     epoch: int  # from 1
     train_loss: float
     val_loss: float
     val_acc: float
     seconds: float
+    losses: tuple[float, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Epoch:
+        """The inverse of `asdict`, also where JSON has made lists of tuples."""
+        return cls(**{**data, "losses": tuple(data.get("losses", ()))})
 
 
 class Pulse:
@@ -134,5 +157,5 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Outcome:
-        epochs = tuple(Epoch(**epoch) for epoch in data["epochs"])
+        epochs = tuple(Epoch.from_dict(epoch) for epoch in data["epochs"])
         return cls(**{**data, "epochs": epochs})

@@ -97,7 +97,7 @@ class Exchange(Searcher, tune.Stopper):
             self.boots += not has_begun
 
     def _report_epoch(self, job: Job, result: dict[str, Any]) -> None:
-        self.events.put((job, Epoch(**json.loads(result["epoch"]))))
+        self.events.put((job, Epoch.from_dict(json.loads(result["epoch"]))))
 
     def _report_outcome(self, job: Job, result: dict[str, Any]) -> None:
         outcome = Outcome.from_dict(json.loads(result["outcome"]))
