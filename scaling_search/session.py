@@ -10,6 +10,7 @@ import platform
 import re
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,10 +46,12 @@ from scaling_search.results.curves import check as check_curves
 from scaling_search.results.curves import read as read_curves
 from scaling_search.results.database import has_file
 from scaling_search.results.database import versions as store_versions
+from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
+from scaling_search.study.growth import GROWING, Addition, grown
 from scaling_search.study.plan import Plan, plan
-from scaling_search.study.settings import Study, check, identity_hash
+from scaling_search.study.settings import Study, check, check_same, identity_hash
 from scaling_search.study.wording import percent
 from scaling_search.training.train import versions
 from scaling_search.training.trial import inside
@@ -113,10 +116,12 @@ def search(
     clock: Clock,
     replay: Path | None = None,
     retry_failed: bool = False,
+    asked: Collection[str] = (),
 ) -> int:
     """The main job. `replay`: a table of curves in place of training. `retry_failed`: runs that
-    crashed, timed out or ran out of memory are tried again. Exit status 0; 1 when no network of the
-    budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same
+    crashed, timed out or ran out of memory are tried again. `asked`: the settings that come from
+    the command line and not from the study's file. Exit status 0; 1 when no network of the budget
+    finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same
     command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
@@ -126,21 +131,28 @@ def search(
     else:
         study, data = resolve_device_and_data(study, console, place)
     say(console, "data", data.line)
-    with console.status("planning"):
-        todo = plan(study, data.classes, data.native)
-    _say_plan(console, study, todo)
-    machine = None
-    if curves:
-        check_curves(curves, study, todo.everything)
-    else:
-        machine = examine_machine(study, todo, place, console)
-
     folder = out or Path("runs") / _folder_name(study, data, label, is_replay=curves is not None)
     if curves and has_file(folder):
         raise UserError(
             f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose "
             "another"
         )
+    recorded = None if curves else _read_recorded(folder, place.store, study, data)
+    more: tuple[str, ...] = ()
+    if recorded:
+        study, more = grown(study, recorded.study, asked)
+    with console.status("planning"):
+        kept = recorded.candidates if recorded else ()
+        todo = plan(study, data.classes, data.native, kept)
+    _say_plan(console, study, todo)
+    for words in more:
+        say(console, "more", words)
+    machine = None
+    if curves:
+        check_curves(curves, study, todo.everything)
+    else:
+        machine = examine_machine(study, todo, place, console)
+
     session = _Session(
         study=study,
         todo=todo,
@@ -156,9 +168,14 @@ def search(
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
     # a replay takes seconds, and is not worth a database
-    store = Store.in_memory(facts) if curves else Store.create(folder, identity, facts, place.store)
+    if curves:
+        store = Store.in_memory(facts)
+    else:
+        store = Store.create(folder, identity, facts, place.store, growing=GROWING)
     with store, log_into(folder) as log_file:
         logger.info("%s begins: %s", label or "search", command)
+        if more:
+            _record_addition(store, more, facts, todo)
         if retry_failed:
             _free_failed(store, console)
         status = _train(session, store, log_file)
@@ -195,6 +212,48 @@ def train_family(
             _free_failed(store, console)
         status = _train(session, store, log_file)
         return status, store.records()
+
+
+# ---- a study that grows
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The study that a run folder holds. `candidates`: keys of the networks that it compares, where
+    some were added later; empty where they are those of its plan."""
+
+    study: Study
+    candidates: tuple[str, ...]
+
+
+def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> _Recorded | None:
+    """The study that is recorded there, if it is `study` but for what may grow. None where there is
+    none, or another, or it cannot be read: whoever opens the store to write says which."""
+    with suppress(UserError), StoreReader.open(folder, url) as reader:
+        settings = reader.fact("settings")
+        if settings is None:
+            return None
+        recorded = check(settings, str(folder))
+        check_same(folder, recorded.identity(data.digest), study.identity(data.digest), GROWING)
+        candidates = reader.fact("candidates")
+        if candidates is None and recorded.space.candidates != study.space.candidates:
+            candidates = [c.key for c in plan(recorded, data.classes, data.native).candidates]
+        return _Recorded(recorded, tuple(candidates or ()))
+    return None
+
+
+def _record_addition(
+    store: Store, more: tuple[str, ...], facts: dict[str, object], todo: Plan
+) -> None:
+    """The study grows: what was added, when, and which runs were there by then."""
+    known = [record.key for record in store.records() if record.outcome]
+    addition = Addition(time.strftime("%Y-%m-%d %H:%M"), more, tuple(known))
+    earlier = store.fact("additions") or []
+    store.set_fact("additions", [*earlier, addition.as_dict()])
+    store.set_fact("candidates", [candidate.key for candidate in todo.candidates])
+    for name in ("settings", "planned", "notes"):
+        store.set_fact(name, facts[name])
+    logger.info("the study grows: %s", addition)
 
 
 # ---- what is settled before the first run
@@ -398,6 +457,7 @@ def _run_search(
             conditions,
             limits=limits,
             recorded=session.curves.by_key() if session.curves else None,
+            known=_known_before(store),
         )
         store.set_fact("state", "running")
         trained = job.run()
@@ -407,6 +467,14 @@ def _run_search(
         session.say("time", "is up; the same command goes on from here, with more --time")
     elif not trained:
         session.say("nothing", "left to train: every run of this study is recorded")
+
+
+def _known_before(store: Store) -> tuple[tuple[str, int, int], ...]:
+    """The runs that were there when the study last grew; none where it never did."""
+    additions = store.fact("additions")
+    if not additions:
+        return ()
+    return Addition.from_dict(additions[-1]).known
 
 
 def _open_executor(session: _Session, log_file: Path) -> Executor:

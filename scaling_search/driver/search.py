@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 
 from effnet.budget import Budget
@@ -82,7 +82,8 @@ class Search:
     """One session of a study.
 
     `recorded`: the runs (network, seed, epochs) of a table that is replayed, which may lack some;
-    its crashes are no fault of this machine. None: every run can be had, by training it."""
+    its crashes are no fault of this machine. None: every run can be had, by training it.
+    `known`: the runs that were there before the study grew, from which every decision is made."""
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Search:
         *,
         limits: Limits | None = None,
         recorded: Container[tuple[str, int, int]] | None = None,
+        known: Collection[tuple[str, int, int]] = (),
     ) -> None:
         self._study, self._plan, self._data = study, plan, data
         self._store, self._executor, self._watcher = store, executor, watcher
@@ -104,7 +106,7 @@ class Search:
         self._crashes = Crashes(store) if recorded is None else None
         self.out_of_time = False
         # (network, seed, epochs) requested so far, in this session or an earlier one
-        self._requested: set[tuple[str, int, int]] = set()
+        self._requested: set[tuple[str, int, int]] = set(known)
         # numbers of the runs that a verdict was made from, and the networks that it names
         self._named: tuple[frozenset[int], list[Candidate]] | None = None
 
@@ -163,7 +165,11 @@ class Search:
         it suggests. Returns `active` with them."""
         study = self._study
         for budget in study.budgets:
-            free = [c for c in self._plan.pool if c.budget == budget]
+            pool = [c for c in self._plan.pool if c.budget == budget]
+            # those that were proposed before the study grew
+            earlier = {record.candidate.key for record in self._known()}
+            active += [c for c in pool if c.key in earlier]
+            free = [c for c in pool if c.key not in earlier]
             count = sum(c.budget == budget for c in active)
             wanted = count + len(free)
             if study.space.candidates is not None:
@@ -197,21 +203,28 @@ class Search:
 
     def _train_extra(self, most: float) -> None:
         """At most `most` single runs per budget at the last rung, a batch at a time, where the
-        posterior says."""
-        exhausted: set[Budget] = set()
-        done = 0.0
-        while done < most and len(exhausted) < len(self._study.budgets):
-            # the batch is the study's own: of the number of workers, another machine would make
-            # other decisions
-            count = int(min(self._study.extra_batch, most - done))
+        posterior says; those that were there before the study grew are some of them."""
+        left = {budget: most - self._count_extra(budget) for budget in self._study.budgets}
+        while any(count > 0 for count in left.values()):
             for budget in self._study.budgets:
-                if budget in exhausted:
+                if left[budget] <= 0:
                     continue
+                # the batch is the study's own: of the number of workers, another machine would make
+                # other decisions
+                count = int(min(self._study.extra_batch, left[budget]))
                 runs = self._next_extra(budget, count)
-                if not runs:
-                    exhausted.add(budget)
                 self._train("more runs where they help", runs, self._last)
-            done += count
+                left[budget] = left[budget] - count if runs else 0
+
+    def _count_extra(self, budget: Budget) -> int:
+        """How many runs of a budget's networks are known beyond those that all of them have."""
+        study = self._study
+        seeds = range(study.seed + study.seeds, study.seed + FRESH)
+        count = 0
+        for record in self._known():
+            of_budget = record.candidate.role == "candidate" and record.candidate.budget == budget
+            count += of_budget and record.epochs == self._last and record.seed in seeds
+        return count
 
     def _next_extra(self, budget: Budget, count: int) -> list[_Run]:
         """The next `count` runs of a budget's networks, and the baseline's with their seeds."""

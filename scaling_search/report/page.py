@@ -10,6 +10,7 @@ from pathlib import Path
 from scaling_search import UserError
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
+from scaling_search.study.growth import Addition
 from scaling_search.study.settings import Study, check
 from scaling_search.study.wording import percent
 from scaling_search.verdict.verdict import Verdict, verdicts
@@ -58,13 +59,19 @@ def page_of(source: Results, folder: Path) -> Page:
         study=study,
         targets=source.fact("targets"),
         unfinished=unfinished_words(source, records),
-        notes=source.fact("notes"),
+        notes=[*source.fact("notes"), *additions_in_words(source)],
         provenance=source.fact("provenance"),
         records=records,
         verdicts=tuple(verdicts(records, study)),
         native=(source.fact("data facts") or {}).get("native", 0),
         family=_family(folder / "family"),
     )
+
+
+def additions_in_words(source: Results) -> list[str]:
+    """Return a line for each time that the study grew."""
+    additions = source.fact("additions") or []
+    return [f"The study grew on {Addition.from_dict(addition)}." for addition in additions]
 
 
 def unfinished_words(source: Results, records: Sequence[Record]) -> str:

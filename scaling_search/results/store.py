@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,11 +70,17 @@ class Store:
 
     @classmethod
     def create(
-        cls, folder: Path, identity: dict[str, Any], facts: dict[str, Any], url: str | None = None
+        cls,
+        folder: Path,
+        identity: dict[str, Any],
+        facts: dict[str, Any],
+        url: str | None = None,
+        growing: Container[str] = (),
     ) -> Store:
         """Open the store of a run folder, made where there is none; `facts` describe the study to
         its readers. With the `url` of a PostgreSQL server the study lies there, under the folder's
-        name, and the folder remembers the address without its password.
+        name, and the folder remembers the address without its password. Settings of the identity
+        that are named `growing` may be others than were recorded.
 
         Raises UserError when another process holds the study, it cannot be written, or it belongs
         to a study whose identity differs (naming the fields that do)."""
@@ -92,7 +98,7 @@ class Store:
                 locks.append(_hold_study(database, study_name(folder, address)))
                 opened.callback(locks[1].close)
             store = cls(database, locks)
-            store._begin(folder, identity, facts)
+            store._begin(folder, identity, facts, growing)
             if url is not None and address is not None:
                 _remember(folder, address)
             opened.pop_all()
@@ -119,11 +125,17 @@ class Store:
         for lock in reversed(self._locks):
             lock.close()
 
-    def _begin(self, folder: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
+    def _begin(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        facts: dict[str, Any],
+        growing: Container[str],
+    ) -> None:
         known = self._database.attributes()
         with self._writing() as database:
             if "identity" in known:
-                check_same(folder, known["identity"], identity)
+                check_same(folder, known["identity"], identity, growing)
             else:
                 database.set_attribute("identity", identity)
             # A driver that was killed at its start has left some of them unwritten.

@@ -4,7 +4,7 @@ map."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -36,19 +36,23 @@ def choose(
     position: Position = real_position,
     sampler: str = "lattice",
     seed: int = 0,
+    kept: Collection[str] = (),
 ) -> tuple[list[Candidate], list[str]]:
     """`count` of the networks (None: all), and a line for each direction that none comes near.
+    Those whose keys are `kept`, which were chosen before, are among them.
 
     The named directions come first, then for each point of a lattice or a Sobol sequence over the
     shares the nearest network, unless it is taken; then, each time, the network farthest from all
     chosen. Points of the lattice come farthest first too, so that a study that is stopped early has
     seen the whole map."""
     choice = _Choice(networks, len(networks) if count is None else count, position)
+    choice.keep(kept)
     notes = choice.take_named()
-    if sampler == "sobol":
+    # A lattice of another size has other points: what is new goes between what is kept.
+    if not kept and sampler == "sobol":
         for point in sobol(choice.most, seed):
             choice.take_nearest(point)
-    else:
+    elif not kept:
         choice.take_lattice()
     choice.take_farthest()
     return list(choice.chosen.values()), notes
@@ -66,6 +70,13 @@ class _Choice:
     @property
     def full(self) -> bool:
         return len(self.chosen) >= self.most
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Choose the networks of these keys, however many."""
+        by_key = {network.key: network for network in self.networks}
+        for key in keys:
+            if key in by_key:  # not of another budget
+                self.chosen[key] = by_key[key]
 
     def take_named(self) -> list[str]:
         """Choose the network nearest to each named direction; a line for each without one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from effnet.arch import Scaling
@@ -42,8 +43,9 @@ class Plan:
         return (self.baseline, *self.references, *self.candidates)
 
 
-def plan(study: Study, classes: int, native: int) -> Plan:
-    """Everything that `study` trains on images of `native` px.
+def plan(study: Study, classes: int, native: int, kept: Collection[str] = ()) -> Plan:
+    """Everything that `study` trains on images of `native` px; the networks whose keys are `kept`
+    among its candidates, as they were trained before it grew.
 
     Raises UserError where the base resolution exceeds the native side without `space.upscale`, or a
     budget holds no network."""
@@ -56,7 +58,7 @@ def plan(study: Study, classes: int, native: int) -> Plan:
     for budget in study.budgets:
         networks, lines = _networks_of(context, study, budget)
         sizes[str(budget)] = len(networks)
-        picked, missing = _choose(study, networks)
+        picked, missing = _choose(study, networks, kept)
         chosen += [network for network in picked if network.key != baseline.key]
         if study.space.sampler == "tpe":
             pool += [network for network in networks if network.key != baseline.key]
@@ -131,7 +133,9 @@ def _networks_of(
     return networks, notes
 
 
-def _choose(study: Study, networks: list[Candidate]) -> tuple[list[Candidate], list[str]]:
+def _choose(
+    study: Study, networks: list[Candidate], kept: Collection[str]
+) -> tuple[list[Candidate], list[str]]:
     """The networks of a budget that are trained, and a line for each direction without one."""
     space = study.space
     count = space.candidates
@@ -139,7 +143,7 @@ def _choose(study: Study, networks: list[Candidate]) -> tuple[list[Candidate], l
         # TPE starts from the named directions and a first look around; it proposes the rest itself
         count = math.ceil((count or len(networks)) / 2)
     position = nominal_position if space.mode == "nominal" else real_position
-    return choose(networks, count, position, space.sampler, study.seed)
+    return choose(networks, count, position, space.sampler, study.seed, kept)
 
 
 def _check_counts(study: Study, candidates: list[Candidate]) -> None:

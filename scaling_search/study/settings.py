@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -367,9 +367,17 @@ def identity_hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_same(folder: Path, recorded: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Raises UserError, with the settings that differ, where a run folder holds another study."""
+def check_same(
+    folder: Path,
+    recorded: dict[str, Any],
+    identity: dict[str, Any],
+    growing: Container[str] = (),
+) -> None:
+    """Raises UserError, with the settings that differ, where a run folder holds another study. The
+    settings named `growing` may differ."""
     wanted = json.loads(json.dumps(identity))  # tuples become lists, as in what was recorded
+    recorded = {name: value for name, value in recorded.items() if name not in growing}
+    wanted = {name: value for name, value in wanted.items() if name not in growing}
     if recorded == wanted:
         return
     differing = "; ".join(differences(recorded, wanted))
