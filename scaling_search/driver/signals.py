@@ -16,8 +16,13 @@ class Stopping:
     def __init__(self, on_first: Callable[[], None]) -> None:
         self._on_first = on_first
         self.status = 0
+        self._at_once = 0  # the exit status, after a second signal
 
     def __call__(self) -> bool:
+        if self._at_once:
+            # What the handler raised was lost: where a signal meets a callback of the garbage
+            # collector, Python prints the exception and goes on.
+            raise SystemExit(self._at_once)
         return self.status != 0
 
     def __enter__(self) -> Stopping:
@@ -32,6 +37,7 @@ class Stopping:
         if self.status:
             for s in _SIGNALS:  # closing takes a moment, and a third signal would cut it short
                 signal.signal(s, signal.SIG_IGN)
-            raise SystemExit(128 + number)
+            self._at_once = 128 + number
+            raise SystemExit(self._at_once)
         self.status = 128 + number
         self._on_first()
