@@ -26,9 +26,9 @@ import optuna
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.recorded import recorded
-from scaling_search.driver.allocation import half, top_two
+from scaling_search.driver.allocation import half, most_telling
 from scaling_search.study.directions import distance, on_triangle
-from scaling_search.verdict.posterior import Array, Runs, fit
+from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
 
 STUDY = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
 SHARES_OF_GRID = (0.25, 0.5, 1.0)
@@ -80,19 +80,52 @@ class Run:
 
 
 def flat(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
-    """Every network with one seed in the study's order while the epochs last, then where the
-    posterior says."""
+    """Every network with one seed in the study's order while the epochs last, then where the loss
+    bound is expected to fall most."""
     runs: list[Run] = []
     while 2 * (len(runs) + 1) <= budget:
         if len(runs) < len(t.shares):
             runs.append(Run(len(runs), 1, 0))
             continue
-        accuracy = infer(t, seeds, runs, 1)
+        samples = infer(t, seeds, runs, 1)
+        chosen = telling(t, seeds, runs, samples, min(BATCH, int(budget / 2) - len(runs)))
+        if not chosen:
+            break
+        for k in chosen:
+            runs.append(next_run(k, runs))
+    return pick(t, seeds, runs)
+
+
+def flat_top_two(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
+    """The same, but by top-two Thompson sampling."""
+    runs: list[Run] = []
+    while 2 * (len(runs) + 1) <= budget:
+        if len(runs) < len(t.shares):
+            runs.append(Run(len(runs), 1, 0))
+            continue
+        accuracy = infer(t, seeds, runs, 1).accuracy
         for _ in range(BATCH):
             able = with_free_seeds(t, seeds, runs)
             if able and 2 * (len(runs) + 1) <= budget:
                 runs.append(next_run(able[top_two(accuracy[:, able], rng)], runs))
-    accuracy = infer(t, seeds, runs, 1)
+        if not able:
+            break
+    return pick(t, seeds, runs)
+
+
+def top_two(accuracy: Array, rng: np.random.Generator) -> int:
+    """Top-two Thompson sampling (Russo, "Simple Bayesian Algorithms for Best-Arm Identification",
+    2020): one sample's best, another sample's best that differs, one of the two.
+
+    `accuracy` [samples, networks]. Returns the index of a network."""
+    leader, *others = accuracy[rng.permutation(len(accuracy))].argmax(1).tolist()
+    rival = next((k for k in others if k != leader), leader)
+    return int(rng.choice([leader, rival]))
+
+
+def pick(t: Table, seeds: list[int], runs: list[Run]) -> int:
+    """The network of the largest expected accuracy, of those with a long run."""
+    accuracy = infer(t, seeds, runs, 1).accuracy
     tried = sorted({r.network for r in runs})
     return tried[int(accuracy[:, tried].mean(0).argmax())]
 
@@ -101,22 +134,30 @@ def rungs(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -
     """One epoch for all, half of them on to two, then where the posterior says."""
     runs = [Run(k, 0, 0) for k in range(len(t.shares))]
     spent = float(len(runs))
-    accuracy = infer(t, seeds, runs, 2)
+    accuracy = infer(t, seeds, runs, 2).accuracy
     for k in np.argsort(-accuracy.mean(0))[: half(len(t.shares))]:
         if spent + PROMOTION <= budget:
             runs.append(Run(int(k), 1, 0))
             spent += PROMOTION
     while spent + 2 <= budget:
-        accuracy = infer(t, seeds, runs, 2)
-        for _ in range(BATCH):
-            able = with_free_seeds(t, seeds, runs)
-            if not able or spent + 2 > budget:
-                break
-            runs.append(next_run(able[top_two(accuracy[:, able], rng)], runs))
-            spent += 2
-        if not able:
+        samples = infer(t, seeds, runs, 2)
+        count = min(BATCH, int((budget - spent) // 2))
+        chosen = telling(t, seeds, runs, samples, count)
+        if not chosen:
             break
-    return int(infer(t, seeds, runs, 2).mean(0).argmax())
+        for k in chosen:
+            runs.append(next_run(k, runs))
+            spent += 2
+    return int(infer(t, seeds, runs, 2).accuracy.mean(0).argmax())
+
+
+def telling(
+    t: Table, seeds: list[int], runs: list[Run], samples: Posterior, count: int
+) -> list[int]:
+    """The networks of the next long runs, by the library's own rule."""
+    left = {k: len(seeds) - long_runs(k, runs) for k in range(len(t.shares))}
+    costs = np.ones(len(t.shares))
+    return most_telling(samples.accuracy, samples.noise, costs, left, count)
 
 
 def long_runs(network: int, runs: list[Run]) -> int:
@@ -132,8 +173,8 @@ def next_run(network: int, runs: list[Run]) -> Run:
     return Run(network, 1, long_runs(network, runs))
 
 
-def infer(t: Table, seeds: list[int], runs: list[Run], levels: int) -> Array:
-    """Return the model's samples [samples, networks]; with 1 of `levels`, all runs are long."""
+def infer(t: Table, seeds: list[int], runs: list[Run], levels: int) -> Posterior:
+    """Return the model's samples; with 1 of `levels`, all runs are long."""
     accuracy = [(t.short, t.long)[r.rung][r.network, seeds[r.seed]] for r in runs]
     data = Runs(
         shares=t.shares,
@@ -144,7 +185,7 @@ def infer(t: Table, seeds: list[int], runs: list[Run], levels: int) -> Array:
         rungs=levels,
         unit=UNIT,
     )
-    return fit(data).sample(2048).accuracy
+    return fit(data).sample(2048)
 
 
 def random_search(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
@@ -186,6 +227,7 @@ def tpe(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> 
 METHODS: dict[str, Method] = {
     "rungs": rungs,
     "flat": flat,
+    "flat, top-two": flat_top_two,
     "random": random_search,
     "TPE + median": tpe,
 }

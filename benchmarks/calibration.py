@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling_search.driver.allocation import half, top_two
-from scaling_search.verdict.posterior import Array, Runs, fit
+from scaling_search.driver.allocation import half, most_telling
+from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
 from scaling_search.verdict.verdict import chances, tied_set
 
 NETWORKS, FINALISTS, SEEDS, EXTRA = 24, 5, 3, 12
@@ -123,6 +123,10 @@ class Study:
 
     def infer(self, rungs: int) -> Array:
         """Return the model's samples [samples, networks], from all runs or (1) the long ones."""
+        return self.posterior(rungs).accuracy
+
+    def posterior(self, rungs: int) -> Posterior:
+        """Return the model's samples, from all runs or (1) the long ones."""
         runs = [r for r in self.runs if rungs == 2 or r.rung == 1]
         data = Runs(
             shares=self._known.shares,
@@ -133,7 +137,7 @@ class Study:
             rungs=rungs,
             unit=UNIT,
         )
-        return fit(data).sample().accuracy
+        return fit(data).sample()
 
 
 def rungs(study: Study, rng: np.random.Generator) -> Array:
@@ -151,8 +155,10 @@ def flat(study: Study, rng: np.random.Generator) -> Array:
     for k in range(NETWORKS):
         study.run(k, 1)
     for _ in range(EXTRA // 4):
-        accuracy = study.infer(1)
-        for k in [top_two(accuracy, rng) for _ in range(4)]:
+        samples = study.posterior(1)
+        left = dict.fromkeys(range(NETWORKS), EXTRA)
+        costs = np.ones(NETWORKS)
+        for k in most_telling(samples.accuracy, samples.noise, costs, left, 4):
             study.run(k, 1)
     return study.infer(1)
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from effnet.budget import Budget
-from scaling_search.driver.allocation import half, next_runs, promoted, top_two
+from scaling_search.driver.allocation import half, most_telling, next_runs, promoted
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import check
 from tests.records import STUDY, TODO, TWO, record
@@ -17,17 +17,20 @@ def test_never_fewer_than_half_go_on() -> None:
     assert [half(n) for n in (1, 2, 3, 11, 12)] == [1, 1, 2, 6, 6]
 
 
-def test_top_two_draws_the_leader_and_its_rivals() -> None:
-    """Leader and rival are the bests of two samples that differ, either with probability a half
-    (Russo 2020)."""
-    p = np.array([0.6, 0.3, 0.1])
-    accuracy = np.eye(3)[np.repeat([0, 1, 2], (p * 1000).astype(int))]
+def test_a_run_is_most_telling_where_it_may_change_the_pick() -> None:
+    """Two leaders that may be either way round, one that is known, one far behind: the leader that
+    is known less; of equal ones, the cheaper; never one that may take no run."""
     rng = np.random.default_rng(0)
-    drawn = np.bincount([top_two(accuracy, rng) for _ in range(4000)], minlength=3) / 4000
-    rival = p[None, :] / (1 - p[:, None])  # [leader, rival]
-    np.fill_diagonal(rival, 0)  # nobody is his own rival
-    assert drawn == pytest.approx(0.5 * p + 0.5 * p @ rival, abs=0.03)
-    assert top_two(np.ones((50, 1)), rng) == 0  # one network: no rival
+    means, deviations = np.array([0.60, 0.60, 0.59, 0.50]), np.array([0.02, 0.01, 0.001, 0.02])
+    accuracy = means + deviations * rng.standard_normal((4096, 4))
+    equal, left = np.ones(4), dict.fromkeys(range(4), 9)
+    assert most_telling(accuracy, 0.01, equal, left, 1) == [0]
+    assert set(most_telling(accuracy, 0.01, equal, left, 6)) == {0, 1}
+    assert most_telling(accuracy, 0.01, equal, {**left, 0: 0}, 2) == [1, 1]
+    assert most_telling(accuracy, 0.01, np.array([9.0, 1, 1, 1]), left, 1) == [1]
+    assert most_telling(accuracy, 0.01, equal, {0: 1, 1: 1}, 4) == [0, 1]
+    settled = np.array([0.5, 0.7, 0.5, 0.5]) + 0.001 * rng.standard_normal((4096, 4))
+    assert most_telling(settled, 0.01, equal, left, 2) == [1, 1], "the pick"
 
 
 def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:

@@ -4,16 +4,20 @@ runs."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import ndtri
 
 from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import model
+from scaling_search.verdict.verdict import chances, model
+
+# Of a run that is only thought of: results that it may have, and samples around each.
+_RESULTS, _SAMPLES_EACH = 8, 512
 
 
 def half(count: int) -> int:
@@ -47,14 +51,56 @@ def expected(records: Sequence[Record], study: Study, budget: Budget) -> dict[st
     return dict(zip(fitted.keys, means, strict=True))
 
 
-def top_two(accuracy: Array, rng: np.random.Generator) -> int:
-    """Top-two Thompson sampling (Russo, "Simple Bayesian Algorithms for Best-Arm Identification",
-    2020): one sample's best, another sample's best that differs, one of the two.
+def most_telling(
+    accuracy: Array, noise: float, costs: Array, left: Mapping[int, int], count: int
+) -> list[int]:
+    """Return the networks of the next `count` runs: each time the one from whose run the loss bound
+    is expected to fall most per unit of cost. `left` says how many further runs each may take.
 
-    `accuracy` [samples, networks]. Returns the index of a network."""
-    leader, *others = accuracy[rng.permutation(len(accuracy))].argmax(1).tolist()
-    rival = next((k for k in others if k != leader), leader)
-    return int(rng.choice([leader, rival]))
+    A knowledge gradient (Frazier, Powell and Dayanik 2009, INFORMS J. Comput. 21, 599), of the
+    bound in place of the mean: a run's result is drawn before it happens, the Gaussian with the
+    samples' mean and covariance is conditioned on it, and its loss bound taken. The runs of one
+    batch do not know each other's results, so from one to the next the covariance shrinks and the
+    mean stays. Where no run is expected to narrow it, as where it is 0, the pick is what the answer
+    rests on, and has the run.
+
+    `accuracy` [samples, networks]; `noise` is the standard deviation of a run, `costs` [networks]
+    are what it takes.
+    """
+    mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
+    around = np.random.default_rng(0).standard_normal((_SAMPLES_EACH, len(mean)))
+    # a run's result in standard deviations, in equal parts of its distribution
+    results = ndtri((np.arange(_RESULTS) + 0.5) / _RESULTS)
+    left = dict(left)
+    chosen: list[int] = []
+    for _ in range(count):
+        able = [k for k, runs in left.items() if runs > 0]
+        if not able:
+            break
+        now = _mean_bound(mean[None], covariance, around)
+        remaining = {}
+        gains = {}
+        for k in able:
+            moved = covariance[:, k] / math.sqrt(covariance[k, k] + noise**2)
+            remaining[k] = covariance - np.outer(moved, moved)
+            after = _mean_bound(mean + results[:, None] * moved, remaining[k], around)
+            gains[k] = (now - after) / costs[k]
+        telling = max(able, key=lambda k: gains[k])
+        if gains[telling] <= 0:
+            telling = max(able, key=lambda k: mean[k])
+        chosen.append(telling)
+        left[telling] -= 1
+        covariance = remaining[telling]
+    return chosen
+
+
+def _mean_bound(means: Array, covariance: Array, normal: Array) -> float:
+    """Return the mean loss bound of the Gaussians around each of `means` [results, networks];
+    `normal` [samples, networks] are standard normals."""
+    # rounding may leave it a little below positive definite
+    ridge = (1e-12 + 1e-9 * np.trace(covariance)) * np.eye(len(covariance))
+    around = normal @ np.linalg.cholesky(covariance + ridge).T
+    return float(np.mean([chances(mean + around)[2] for mean in means]))
 
 
 def next_runs(
@@ -70,14 +116,16 @@ def next_runs(
     fitted = model(records, study, budget)
     if fitted is None:
         return []
-    accuracy = fitted.sample().accuracy
-    # seeded by what is known, so that a study that goes on draws what an undisturbed one would
-    rng = np.random.default_rng([study.seed, len(records)])
-    chosen: list[tuple[str, int]] = []
-    for _ in range(count):
-        able = [i for i, key in enumerate(fitted.keys) if open_seeds.get(key)]
-        if not able:
-            break
-        key = fitted.keys[able[top_two(accuracy[:, able], rng)]]
+    samples = fitted.sample()
+    # the bound is about the budget's networks, which are the first
+    networks = [network for network in fitted.networks if network.role == "candidate"]
+    accuracy = samples.accuracy[:, : len(networks)]
+    # Multiply-adds stand for seconds: those of a clock would make a study that goes on, or is
+    # repeated elsewhere, decide otherwise.
+    costs = np.array([network.cost.macs for network in networks], dtype=np.float64)
+    left = {row: len(open_seeds.get(network.key, ())) for row, network in enumerate(networks)}
+    chosen = []
+    for row in most_telling(accuracy, samples.noise, costs, left, count):
+        key = networks[row].key
         chosen.append((key, open_seeds[key].pop(0)))
     return chosen
