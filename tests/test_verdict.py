@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,17 +15,18 @@ from scaling_search.verdict.narration import (
     baseline_words,
     bound_words,
     fastest_words,
+    next_words,
     noise_words,
-    settle_words,
     surface_words,
     tied_words,
 )
 from scaling_search.verdict.verdict import (
     FRESH,
     MARGIN,
+    Outlook,
     Verdict,
     chances,
-    settle,
+    outlook,
     tied_set,
     verdicts,
 )
@@ -69,7 +71,7 @@ def test_clear_differences_are_settled() -> None:
     assert v.pick.best > 0.95
     assert v.bound == 0
     assert v.settle == 0
-    assert "settled" in (settle_words(v) or "")
+    assert "settled" in (next_words(v, STUDY) or "")
     assert [r.candidate for r in v.rows] == [TODO.candidates[k] for k in np.argsort(-truth)]
     assert sum(r.best for r in v.rows) == pytest.approx(1)
     assert "best of" in tied_words(v)
@@ -151,7 +153,7 @@ def test_one_network_and_none() -> None:
     v = only([record(TODO.candidates[0], 0, 0.7)])
     assert (v.pick.best, v.bound, v.settle, v.tied) == (1.0, 0.0, 0, (v.pick,))
     assert "only network" in bound_words(v)
-    assert settle_words(v) is None
+    assert next_words(v, STUDY) is None
     assert v.surface is None
     assert verdicts([], STUDY) == []
     assert verdicts([record(TODO.baseline, 0, 0.5)], STUDY) == []
@@ -280,14 +282,30 @@ def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
     assert some.fastest.candidate == v.fastest.candidate
 
 
-def test_settle_asks_for_more_where_more_is_unknown() -> None:
+def test_the_outlook_asks_for_more_where_more_is_unknown() -> None:
     rng = np.random.default_rng(0)
     close = 0.7 + rng.normal(0, 0.006, (4000, 6))
-    quiet, loud = settle(close, 0.01), settle(close, 0.03)
-    assert quiet is not None
-    assert loud is not None
-    assert 0 < quiet < loud
-    assert settle(0.7 + 0.1 * np.eye(6)[:1] + rng.normal(0, 0.001, (4000, 6)), 0.01) == 0
+    quiet, loud = outlook(close, 0.01), outlook(close, 0.03)
+    for steps in (quiet, loud):
+        assert [step.runs for step in steps] == [6 * 2**n for n in range(len(steps))]
+        assert steps[0].bound > MARGIN >= steps[-1].bound
+    assert quiet[-1].runs < loud[-1].runs
+    assert outlook(0.7 + 0.1 * np.eye(6)[:1] + rng.normal(0, 0.001, (4000, 6)), 0.01) == ()
+
+
+def test_what_would_help_in_words() -> None:
+    """As many runs again as there are, and what the margin takes, or that more runs will not do."""
+    _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
+    v = only(records)
+    words = next_words(replace(v, seconds=30.0), STUDY) or ""
+    step = max((s for s in v.outlook if s.runs <= v.runs), key=lambda s: s.runs)
+    assert words.startswith(f"{step.runs} more runs (some {step.runs // 2} minutes of one worker)")
+    assert f"--extra {STUDY.extra + step.runs} in the same folder" in words
+    assert f"from {points(v.bound)} to about {points(step.bound)} points" in words
+    far = replace(v, outlook=(Outlook(8, 0.009), Outlook(100_000, 0.0049)))
+    assert "longer ones (--epochs) would tell more" in (next_words(far, STUDY) or "")
+    near = replace(v, outlook=(Outlook(8, 0.009), Outlook(40, 0.0049)))
+    assert "0.5 points would take 40 more runs" in (next_words(near, STUDY) or "")
 
 
 def test_surface_and_its_drift_in_words() -> None:
@@ -310,7 +328,7 @@ def test_surface_and_its_drift_in_words() -> None:
 
 
 def test_unequal_cost_is_said() -> None:
-    nominal = read(preset_path("quick"), {"space.mode": "nominal", "rungs": [1]})
+    nominal = read(preset_path("quick-b0-s4"), {"space.mode": "nominal", "rungs": [1]})
     todo = plan(nominal, 10, 28)
     v = only([record(c, 0, 0.7) for c in todo.candidates], nominal)
     assert not v.equal_cost

@@ -11,7 +11,10 @@ from scaling_search.study.settings import Study
 from scaling_search.study.wording import percent, points, spent
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
-from scaling_search.verdict.verdict import MARGIN, Row, Verdict
+from scaling_search.verdict.verdict import MARGIN, Outlook, Row, Verdict
+
+# More times the runs that a study has than this, and it takes other runs, not more of them.
+_AFFORDABLE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ def narrate(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentenc
         Sentence("certainty", bound_words(v)),
         Sentence("noise", noise_words(v)),
     ]
+    more = next_words(v, study)
+    if more is not None:
+        sentences.append(Sentence("next", more))
     others = [
         ("fastest", fastest_words(v)),
         ("paper", paper_words(v)),
@@ -86,10 +92,13 @@ def in_brief(v: Verdict, study: Study) -> list[Sentence]:
 
 
 def trained_words(study: Study) -> str:
-    """'2 epochs (adamw, lr 0.02, batch 64)'."""
-    last, recipe = study.rungs[-1], study.recipe
-    epochs = f"{last} epoch{_plural(last)}"
-    return f"{epochs} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
+    """'2 epochs (adamw, lr 0.02, batch 64)', or '28,800 images (...)' where epochs are not passes
+    over the data."""
+    last, recipe, images = study.rungs[-1], study.recipe, study.data.epoch_images
+    length = f"{last} epoch{_plural(last)}"
+    if images is not None:
+        length = f"{last * images:,} images"
+    return f"{length} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
 
 
 def _plural(count: int) -> str:
@@ -147,28 +156,52 @@ def tied_words(v: Verdict) -> str:
 
 
 def noise_words(v: Verdict) -> str:
-    """Say how much one run varies, and what more runs would bring."""
+    """Say how much one run varies, and what was left out."""
     words = f"one run varies by ± {points(v.noise)} points around its network"
     if v.left_out == 1:
         words += "; 1 failed run is left out"
     elif v.left_out:
         words += f"; {v.left_out} failed runs are left out"
-    more = settle_words(v)
-    return words if more is None else f"{words}; {more}"
+    return words
 
 
-def settle_words(v: Verdict) -> str | None:
-    """How many more runs would do; None for a single network."""
+def next_words(v: Verdict, study: Study) -> str | None:
+    """What would narrow the answer, and what that takes; None for a single network."""
     margin = points(MARGIN)
     if len(v.rows) == 1:
         return None
-    if v.settle == 0:
+    if not v.outlook:
         return f"settled: whatever is best lies within {margin} points of the pick"
-    if v.settle is None:
-        runs = "no affordable number of runs"
-    else:
-        runs = f"about {v.settle:,} more run{_plural(v.settle)} among the tied"
-    return f"{runs} would bring the most that the pick may lose to {margin} points"
+    # about as many runs as there are, or the fewest there is an expectation of
+    step = max((s for s in v.outlook if s.runs <= v.runs), default=v.outlook[0], key=_runs)
+    extra = study.extra + step.runs
+    words = (
+        f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the most "
+        f"that the pick may lose from {points(v.bound)} to about {points(step.bound)} points"
+    )
+    if step.bound <= MARGIN or points(step.bound) == margin:
+        return words
+    if v.settle is not None and v.settle <= _AFFORDABLE * v.runs:
+        return f"{words}; {margin} points would take {_more_runs(v, v.settle)}"
+    return (
+        f"{words}; {margin} points are out of their reach: the networks lie too close for runs of "
+        "this length, and longer ones (--epochs) would tell more than more of them"
+    )
+
+
+def _runs(step: Outlook) -> int:
+    return step.runs
+
+
+def _more_runs(v: Verdict, runs: int) -> str:
+    """'24 more runs (some 10 minutes of one worker)'."""
+    words = f"{runs:,} more run{_plural(runs)}"
+    minutes = runs * v.seconds / 60
+    if minutes >= 120:
+        return f"{words} (some {minutes / 60:,.0f} hours of one worker)"
+    if minutes >= 1.5:
+        return f"{words} (some {minutes:.0f} minutes of one worker)"
+    return words
 
 
 # ---- others against the pick
@@ -318,7 +351,7 @@ def cost_words(v: Verdict, study: Study) -> str:
         )
     return (
         f"these networks cost the same and trained for {trained_words(study)}: equal cost and "
-        "equal epochs are equal training cost; short training is a proxy for long"
+        "equal length are equal training cost; short training is a proxy for long"
     )
 
 

@@ -91,6 +91,15 @@ class Surface:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is expected of `runs` further runs, shared equally among the tied: a loss bound of
+    `bound`, a fraction."""
+
+    runs: int
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """All that is concluded for one budget."""
 
@@ -101,8 +110,11 @@ class Verdict:
     baseline: Row | None
     references: tuple[Row, ...]
     bound: float  # the loss bound: the most that the pick may lie below the best, 95%
-    # Further runs that would bring the bound to the margin; None: more than anyone would make.
-    settle: int | None
+    # Of more and more runs, up to those that would bring the bound to the margin, or to more than
+    # anyone would make; empty where it is there already.
+    outlook: tuple[Outlook, ...]
+    runs: int  # finished ones of the budget's networks at the last rung
+    seconds: float  # of one of them, the median
     noise: float  # standard deviation of one run at the last rung around its network
     surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]  # networks left out since their longest run failed
@@ -113,6 +125,15 @@ class Verdict:
         """Whether these networks may be compared without saying what each costs."""
         ratios = [row.candidate.ratio for row in self.rows]
         return max(ratios) <= 1.1 * min(ratios)
+
+    @property
+    def settle(self) -> int | None:
+        """Further runs that would bring the bound to the margin; None: more than anyone would
+        make."""
+        if not self.outlook:
+            return 0
+        last = self.outlook[-1]
+        return last.runs if last.bound <= MARGIN else None
 
     @property
     def tied(self) -> tuple[Row, ...]:
@@ -290,22 +311,23 @@ def tied_set(best: Array) -> list[int]:
     return [int(k) for k in order[:enough]]
 
 
-def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
-    """Return how many more runs, shared equally among the tied networks, would bring the loss bound
-    to `margin` on average.
+def outlook(accuracy: Array, noise: float, margin: float = MARGIN) -> tuple[Outlook, ...]:
+    """Return the loss bounds that are expected of more and more runs, twice as many each time, up
+    to those that bring it to `margin` on average; none where it is there already.
 
     Futures are drawn before they happen (a preposterior analysis: Raiffa and Schlaifer 1961): each
     of 24 samples is taken for the truth and runs of it are drawn; the Gaussian with the samples'
     mean and covariance is conditioned on them, and its loss bound taken. `accuracy` [samples,
-    networks]; `noise` is the standard deviation of one run. None: over 4,096 runs each.
+    networks]; `noise` is the standard deviation of one run. It ends with 4,096 runs each.
     """
     rng = np.random.default_rng(0)
     _, best, bound = chances(accuracy)
     if bound <= margin:
-        return 0
+        return ()
     mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
     tied = tied_set(best)
     truths = accuracy[:: max(1, len(accuracy) // 24), tied][:24]
+    expected = []
     for runs in (2**n for n in range(13)):
         observed = covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied))
         gain = covariance[:, tied] @ np.linalg.inv(observed)
@@ -319,9 +341,10 @@ def settle(accuracy: Array, noise: float, margin: float = MARGIN) -> int | None:
         for result in results:
             updated = mean + gain @ (result - mean[tied])
             bounds.append(chances(updated + around)[2])
-        if np.mean(bounds) <= margin:
-            return runs * len(tied)
-    return None
+        expected.append(Outlook(runs * len(tied), float(np.mean(bounds))))
+        if expected[-1].bound <= margin:
+            break
+    return tuple(expected)
 
 
 def _verdict(
@@ -340,6 +363,10 @@ def _verdict(
     accuracy_of_pick = samples.accuracy[:, inside[pick]]
     runs_of = by_network_key(runs)
     tests_of = by_network_key([r for r in records if r.test_acc is not None])
+    complete = []
+    for i in inside:
+        mine = runs_of[fitted.networks[i].key]
+        complete += [r for r in mine if r.done and r.epochs == study.rungs[-1]]
 
     rows = []
     for i, candidate in enumerate(fitted.networks):
@@ -369,7 +396,9 @@ def _verdict(
         baseline=next((r for r in rows if r.candidate.role == "baseline"), None),
         references=tuple(r for r in rows if r.candidate.role == "reference"),
         bound=bound,
-        settle=settle(accuracy, samples.noise),
+        outlook=outlook(accuracy, samples.noise),
+        runs=len(complete),
+        seconds=float(np.median([r.outcome.seconds for r in complete if r.outcome] or [0.0])),
         noise=samples.noise,
         surface=_surface(fitted),
         failed=_left_out(budget, runs_of, fitted),
