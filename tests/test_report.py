@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from effnet.budget import Budget
+from scaling_search.report.figures import curves
 from scaling_search.report.page import Page
 from scaling_search.report.render import build, build_comparison
 from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
-from scaling_search.training.trial import Outcome
+from scaling_search.training.trial import Epoch, Outcome
 from scaling_search.verdict.narration import in_brief, narrate
 from tests.pages import page_with
 from tests.records import TODO, dominates, record
@@ -82,7 +83,7 @@ def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
 
 
 def test_one_map_for_each_budget(page: Page) -> None:
-    todo = plan(read(preset_path("quick"), {"budgets": ["0.5x", "2x"]}), 10, 28)
+    todo = plan(read(preset_path("quick-b0-s4"), {"budgets": ["0.5x", "2x"]}), 10, 28)
     records = [record(c, 0, 0.7) for c in todo.everything]
     study = page.study.model_copy(update={"budgets": (Budget.parse("0.5x"), Budget.parse("2x"))})
     text = build(page_with(page, records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
@@ -197,3 +198,19 @@ def texts_of(text: str) -> dict[str, Any]:
     )
     content: dict[str, Any] = json.loads(carried)
     return content
+
+
+def test_runs_of_one_epoch_are_drawn_by_their_losses() -> None:
+    """Of five losses three are averaged into each of three points; a run without detail has
+    none."""
+    losses = (3.0, 2.0, 1.0, 1.0, 1.0)
+    detailed = Outcome("done", (Epoch(1, 1.6, 1.5, 0.5, 1.0, losses),))
+    network = TODO.candidates[0]
+    runs = [Record(0, network, 0, 1, detailed), record(network, 1, 0.5)]
+    drawn = curves.draw(runs).data[0]
+    assert list(drawn.x) == [0.3, 0.5, 0.7, None, None]
+    assert list(drawn.y) == [2.0, 1.333, 1.0, None, None]
+    assert drawn.meta["points"] == [3, 0]
+    two = Outcome("done", (*detailed.epochs, replace(detailed.epochs[0], epoch=2)))
+    longer = curves.draw([Record(0, network, 0, 2, two)]).data[0]
+    assert list(longer.y) == [50, 50, None]
