@@ -5,8 +5,8 @@ in the same run.
 
 b0       B0, 10 classes, batch 128, two threads, at 32 and 64 px: a step, beside timm's model in a
          plain loop (contiguous fp32, SGD) and in channels_last with a fused optimizer
-quick    the quick preset's own networks, one thread: a step, beside the same network in plain
-         channels_last code
+quick    the networks of studies/quick-b0-s4.toml, one thread: a step, beside the same network in
+         plain channels_last code
 machine  images/s of two one-thread processes together, over one process of two threads
 epoch    an epoch's training beside its bare steps, its evaluation beside bare forward passes
 start    a fresh worker to its first step; the next run on it, once warm
@@ -213,11 +213,11 @@ def b0(checks: Checks, rounds: int) -> None:
 
 
 def quick_networks() -> list[Any]:
-    """The quick preset's baseline and four of its candidates, spread over the list."""
+    """The baseline of studies/quick-b0-s4.toml and four of its candidates, spread over the list."""
     from scaling_search.study.plan import plan
     from scaling_search.study.settings import preset_path, read
 
-    study = read(preset_path("quick"))
+    study = read(preset_path("quick-b0-s4"))
     todo = plan(study, 10, 28)
     networks = [todo.baseline]
     for i in range(4):
@@ -228,7 +228,7 @@ def quick_networks() -> list[Any]:
 def quick(checks: Checks, rounds: int) -> None:
     from scaling_search.study.settings import preset_path, read
 
-    batch, ratios = read(preset_path("quick")).recipe.batch, []
+    batch, ratios = read(preset_path("quick-b0-s4")).recipe.batch, []
     for candidate in quick_networks():
         common = {
             "model": "ours",

@@ -30,7 +30,8 @@ from tests.searches import DISTURBED
 ROOT = Path(__file__).parent.parent
 # As small as networks train: nine of them, an epoch takes about a second.
 WORDS = shlex.split(
-    "--device cpu --blocks 7 --width 0.1 --divisor 2 --resolution 12 --candidates 5 "
+    f"--study {ROOT}/studies/quick-b0-s4.toml --device cpu "
+    "--blocks 7 --width 0.1 --divisor 2 --resolution 12 --candidates 5 "
     "--train-images 400 --val-images 60 --set data.test_images=50 --batch 16 "
     "--set recipe.bn_images=32 --epochs 1,3 --allocation rungs --extra 2"
 )

@@ -9,10 +9,10 @@ from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Epoch, Outcome
 
-STUDY = read(preset_path("quick"), {"rungs": [1]})
+STUDY = read(preset_path("quick-b0-s4"), {"rungs": [1]})
 
 
-TWO = read(preset_path("quick"), {"rungs": [1, 2]})
+TWO = read(preset_path("quick-b0-s4"), {"rungs": [1, 2]})
 
 
 TODO = plan(STUDY, 10, 28)

@@ -33,6 +33,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 # A study of eight trainings of a second each.
 SMALL = shlex.split(
+    f"--study {ROOT}/studies/quick-b0-s4.toml "
     "--blocks 7 --width 0.1 --resolution 12 --candidates 4 --extra 1 --train-images 64 "
     "--val-images 30 --epochs 1 --batch 16 --workers 2 --device cpu --set recipe.bn_images=32"
 )

@@ -69,7 +69,7 @@ def test_agreements_of_one_study_in_words() -> None:
 
 
 def test_small_against_large_budgets() -> None:
-    study = read(preset_path("quick"), {"budgets": ["2x", "4x"], "rungs": [1]})
+    study = read(preset_path("quick-b0-s4"), {"budgets": ["2x", "4x"], "rungs": [1]})
     todo = plan(study, 10, 64)
     records = [record(c, 0, 0.5 + 0.1 * (c.shares or (0, 0, 0))[2]) for c in todo.candidates]
     (line,) = words(agreements(records, study, Budget.parse("2x")))

@@ -61,7 +61,7 @@ def test_sobol_covers_better_than_chance_and_repeats() -> None:
 @pytest.mark.parametrize("sampler", ["lattice", "sobol"])
 @pytest.mark.parametrize("count", [1, 3, 8, 15, 99])
 def test_every_point_becomes_a_network_and_none_twice(sampler: str, count: int) -> None:
-    study = read(preset_path("quick"), {"space.sampler": sampler, "space.candidates": count})
+    study = read(preset_path("quick-b0-s4"), {"space.sampler": sampler, "space.candidates": count})
     todo = plan(study, 10, 28)
     keys = [c.key for c in todo.candidates]
     assert len(keys) == len(set(keys)) == min(count, todo.sizes["2x"])

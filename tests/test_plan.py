@@ -19,13 +19,14 @@ from scaling_search.study.settings import Study, preset_path, read
 
 
 def make(
-    overrides: dict | None = None, native: int = 28, preset: str = "quick", classes: int = 10
+    overrides: dict | None = None, native: int = 28, preset: str = "quick-b0-s4", classes: int = 10
 ) -> Plan:
     return plan(read(preset_path(preset), overrides or {}), classes, native)
 
 
-def test_quick_plan_is_what_the_readme_says() -> None:
-    todo = make()
+@pytest.mark.parametrize(("preset", "references"), [("quick", [0.5]), ("quick-b0-s4", [0.5, 1.5])])
+def test_quick_plan_is_what_the_readme_says(preset: str, references: list[float]) -> None:
+    todo = make(preset=preset)
     assert len(todo.candidates) >= 10
     assert len({c.key for c in todo.everything}) == len(todo.everything)
     for c in todo.candidates:
@@ -33,14 +34,14 @@ def test_quick_plan_is_what_the_readme_says() -> None:
         assert c.waste <= 0.08
         assert c.arch.resolution <= 28
     assert (todo.baseline.alpha, todo.baseline.beta, todo.baseline.gamma) == (1, 1, 1)
-    assert [round(r.ratio, 1) for r in todo.references] == [0.5, 1.5]
+    assert [round(r.ratio, 1) for r in todo.references] == references
     names = {d.name for c in todo.candidates for d in c.directions if d.represents}
     assert set(NAMED) - {"EfficientNet-X"} <= names  # nothing of this cost comes near that one
 
 
 @pytest.mark.parametrize("budgets", [["2x"], ["0.5x", "2x", "4x"], ["9M"]])
 def test_coefficients_rebuild_the_network(budgets: list[str]) -> None:
-    study = read(preset_path("quick"), {"budgets": budgets})
+    study = read(preset_path("quick-b0-s4"), {"budgets": budgets})
     base = study.network()
     todo = plan(study, 10, 64)
     assert {str(c.budget) for c in todo.candidates} == set(budgets)
@@ -57,7 +58,7 @@ def test_coefficients_rebuild_the_network(budgets: list[str]) -> None:
 
 def test_one_network_per_cell_and_within_the_space() -> None:
     study = read(
-        preset_path("quick"),
+        preset_path("quick-b0-s4"),
         {"space.alpha_max": 1.4, "space.gamma_max": 1.3, "space.candidates": 500},
     )
     todo = plan(study, 10, 64)
@@ -149,7 +150,7 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
 
 
 def test_choice_spreads_over_the_shares() -> None:
-    study = read(preset_path("quick"), {"baseline.blocks": 16, "baseline.width": 0.25})
+    study = read(preset_path("quick-b0-s4"), {"baseline.blocks": 16, "baseline.width": 0.25})
     context = ScalingContext(study.network(), classes=10, max_side=64, max_waste=0.08)
     cells, notes = measured(context, Budget.parse("2x"), study.space)
     assert not notes

@@ -13,7 +13,7 @@ from scaling_search.training.recipe import RECIPES
 def test_presets_are_valid_and_round_trip(name: str) -> None:
     study = read(preset_path(name))
     assert check(tomllib.loads(study.to_toml()), "again") == study
-    assert study.network().blocks >= 7
+    assert study.network().blocks >= 6
 
 
 def test_overrides_reach_every_setting() -> None:
@@ -31,6 +31,15 @@ def test_overrides_reach_every_setting() -> None:
     assert study.rungs == (1, 3)
     assert study.network().blocks == 11
     assert [str(b) for b in study.budgets] == ["0.5x", "4x"]
+
+
+def test_another_network_than_the_presets_is_thinned_as_the_preset_says() -> None:
+    own = read(preset_path("quick"))
+    assert (own.baseline.name, own.baseline.width, own.network().blocks) == ("v2-s4", 0.625, 6)
+    assert read(preset_path("quick"), {"baseline.name": "v2-s4"}) == own
+    named = read(preset_path("quick"), {"baseline.name": "mobilenetv2", "baseline.width": 0.3})
+    spec = named.baseline
+    assert (spec.blocks, spec.width, spec.divisor, spec.resolution) == (8, 0.3, 2, 20)
 
 
 def test_recipes_by_name(tmp_path: Path) -> None:

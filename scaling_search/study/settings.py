@@ -437,15 +437,28 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
         raise UserError(
             f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml"
         ) from error
+    others = _take_others(settings)
     _embed_definition(settings, str(path))
     study = check(settings, str(path))  # what is wrong in the file is not blamed on the command
     logger.info("study read from %s", path)
     if not overrides:
         return study
+    if others and overrides.get("baseline.name", study.baseline.name) != study.baseline.name:
+        settings["baseline"] = others
     override(settings, overrides)
     logger.info("settings of the command line: %s", overrides)
     _embed_definition(settings, "command line")
     return check(settings, "command line")
+
+
+def _take_others(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take [baseline.others] out of a study's file: how a network that the command line names is
+    thinned, in place of the file's own."""
+    baseline_table = settings.get("baseline")
+    if not isinstance(baseline_table, dict):
+        return {}
+    others = baseline_table.pop("others", {})
+    return others if isinstance(others, dict) else {}
 
 
 def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
