@@ -27,8 +27,10 @@ class Range:
         return at_least and value < self.below
 
     def __str__(self) -> str:
-        if self.below < math.inf:
+        if self.below < math.inf and self.low_included:
             return f"from {self.low:g} to below {self.below:g}"
+        if self.below < math.inf:
+            return f"above {self.low:g} and below {self.below:g}"
         return f"{'at least' if self.low_included else 'above'} {self.low:g}"
 
 
