@@ -82,34 +82,38 @@ class Run:
 def flat(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
     """Every network with one seed in the study's order while the epochs last, then where the loss
     bound is expected to fall most."""
-    runs: list[Run] = []
-    while 2 * (len(runs) + 1) <= budget:
-        if len(runs) < len(t.shares):
-            runs.append(Run(len(runs), 1, 0))
-            continue
-        samples = infer(t, seeds, runs, 1)
-        chosen = telling(t, seeds, runs, samples, min(BATCH, int(budget / 2) - len(runs)))
-        if not chosen:
-            break
-        for k in chosen:
-            runs.append(next_run(k, runs))
-    return pick(t, seeds, runs)
+    return flat_by(t, seeds, budget, lambda runs, count: telling(t, seeds, runs, 1, count))
 
 
 def flat_top_two(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -> int:
     """The same, but by top-two Thompson sampling."""
-    runs: list[Run] = []
-    while 2 * (len(runs) + 1) <= budget:
-        if len(runs) < len(t.shares):
-            runs.append(Run(len(runs), 1, 0))
-            continue
+
+    def choose(runs: list[Run], count: int) -> list[int]:
         accuracy = infer(t, seeds, runs, 1).accuracy
-        for _ in range(BATCH):
-            able = with_free_seeds(t, seeds, runs)
-            if able and 2 * (len(runs) + 1) <= budget:
-                runs.append(next_run(able[top_two(accuracy[:, able], rng)], runs))
-        if not able:
+        left = runs_left(t, seeds, runs)
+        chosen: list[int] = []
+        while len(chosen) < count and any(left.values()):
+            able = [k for k, more in left.items() if more]
+            chosen.append(able[top_two(accuracy[:, able], rng)])
+            left[chosen[-1]] -= 1
+        return chosen
+
+    return flat_by(t, seeds, budget, choose)
+
+
+def flat_by(
+    t: Table, seeds: list[int], budget: float, choose: Callable[[list[Run], int], list[int]]
+) -> int:
+    """Every network with one seed in the study's order while the epochs last, then what `choose`
+    says: of the runs so far and a number of runs, the networks of that many more."""
+    most = int(budget // 2)
+    runs = [Run(k, 1, 0) for k in range(len(t.shares))][:most]
+    while len(runs) < most:
+        chosen = choose(runs, min(BATCH, most - len(runs)))
+        if not chosen:
             break
+        for k in chosen:
+            runs.append(next_run(k, runs))
     return pick(t, seeds, runs)
 
 
@@ -140,9 +144,7 @@ def rungs(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -
             runs.append(Run(int(k), 1, 0))
             spent += PROMOTION
     while spent + 2 <= budget:
-        samples = infer(t, seeds, runs, 2)
-        count = min(BATCH, int((budget - spent) // 2))
-        chosen = telling(t, seeds, runs, samples, count)
+        chosen = telling(t, seeds, runs, 2, min(BATCH, int((budget - spent) // 2)))
         if not chosen:
             break
         for k in chosen:
@@ -151,12 +153,10 @@ def rungs(t: Table, seeds: list[int], budget: float, rng: np.random.Generator) -
     return int(infer(t, seeds, runs, 2).accuracy.mean(0).argmax())
 
 
-def telling(
-    t: Table, seeds: list[int], runs: list[Run], samples: Posterior, count: int
-) -> list[int]:
+def telling(t: Table, seeds: list[int], runs: list[Run], levels: int, count: int) -> list[int]:
     """The networks of the next long runs, by the library's own rule."""
-    left = {k: len(seeds) - long_runs(k, runs) for k in range(len(t.shares))}
-    costs = np.ones(len(t.shares))
+    samples, costs = infer(t, seeds, runs, levels), np.ones(len(t.shares))
+    left = runs_left(t, seeds, runs)
     return most_telling(samples.accuracy, samples.noise, costs, left, count)
 
 
@@ -164,9 +164,9 @@ def long_runs(network: int, runs: list[Run]) -> int:
     return sum((r.network, r.rung) == (network, 1) for r in runs)
 
 
-def with_free_seeds(t: Table, seeds: list[int], runs: list[Run]) -> list[int]:
-    """Return the networks that have a seed left for a long run."""
-    return [k for k in range(len(t.shares)) if long_runs(k, runs) < len(seeds)]
+def runs_left(t: Table, seeds: list[int], runs: list[Run]) -> dict[int, int]:
+    """Return how many seeds each network has left for a long run."""
+    return {k: len(seeds) - long_runs(k, runs) for k in range(len(t.shares))}
 
 
 def next_run(network: int, runs: list[Run]) -> Run:

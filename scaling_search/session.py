@@ -116,12 +116,12 @@ def search(
     clock: Clock,
     replay: Path | None = None,
     retry_failed: bool = False,
-    asked: Collection[str] = (),
+    overridden: Collection[str] = (),
 ) -> int:
     """The main job. `replay`: a table of curves in place of training. `retry_failed`: runs that
-    crashed, timed out or ran out of memory are tried again. `asked`: the settings that come from
-    the command line and not from the study's file. Exit status 0; 1 when no network of the budget
-    finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same
+    crashed, timed out or ran out of memory are tried again. `overridden`: the settings that come
+    from the command line and not from the study's file. Exit status 0; 1 when no network of the
+    budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same
     command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
@@ -140,7 +140,7 @@ def search(
     recorded = None if curves else _read_recorded(folder, place.store, study, data)
     more: tuple[str, ...] = ()
     if recorded:
-        study, more = grown(study, recorded.study, asked)
+        study, more = grown(study, recorded.study, overridden)
     with console.status("planning"):
         kept = recorded.candidates if recorded else ()
         todo = plan(study, data.classes, data.native, kept)

@@ -80,7 +80,7 @@ def _run(
         clock=session.Clock(limit, began),
         replay=args.replay,
         retry_failed=args.retry_failed,
-        asked=overrides.keys(),
+        overridden=overrides.keys(),
     )
 
 

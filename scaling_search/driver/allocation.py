@@ -14,7 +14,7 @@ from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import chances, model
+from scaling_search.verdict.verdict import mean_bound, model
 
 # Of a run that is only thought of: results that it may have, and samples around each.
 _RESULTS, _SAMPLES_EACH = 8, 512
@@ -77,13 +77,13 @@ def most_telling(
         able = [k for k, runs in left.items() if runs > 0]
         if not able:
             break
-        now = _mean_bound(mean[None], covariance, around)
+        now = mean_bound(mean[None], covariance, around)
         remaining = {}
         gains = {}
         for k in able:
             moved = covariance[:, k] / math.sqrt(covariance[k, k] + noise**2)
             remaining[k] = covariance - np.outer(moved, moved)
-            after = _mean_bound(mean + results[:, None] * moved, remaining[k], around)
+            after = mean_bound(mean + results[:, None] * moved, remaining[k], around)
             gains[k] = (now - after) / costs[k]
         telling = max(able, key=lambda k: gains[k])
         if gains[telling] <= 0:
@@ -92,15 +92,6 @@ def most_telling(
         left[telling] -= 1
         covariance = remaining[telling]
     return chosen
-
-
-def _mean_bound(means: Array, covariance: Array, normal: Array) -> float:
-    """Return the mean loss bound of the Gaussians around each of `means` [results, networks];
-    `normal` [samples, networks] are standard normals."""
-    # rounding may leave it a little below positive definite
-    ridge = (1e-12 + 1e-9 * np.trace(covariance)) * np.eye(len(covariance))
-    around = normal @ np.linalg.cholesky(covariance + ridge).T
-    return float(np.mean([chances(mean + around)[2] for mean in means]))
 
 
 def next_runs(

@@ -223,7 +223,8 @@ class Search:
         count = 0
         for record in self._known():
             of_budget = record.candidate.role == "candidate" and record.candidate.budget == budget
-            count += of_budget and record.epochs == self._last and record.seed in seeds
+            if of_budget and record.epochs == self._last and record.seed in seeds:
+                count += 1
         return count
 
     def _next_extra(self, budget: Budget, count: int) -> list[_Run]:

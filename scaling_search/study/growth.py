@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 from scaling_search import UserError
-from scaling_search.study.settings import Study, check
+from scaling_search.study.settings import Study, check, override
 
 # The settings that may grow, as in a study's identity, with the flags that set them.
 GROWING = {
@@ -44,45 +45,31 @@ class Addition:
         return f"{self.when}, after {len(self.known)} runs: {'; '.join(self.what)}"
 
 
-def grown(study: Study, recorded: Study, asked: Collection[str]) -> tuple[Study, tuple[str, ...]]:
+def grown(
+    study: Study, recorded: Study, overridden: Collection[str]
+) -> tuple[Study, tuple[str, ...]]:
     """The study that goes on in a run folder that holds `recorded`, and what it has more of.
 
     A setting of which `study` has less stays as recorded, so that the command that began a study
-    goes on with what was added to it. Raises UserError where less is among the settings `asked` for
-    on the command line."""
+    goes on with what was added to it. Raises UserError where the command line itself asks for less:
+    its settings are those `overridden`."""
     settings = study.settings()
     additions: list[str] = []
     for name, flag in GROWING.items():
-        before, now = _value(recorded, name), _value(study, name)
+        value = attrgetter(name)
+        before, now = value(recorded), value(study)
         if now == before:
             continue
         if _is_more(name, before, now):
             additions.append(f"{name}: {_words(before)}, now {_words(now)}")
             continue
-        if name in asked:
+        if name in overridden:
             raise UserError(
                 f"{flag} {_typed(now)}: the run folder holds {_words(before)}, and a study only "
                 f"grows; give {_least(name, before)}, or another folder with --out"
             )
-        _set(settings, name, before)
+        override(settings, {name: before})
     return check(settings, "study"), tuple(additions)
-
-
-def _value(study: Study, name: str) -> Any:
-    value: Any = study
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _set(settings: dict[str, Any], name: str, value: Any) -> None:
-    """Put a value into a study's tables; None, which TOML has not, is a setting left out."""
-    *parents, last = name.split(".")
-    for parent in parents:
-        settings = settings[parent]
-    settings.pop(last, None)
-    if value is not None:
-        settings[last] = value
 
 
 def _is_more(name: str, before: Any, now: Any) -> bool:

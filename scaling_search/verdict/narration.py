@@ -11,7 +11,7 @@ from scaling_search.study.settings import Study
 from scaling_search.study.wording import percent, points, spent
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
-from scaling_search.verdict.verdict import MARGIN, Outlook, Row, Verdict
+from scaling_search.verdict.verdict import MARGIN, Row, Verdict
 
 # More times the runs that a study has than this, and it takes other runs, not more of them.
 _AFFORDABLE = 16
@@ -173,7 +173,8 @@ def next_words(v: Verdict, study: Study) -> str | None:
     if not v.outlook:
         return f"settled: whatever is best lies within {margin} points of the pick"
     # about as many runs as there are, or the fewest there is an expectation of
-    step = max((s for s in v.outlook if s.runs <= v.runs), default=v.outlook[0], key=_runs)
+    within_reach = [step for step in v.outlook if step.runs <= v.runs]
+    step = within_reach[-1] if within_reach else v.outlook[0]
     extra = study.extra + step.runs
     words = (
         f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the most "
@@ -187,10 +188,6 @@ def next_words(v: Verdict, study: Study) -> str | None:
         f"{words}; {margin} points are out of their reach: the networks lie too close for runs of "
         "this length, and longer ones (--epochs) would tell more than more of them"
     )
-
-
-def _runs(step: Outlook) -> int:
-    return step.runs
 
 
 def _more_runs(v: Verdict, runs: int) -> str:

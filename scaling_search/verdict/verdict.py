@@ -113,8 +113,7 @@ class Verdict:
     # Of more and more runs, up to those that would bring the bound to the margin, or to more than
     # anyone would make; empty where it is there already.
     outlook: tuple[Outlook, ...]
-    runs: int  # finished ones of the budget's networks at the last rung
-    seconds: float  # of one of them, the median
+    seconds: float  # of a finished run of these networks at the last rung, the median
     noise: float  # standard deviation of one run at the last rung around its network
     surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]  # networks left out since their longest run failed
@@ -125,6 +124,11 @@ class Verdict:
         """Whether these networks may be compared without saying what each costs."""
         ratios = [row.candidate.ratio for row in self.rows]
         return max(ratios) <= 1.1 * min(ratios)
+
+    @property
+    def runs(self) -> int:
+        """Finished runs of the budget's networks at the last rung."""
+        return sum(row.seeds for row in self.rows)
 
     @property
     def settle(self) -> int | None:
@@ -303,6 +307,15 @@ def chances(accuracy: Array) -> tuple[int, Array, float]:
     return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], CONFIDENCE))
 
 
+def mean_bound(means: Array, covariance: Array, normal: Array) -> float:
+    """Return the mean loss bound of the Gaussians around each of `means` [results, networks];
+    `normal` [samples, networks] are standard normals."""
+    # rounding may leave it a little below positive definite
+    ridge = (1e-12 + 1e-9 * np.trace(covariance)) * np.eye(len(covariance))
+    around = normal @ np.linalg.cholesky(covariance + ridge).T
+    return float(np.mean([chances(mean + around)[2] for mean in means]))
+
+
 def tied_set(best: Array) -> list[int]:
     """Return the smallest set whose P(best) sums to 0.95, likeliest first."""
     order = np.argsort(-best, kind="stable")
@@ -332,16 +345,10 @@ def outlook(accuracy: Array, noise: float, margin: float = MARGIN) -> tuple[Outl
         observed = covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied))
         gain = covariance[:, tied] @ np.linalg.inv(observed)
         remaining = covariance - gain @ covariance[tied]
-        # rounding may leave it a little below positive definite
-        ridge = (1e-9 + 1e-9 * np.trace(remaining)) * np.eye(len(remaining))
-        root = np.linalg.cholesky(remaining + ridge)
-        around = rng.standard_normal((512, len(remaining))) @ root.T
+        normal = rng.standard_normal((512, len(mean)))
         results = truths + rng.standard_normal(truths.shape) * noise / math.sqrt(runs)
-        bounds = []
-        for result in results:
-            updated = mean + gain @ (result - mean[tied])
-            bounds.append(chances(updated + around)[2])
-        expected.append(Outlook(runs * len(tied), float(np.mean(bounds))))
+        updated = mean + (results - mean[tied]) @ gain.T
+        expected.append(Outlook(runs * len(tied), mean_bound(updated, remaining, normal)))
         if expected[-1].bound <= margin:
             break
     return tuple(expected)
@@ -363,11 +370,6 @@ def _verdict(
     accuracy_of_pick = samples.accuracy[:, inside[pick]]
     runs_of = by_network_key(runs)
     tests_of = by_network_key([r for r in records if r.test_acc is not None])
-    complete = []
-    for i in inside:
-        mine = runs_of[fitted.networks[i].key]
-        complete += [r for r in mine if r.done and r.epochs == study.rungs[-1]]
-
     rows = []
     for i, candidate in enumerate(fitted.networks):
         accuracy_of_network = samples.accuracy[:, i]
@@ -397,13 +399,23 @@ def _verdict(
         references=tuple(r for r in rows if r.candidate.role == "reference"),
         bound=bound,
         outlook=outlook(accuracy, samples.noise),
-        runs=len(complete),
-        seconds=float(np.median([r.outcome.seconds for r in complete if r.outcome] or [0.0])),
+        seconds=_seconds(runs_of, [fitted.networks[i] for i in inside], study.rungs[-1]),
         noise=samples.noise,
         surface=_surface(fitted),
         failed=_left_out(budget, runs_of, fitted),
         left_out=sum(run.failed for key in fitted.keys for run in runs_of[key]),
     )
+
+
+def _seconds(runs_of: dict[str, list[Record]], networks: Sequence[Candidate], epochs: int) -> float:
+    """Return the median seconds of these networks' finished runs of so many epochs; 0 without
+    one."""
+    seconds = []
+    for network in networks:
+        for run in runs_of[network.key]:
+            if run.done and run.epochs == epochs and run.outcome is not None:
+                seconds.append(run.outcome.seconds)
+    return float(np.median(seconds)) if seconds else 0.0
 
 
 def _speed(runs: Sequence[Record]) -> float | None:
