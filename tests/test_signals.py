@@ -10,9 +10,9 @@ from scaling_search.driver.signals import Stopping
 
 
 def test_a_first_signal_asks_and_a_second_one_ends() -> None:
-    asked = []
+    calls = []
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended, Stopping(lambda: asked.append(1)) as stopping:
+    with pytest.raises(SystemExit) as ended, Stopping(lambda: calls.append(1)) as stopping:
         assert not stopping()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping()
@@ -20,7 +20,7 @@ def test_a_first_signal_asks_and_a_second_one_ends() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the second signal ends the block")
     assert ended.value.code == 130
-    assert asked == [1]
+    assert calls == [1]
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
