@@ -29,6 +29,7 @@ from benchmarks.recorded import recorded
 from scaling_search.driver.allocation import half, most_telling
 from scaling_search.study.directions import distance, on_triangle
 from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
+from scaling_search.verdict.verdict import expected_luck
 
 STUDY = Path(__file__).parent.parent / "studies" / "imagenette-24px-2x"
 SHARES_OF_GRID = (0.25, 0.5, 1.0)
@@ -179,11 +180,13 @@ def infer(t: Table, seeds: list[int], runs: list[Run], levels: int) -> Posterior
     data = Runs(
         shares=t.shares,
         network=np.array([r.network for r in runs]),
-        rung=np.array([r.rung - (2 - levels) for r in runs]),
+        view=np.array([r.rung - (2 - levels) for r in runs]),
         seed=np.array([r.seed for r in runs]),
-        accuracy=np.array(accuracy),
+        value=np.array(accuracy),
+        views=levels,
         rungs=levels,
         unit=UNIT,
+        luck=expected_luck((), levels),
     )
     return fit(data).sample(2048)
 

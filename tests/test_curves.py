@@ -180,7 +180,8 @@ def test_recorded_study_gives_its_verdict_again(
     assert main(["report", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert (tmp_path / "results.csv").read_bytes() == (RECORDED / "results.csv").read_bytes()
-    assert "choose    11 blocks, width 1.03, 32 px" in said
+    assert "choose    10 blocks, width 1.087, 32 px" in said
+    assert "which sees accuracy, validation loss and training loss of each" in said
     assert "confirm   on the test split, over fresh seeds" in said
     assert "11 blocks, width 1.03, 32 px: test 57.3% over 5 seeds" in said
     assert (tmp_path / "report.html").stat().st_size > 1_000_000

@@ -11,6 +11,7 @@ from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, preset_path, read
 from scaling_search.study.wording import points
 from scaling_search.verdict.narration import (
+    accuracy_words,
     against,
     baseline_words,
     bound_words,
@@ -72,7 +73,9 @@ def test_clear_differences_are_settled() -> None:
     assert v.bound == 0
     assert v.settle == 0
     assert "settled" in (next_words(v, STUDY) or "")
-    assert [r.candidate for r in v.rows] == [TODO.candidates[k] for k in np.argsort(-truth)]
+    true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
+    for row in v.rows:
+        assert row.mean == pytest.approx(true[row.candidate.key], abs=0.015)
     assert sum(r.best for r in v.rows) == pytest.approx(1)
     assert "best of" in tied_words(v)
 
@@ -112,6 +115,22 @@ def test_order_of_records_changes_nothing() -> None:
     _, records = world(0.01, 0.01, 2, np.random.default_rng(2))
     shuffled = list(np.random.default_rng(0).permutation(np.array(records, dtype=object)))
     assert only(records) == only(shuffled)
+
+
+def test_what_the_model_saw_of_a_run_is_said() -> None:
+    _, records = world(0.02, 0.01, 2, np.random.default_rng(3))
+    blind = only(records)  # every made-up loss is 1
+    assert blind.losses == ()
+    assert "sees accuracies alone, since no losses are on record" in accuracy_words(blind)
+    seeing = []
+    for r in records:
+        assert r.outcome is not None
+        assert r.val_acc is not None
+        epoch = replace(r.outcome.epochs[-1], val_loss=2 - r.val_acc, train_loss=2.1 - r.val_acc)
+        seeing.append(replace(r, outcome=replace(r.outcome, epochs=(epoch,))))
+    told = only(seeing)
+    assert told.losses == ("validation loss", "training loss")
+    assert "sees accuracy, validation loss and training loss of each" in accuracy_words(told)
 
 
 def test_seed_effect_is_not_mistaken_for_a_networks() -> None:

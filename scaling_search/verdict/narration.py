@@ -125,11 +125,18 @@ def accuracy_words(v: Verdict) -> str:
     runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)} of it"
     words = (
         f"val {points(v.pick.mean)} ± {points(v.pick.error)}%: validation accuracy expected over "
-        f"seeds, from {runs} and all others through the model"
+        f"seeds, from {runs} and all others through the model, which sees {_seen_words(v)}"
     )
     if v.pick.test is not None:
         words += f"; test {points(v.pick.test)}%"
     return words
+
+
+def _seen_words(v: Verdict) -> str:
+    """What of a run the model knows."""
+    if not v.losses:
+        return "accuracies alone, since no losses are on record"
+    return f"accuracy, {' and '.join(v.losses)} of each"
 
 
 def bound_words(v: Verdict) -> str:

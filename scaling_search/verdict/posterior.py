@@ -1,24 +1,30 @@
 """Infers each network's expected accuracy at the last rung from every run of a study at once.
 
-One Gaussian model holds all networks, rungs and seeds. The accuracy of network k at rung r with
-seed s is
+A run is seen in several ways: its accuracy, its validation loss and its training loss, at each rung
+that it has reached. Each is a *view* v. One Gaussian model holds all networks, views and seeds. In
+view v, network k with seed s has the value
 
-    y(k, r, s) = m_r + h_r(k) + e(r, s) + n(k, r, s)
+    y(k, v, s) = m_v + h_v(k) + e(v, s) + n(k, v, s)
     h_F(k)     = f(x_k) + N(0, t_i²)                f ~ GP(0, t_s² exp(-|x - x'|² / 2 l²))
-    h_r(k)     = rho_r h_F(k) + g_r(x_k) + N(0, b_i²)     g_r ~ GP(0, b_s², the same l)
+    h_v(k)     = rho_v h_p(k) + g_v(x_k) + N(0, b_i²)     g_v ~ GP(0, b_s², the same l)
 
-with F the last rung, x_k the network's shares of depth, width and resolution, m_r the rung's mean
-(vague), e ~ N(0, c²) what a seed does to everyone (its fold), and n ~ N(0, s_r²) one run's noise. n
-of one network and seed correlates between rungs, by q: a long run is the short one continued, on
-the same fold. f and g_r are Gaussian processes with a squared-exponential kernel (Rasmussen and
-Williams 2006, Gaussian Processes for Machine Learning, section 4.2); a lower rung that is a slope
-times the last one plus a process of its own is the model of Kennedy and O'Hagan (2000, Biometrika
-87, 1) for cheap and dear versions of one computation.
+with F the accuracy at the last rung, p the view that v is seen through (F for an accuracy at
+another rung and for the first loss, that one for the second: where losses lean towards one
+dimension they do so together), x_k the network's shares of depth, width and resolution, m_v the
+view's mean (vague), e what a seed does to everyone (its fold), and n one run's noise, whose
+correlation between views v and w is lambda_v lambda_w: a long run is the short one continued, and a
+loss may repeat the run's luck and say nothing more of the network. f and g_v are Gaussian processes
+with a squared-exponential kernel (Rasmussen and Williams 2006, Gaussian Processes for Machine
+Learning, section 4.2); a view that is a slope times the last rung's accuracy plus a process of its
+own is the model of Kennedy and O'Hagan (2000, Biometrika 87, 1) for cheap and dear versions of one
+computation. A view may lean towards one dimension: that is what its own process is for.
 
-The hyper-parameters (l, amplitudes, noises, slopes) are averaged over rather than fitted: with some
-24 networks a fitted value pretends to be known. Their posterior is sampled by adaptive importance
-sampling, a few rounds of draws that are all weighed as one mixture (Cornuet et al. 2012, Scand. J.
-Stat. 39, 798).
+The hyper-parameters (l, amplitudes, noises, slopes, lambda) are averaged over rather than fitted:
+with some 24 networks a fitted value pretends to be known. Their posterior is sampled by adaptive
+importance sampling, from a Gaussian at its mode on (Laplace's approximation; Tierney and Kadane
+1986, JASA 81, 82), in a few rounds of draws that are all weighed as one mixture (Cornuet et al.
+2012, Scand. J. Stat. 39, 798). From the prior on, as with accuracies alone it may begin, a few of
+five hundred draws had all the weight once there were twenty hyper-parameters.
 
 A network without shares (the baseline, a reference of another cost) shares m and e with the others
 and nothing else. Plain numpy and scipy: arrays in, arrays out; equal input gives equal output.
@@ -30,6 +36,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.stats import norm, qmc
 from threadpoolctl import threadpool_limits
 
@@ -40,64 +47,86 @@ Indices = NDArray[np.int64]
 # of the whole range says nothing about it.
 _VAGUE = 0.5
 
-# Importance sampling: the first round draws from the prior, each further one from a Gaussian around
-# the weighted draws so far. Draws are a Sobol sequence's, so their number is a power of two.
-_ROUNDS = 4
+# Importance sampling: the first round draws from a Gaussian at the mode, wider than the posterior
+# is there; each further one from a Gaussian around the weighted draws so far. Draws are a Sobol
+# sequence's, so their number is a power of two.
+_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 16
 _DRAWS_PER_ROUND = 128
+# Draws that carry the weight (effective sample size) when there are enough.
+_ENOUGH_DRAWS = 150
+_WIDER = 1.2
+
+# The way to that mode, in prior standard deviations: differences for its gradients and for the
+# curvature at its end, and the relative gain of a step that is too small to go on.
+_STEP = 1e-4
+_WIDTH = 0.1
+_ENOUGH = 1e-4
+_LEAST_CURVATURE = 0.7
 
 # Draws are solved side by side, as many as keep one array below this many doubles (48 MB).
 _MOST_DOUBLES = 6_000_000
 
-# Largest correlation of one run's noise between rungs: at 1 the noise's covariance has no inverse.
-_HIGHEST_CORRELATION = 0.9
+# Largest lambda: at 1 the noise's covariance has no inverse.
+_HIGHEST_LUCK = 0.985
 
 # Added to a kernel's diagonal, a variance far below any of the prior's, so that its Cholesky factor
 # exists where two networks have the same shares.
 _JITTER = 1e-12
 
-# Hyper-parameters that every study has (length, two amplitudes, fold, noise), and those that each
-# rung below the last adds (slope, two amplitudes, noise).
+# What the sample of validation images adds to the noise of one run around its network, in units of
+# the binomial deviation: measured between networks that share their images, 0.54 to 0.60. Training
+# adds about as much again as the whole unit, or several times that where it is unstable.
+_SAMPLE = 0.57
+
+# Hyper-parameters that every study has (length, two amplitudes, fold, noise), those that each view
+# but the last adds (slope, two amplitudes, noise), and, with several views, of each of them
+# (lambda).
 _COMMON = 5
-_PER_LOWER_RUNG = 4
+_PER_FURTHER_VIEW = 4
+_PER_CORRELATED_VIEW = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Runs:
     """The finished runs of a study, as arrays.
 
-    `shares` [networks, 3] has nan for a network off the surface. `network`, `rung`, `seed` and
-    `accuracy` [runs] hold for each run the index of its network, of its rung (of `rungs`, the last
-    one counts), of its seed, and its accuracy as a fraction. At most one run has the same network,
-    rung and seed. `unit` is the standard deviation that the number of validation images alone gives
-    the accuracy of one run.
+    `shares` [networks, 3] has nan for a network off the surface. `network`, `view`, `seed` and
+    `value` [values] hold for each value the index of its network, of its view, of its run's seed,
+    and itself. The last `rungs` views are accuracies, as fractions, at one rung each, the last one
+    of which counts; those before are on scales of their own, of which the larger is the better. At
+    most one value has the same network, view and seed. `unit` is the standard deviation that the
+    number of validation images alone gives the accuracy of one run. `luck` [views] is what is
+    expected of lambda: how much of a view's noise is the run's own luck, seen in every view.
     """
 
     shares: Array
     network: Indices
-    rung: Indices
+    view: Indices
     seed: Indices
-    accuracy: Array
+    value: Array
+    views: int
     rungs: int
     unit: float
+    luck: Array
 
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """Draws of the hyper-parameters, [draws] or [draws, rungs]; standard deviations as fractions.
+    """Draws of the hyper-parameters, [draws] or [draws, views]; standard deviations as fractions.
 
-    In the module's formulas: l, t_s, t_i, c, s_r, q, rho_r, b_s, b_i. At the last rung, slope is 1
-    and both biases are 0.
+    In the module's formulas: l, t_s, t_i, the standard deviations of e and n, lambda_v, rho_v, b_s,
+    b_i. Of the last view, slope is 1 and both biases are 0. Of one view alone, lambda is 0.
     """
 
     length: Array
     surface: Array
     own: Array
-    fold: Array
-    noise: Array  # [draws, rungs]
-    correlation: Array
-    slope: Array  # [draws, rungs]
-    bias_surface: Array  # [draws, rungs]
-    bias_own: Array  # [draws, rungs]
+    fold: Array  # [draws, views]
+    noise: Array  # [draws, views]
+    correlation: Array  # [draws, views]
+    slope: Array  # [draws, views]
+    bias_surface: Array  # [draws, views]
+    bias_own: Array  # [draws, views]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +167,7 @@ def fit(runs: Runs, *, seed: int = 0) -> Fit:
 
     Raises ValueError without a run.
     """
-    if not len(runs.accuracy):
+    if not len(runs.value):
         raise ValueError("a posterior needs at least one run")
     with _one_thread():
         return _importance_sampling(Statistics.of(runs), seed)
@@ -157,33 +186,35 @@ def _one_thread() -> threadpool_limits:
 
 
 def _importance_sampling(statistics: Statistics, seed: int) -> Fit:
-    """Draw in rounds, each from a Gaussian around the weighted draws before it.
+    """Draw in rounds, the first from a Gaussian at the mode, each further one from a Gaussian
+    around the weighted draws before it.
 
     Hyper-parameters are standard normals z [draws, dims] under their prior; `Statistics.draws`
     gives them their scales.
     """
-    rungs = statistics.runs.rungs
-    dims = dimensions(rungs)
-    mean: Array = np.zeros(dims)
-    root: Array = np.eye(dims)
+    dims = dimensions(statistics.runs)
+    mean, root = _gaussian_at_mode(statistics, dims)
+    root = _WIDER * root
     proposals: list[tuple[Array, Array]] = []
     z: Array = np.zeros((0, dims))
-    evidence: Array = np.zeros(0)
-    for turn in range(_ROUNDS):
+    posterior: Array = np.zeros(0)
+    for turn in range(_MOST_ROUNDS):
         proposals.append((mean, root))
         uniform = qmc.Sobol(dims, seed=seed + turn).random(_DRAWS_PER_ROUND)
         normal = norm.ppf(uniform.clip(1e-9, 1 - 1e-9))  # a Sobol point may be 0, which is -inf
         fresh: Array = np.asarray(mean + normal @ root.T, dtype=np.float64)
         z = np.concatenate([z, fresh])
-        evidence = np.concatenate([evidence, statistics.evidence(statistics.draws(fresh))])
+        posterior = np.concatenate([posterior, _log_posterior(statistics, fresh)])
         # All draws so far count as draws from the mixture of all proposals so far: no single
         # proposal's thin tail can give one draw all the weight (Owen and Zhou 2000, JASA 95, 135).
         densities = [_log_density(z, m, r) for m, r in proposals]
         mixture = np.logaddexp.reduce(densities, axis=0)
-        log_weights = evidence + _log_density(z, np.zeros(dims), np.eye(dims)) - mixture
-        # The next round goes where the weight is. In the first rounds a handful of draws have
-        # nearly all of it, too few for a covariance in `dims` dimensions: the weights are tempered
-        # until three draws a dimension carry them.
+        log_weights = posterior - mixture
+        if turn + 1 >= _FEWEST_ROUNDS and _carrying(_normalized(log_weights)) >= _ENOUGH_DRAWS:
+            break
+        # The next round goes where the weight is. Where a handful of draws have nearly all of it,
+        # too few for a covariance in `dims` dimensions, the weights are tempered until three draws
+        # a dimension carry them.
         tempered = _temper(log_weights, 3 * dims)
         mean = np.asarray(tempered @ z, dtype=np.float64)
         spread = ((z - mean).T * tempered) @ (z - mean)
@@ -193,25 +224,67 @@ def _importance_sampling(statistics: Statistics, seed: int) -> Fit:
     return Fit(statistics, statistics.draws(z), _normalized(log_weights), seed)
 
 
-def dimensions(rungs: int) -> int:
-    """Return how many hyper-parameters a study of so many rungs has."""
-    correlation = 1 if rungs > 1 else 0
-    return _COMMON + _PER_LOWER_RUNG * (rungs - 1) + correlation
+def dimensions(runs: Runs) -> int:
+    """Return how many hyper-parameters such runs have."""
+    correlated = runs.views if runs.views > 1 else 0
+    further = _PER_FURTHER_VIEW * (runs.views - 1)
+    return _COMMON + further + _PER_CORRELATED_VIEW * correlated
+
+
+def _log_posterior(statistics: Statistics, z: Array) -> Array:
+    """Return the log posterior density [draws] of z [draws, dims], up to a constant."""
+    return statistics.evidence(statistics.draws(z)) - 0.5 * (z**2).sum(1)
+
+
+def _gaussian_at_mode(statistics: Statistics, dims: int) -> tuple[Array, Array]:
+    """Return mean [dims] and root [dims, dims] of the Gaussian that the log posterior is like at
+    its mode (Laplace's approximation)."""
+
+    def value_and_gradient(z: Array) -> tuple[float, Array]:
+        """Of the negative log posterior, by forward differences."""
+        around = _log_posterior(statistics, z + np.vstack([np.zeros(dims), _STEP * np.eye(dims)]))
+        return -float(around[0]), np.asarray((around[0] - around[1:]) / _STEP)
+
+    # Bounds of standard normals: beyond, a kernel may have no Cholesky factor.
+    mode: Array = minimize(
+        value_and_gradient,
+        np.zeros(dims),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-4, 4)] * dims,
+        options={"ftol": _ENOUGH},
+    ).x
+
+    # The Hessian, by forward differences over a good part of the posterior's own width.
+    width = _WIDTH * np.eye(dims)
+    i, j = np.triu_indices(dims)
+    at = _log_posterior(statistics, np.vstack([mode, mode + width, mode + width[i] + width[j]]))
+    one, two = at[1 : dims + 1], at[dims + 1 :]
+    curvature = np.zeros((dims, dims))
+    curvature[i, j] = curvature[j, i] = (two - one[i] - one[j] + at[0]) / _WIDTH**2
+    values, vectors = np.linalg.eigh(-curvature)
+    # The prior's curvature is 1; less would be a direction in which the runs argue against it.
+    covariance = (vectors / np.maximum(values, _LEAST_CURVATURE)) @ vectors.T
+    return mode, np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
 
 
 def _temper(log_weights: Array, enough: float) -> Array:
     """Return the weights to the largest power, of 1, 0.8, 0.64, ..., that `enough` draws carry.
 
-    Carrying is counted as the effective sample size, 1 / sum of squared weights; half of all draws
-    are enough in any case.
+    Half of all draws are enough in any case.
     """
     enough = min(enough, 0.5 * len(log_weights))
     power = 1.0
     weights = _normalized(log_weights)
-    while 1 / float((weights**2).sum()) < enough and power > 1e-3:
+    while _carrying(weights) < enough and power > 1e-3:
         power *= 0.8
         weights = _normalized(power * log_weights)
     return weights
+
+
+def _carrying(weights: Array) -> float:
+    """Return how many draws carry the weight: the effective sample size."""
+    return 1 / float((weights**2).sum())
 
 
 def _log_density(z: Array, mean: Array, root: Array) -> Array:
@@ -230,116 +303,128 @@ def _normalized(log_weights: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class _Term:
-    """One term of the noise's inverse covariance, and the pairs of runs that it multiplies.
+class _Pattern:
+    """The (network, seed) whose runs have values in exactly these views."""
 
-    It concerns rungs `a` and `b` of every (network, seed) that has runs at `together` rungs; 0
-    stands for the part that does not depend on that number, a run with itself.
-    """
-
-    a: int
-    b: int
-    together: int
-    left: Indices  # runs at rung a
-    right: Indices  # the runs at rung b of the same networks and seeds
+    views: Indices  # [views of the pattern]
+    values: Indices  # [(network, seed), views of the pattern]: indices of their values
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """The runs, summed into what a draw of hyper-parameters needs, whatever their number.
 
-    A run is y = Z latent + noise, its row of Z picking four latents. The likelihood needs Z' W Z,
-    Z' W y and y' W y, where W, the noise's inverse covariance, is a sum of terms that are each a
-    number times fixed pairs of runs. So the products are summed once for each term.
+    A value is y = Z latent + noise, its row of Z picking four latents. The likelihood needs
+    Z' W Z, Z' W y and y' W y, where W, the noise's inverse covariance, is for each pattern of views
+    the same small matrix, repeated. So the products are summed once for each of its entries, the
+    terms.
 
-    Latents in order: h of the last rung, h of the other rungs, e of each (rung, seed), m of each
-    rung.
+    Latents in order: h of the last view, h of the other views, e of each (view, seed), m of each
+    view.
     """
 
     runs: Runs
     squared: Array  # [networks, networks]: squared distances of shares; inf off the surface
     off: NDArray[np.bool_]  # [networks]: off the surface, since without shares
     seeds: int
-    means: Array  # [rungs]: the runs' mean accuracies, which are taken off first
-    terms: list[_Term]
-    counts: Array  # [terms, latents, latents]: Z'Z over the term's pairs
+    scale: Array  # [views]: what values are multiplied by, so that all spread as accuracies do
+    means: Array  # [views]: the mean of the scaled values, which are taken off first
+    patterns: list[_Pattern]
+    counts: Array  # [terms, latents, latents]: Z'Z over the pairs of values of a term
     sums: Array  # [terms, latents]: Z'y
     squares: Array  # [terms]: y'y
-    number: Array  # [rungs]: how many runs
-    together: Array  # [rungs + 1]: how many (network, seed) have runs at so many rungs
-    spread: float  # standard deviation between networks, at the highest rung that has them
+    spread: (
+        float  # standard deviation of accuracy between networks, at the highest rung that has any
+    )
 
     @classmethod
     def of(cls, runs: Runs) -> Statistics:
-        networks, rungs = len(runs.shares), runs.rungs
+        networks, views = len(runs.shares), runs.views
         seeds = int(runs.seed.max()) + 1
         off = np.asarray(np.isnan(runs.shares).any(axis=1))
         squared = ((runs.shares[:, None] - runs.shares[None]) ** 2).sum(-1)
         squared[off] = squared[:, off] = np.inf
         np.fill_diagonal(squared, 0.0)
 
-        number = np.bincount(runs.rung, minlength=rungs).astype(float)
-        means = np.bincount(runs.rung, runs.accuracy, rungs) / np.maximum(number, 1)
-        y = runs.accuracy - means[runs.rung]
+        number = np.bincount(runs.view, minlength=views).astype(float)
+        means = np.bincount(runs.view, runs.value, views) / np.maximum(number, 1)
+        y = runs.value - means[runs.view]
+        accuracies = runs.view[~off[runs.network]]
+        highest = max(int(accuracies.max(initial=0)), views - runs.rungs)
+        spread = max(_spread(runs, off, y, highest), 0.5 * runs.unit, 1e-4)
+        scale = np.ones(views)
+        for view in range(views - runs.rungs):
+            own = _spread(runs, off, y, view)
+            scale[view] = spread / own if own > 0 else 1.0
+        y = y * scale[runs.view]
 
-        block = np.where(runs.rung == rungs - 1, 0, runs.rung + 1)  # the last rung comes first
-        first_fold = networks * rungs
-        first_mean = first_fold + rungs * seeds
-        z = np.zeros((len(y), first_mean + rungs))
+        block = np.array([_block(view, runs) for view in range(views)])[runs.view]
+        first_fold = networks * views
+        first_mean = first_fold + views * seeds
+        z = np.zeros((len(y), first_mean + views))
         rows = np.arange(len(y))
         z[rows, block * networks + runs.network] = 1
-        z[rows, first_fold + runs.rung * seeds + runs.seed] = 1
-        z[rows, first_mean + runs.rung] = 1
+        z[rows, first_fold + runs.view * seeds + runs.seed] = 1
+        z[rows, first_mean + runs.view] = 1
 
-        terms = _terms(runs, seeds)
+        patterns = _patterns(runs, seeds)
         counts, sums, squares = [], [], []
-        for term in terms:
-            a, b = term.left, term.right
-            counts.append((z[a].T @ z[b] + z[b].T @ z[a]) / 2)
-            sums.append((z[a].T @ y[b] + z[b].T @ y[a]) / 2)
-            squares.append(y[a] @ y[b])
-        rungs_of_pair = np.bincount(runs.network * seeds + runs.seed)
+        for pattern in patterns:
+            for i, j in _entries(len(pattern.views)):
+                a, b = pattern.values[:, i], pattern.values[:, j]
+                counts.append((z[a].T @ z[b] + z[b].T @ z[a]) / 2)
+                sums.append((z[a].T @ y[b] + z[b].T @ y[a]) / 2)
+                squares.append(y[a] @ y[b])
         return cls(
             runs=runs,
             squared=squared,
             off=off,
             seeds=seeds,
-            means=means,
-            terms=terms,
+            scale=scale,
+            means=means * scale,
+            patterns=patterns,
             counts=np.stack(counts),
             sums=np.stack(sums),
             squares=np.array(squares),
-            number=number,
-            together=np.bincount(rungs_of_pair, minlength=rungs + 1).astype(float),
-            spread=_spread(runs, off, y),
+            spread=spread,
         )
 
     def draws(self, z: Array) -> Hyperparameters:
         """Return standard normals z [draws, dims] as hyper-parameters: their prior.
 
-        Effects scale with the networks' own spread, noise with what the number of validation images
-        alone gives, so that one prior serves small images and large ones. Both are wide: one
-        standard deviation of an amplitude is a factor of e^0.7.
+        Effects scale with the networks' own spread, an accuracy's noise with what the number of
+        validation images alone gives, so that one prior serves small images and large ones. Both
+        are wide: one standard deviation of an amplitude is a factor of e^0.7.
         """
-        effect, noise, lower = self.spread, max(self.runs.unit, 1e-4), self.runs.rungs - 1
-        end = _COMMON + _PER_LOWER_RUNG * lower
-        low = z[:, _COMMON:end].reshape(len(z), _PER_LOWER_RUNG, lower)
+        effect, noise = self.spread, max(self.runs.unit, 1e-4)
+        views, further = self.runs.views, self.runs.views - 1
+        losses = views - self.runs.rungs
+        end = _COMMON + _PER_FURTHER_VIEW * further
+        other = z[:, _COMMON:end].reshape(len(z), _PER_FURTHER_VIEW, further)
         one = np.ones((len(z), 1))
-        low_noise = 1.2 * noise * np.exp(0.45 * low[:, 3])
-        last_noise = noise * np.exp(0.45 * z[:, 4:5])
-        bias_surface = 0.65 * effect * np.exp(0.7 * low[:, 1])
-        bias_own = 0.25 * effect * np.exp(0.6 * low[:, 2])
-        correlation = np.zeros(len(z))
-        if lower:
-            correlation = _HIGHEST_CORRELATION * norm.cdf(z[:, -1])
+        # of one run's losses about half of the variance is noise
+        of_losses = 0.65 * effect * np.exp(0.5 * other[:, 3, :losses])
+        of_low_rungs = noise * np.hypot(_SAMPLE, 1.2 * np.exp(0.6 * other[:, 3, losses:]))
+        of_last = noise * np.hypot(_SAMPLE, np.exp(0.6 * z[:, 4:5]))
+        noises = np.concatenate([of_losses, of_low_rungs, of_last], axis=1)
+        bias_surface = 0.65 * effect * np.exp(0.7 * other[:, 1])
+        bias_own = 0.25 * effect * np.exp(0.6 * other[:, 2])
+        correlation = np.zeros((len(z), views))
+        if views > 1:
+            centre = norm.ppf(self.runs.luck)
+            correlation = np.minimum(norm.cdf(centre + 0.5 * z[:, end:]), _HIGHEST_LUCK)
+        # losses are scaled to accuracy's spread, and have less noise: their effects are larger
+        slopes = np.where(np.arange(further) < losses, 1.0, 0.7) + 0.6 * other[:, 0]
+        fold = 0.7 * np.exp(1.5 * z[:, 3])
+        of_fold = np.where(np.arange(views) < losses, noises, noise)
         return Hyperparameters(
             length=0.4 * np.exp(0.4 * z[:, 0]),
             surface=0.8 * effect * np.exp(0.7 * z[:, 1]),
             own=0.35 * effect * np.exp(0.7 * z[:, 2]),
-            fold=0.7 * noise * np.exp(1.5 * z[:, 3]),
-            noise=np.concatenate([low_noise, last_noise], axis=1),
+            fold=fold[:, None] * of_fold,
+            noise=noises,
             correlation=correlation,
-            slope=np.concatenate([0.7 + 0.6 * low[:, 0], one], axis=1),
+            slope=np.concatenate([slopes, one], axis=1),
             bias_surface=np.concatenate([bias_surface, 0 * one], axis=1),
             bias_own=np.concatenate([bias_own, 0 * one], axis=1),
         )
@@ -351,20 +436,13 @@ class Statistics:
         that of the noise times that of L L', and y' (covariance)^-1 y = y'Wy - |L^-1 R' Z'Wy|².
         """
         parts = []
-        together = np.arange(len(self.together))
         for i in self._slices(len(d.length)):
             _, factor, right = self._solve(d, i)
+            weights, noise = self._weights(d, i)
             whitened = np.linalg.solve(factor, right[:, :, None])[:, :, 0]
-            quadratic = self._weights(d, i) @ self.squares - (whitened**2).sum(1)
+            quadratic = weights @ self.squares - (whitened**2).sum(1)
             determinant = 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
-            # Of n equal correlations q, the matrix (1 - q) I + q 11' has the determinant
-            # (1 - q)^(n - 1) (1 - q + q n).
-            q = d.correlation[i, None]
-            one_pair = np.maximum(together - 1, 0) * np.log(1 - q)
-            one_pair = one_pair + np.log(1 - q + q * np.maximum(together, 1))
-            pairs = one_pair @ self.together
-            alone = 2 * np.log(d.noise[i]) @ self.number
-            parts.append(-0.5 * (quadratic + determinant + pairs + alone))
+            parts.append(-0.5 * (quadratic + determinant + noise))
         return np.concatenate(parts)
 
     def sample(
@@ -381,6 +459,7 @@ class Statistics:
         1996, J. Comput. Graph. Stat. 5, 1); then latents from each draw's own Gaussian.
         """
         networks, rungs = len(self.off), self.runs.rungs
+        views = self.runs.views
         cumulated = np.concatenate([[0.0], np.cumsum(weights)])
         times = np.diff(np.floor(cumulated * samples + rng.random())).astype(int)
         accuracy, fields = [], []
@@ -391,7 +470,7 @@ class Statistics:
             latent = root @ (mean[:, None] + np.linalg.solve(factor.T, normal))
             accuracy.append((latent[:networks] + latent[-1] + self.means[-1]).T)
             if grid is not None:
-                fields.append(self._fields(d, n, latent[: networks * rungs], grid, rng))
+                fields.append(self._fields(d, n, latent[: networks * views], grid, rng))
         # Samples of one draw lie together: shuffled, any part of them stands for all.
         order = rng.permutation(sum(map(len, accuracy)))
         all_fields = np.concatenate(fields)[order] if fields else np.zeros((0, rungs, 0))
@@ -403,7 +482,7 @@ class Statistics:
 
     def _prior_root(self, d: Hyperparameters, i: slice) -> Array:
         """Return [draws, latents, latents]: what turns standard normals into latents."""
-        networks, rungs = len(self.off), self.runs.rungs
+        networks, views = len(self.off), self.runs.views
         kernel = np.exp(-0.5 * self.squared / d.length[i, None, None] ** 2)
         eye = np.eye(networks)
         on = ~self.off
@@ -419,40 +498,52 @@ class Statistics:
 
         last = np.linalg.cholesky(covariance(d.surface[i], d.own[i]))
         root[:, :networks, :networks] = last
-        for r in range(rungs - 1):
-            rows = slice(networks * (r + 1), networks * (r + 2))
-            bias = covariance(d.bias_surface[i, r], d.bias_own[i, r])
+        for v in range(views - 1):
+            rows, through = self._rows(v), self._rows(_through(v, self.runs))
+            seen = np.where(on[:, None], root[:, through], 0.0)
+            root[:, rows] = d.slope[i, v, None, None] * seen
+            bias = covariance(d.bias_surface[i, v], d.bias_own[i, v])
             root[:, rows, rows] = np.linalg.cholesky(bias)
-            root[:, rows, :networks] = d.slope[i, r, None, None] * np.where(both, last, 0.0)
-        first_mean = networks * rungs + rungs * self.seeds
-        folds = np.arange(networks * rungs, first_mean)
-        root[:, folds, folds] = d.fold[i, None]
+        first_mean = networks * views + views * self.seeds
+        folds = np.arange(networks * views, first_mean)
+        root[:, folds, folds] = np.repeat(d.fold[i], self.seeds, axis=1)
         means = np.arange(first_mean, root.shape[1])
         root[:, means, means] = _VAGUE
         return root
 
-    def _weights(self, d: Hyperparameters, i: slice) -> Array:
-        """Return [draws, terms]: the number that each term of the noise's inverse is multiplied by.
+    def _weights(self, d: Hyperparameters, i: slice) -> tuple[Array, Array]:
+        """Return [draws, terms], the number that each term of the noise's inverse covariance is
+        multiplied by, and [draws], the log determinant of that covariance.
 
-        With D the noises' standard deviations, the covariance of n runs of one (network, seed) is
-        D ((1-q) I + q 11') D, and its inverse D^-1 (I - q / (1 - q + q n) 11') D^-1 / (1-q).
+        Of one run it is D C D, with D the views' standard deviations and C the correlations.
         """
-        q, s = d.correlation[i], d.noise[i]
-        columns = []
-        for term in self.terms:
-            factor = -q / (1 - q + q * term.together) if term.together else np.ones_like(q)
-            times = 1 if term.a == term.b else 2  # 11' holds both (a, b) and (b, a)
-            columns.append(times * factor / (1 - q) / (s[:, term.a] * s[:, term.b]))
-        return np.stack(columns, axis=1)
+        columns, determinant = [], np.zeros(len(d.length[i]))
+        for pattern in self.patterns:
+            s, c = d.noise[i][:, pattern.views], d.correlation[i][:, pattern.views]
+            correlations = c[:, :, None] * c[:, None]
+            diagonal = np.arange(len(pattern.views))
+            correlations[:, diagonal, diagonal] = 1.0
+            inverse = np.linalg.inv(correlations) / (s[:, :, None] * s[:, None])
+            one = np.linalg.slogdet(correlations)[1] + 2 * np.log(s).sum(1)
+            determinant += len(pattern.values) * one
+            for a, b in _entries(len(pattern.views)):
+                times = 1 if a == b else 2  # the matrix has both (a, b) and (b, a)
+                columns.append(times * inverse[:, a, b])
+        return np.stack(columns, axis=1), determinant
 
     def _solve(self, d: Hyperparameters, i: slice) -> tuple[Array, Array, Array]:
         """Return for each draw the prior's root R, the Cholesky factor of the posterior's precision
         R' Z'WZ R + I in standard normals, and the right-hand side R' Z'Wy."""
-        root, weights = self._prior_root(d, i), self._weights(d, i)
+        root, (weights, _) = self._prior_root(d, i), self._weights(d, i)
         precision = np.einsum("dj,jpq->dpq", weights, self.counts)
         inner = root.transpose(0, 2, 1) @ precision @ root + np.eye(root.shape[1])
         right = (root.transpose(0, 2, 1) @ (weights @ self.sums)[:, :, None])[:, :, 0]
         return root, np.linalg.cholesky(inner), right
+
+    def _rows(self, view: int) -> slice:
+        """Return the latents that are h of a view."""
+        networks, block = len(self.off), _block(view, self.runs)
+        return slice(networks * block, networks * (block + 1))
 
     def _slices(self, draws: int) -> list[slice]:
         """Return the draws in parts whose matrices fit into memory together."""
@@ -463,8 +554,9 @@ class Statistics:
         self, d: Hyperparameters, n: int, latent: Array, grid: Array, rng: np.random.Generator
     ) -> Array:
         """Return [samples, rungs, grid points]: each rung's surface, given the networks' effects
-        `latent` [networks x rungs, samples] in draw `n`."""
-        networks, rungs, on = len(self.off), self.runs.rungs, ~self.off
+        `latent` [networks x views, samples] in draw `n`."""
+        networks, on = len(self.off), ~self.off
+        rungs, losses = self.runs.rungs, self.runs.views - self.runs.rungs
         shares, scale = self.runs.shares[on], -0.5 / d.length[n] ** 2
         to_networks = np.exp(scale * ((grid[:, None] - shares[None]) ** 2).sum(-1))
         of_networks = np.exp(scale * self.squared[np.ix_(on, on)])
@@ -485,50 +577,50 @@ class Statistics:
         fields = np.empty((latent.shape[1], rungs, len(grid)))
         fields[:, rungs - 1] = final.T
         for r in range(rungs - 1):
-            rung_effects = latent[networks * (r + 1) : networks * (r + 2)][on]
-            bias = rung_effects - d.slope[n, r] * last_effects
-            low = sampled(bias, d.bias_surface[n, r], d.bias_own[n, r])
-            fields[:, r] = (d.slope[n, r] * final + low).T
+            v = losses + r
+            rung_effects = latent[self._rows(v)][on]
+            bias = rung_effects - d.slope[n, v] * last_effects
+            low = sampled(bias, d.bias_surface[n, v], d.bias_own[n, v])
+            fields[:, r] = (d.slope[n, v] * final + low).T
         return fields
 
 
-def _spread(runs: Runs, off: NDArray[np.bool_], y: Array) -> float:
-    """Return the standard deviation of the networks' means at the highest rung that has any.
+def _block(view: int, runs: Runs) -> int:
+    """Return the place of a view's h among those of all: the last view comes first."""
+    return (view + 1) % runs.views
 
-    It is never so small that the networks would be equal by assumption: half of what the number of
-    validation images gives one run is the least.
-    """
-    highest = int(runs.rung[~off[runs.network]].max(initial=0))
-    selected = (runs.rung == highest) & ~off[runs.network]
+
+def _through(view: int, runs: Runs) -> int:
+    """Return the view through which another is seen: for a loss the one before it, for all others
+    the last."""
+    losses = runs.views - runs.rungs
+    return view - 1 if 0 < view < losses else runs.views - 1
+
+
+def _spread(runs: Runs, off: NDArray[np.bool_], y: Array, view: int) -> float:
+    """Return the standard deviation of the networks' means in a view; 0 with fewer than two."""
+    selected = (runs.view == view) & ~off[runs.network]
     network = runs.network[selected]
     number = np.bincount(network, minlength=len(off))
     total = np.bincount(network, y[selected], len(off))
     means = total[number > 0] / number[number > 0]
-    spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0
-    return max(spread, 0.5 * runs.unit, 1e-4)
+    return float(means.std(ddof=1)) if len(means) > 1 else 0.0
 
 
-def _terms(runs: Runs, seeds: int) -> list[_Term]:
-    """Return the terms of the noise's inverse covariance that these runs need.
-
-    Every run with itself, by rung; and every two rungs (equal ones too) of one (network, seed), by
-    how many rungs that pair has.
-    """
+def _patterns(runs: Runs, seeds: int) -> list[_Pattern]:
+    """Return the patterns of views that the (network, seed) of these runs have."""
     pair = runs.network * seeds + runs.seed
-    run_of = np.full((int(pair.max()) + 1, runs.rungs), -1)  # [pairs, rungs]; -1: none
-    run_of[pair, runs.rung] = np.arange(len(pair))
-    has = run_of >= 0
-    number = has.sum(1)
-    terms = []
-    for a in range(runs.rungs):
-        own = run_of[has[:, a], a]
-        if len(own):
-            terms.append(_Term(a, a, 0, own, own))
-        if runs.rungs == 1:
-            continue  # a run is its pair's only one: nothing to correlate with
-        for b in range(a, runs.rungs):
-            for n in range(1, runs.rungs + 1):
-                both = has[:, a] & has[:, b] & (number == n)
-                if both.any():
-                    terms.append(_Term(a, b, n, run_of[both, a], run_of[both, b]))
-    return terms
+    value_of = np.full((int(pair.max()) + 1, runs.views), -1)  # [pairs, views]; -1: none
+    value_of[pair, runs.view] = np.arange(len(pair))
+    has = value_of >= 0
+    patterns = []
+    for row in np.unique(has[has.any(1)], axis=0):
+        views = np.flatnonzero(row)
+        pairs = np.flatnonzero((has == row).all(1))
+        patterns.append(_Pattern(views, value_of[np.ix_(pairs, views)]))
+    return patterns
+
+
+def _entries(size: int) -> list[tuple[int, int]]:
+    """Return the places in one triangle of a square matrix of so many rows."""
+    return [(i, j) for i in range(size) for j in range(i, size)]

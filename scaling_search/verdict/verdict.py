@@ -8,7 +8,7 @@ those left behind at a lower rung included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import SINGLE, simplex
 from scaling_search.study.settings import Study
+from scaling_search.training.trial import Epoch
 from scaling_search.verdict.posterior import Array, Fit, Posterior, Runs, fit
 
 # Two networks within half a point are as good as each other. Fixed before any study was run.
@@ -115,6 +116,7 @@ class Verdict:
     outlook: tuple[Outlook, ...]
     seconds: float  # of a finished run of these networks at the last rung, the median
     noise: float  # standard deviation of one run at the last rung around its network
+    losses: tuple[str, ...]  # what the model saw of a run besides its accuracy
     surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]  # networks left out since their longest run failed
     left_out: int  # failed runs of the networks that are not left out
@@ -208,14 +210,72 @@ def searched(records: Sequence[Record], study: Study) -> list[Record]:
 # ---- the joint model of a budget's runs
 
 
+def _validation_loss(epochs: Sequence[Epoch]) -> float:
+    """After the last epoch."""
+    return epochs[-1].val_loss
+
+
+def _training_loss(epochs: Sequence[Epoch]) -> float:
+    """Its mean over the whole run: on short runs a better estimate than the accuracy at the end (Ru
+    et al. 2020, arXiv 2006.04492)."""
+    return sum(epoch.train_loss for epoch in epochs) / len(epochs)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss of a run as a further view of its network: `of` is its value, `luck` how much of the
+    noise in it is expected to be the run's own luck, which its accuracy has too."""
+
+    name: str
+    of: Callable[[Sequence[Epoch]], float]
+    luck: float
+
+
+# What the model sees of a run besides its accuracy, at the last rung. Their luck, and that of
+# accuracies, is what runs of two data sets show (benchmarks/information.py): the noise of a run's
+# validation loss correlates with its accuracy's by 0.9, that of its training loss by 0.65.
+LOSSES = (
+    Loss("validation loss", _validation_loss, luck=0.97),
+    Loss("training loss", _training_loss, luck=0.68),
+)
+_LUCK, _LUCK_OF_LOWER_RUNGS = 0.9, 0.6
+# of accuracies at several rungs and nothing else
+_LUCK_ALONE = 0.7
+
+
+def expected_luck(losses: Sequence[Loss], rungs: int) -> Array:
+    """Return for each view, losses first, then accuracies, how much of its noise is expected to be
+    the run's own luck."""
+    if not losses:
+        return np.full(rungs, _LUCK_ALONE)
+    lower = [_LUCK_OF_LOWER_RUNGS] * (rungs - 1)
+    return np.array([*(loss.luck for loss in losses), *lower, _LUCK])
+
+
+def _seen(run: Record, loss: Loss, study: Study) -> float | None:
+    """A loss as the model takes it: the larger the better, and with noise that is even over
+    networks. None of a run at a lower rung, or of a recorded one without losses."""
+    if run.epochs != study.rungs[-1] or run.outcome is None or not run.outcome.epochs:
+        return None
+    value = loss.of(run.outcome.epochs)
+    return -math.log(value) if math.isfinite(value) and value > 0 else None
+
+
+def _differs(loss: Loss, runs: Sequence[Record], study: Study) -> bool:
+    """Whether runs have this loss, and not all the same one, which would say nothing."""
+    return len({_seen(run, loss, study) for run in runs} - {None}) > 1
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """The joint model of one budget's networks, the baseline and the references, fitted once.
 
-    `networks` [networks] are the columns of its samples, the budget's own first.
+    `networks` [networks] are the columns of its samples, the budget's own first; `losses` names
+    what it sees of a run besides its accuracy.
     """
 
     networks: tuple[Candidate, ...]
+    losses: tuple[str, ...]
     fit: Fit
 
     @property
@@ -249,17 +309,29 @@ def model(records: Sequence[Record], study: Study, budget: Budget) -> Model | No
     for row, c in enumerate(networks):
         if c.role == "candidate" and c.shares:
             shares[row] = c.shares
-    accuracy = np.array([r.val_acc for r in runs])
+    losses = [loss for loss in LOSSES if _differs(loss, runs, study)]
+    network, view, seed, value = [], [], [], []
+    for r in runs:
+        seen: dict[int, float | None] = {len(losses) + rungs.index(r.epochs): r.val_acc}
+        seen |= {i: _seen(r, loss, study) for i, loss in enumerate(losses)}
+        for i, number in seen.items():
+            if number is not None:
+                network.append(row_of[r.candidate.key])
+                view.append(i)
+                seed.append(seed_of[r.seed])
+                value.append(number)
     data = Runs(
         shares=shares,
-        network=np.array([row_of[r.candidate.key] for r in runs]),
-        rung=np.array([rungs.index(r.epochs) for r in runs]),
-        seed=np.array([seed_of[r.seed] for r in runs]),
-        accuracy=accuracy,
+        network=np.array(network),
+        view=np.array(view),
+        seed=np.array(seed),
+        value=np.array(value),
+        views=len(losses) + len(rungs),
         rungs=len(rungs),
-        unit=_binomial_deviation(float(accuracy.mean()), runs),
+        unit=_binomial_deviation(float(np.mean([r.val_acc for r in runs])), runs),
+        luck=expected_luck(losses, len(rungs)),
     )
-    return Model(tuple(networks), fit(data))
+    return Model(tuple(networks), tuple(loss.name for loss in losses), fit(data))
 
 
 def _finished(runs: Sequence[Record], study: Study, budget: Budget) -> list[Record]:
@@ -401,6 +473,7 @@ def _verdict(
         outlook=outlook(accuracy, samples.noise),
         seconds=_seconds(runs_of, [fitted.networks[i] for i in inside], study.rungs[-1]),
         noise=samples.noise,
+        losses=fitted.losses,
         surface=_surface(fitted),
         failed=_left_out(budget, runs_of, fitted),
         left_out=sum(run.failed for key in fitted.keys for run in runs_of[key]),
