@@ -1,25 +1,32 @@
 """How much of the ranking does one run settle, and what does it cost?
 
-    python benchmarks/information.py [FOLDER ...]
+    python benchmarks/information.py [FOLDER ...] [--check]
+
+(Not signal.py: a script of that name hides Python's own module.)
 
 A folder holds a study's curves (all its .parquet tables): every network with several seeds of one
 length. Without one, those under studies/ are taken. Of each study and each view of a run (accuracy,
 losses; higher is better):
 
 - between, run: standard deviation of the networks' means, and of one run around its network, once
-  the seeds' common part is taken off (two-way analysis of variance);
-- ratio: between² / run², and per CPU-second of training;
+  the seeds' common part is taken off (two-way analysis of variance); in points of accuracy, and per
+  cent of a loss;
+- ratio: between² / run², and per second of training on one thread, which are those of each
+  network's fastest run: other programs may have slowed the others;
 - reliability: between² / (between² + run²), the intraclass correlation of one run;
 - tau: Kendall's rank correlation of one run with the mean accuracy of the other seeds.
 
-"all" is a composite of the views, standardised, whose weights are those of a shrunk discriminant
-(Fisher's) towards the networks' mean accuracies on some seeds, and which is judged on the others.
+"all" is the mean of what the verdict's model sees of a run (accuracy, validation loss, training
+loss over all epochs), each standardised: no weights that would have to be learned.
 
 Then the verdict, from 1, 2 and 3 seeds: the regret of its pick and its loss bound, against the mean
-of the seeds that it has not seen. These are noisy themselves, so every regret is too large, alike
-for all.
+of the seeds that it has not seen. The best of noisy means lies above the best network, so every
+regret is too large, alike for all, and a bound that holds is exceeded at times. "ahead" is without
+that: how far the network that one half of the unseen seeds calls the best is ahead of the pick on
+the other half. Beside each number, in brackets, that of the verdict by accuracies alone.
 
 Intervals hold 95% of resamples of networks (with replacement) and seeds (a random part of them).
+With --check, exit status 1 where a target is missed (below).
 """
 
 from __future__ import annotations
@@ -44,20 +51,33 @@ from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import chances, model
+from scaling_search.verdict.verdict import LOSSES, chances, model, tied_set
+
+# a value, and the ends of its interval
+Interval = tuple[float, float, float]
 
 STUDIES = Path(__file__).parent.parent / "studies"
 RESAMPLES = 1000
-SHRINKAGE = 0.3  # of the views' covariance within networks, towards its diagonal
 SUBSETS = 10  # of so many seeds, for the verdict; six from one of six seeds
+
+# The least reliability of one run, all views together, and the longest median run, in seconds of
+# one thread: 18 runs on two cores are to end within five minutes.
+RELIABILITY = {"quick-cifar10-seeds": 0.5, "quick-imagenette-seeds": 0.4}
+LONGEST_RUN = 33.0
+# Of the verdict from one seed of this study, in points: regret at most, mean bound at most (0.7 of
+# what accuracies alone gave), and how often that held, of six.
+ONE_SEED = "imagenette-24px-2x"
+MOST_REGRET, WIDEST_BOUND, HELD = 0.5, 0.7 * 1.83, 5
 
 VIEWS: dict[str, Callable[[Record], float]] = {
     "accuracy": lambda run: run.val_acc,
     # logarithms, whose noise is even over networks
     "validation loss": lambda run: -math.log(epochs(run)[-1].val_loss),
-    "training loss": lambda run: -math.log(epochs(run)[-1].train_loss),
-    "sum of training losses": lambda run: -math.log(sum(e.train_loss for e in epochs(run))),
+    "training loss": lambda run: -math.log(sum(e.train_loss for e in epochs(run))),
+    "of the last epoch": lambda run: -math.log(epochs(run)[-1].train_loss),
+    "of its last quarter": lambda run: -math.log(float(np.mean(tail(run)))),
 }
+SEEN = [list(VIEWS).index(name) for name in ("accuracy", *(loss.name for loss in LOSSES))]
 
 
 def epochs(run: Record) -> tuple[Epoch, ...]:
@@ -65,9 +85,16 @@ def epochs(run: Record) -> tuple[Epoch, ...]:
     return run.outcome.epochs
 
 
+def tail(run: Record) -> Sequence[float]:
+    """The last quarter of the training losses in detail; the last epoch's, where there are none."""
+    last = epochs(run)[-1]
+    return last.losses[-math.ceil(len(last.losses) / 4) :] or (last.train_loss,)
+
+
 @dataclass(frozen=True)
 class Table:
-    """Runs of one length: `views` [views, networks, seeds] and `seconds`, the median of a run's."""
+    """`views` [views, networks, seeds] of the runs of the last rung, and their `seconds`, the
+    median over networks of each one's fastest. `runs` has those of every rung."""
 
     name: str
     study: Study
@@ -91,8 +118,13 @@ def load(folder: Path) -> Table:
             for view in VIEWS.values()
         ]
     )
-    seconds = float(np.median([run.outcome.seconds for run in runs if run.outcome]))
-    return Table(folder.name, study, views, seconds, tuple(runs))
+    fastest: dict[str, float] = {}
+    for run in runs:
+        if run.outcome:
+            key = run.candidate.key
+            fastest[key] = min(fastest.get(key, math.inf), run.outcome.seconds)
+    seconds = float(np.median([fastest[network] for network in complete]))
+    return Table(folder.name, study, views, seconds, tuple(run for run in every if run.done))
 
 
 # ---- what one run says
@@ -125,39 +157,19 @@ def rank_correlation(values: Array, accuracy: Array) -> float:
     return float(np.nanmean(taus))
 
 
-def composite(views: Array, train: Sequence[int]) -> Array:
-    """The views [views, networks, seeds] as one [networks, seeds], weighted by what they say on the
-    seeds `train`."""
-    centred = views - views.mean(1, keepdims=True)  # the seed's common part
-    scale = centred[:, :, train].std((1, 2), keepdims=True)
-    standard = centred / np.maximum(scale, 1e-12)
-    known = standard[:, :, train]
-    means = known.mean(2)
-    within = known - means[:, :, None]
-    networks = views.shape[1]
-    of_runs = np.einsum("ans,bns->ab", within, within) / (networks * max(len(train) - 1, 1))
-    shrunk = (1 - SHRINKAGE) * of_runs + SHRINKAGE * np.diag(np.diag(of_runs))
-    # towards what the views have in common with the accuracy's network means, and not towards
-    # whatever separates networks best
-    weights = np.linalg.solve(shrunk, means @ means[0] / networks)
-    return np.asarray(np.tensordot(weights, standard, 1))
+def composite(views: Array) -> Array:
+    """The mean [networks, seeds] of the standardised views that the verdict's model sees."""
+    seen = views[SEEN]
+    centred = seen - seen.mean(1, keepdims=True)  # the seed's common part
+    standard = centred / np.maximum(centred.std((1, 2), keepdims=True), 1e-12)
+    return np.asarray(standard.mean(0))
 
 
 def reliability_of_all(views: Array) -> float:
-    """Reliability of the composite, fitted on each half of the seeds and judged on the other; nan
-    with fewer than two seeds in each."""
-    seeds = range(views.shape[2])
-    half = len(seeds) // 2
-    if half < 2:
-        return math.nan
-    values = []
-    for train in (seeds[:half], seeds[half:]):
-        test = [seed for seed in seeds if seed not in train]
-        values.append(reliability(composite(views, train)[:, test]))
-    return float(np.mean(values))
+    return reliability(composite(views))
 
 
-def resampled(table: Table, statistic: Callable[[Array], float]) -> tuple[float, float, float]:
+def resampled(table: Table, statistic: Callable[[Array], float]) -> Interval:
     """A statistic of views [views, networks, seeds], and the interval of its resamples."""
     rng = np.random.default_rng(0)
     _, networks, seeds = table.views.shape
@@ -180,32 +192,58 @@ class Answer:
 
     seeds: int
     regret: float
+    ahead: float  # of the pick, by halves of the unseen ones
     bound: float
+    tied: int
 
     @property
     def held(self) -> bool:
         return self.regret <= self.bound
 
 
-def answer(job: tuple[Path, tuple[int, ...]]) -> Answer:
-    """The verdict on a study's networks from the seeds of these numbers."""
+def answers(job: tuple[Path, tuple[int, ...]]) -> tuple[Answer, Answer]:
+    """The verdict on a study's networks from the seeds of these numbers; and from their accuracies
+    alone."""
     folder, columns = job
     table = load(folder)
-    seeds = sorted({run.seed for run in table.runs})
+    last = [run for run in table.runs if run.epochs == table.study.rungs[-1]]
+    seeds = sorted({run.seed for run in last})
     number = {seeds[column]: i for i, column in enumerate(columns)}
-    seen, unseen = [], by_network_key([r for r in table.runs if r.seed not in number])
+    seen, unseen = [], by_network_key([run for run in last if run.seed not in number])
     for run in table.runs:
         if run.seed in number:
             # numbered anew: seeds far above the study's first one only confirm a verdict
             seen.append(replace(run, seed=table.study.seed + number[run.seed]))
-    one_rung = table.study.model_copy(update={"rungs": table.study.rungs[-1:]})
-    fitted = model(seen, one_rung, table.study.budgets[0])
+    truth = {key: np.array([r.val_acc for r in runs]) for key, runs in unseen.items()}
+    return answer(seen, truth, table.study), answer(list(map(blind, seen)), truth, table.study)
+
+
+def blind(run: Record) -> Record:
+    """The run without its losses."""
+    assert run.outcome is not None
+    kept = tuple(
+        replace(epoch, train_loss=math.nan, val_loss=math.nan) for epoch in run.outcome.epochs
+    )
+    return replace(run, outcome=replace(run.outcome, epochs=kept))
+
+
+def answer(seen: Sequence[Record], truth: dict[str, Array], study: Study) -> Answer:
+    """The verdict on these runs, against each network's accuracies [unseen seeds]."""
+    fitted = model(seen, study, study.budgets[0])
     assert fitted is not None
-    accuracy = fitted.sample().accuracy
-    pick, _, bound = chances(accuracy)
-    truth = {key: float(np.mean([r.val_acc for r in runs])) for key, runs in unseen.items()}
-    regret = max(truth.values()) - truth[fitted.keys[pick]]
-    return Answer(len(columns), 100 * regret, 100 * bound)
+    networks = [i for i, c in enumerate(fitted.networks) if c.role == "candidate"]
+    pick, best, bound = chances(fitted.sample().accuracy[:, networks])
+    accuracy = np.array([truth[fitted.keys[i]] for i in networks])
+    mean = accuracy.mean(1)
+    halves = accuracy[:, ::2].mean(1), accuracy[:, 1::2].mean(1)
+    ahead = [other[one.argmax()] - other[pick] for one, other in (halves, halves[::-1])]
+    return Answer(
+        seeds=len({run.seed for run in seen}),
+        regret=100 * float(mean.max() - mean[pick]),
+        ahead=100 * float(np.mean(ahead)),
+        bound=100 * bound,
+        tied=len({*tied_set(best), pick}),
+    )
 
 
 def subsets(seeds: int, size: int) -> list[tuple[int, ...]]:
@@ -221,19 +259,25 @@ def report(table: Table) -> None:
     """Print what one run says."""
     _, networks, seeds = table.views.shape
     print(f"\n{table.name}: {networks} networks, {seeds} seeds, {table.seconds:.1f} s a run")
-    print(f"{'view':24} between   run  ratio (95%)           per s   reliability (95%)   tau (95%)")
+    print(f"{'view':20} between   run  ratio (95%)           per s   reliability (95%)   tau (95%)")
     for number, name in enumerate(VIEWS):
         between, run = variances(table.views[number])
-        unit = 100 if name == "accuracy" else 1
-        ratio = resampled(table, lambda views, n=number: _ratio(views[n]))
-        reliable = resampled(table, lambda views, n=number: reliability(views[n]))
-        tau = resampled(table, lambda views, n=number: rank_correlation(views[n], views[0]))
+        ratio, reliable, tau = _of_view(table, number)
         print(
-            f"{name:24} {unit * between**0.5:7.2f} {unit * run**0.5:5.2f}  {_words(ratio)}  "
+            f"{name:20} {100 * between**0.5:7.2f} {100 * run**0.5:5.2f}  {_words(ratio)}  "
             f"{ratio[0] / table.seconds:6.3f}  {_words(reliable)}   {_words(tau)}"
         )
-    if seeds >= 4:
-        print(f"{'all':72} {_words(resampled(table, reliability_of_all))}")
+    tau = resampled(table, lambda views: rank_correlation(composite(views), views[0]))
+    print(f"{'all':65} {_words(resampled(table, reliability_of_all))}   {_words(tau)}")
+
+
+def _of_view(table: Table, number: int) -> tuple[Interval, Interval, Interval]:
+    """Ratio, reliability and rank correlation of one view."""
+    return (
+        resampled(table, lambda views: _ratio(views[number])),
+        resampled(table, lambda views: reliability(views[number])),
+        resampled(table, lambda views: rank_correlation(views[number], views[0])),
+    )
 
 
 def _ratio(values: Array) -> float:
@@ -241,35 +285,72 @@ def _ratio(values: Array) -> float:
     return between / run if run > 0 else float("inf")
 
 
-def _words(interval: tuple[float, float, float]) -> str:
+def _words(interval: Interval) -> str:
     value, low, high = interval
     return f"{value:5.2f} ({low:5.2f} to {high:5.2f})"
 
 
-def report_answers(answers: Sequence[Answer]) -> None:
-    print("verdict from  regret  bound  held, in points")
-    for size in sorted({a.seeds for a in answers}):
-        mine = [a for a in answers if a.seeds == size]
-        regret, bound = np.mean([(a.regret, a.bound) for a in mine], axis=0)
-        held = sum(a.held for a in mine)
-        print(f"{size:12}  {regret:6.2f} {bound:6.2f}  {held} of {len(mine)}")
+def report_answers(pairs: Sequence[tuple[Answer, Answer]]) -> None:
+    """Print the verdicts from so many seeds, those by accuracies alone in brackets."""
+    print("verdict from    regret        ahead          bound        held           tied")
+    for size in sorted({a.seeds for a, _ in pairs}):
+        of_size = [pair for pair in pairs if pair[0].seeds == size]
+        cells = []
+        for column in ("regret", "ahead", "bound", "held", "tied"):
+            ours, alone = np.mean([[getattr(a, column) for a in pair] for pair in of_size], axis=0)
+            if column == "held":
+                many = len(of_size)
+                cells.append(f"{ours * many:2.0f} ({alone * many:2.0f}) of {many:2}")
+            else:
+                cells.append(f"{ours:5.2f} ({alone:5.2f})")
+        print(f"{size:7} seed{' ' if size == 1 else 's'} {'  '.join(cells)}")
 
 
-def main() -> None:
+def misses_of(table: Table, pairs: Sequence[tuple[Answer, Answer]]) -> list[str]:
+    """Return the targets that a study misses."""
+    misses = []
+    if table.name in RELIABILITY:
+        least, reached = RELIABILITY[table.name], reliability_of_all(table.views)
+        if reached < least:
+            misses.append(f"{table.name}: reliability {reached:.2f}, wanted {least}")
+        if table.seconds > LONGEST_RUN:
+            misses.append(f"{table.name}: {table.seconds:.0f} s a run, at most {LONGEST_RUN:g}")
+    if table.name == ONE_SEED:
+        one = [a for a, _ in pairs if a.seeds == 1]
+        regret, bound = np.mean([(a.regret, a.bound) for a in one], axis=0)
+        held = sum(a.held for a in one)
+        if regret > MOST_REGRET:
+            misses.append(f"{ONE_SEED}, one seed: regret {regret:.2f}, at most {MOST_REGRET}")
+        if bound > WIDEST_BOUND:
+            misses.append(f"{ONE_SEED}, one seed: bound {bound:.2f}, at most {WIDEST_BOUND:.2f}")
+        if held < HELD:
+            misses.append(f"{ONE_SEED}, one seed: the bound held in {held} of {len(one)}")
+    return misses
+
+
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     folders = args.folders or sorted(path.parent for path in STUDIES.glob("*/curves.parquet"))
+    misses, reliabilities = [], []
     for folder in folders:
         table = load(folder)
         report(table)
         seeds = table.views.shape[2]
         jobs = [(folder, s) for size in (1, 2, 3) if size < seeds for s in subsets(seeds, size)]
         with ProcessPoolExecutor(args.workers) as pool:
-            answers = list(pool.map(answer, jobs))
-        report_answers(answers)
+            pairs = list(pool.map(answers, jobs))
+        report_answers(pairs)
+        misses += misses_of(table, pairs)
+        reliabilities.append(f"{table.name} {reliability_of_all(table.views):.2f}")
+    print()
+    print(*misses, sep="\n")
+    print(f"reliability of one run: {', '.join(reliabilities)}; {len(misses)} targets missed")
+    return int(args.check and bool(misses))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
