@@ -323,6 +323,8 @@ def test_what_would_help_in_words() -> None:
     assert f"from {points(v.bound)} to about {points(step.bound)} points" in words
     far = replace(v, outlook=(Outlook(8, 0.009), Outlook(100_000, 0.0049)))
     assert "longer ones (--epochs) would tell more" in (next_words(far, STUDY) or "")
+    no_help = replace(v, bound=0.009, outlook=(Outlook(8, 0.0089), Outlook(100_000, 0.006)))
+    assert "would hardly narrow the 0.9 points" in (next_words(no_help, STUDY) or "")
     near = replace(v, outlook=(Outlook(8, 0.009), Outlook(40, 0.0049)))
     assert "0.5 points would take 40 more runs" in (next_words(near, STUDY) or "")
 

@@ -183,10 +183,17 @@ def next_words(v: Verdict, study: Study) -> str | None:
     within_reach = [step for step in v.outlook if step.runs <= v.runs]
     step = within_reach[-1] if within_reach else v.outlook[0]
     extra = study.extra + step.runs
-    words = (
-        f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the most "
-        f"that the pick may lose from {points(v.bound)} to about {points(step.bound)} points"
-    )
+    if points(step.bound) == points(v.bound):
+        words = (
+            f"{_more_runs(v, step.runs)} would hardly narrow the {points(v.bound)} points that the "
+            "pick may lose"
+        )
+    else:
+        words = (
+            f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the "
+            f"most that the pick may lose from {points(v.bound)} to about {points(step.bound)} "
+            "points"
+        )
     if step.bound <= MARGIN or points(step.bound) == margin:
         return words
     if v.settle is not None and v.settle <= _AFFORDABLE * v.runs:
