@@ -158,7 +158,7 @@ def telling(t: Table, seeds: list[int], runs: list[Run], levels: int, count: int
     """The networks of the next long runs, by the library's own rule."""
     samples, costs = infer(t, seeds, runs, levels), np.ones(len(t.shares))
     left = runs_left(t, seeds, runs)
-    return most_telling(samples.accuracy, samples.noise, costs, left, count)
+    return most_telling(samples.seen, samples.run, costs, left, count)
 
 
 def long_runs(network: int, runs: list[Run]) -> int:

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling_search.driver.allocation import half, most_telling
+from scaling_search.verdict.chances import chances, tied_set
 from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
-from scaling_search.verdict.verdict import LOSSES, chances, expected_luck, tied_set
+from scaling_search.verdict.verdict import LOSSES, expected_luck
 
 NETWORKS, FINALISTS, SEEDS, EXTRA = 24, 5, 3, 12
 UNIT = 0.0113  # 1,930 images at 53%
@@ -203,7 +204,7 @@ def flat(study: Study, rng: np.random.Generator) -> int:
         samples = study.infer(1)
         left = dict.fromkeys(range(NETWORKS), EXTRA)
         costs = np.ones(NETWORKS)
-        for k in most_telling(samples.accuracy, samples.noise, costs, left, 4):
+        for k in most_telling(samples.seen, samples.run, costs, left, 4):
             study.run(k, 1)
     return 1
 

@@ -50,8 +50,9 @@ from benchmarks.recorded import recorded
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch
+from scaling_search.verdict.chances import chances, tied_set
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import LOSSES, chances, model, tied_set
+from scaling_search.verdict.verdict import LOSSES, model
 
 # a value, and the ends of its interval
 Interval = tuple[float, float, float]

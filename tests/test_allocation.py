@@ -22,15 +22,16 @@ def test_a_run_is_most_telling_where_it_may_change_the_pick() -> None:
     is known less; of equal ones, the cheaper; never one that may take no run."""
     rng = np.random.default_rng(0)
     means, deviations = np.array([0.60, 0.60, 0.59, 0.50]), np.array([0.02, 0.01, 0.001, 0.02])
-    accuracy = means + deviations * rng.standard_normal((4096, 4))
+    seen = (means + deviations * rng.standard_normal((4096, 4)))[:, :, None]
+    noise = np.full((1, 1), 0.01**2)
     equal, left = np.ones(4), dict.fromkeys(range(4), 9)
-    assert most_telling(accuracy, 0.01, equal, left, 1) == [0]
-    assert set(most_telling(accuracy, 0.01, equal, left, 6)) == {0, 1}
-    assert most_telling(accuracy, 0.01, equal, {**left, 0: 0}, 2) == [1, 1]
-    assert most_telling(accuracy, 0.01, np.array([9.0, 1, 1, 1]), left, 1) == [1]
-    assert most_telling(accuracy, 0.01, equal, {0: 1, 1: 1}, 4) == [0, 1]
+    assert most_telling(seen, noise, equal, left, 1) == [0]
+    assert set(most_telling(seen, noise, equal, left, 6)) == {0, 1}
+    assert most_telling(seen, noise, equal, {**left, 0: 0}, 2) == [1, 1]
+    assert most_telling(seen, noise, np.array([9.0, 1, 1, 1]), left, 1) == [1]
+    assert most_telling(seen, noise, equal, {0: 1, 1: 1}, 4) == [0, 1]
     settled = np.array([0.5, 0.7, 0.5, 0.5]) + 0.001 * rng.standard_normal((4096, 4))
-    assert most_telling(settled, 0.01, equal, left, 2) == [1, 1], "the pick"
+    assert most_telling(settled[:, :, None], noise, equal, left, 2) == [1, 1], "the pick"
 
 
 def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:

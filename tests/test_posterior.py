@@ -140,6 +140,16 @@ def test_draws_carry_the_weight(rungs: int, losses: int) -> None:
     assert 1 / (weights**2).sum() > 40
 
 
+@pytest.mark.parametrize(("rungs", "losses"), [(1, 0), (2, 0), (2, 2)])
+def test_what_a_run_shows_is_its_losses_and_last_its_accuracy(rungs: int, losses: int) -> None:
+    fitted = fit(runs(rungs, losses)).sample()
+    assert fitted.seen.shape == (len(fitted.accuracy), 8, losses + 1)
+    assert np.array_equal(fitted.seen[:, :, -1], fitted.accuracy)
+    assert fitted.run.shape == (losses + 1, losses + 1)
+    assert np.linalg.eigvalsh(fitted.run).min() > 0
+    assert fitted.noise == pytest.approx(0.01, rel=0.5)
+
+
 def test_same_input_same_output_and_another_seed_about_the_same() -> None:
     data = runs()
     fitted = fit(data)

@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import ndtri
+from scipy.stats.qmc import Sobol
 
 from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
+from scaling_search.verdict.foresight import conditioned, mean_bound
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import mean_bound, model
+from scaling_search.verdict.verdict import model
 
-# Of a run that is only thought of: results that it may have, and samples around each.
-_RESULTS, _SAMPLES_EACH = 8, 512
+# Of a run that is only thought of: results that it may have (a Sobol sequence: a power of two), and
+# samples around each.
+_RESULTS, _SAMPLES_EACH = 16, 512
 
 
 def half(count: int) -> int:
@@ -52,7 +55,7 @@ def expected(records: Sequence[Record], study: Study, budget: Budget) -> dict[st
 
 
 def most_telling(
-    accuracy: Array, noise: float, costs: Array, left: Mapping[int, int], count: int
+    seen: Array, noise: Array, costs: Array, left: Mapping[int, int], count: int
 ) -> list[int]:
     """Return the networks of the next `count` runs: each time the one from whose run the loss bound
     is expected to fall most per unit of cost. `left` says how many further runs each may take.
@@ -64,30 +67,34 @@ def most_telling(
     mean stays. Where no run is expected to narrow it, as where it is 0, the pick is what the answer
     rests on, and has the run.
 
-    `accuracy` [samples, networks]; `noise` is the standard deviation of a run, `costs` [networks]
-    are what it takes.
+    `seen` [samples, networks, views] is what runs of each network show on average, the accuracy
+    last; `noise` [views, views] is the covariance of one run around it, `costs` [networks] are what
+    it takes.
     """
-    mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
-    around = np.random.default_rng(0).standard_normal((_SAMPLES_EACH, len(mean)))
-    # a run's result in standard deviations, in equal parts of its distribution
-    results = ndtri((np.arange(_RESULTS) + 0.5) / _RESULTS)
+    views = seen.shape[2]
+    flat = seen.reshape(len(seen), -1)
+    mean, covariance = flat.mean(0), np.atleast_2d(np.cov(flat.T))
+    accuracies = np.arange(views - 1, flat.shape[1], views)
+    around = np.random.default_rng(0).standard_normal((_SAMPLES_EACH, len(accuracies)))
+    results = ndtri(Sobol(views, seed=0).random(_RESULTS))  # of a run, in standard deviations
     left = dict(left)
     chosen: list[int] = []
     for _ in range(count):
         able = [k for k, runs in left.items() if runs > 0]
         if not able:
             break
-        now = mean_bound(mean[None], covariance, around)
+        now = mean_bound(mean[None, accuracies], covariance[np.ix_(accuracies, accuracies)], around)
         remaining = {}
         gains = {}
         for k in able:
-            moved = covariance[:, k] / math.sqrt(covariance[k, k] + noise**2)
-            remaining[k] = covariance - np.outer(moved, moved)
-            after = mean_bound(mean + results[:, None] * moved, remaining[k], around)
+            observed = range(k * views, (k + 1) * views)
+            root, remaining[k] = conditioned(covariance, observed, noise)
+            means = mean[accuracies] + results @ root[accuracies].T
+            after = mean_bound(means, remaining[k][np.ix_(accuracies, accuracies)], around)
             gains[k] = (now - after) / costs[k]
         telling = max(able, key=lambda k: gains[k])
         if gains[telling] <= 0:
-            telling = max(able, key=lambda k: mean[k])
+            telling = max(able, key=lambda k: mean[accuracies[k]])
         chosen.append(telling)
         left[telling] -= 1
         covariance = remaining[telling]
@@ -110,13 +117,13 @@ def next_runs(
     samples = fitted.sample()
     # the bound is about the budget's networks, which are the first
     networks = [network for network in fitted.networks if network.role == "candidate"]
-    accuracy = samples.accuracy[:, : len(networks)]
+    seen = samples.seen[:, : len(networks)]
     # Multiply-adds stand for seconds: those of a clock would make a study that goes on, or is
     # repeated elsewhere, decide otherwise.
     costs = np.array([network.cost.macs for network in networks], dtype=np.float64)
     left = {row: len(open_seeds.get(network.key, ())) for row, network in enumerate(networks)}
     chosen = []
-    for row in most_telling(accuracy, samples.noise, costs, left, count):
+    for row in most_telling(seen, samples.run, costs, left, count):
         key = networks[row].key
         chosen.append((key, open_seeds[key].pop(0)))
     return chosen

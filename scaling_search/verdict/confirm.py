@@ -14,7 +14,8 @@ from scipy.stats import t
 
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
-from scaling_search.verdict.verdict import FRESH, MARGIN, Row, Verdict
+from scaling_search.verdict.chances import MARGIN
+from scaling_search.verdict.verdict import FRESH, Row, Verdict
 
 
 @dataclass(frozen=True, slots=True)

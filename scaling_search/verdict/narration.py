@@ -9,9 +9,10 @@ from effnet.budget import human
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.settings import Study
 from scaling_search.study.wording import percent, points, spent
+from scaling_search.verdict.chances import MARGIN
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
-from scaling_search.verdict.verdict import MARGIN, Row, Verdict
+from scaling_search.verdict.verdict import Row, Verdict
 
 # More times the runs that a study has than this, and it takes other runs, not more of them.
 _AFFORDABLE = 16
@@ -179,29 +180,32 @@ def next_words(v: Verdict, study: Study) -> str | None:
         return None
     if not v.outlook:
         return f"settled: whatever is best lies within {margin} points of the pick"
-    # about as many runs as there are, or the fewest there is an expectation of
-    within_reach = [step for step in v.outlook if step.runs <= v.runs]
-    step = within_reach[-1] if within_reach else v.outlook[0]
-    extra = study.extra + step.runs
-    if points(step.bound) == points(v.bound):
-        words = (
-            f"{_more_runs(v, step.runs)} would hardly narrow the {points(v.bound)} points that the "
-            "pick may lose"
+
+    longer = (
+        "the networks lie too close for runs of this length, and longer ones (--epochs) would tell "
+        "more than more of them"
+    )
+    shown = []  # that can be made, and would be seen in the answer
+    for step in v.outlook:
+        if step.runs <= _AFFORDABLE * v.runs and points(step.bound) != points(v.bound):
+            shown.append(step)
+    if not shown:
+        return (
+            f"more runs would hardly narrow the {points(v.bound)} points that the pick may lose: "
+            f"{longer}"
         )
-    else:
-        words = (
-            f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the "
-            f"most that the pick may lose from {points(v.bound)} to about {points(step.bound)} "
-            "points"
-        )
+    # about as many runs as there are, or as few as would be seen
+    step = next((step for step in shown if step.runs > v.runs / 2), shown[-1])
+    words = (
+        f"{_more_runs(v, step.runs)}, --extra {study.extra + step.runs} in the same folder, would "
+        f"narrow the most that the pick may lose from {points(v.bound)} to about "
+        f"{points(step.bound)} points"
+    )
     if step.bound <= MARGIN or points(step.bound) == margin:
         return words
     if v.settle is not None and v.settle <= _AFFORDABLE * v.runs:
         return f"{words}; {margin} points would take {_more_runs(v, v.settle)}"
-    return (
-        f"{words}; {margin} points are out of their reach: the networks lie too close for runs of "
-        "this length, and longer ones (--epochs) would tell more than more of them"
-    )
+    return f"{words}; {margin} points are out of their reach: {longer}"
 
 
 def _more_runs(v: Verdict, runs: int) -> str:

@@ -135,12 +135,20 @@ class Posterior:
 
     `accuracy` [samples, networks] is the expected accuracy at the last rung, over seeds. `fields`
     [samples, rungs, grid points] is each rung's smooth surface, empty unless a grid was given.
-    `noise` is the standard deviation of one run at the last rung.
+    `seen` [samples, networks, views] is what a run of the last rung shows of a network on average:
+    its losses, on scales of the model's own, and last its accuracy; `run` [views, views] is the
+    covariance of one run around that.
     """
 
     accuracy: Array
     fields: Array
-    noise: float
+    seen: Array
+    run: Array
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of one run's accuracy at the last rung."""
+        return float(self.run[-1, -1] ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,22 +470,29 @@ class Statistics:
         views = self.runs.views
         cumulated = np.concatenate([[0.0], np.cumsum(weights)])
         times = np.diff(np.floor(cumulated * samples + rng.random())).astype(int)
-        accuracy, fields = [], []
+        shown = [*range(views - rungs), views - 1]  # by a run of the last rung
+        seen, fields = [], []
         for n in np.flatnonzero(times).tolist():
             root, factor, right = (a[0] for a in self._solve(d, slice(n, n + 1)))
             mean = np.linalg.solve(factor.T, np.linalg.solve(factor, right))
             normal = rng.standard_normal((len(mean), times[n]))
             latent = root @ (mean[:, None] + np.linalg.solve(factor.T, normal))
-            accuracy.append((latent[:networks] + latent[-1] + self.means[-1]).T)
+            of_views = []
+            for view in shown:
+                mean_of_view = latent[view - views] + self.means[view]
+                of_views.append((latent[self._rows(view)] + mean_of_view).T)
+            seen.append(np.stack(of_views, axis=2))
             if grid is not None:
                 fields.append(self._fields(d, n, latent[: networks * views], grid, rng))
         # Samples of one draw lie together: shuffled, any part of them stands for all.
-        order = rng.permutation(sum(map(len, accuracy)))
+        order = rng.permutation(sum(map(len, seen)))
         all_fields = np.concatenate(fields)[order] if fields else np.zeros((0, rungs, 0))
+        all_seen = np.concatenate(seen)[order]
         return Posterior(
-            accuracy=np.concatenate(accuracy)[order],
+            accuracy=all_seen[:, :, -1],
             fields=all_fields,
-            noise=float(weights @ d.noise[:, -1]),
+            seen=all_seen,
+            run=_run_covariance(d, weights, shown),
         )
 
     def _prior_root(self, d: Hyperparameters, i: slice) -> Array:
@@ -583,6 +598,17 @@ class Statistics:
             low = sampled(bias, d.bias_surface[n, v], d.bias_own[n, v])
             fields[:, r] = (d.slope[n, v] * final + low).T
         return fields
+
+
+def _run_covariance(d: Hyperparameters, weights: Array, views: list[int]) -> Array:
+    """Return the mean covariance [views, views] of one run's noise."""
+    noise, luck = d.noise[:, views], d.correlation[:, views]
+    correlations = luck[:, :, None] * luck[:, None]
+    diagonal = np.arange(len(views))
+    correlations[:, diagonal, diagonal] = 1.0
+    return np.asarray(
+        np.einsum("d,dv,dw,dvw->vw", weights, noise, noise, correlations, optimize=True)
+    )
 
 
 def _block(view: int, runs: Runs) -> int:

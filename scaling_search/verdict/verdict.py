@@ -20,16 +20,13 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import SINGLE, simplex
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch
+from scaling_search.verdict.chances import CONFIDENCE, MARGIN, chances, tied_set
+from scaling_search.verdict.foresight import Outlook, outlook
 from scaling_search.verdict.posterior import Array, Fit, Posterior, Runs, fit
-
-# Two networks within half a point are as good as each other. Fixed before any study was run.
-MARGIN = 0.005
 
 # Seeds from study.seed + this on only confirm a verdict; they have no part in it.
 FRESH = 500
 
-# What intervals, the loss bound, the tied set and the surface's region hold.
-CONFIDENCE = 0.95
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 # The surface is looked at where the shares are twelfths, and no farther than this from a network
@@ -89,15 +86,6 @@ class Surface:
     region: tuple[Shares, ...]
     points: tuple[Shares, ...]  # of the grid, those within reach of the networks
     height: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What is expected of `runs` further runs, shared equally among the tied: a loss bound of
-    `bound`, a fraction."""
-
-    runs: int
-    bound: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,61 +359,6 @@ def _binomial_deviation(accuracy: float, runs: Sequence[Record]) -> float:
 # ---- what follows from samples of it
 
 
-def chances(accuracy: Array) -> tuple[int, Array, float]:
-    """Return from samples [samples, networks] the pick (largest mean), P(best) of each network, and
-    the loss bound: in 95% of samples, the best lies no more than this above the pick."""
-    pick = int(accuracy.mean(0).argmax())
-    best = np.bincount(accuracy.argmax(1), minlength=accuracy.shape[1]) / len(accuracy)
-    return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], CONFIDENCE))
-
-
-def mean_bound(means: Array, covariance: Array, normal: Array) -> float:
-    """Return the mean loss bound of the Gaussians around each of `means` [results, networks];
-    `normal` [samples, networks] are standard normals."""
-    # rounding may leave it a little below positive definite
-    ridge = (1e-12 + 1e-9 * np.trace(covariance)) * np.eye(len(covariance))
-    around = normal @ np.linalg.cholesky(covariance + ridge).T
-    return float(np.mean([chances(mean + around)[2] for mean in means]))
-
-
-def tied_set(best: Array) -> list[int]:
-    """Return the smallest set whose P(best) sums to 0.95, likeliest first."""
-    order = np.argsort(-best, kind="stable")
-    # the sum of ten times 0.095 is a little below 0.95
-    enough = int(np.searchsorted(np.cumsum(best[order]), CONFIDENCE - 1e-9)) + 1
-    return [int(k) for k in order[:enough]]
-
-
-def outlook(accuracy: Array, noise: float, margin: float = MARGIN) -> tuple[Outlook, ...]:
-    """Return the loss bounds that are expected of more and more runs, twice as many each time, up
-    to those that bring it to `margin` on average; none where it is there already.
-
-    Futures are drawn before they happen (a preposterior analysis: Raiffa and Schlaifer 1961): each
-    of 24 samples is taken for the truth and runs of it are drawn; the Gaussian with the samples'
-    mean and covariance is conditioned on them, and its loss bound taken. `accuracy` [samples,
-    networks]; `noise` is the standard deviation of one run. It ends with 4,096 runs each.
-    """
-    rng = np.random.default_rng(0)
-    _, best, bound = chances(accuracy)
-    if bound <= margin:
-        return ()
-    mean, covariance = accuracy.mean(0), np.atleast_2d(np.cov(accuracy.T))
-    tied = tied_set(best)
-    truths = accuracy[:: max(1, len(accuracy) // 24), tied][:24]
-    expected = []
-    for runs in (2**n for n in range(13)):
-        observed = covariance[np.ix_(tied, tied)] + noise**2 / runs * np.eye(len(tied))
-        gain = covariance[:, tied] @ np.linalg.inv(observed)
-        remaining = covariance - gain @ covariance[tied]
-        normal = rng.standard_normal((512, len(mean)))
-        results = truths + rng.standard_normal(truths.shape) * noise / math.sqrt(runs)
-        updated = mean + (results - mean[tied]) @ gain.T
-        expected.append(Outlook(runs * len(tied), mean_bound(updated, remaining, normal)))
-        if expected[-1].bound <= margin:
-            break
-    return tuple(expected)
-
-
 def _verdict(
     budget: Budget, runs: list[Record], records: Sequence[Record], study: Study
 ) -> Verdict | None:
@@ -470,7 +403,7 @@ def _verdict(
         baseline=next((r for r in rows if r.candidate.role == "baseline"), None),
         references=tuple(r for r in rows if r.candidate.role == "reference"),
         bound=bound,
-        outlook=outlook(accuracy, samples.noise),
+        outlook=outlook(samples.seen[:, inside], samples.run),
         seconds=_seconds(runs_of, [fitted.networks[i] for i in inside], study.rungs[-1]),
         noise=samples.noise,
         losses=fitted.losses,

@@ -12,7 +12,8 @@ from scaling_search.report.figures.style import (
     apply_layout,
     network_texts,
 )
-from scaling_search.verdict.verdict import MARGIN, Row, Verdict
+from scaling_search.verdict.chances import MARGIN
+from scaling_search.verdict.verdict import Row, Verdict
 
 _SHOWN = 40  # networks in the figure; more would make it taller than two screens
 
