@@ -336,7 +336,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     folders = args.folders or sorted(path.parent for path in STUDIES.glob("*/curves.parquet"))
-    misses, reliabilities = [], []
+    reliabilities = []
+    misses = []
+    if not args.folders:
+        here = {folder.name for folder in folders}
+        misses += [f"{name}: not recorded" for name in RELIABILITY if name not in here]
     for folder in folders:
         table = load(folder)
         report(table)

@@ -63,6 +63,7 @@ def main() -> int:
                     device=device,
                     threads=study.threads,
                     checkpoints=folder,
+                    epoch_images=study.data.epoch_images,
                 )
                 names[len(trials)] = (candidate.stands_for or "baseline", lr)
                 trials.append(trial)

@@ -139,12 +139,15 @@ def search(
         )
     recorded = None if curves else _read_recorded(folder, place.store, study, data)
     more: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     if recorded:
-        study, more = grown(study, recorded.study, overridden)
+        study, more, kept = grown(study, recorded.study, overridden)
     with console.status("planning"):
-        kept = recorded.candidates if recorded else ()
-        todo = plan(study, data.classes, data.native, kept)
+        earlier = recorded.candidates if recorded else ()
+        todo = plan(study, data.classes, data.native, earlier)
     _say_plan(console, study, todo)
+    for words in kept:
+        say(console, "kept", words)
     for words in more:
         say(console, "more", words)
     machine = None

@@ -181,7 +181,10 @@ def test_recorded_study_gives_its_verdict_again(
     said = capsys.readouterr().out
     assert (tmp_path / "results.csv").read_bytes() == (RECORDED / "results.csv").read_bytes()
     assert "choose    10 blocks, width 1.087, 32 px" in said
-    assert "which sees accuracy, validation loss and training loss of each" in said
+    assert (
+        "which sees accuracies and, of runs of full length, validation loss and training loss"
+        in said
+    )
     assert "confirm   on the test split, over fresh seeds" in said
     assert "11 blocks, width 1.03, 32 px: test 57.3% over 5 seeds" in said
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
@@ -286,3 +289,24 @@ def test_a_folder_of_trained_runs_takes_no_replay(table: Path, tmp_path: Path) -
 
 def test_facts_are_plain() -> None:
     assert Facts(**json.loads(json.dumps(asdict(Facts("a", "b", "", 10, 28, "line"))))).native == 28
+
+
+def test_a_table_without_losses_is_judged_by_its_accuracies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without their columns, and with columns that are empty."""
+    frame = pq.read_table(RECORDED / "curves.parquet")
+    names = ["train_loss", "epoch_val_loss"]
+    empty = frame
+    for name in names:
+        empty = empty.set_column(
+            empty.column_names.index(name), name, pa.nulls(len(frame), pa.float64())
+        )
+    for i, table in enumerate((frame.drop_columns(names), empty)):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        pq.write_table(table, folder / "curves.parquet")
+        assert main(["report", str(folder)]) == 0
+        assert "which sees accuracies alone, since no losses are on record" in (
+            capsys.readouterr().out
+        )

@@ -22,8 +22,9 @@ def test_what_there_is_more_of(study: Study) -> None:
     recorded = study.model_copy(update={"space": space, "extra": 2, "rungs": (1,)})
     more = recorded.model_copy(update={"extra": 6, "rungs": (1, 3), "confirm": 1})
     all_networks = {"space": space.model_copy(update={"candidates": None})}
-    assert grown(recorded, recorded, ()) == (check(recorded.settings(), "x"), ())
-    goes_on, additions = grown(more.model_copy(update=all_networks), recorded, ())
+    assert grown(recorded, recorded, ()) == (check(recorded.settings(), "x"), (), ())
+    goes_on, additions, kept = grown(more.model_copy(update=all_networks), recorded, ())
+    assert kept == ()
     assert goes_on.extra == 6
     assert goes_on.space.candidates is None
     assert additions == (
@@ -36,13 +37,21 @@ def test_what_there_is_more_of(study: Study) -> None:
 
 def test_less_stays_as_it_is_unless_it_was_asked_for(study: Study) -> None:
     recorded = study.model_copy(update={"extra": 6, "seeds": 3, "rungs": (1, 2)})
-    goes_on, additions = grown(study, recorded, ("recipe.lr",))
+    goes_on, additions, kept = grown(study, recorded, ("recipe.lr",))
+    assert kept == (
+        "extra: 6, as the run folder has it, and not 2",
+        "seeds: 3, as the run folder has it, and not 1",
+        "rungs: 1,2, as the run folder has it, and not 1",
+    )
     assert (goes_on.extra, goes_on.seeds, goes_on.rungs) == (6, 3, (1, 2))
     assert additions == ()
     with pytest.raises(UserError, match=r"--extra 2: the run folder holds 6, .* 6 or more"):
         grown(study, recorded, ("extra",))
     with pytest.raises(UserError, match=r"--epochs 3: .* holds 1,2, .* 1,2 and longer"):
         grown(study.model_copy(update={"rungs": (3,)}), recorded, ("rungs",))
+    # other rungs are other runs, wherever they come from
+    with pytest.raises(UserError, match=r"--epochs 3: .* holds 1,2, .* 1,2 and longer"):
+        grown(study.model_copy(update={"rungs": (3,)}), recorded, ())
 
 
 def test_networks_are_added_between_those_there_are(study: Study) -> None:
@@ -125,7 +134,9 @@ def test_a_finished_study_goes_on_with_more_of_everything(
     # the command that began it, and the one that added to it, find nothing left
     for again in ([], ["--extra", "3", "--seeds", "2"]):
         assert len(trained(*again)) == len(second)
-        assert "left to train" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "left to train" in said
+        assert ("kept      extra: 3, as the run folder has it, and not 1" in said) == (not again)
 
     third = trained("--extra", "3", "--seeds", "2", "--candidates", "5")
     assert third["network"].nunique() == 6
@@ -167,3 +178,23 @@ def test_interrupted_while_it_grows_it_ends_the_same(
 
 def _interrupt(*args: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_study_of_rungs_that_grows_promotes_the_networks_of_before(
+    words: list[str], tmp_path: Path
+) -> None:
+    """More extra runs change what the model thinks of the short ones, and not who went on."""
+    folder = tmp_path / "run"
+    words += ["--out", str(folder), "--allocation", "rungs", "--epochs", "1,2"]
+
+    def long_runs(seed: int, *more: str) -> set[str]:
+        assert main([*words, *more]) == 0
+        table = pd.read_csv(folder / "results.csv")
+        long = table[(table["epochs"] == 2) & (table["seed"] == seed)]
+        return set(long["network"])
+
+    long_runs(0, "--extra", "0")
+    table = pd.read_csv(folder / "results.csv")
+    first = set(table[(table["epochs"] == 2) & (table["seed"] == 0)]["network"])
+    assert len(first) == 3, "half of four, and the baseline"
+    assert long_runs(1, "--extra", "0", "--seeds", "2") == first

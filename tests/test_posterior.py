@@ -89,7 +89,7 @@ def dense(data: Statistics, z: Array) -> tuple[Array, Array, Array]:
                 value += d.fold[0, vi] ** 2
         if (r.network[i], r.seed[i]) == (r.network[j], r.seed[j]):
             noise = d.noise[0, vi] * d.noise[0, vj]
-            value += noise if i == j else d.correlation[0, vi] * d.correlation[0, vj] * noise
+            value += noise if i == j else d.luck[0, vi] * d.luck[0, vj] * noise
         return float(value)
 
     n = len(r.value)
@@ -105,7 +105,9 @@ def dense(data: Statistics, z: Array) -> tuple[Array, Array, Array]:
     return whole, cross, prior
 
 
-@pytest.mark.parametrize(("rungs", "losses"), [(1, 0), (2, 0), (3, 0), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("rungs", "losses"), [(1, 0), (2, 0), (3, 0), (1, 2), (2, 1), (2, 2), (3, 2)]
+)
 def test_evidence_is_the_dense_gaussians(rungs: int, losses: int) -> None:
     data = Statistics.of(runs(rungs, losses))
     z = np.random.default_rng(1).standard_normal((4, dimensions(data.runs)))
@@ -147,7 +149,7 @@ def test_what_a_run_shows_is_its_losses_and_last_its_accuracy(rungs: int, losses
     assert np.array_equal(fitted.seen[:, :, -1], fitted.accuracy)
     assert fitted.run.shape == (losses + 1, losses + 1)
     assert np.linalg.eigvalsh(fitted.run).min() > 0
-    assert fitted.noise == pytest.approx(0.01, rel=0.5)
+    assert 0.003 < fitted.noise < 0.03
 
 
 def test_same_input_same_output_and_another_seed_about_the_same() -> None:

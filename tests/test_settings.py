@@ -193,3 +193,11 @@ def test_any_family_can_be_searched(name: str) -> None:
     todo = plan(study, 10, 160)
     assert len(todo.candidates) >= 8
     assert all(abs(c.ratio - 2) <= 0.04 for c in todo.candidates)
+
+
+@pytest.mark.parametrize("others", ["others = 5", "[baseline.others]\nblockz = 8"])
+def test_others_that_are_no_table_of_a_baseline_are_refused(others: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(f'[baseline]\nname = "b0-s4"\n{others}\n')
+    with pytest.raises(UserError, match=r"baseline.others: a table of name, .* blocks"):
+        read(path)

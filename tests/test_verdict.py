@@ -112,7 +112,10 @@ def test_what_the_model_saw_of_a_run_is_said() -> None:
         seeing.append(replace(r, outcome=replace(r.outcome, epochs=(epoch,))))
     told = only(seeing)
     assert told.losses == ("validation loss", "training loss")
-    assert "sees accuracy, validation loss and training loss of each" in accuracy_words(told)
+    assert (
+        "sees accuracies and, of runs of full length, validation loss and training loss"
+        in accuracy_words(told)
+    )
 
 
 def test_seed_effect_is_not_mistaken_for_a_networks() -> None:
@@ -290,7 +293,9 @@ def test_what_would_help_in_words() -> None:
     words = next_words(replace(v, seconds=30.0), STUDY) or ""
     step = next(s for s in v.outlook if s.runs > v.runs / 2)
     assert words.startswith(f"{step.runs} more runs (some {step.runs // 2} minutes of one worker)")
-    assert f"--extra {STUDY.extra + step.runs} in the same folder" in words
+    # the second seeds are more than the study asks for: its --extra counts them
+    assert v.extra == len(v.rows) > STUDY.extra
+    assert f"--extra {v.extra + step.runs} in the same folder" in words
     assert f"from {points(v.bound)} to about {points(step.bound)} points" in words
     far = replace(v, outlook=(Outlook(8, 0.009), Outlook(100_000, 0.0049)))
     assert "longer ones (--epochs) would tell more" in (next_words(far, STUDY) or "")

@@ -30,7 +30,7 @@ from scaling_search.study.directions import distance, on_square, on_triangle
 from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Trial
-from scaling_search.verdict.verdict import FRESH, searched, verdicts
+from scaling_search.verdict.verdict import FRESH, count_extra, searched, verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,11 @@ class Search:
                 # one seed decides who goes on; the others confirm, and train the same networks
                 halves = study.allocation == "rungs" and seed == study.seed
                 if halves and i + 1 < len(study.rungs):
-                    active = promoted(self._known(), active, study)
+                    # by the runs of this seed up to here, so that a study that has grown since
+                    # promotes the same networks
+                    known = self._known()
+                    by_then = [r for r in known if r.seed == seed and r.epochs <= epochs]
+                    active = promoted(by_then, active, study)
             if seed == study.seed and plan.pool:
                 active = self._train_proposals(active)
 
@@ -204,7 +208,9 @@ class Search:
     def _train_extra(self, most: float) -> None:
         """At most `most` single runs per budget at the last rung, a batch at a time, where the
         posterior says; those that were there before the study grew are some of them."""
-        left = {budget: most - self._count_extra(budget) for budget in self._study.budgets}
+        left: dict[Budget, float] = {}
+        for budget in self._study.budgets:
+            left[budget] = most - count_extra(self._known(), self._study, budget)
         while any(count > 0 for count in left.values()):
             for budget in self._study.budgets:
                 if left[budget] <= 0:
@@ -215,17 +221,6 @@ class Search:
                 runs = self._next_extra(budget, count)
                 self._train("more runs where they help", runs, self._last)
                 left[budget] = left[budget] - count if runs else 0
-
-    def _count_extra(self, budget: Budget) -> int:
-        """How many runs of a budget's networks are known beyond those that all of them have."""
-        study = self._study
-        seeds = range(study.seed + study.seeds, study.seed + FRESH)
-        count = 0
-        for record in self._known():
-            of_budget = record.candidate.role == "candidate" and record.candidate.budget == budget
-            if of_budget and record.epochs == self._last and record.seed in seeds:
-                count += 1
-        return count
 
     def _next_extra(self, budget: Budget, count: int) -> list[_Run]:
         """The next `count` runs of a budget's networks, and the baseline's with their seeds."""

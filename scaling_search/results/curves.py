@@ -188,12 +188,14 @@ def _read_epochs(rows: pd.DataFrame) -> tuple[Epoch, ...]:
     details: Sequence[Sequence[float]] = [()] * len(rows)
     if _LOSSES in rows:
         details = rows[_LOSSES].tolist()
-    cells = rows[_EPOCH_COLUMNS].itertuples(index=False)
+    # a table of accuracies alone will do: the verdict goes on without losses
+    lacking = [name for name in ("train_loss", "epoch_val_loss") if name not in rows]
+    cells = rows.assign(**dict.fromkeys(lacking, math.nan))[_EPOCH_COLUMNS]
     epochs = []
-    for (number, *values), losses in zip(cells, details, strict=True):
+    for (number, *values), losses in zip(cells.itertuples(index=False), details, strict=True):
         if pd.isna(number):
             continue
-        train_loss, val_loss, val_acc, seconds = map(float, values)
+        train_loss, val_loss, val_acc, seconds = (_number_or(math.nan, cell) for cell in values)
         detail = tuple(float(loss) for loss in losses)
         epochs.append(Epoch(int(number), train_loss, val_loss, val_acc, seconds, detail))
     return tuple(epochs)

@@ -47,14 +47,16 @@ class Addition:
 
 def grown(
     study: Study, recorded: Study, overridden: Collection[str]
-) -> tuple[Study, tuple[str, ...]]:
-    """The study that goes on in a run folder that holds `recorded`, and what it has more of.
+) -> tuple[Study, tuple[str, ...], tuple[str, ...]]:
+    """The study that goes on in a run folder that holds `recorded`, what it has more of, and what
+    it keeps although `study` has less.
 
     A setting of which `study` has less stays as recorded, so that the command that began a study
-    goes on with what was added to it. Raises UserError where the command line itself asks for less:
-    its settings are those `overridden`."""
+    goes on with what was added to it. Raises UserError where the command line itself asks for less
+    (its settings are those `overridden`), and where the rungs are others."""
     settings = study.settings()
     additions: list[str] = []
+    kept: list[str] = []
     for name, flag in GROWING.items():
         value = attrgetter(name)
         before, now = value(recorded), value(study)
@@ -63,13 +65,14 @@ def grown(
         if _is_more(name, before, now):
             additions.append(f"{name}: {_words(before)}, now {_words(now)}")
             continue
-        if name in overridden:
+        if name in overridden or (name == "rungs" and before[: len(now)] != now):
             raise UserError(
                 f"{flag} {_typed(now)}: the run folder holds {_words(before)}, and a study only "
                 f"grows; give {_least(name, before)}, or another folder with --out"
             )
+        kept.append(f"{name}: {_words(before)}, as the run folder has it, and not {_words(now)}")
         override(settings, {name: before})
-    return check(settings, "study"), tuple(additions)
+    return check(settings, "study"), tuple(additions), tuple(kept)
 
 
 def _is_more(name: str, before: Any, now: Any) -> bool:

@@ -437,7 +437,7 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
         raise UserError(
             f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml"
         ) from error
-    others = _take_others(settings)
+    others = _take_others(settings, path)
     _embed_definition(settings, str(path))
     study = check(settings, str(path))  # what is wrong in the file is not blamed on the command
     logger.info("study read from %s", path)
@@ -451,14 +451,18 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
     return check(settings, "command line")
 
 
-def _take_others(settings: dict[str, Any]) -> dict[str, Any]:
+def _take_others(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Take [baseline.others] out of a study's file: how a network that the command line names is
-    thinned, in place of the file's own."""
+    thinned, in place of the file's own. Raises UserError for what is no table of a baseline."""
     baseline_table = settings.get("baseline")
     if not isinstance(baseline_table, dict):
         return {}
     others = baseline_table.pop("others", {})
-    return others if isinstance(others, dict) else {}
+    if not isinstance(others, dict) or not others.keys() <= BaselineSpec.model_fields.keys():
+        raise UserError(
+            f"study {path}: baseline.others: a table of {', '.join(BaselineSpec.model_fields)}"
+        )
+    return others
 
 
 def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:

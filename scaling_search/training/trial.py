@@ -46,9 +46,8 @@ class Trial:
     deadline: float | None = None  # seconds of training and evaluation
     # it must train through these (step.kernels); "": numba's where they are, torch's on CUDA
     kernels: str = ""
-    epoch_images: int | None = (
-        None  # that make an epoch, however often each is seen; None: one pass
-    )
+    # images that make an epoch, however often each is seen; None: one pass
+    epoch_images: int | None = None
 
     @property
     def key(self) -> str:

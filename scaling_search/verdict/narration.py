@@ -134,10 +134,12 @@ def accuracy_words(v: Verdict) -> str:
 
 
 def _seen_words(v: Verdict) -> str:
-    """What of a run the model knows."""
+    """What of the runs the model knows."""
+    if not v.runs:
+        return "accuracies alone: losses are taken from runs of full length"
     if not v.losses:
         return "accuracies alone, since no losses are on record"
-    return f"accuracy, {' and '.join(v.losses)} of each"
+    return f"accuracies and, of runs of full length, {' and '.join(v.losses)}"
 
 
 def bound_words(v: Verdict) -> str:
@@ -187,7 +189,8 @@ def next_words(v: Verdict, study: Study) -> str | None:
     )
     shown = []  # that can be made, and would be seen in the answer
     for step in v.outlook:
-        if step.runs <= _AFFORDABLE * v.runs and points(step.bound) != points(v.bound):
+        narrower = step.bound < v.bound and points(step.bound) != points(v.bound)
+        if narrower and step.runs <= _AFFORDABLE * v.runs:
             shown.append(step)
     if not shown:
         return (
@@ -196,10 +199,10 @@ def next_words(v: Verdict, study: Study) -> str | None:
         )
     # about as many runs as there are, or as few as would be seen
     step = next((step for step in shown if step.runs > v.runs / 2), shown[-1])
+    extra = max(v.extra, study.extra) + step.runs  # --time may have made more than were asked for
     words = (
-        f"{_more_runs(v, step.runs)}, --extra {study.extra + step.runs} in the same folder, would "
-        f"narrow the most that the pick may lose from {points(v.bound)} to about "
-        f"{points(step.bound)} points"
+        f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the most "
+        f"that the pick may lose from {points(v.bound)} to about {points(step.bound)} points"
     )
     if step.bound <= MARGIN or points(step.bound) == margin:
         return words

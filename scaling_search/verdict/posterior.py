@@ -23,8 +23,8 @@ The hyper-parameters (l, amplitudes, noises, slopes, lambda) are averaged over r
 with some 24 networks a fitted value pretends to be known. Their posterior is sampled by adaptive
 importance sampling, from a Gaussian at its mode on (Laplace's approximation; Tierney and Kadane
 1986, JASA 81, 82), in a few rounds of draws that are all weighed as one mixture (Cornuet et al.
-2012, Scand. J. Stat. 39, 798). From the prior on, as with accuracies alone it may begin, a few of
-five hundred draws had all the weight once there were twenty hyper-parameters.
+2012, Scand. J. Stat. 39, 798). Where the draws began from the prior, a few of five hundred had all
+the weight once there were twenty hyper-parameters.
 
 A network without shares (the baseline, a reference of another cost) shares m and e with the others
 and nothing else. Plain numpy and scipy: arrays in, arrays out; equal input gives equal output.
@@ -57,10 +57,10 @@ _ENOUGH_DRAWS = 150
 _WIDER = 1.2
 
 # The way to that mode, in prior standard deviations: differences for its gradients and for the
-# curvature at its end, and the relative gain of a step that is too small to go on.
+# curvature at its end, and the slope, in nats, that is flat enough to end on.
 _STEP = 1e-4
 _WIDTH = 0.1
-_ENOUGH = 1e-4
+_FLAT = 0.05
 _LEAST_CURVATURE = 0.7
 
 # Draws are solved side by side, as many as keep one array below this many doubles (48 MB).
@@ -123,7 +123,7 @@ class Hyperparameters:
     own: Array
     fold: Array  # [draws, views]
     noise: Array  # [draws, views]
-    correlation: Array  # [draws, views]
+    luck: Array  # [draws, views]
     slope: Array  # [draws, views]
     bias_surface: Array  # [draws, views]
     bias_own: Array  # [draws, views]
@@ -260,7 +260,7 @@ def _gaussian_at_mode(statistics: Statistics, dims: int) -> tuple[Array, Array]:
         jac=True,
         method="L-BFGS-B",
         bounds=[(-4, 4)] * dims,
-        options={"ftol": _ENOUGH},
+        options={"ftol": 0.0, "gtol": _FLAT},
     ).x
 
     # The Hessian, by forward differences over a good part of the posterior's own width.
@@ -322,7 +322,7 @@ class _Pattern:
 class Statistics:
     """The runs, summed into what a draw of hyper-parameters needs, whatever their number.
 
-    A value is y = Z latent + noise, its row of Z picking four latents. The likelihood needs
+    A value is y = Z latent + noise, its row of Z picking three latents. The likelihood needs
     Z' W Z, Z' W y and y' W y, where W, the noise's inverse covariance, is for each pattern of views
     the same small matrix, repeated. So the products are summed once for each of its entries, the
     terms.
@@ -341,9 +341,8 @@ class Statistics:
     counts: Array  # [terms, latents, latents]: Z'Z over the pairs of values of a term
     sums: Array  # [terms, latents]: Z'y
     squares: Array  # [terms]: y'y
-    spread: (
-        float  # standard deviation of accuracy between networks, at the highest rung that has any
-    )
+    # standard deviation of accuracy between networks, at the highest rung that has any
+    spread: float
 
     @classmethod
     def of(cls, runs: Runs) -> Statistics:
@@ -417,10 +416,10 @@ class Statistics:
         noises = np.concatenate([of_losses, of_low_rungs, of_last], axis=1)
         bias_surface = 0.65 * effect * np.exp(0.7 * other[:, 1])
         bias_own = 0.25 * effect * np.exp(0.6 * other[:, 2])
-        correlation = np.zeros((len(z), views))
+        luck = np.zeros((len(z), views))
         if views > 1:
             centre = norm.ppf(self.runs.luck)
-            correlation = np.minimum(norm.cdf(centre + 0.5 * z[:, end:]), _HIGHEST_LUCK)
+            luck = np.minimum(norm.cdf(centre + 0.5 * z[:, end:]), _HIGHEST_LUCK)
         # losses are scaled to accuracy's spread, and have less noise: their effects are larger
         slopes = np.where(np.arange(further) < losses, 1.0, 0.7) + 0.6 * other[:, 0]
         fold = 0.7 * np.exp(1.5 * z[:, 3])
@@ -431,7 +430,7 @@ class Statistics:
             own=0.35 * effect * np.exp(0.7 * z[:, 2]),
             fold=fold[:, None] * of_fold,
             noise=noises,
-            correlation=correlation,
+            luck=luck,
             slope=np.concatenate([slopes, one], axis=1),
             bias_surface=np.concatenate([bias_surface, 0 * one], axis=1),
             bias_own=np.concatenate([bias_own, 0 * one], axis=1),
@@ -534,7 +533,7 @@ class Statistics:
         """
         columns, determinant = [], np.zeros(len(d.length[i]))
         for pattern in self.patterns:
-            s, c = d.noise[i][:, pattern.views], d.correlation[i][:, pattern.views]
+            s, c = d.noise[i][:, pattern.views], d.luck[i][:, pattern.views]
             correlations = c[:, :, None] * c[:, None]
             diagonal = np.arange(len(pattern.views))
             correlations[:, diagonal, diagonal] = 1.0
@@ -602,7 +601,7 @@ class Statistics:
 
 def _run_covariance(d: Hyperparameters, weights: Array, views: list[int]) -> Array:
     """Return the mean covariance [views, views] of one run's noise."""
-    noise, luck = d.noise[:, views], d.correlation[:, views]
+    noise, luck = d.noise[:, views], d.luck[:, views]
     correlations = luck[:, :, None] * luck[:, None]
     diagonal = np.arange(len(views))
     correlations[:, diagonal, diagonal] = 1.0
