@@ -154,7 +154,7 @@ def test_no_run_no_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_family_of_the_recorded_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["family", str(RECORDED), "--phi", "0.5,1,2"]) == 0
     out = capsys.readouterr().out
-    assert "direction depth 11% width 5% resolution 84%" in out
+    assert "direction depth 0% width 16% resolution 84%" in out
     assert "(4.00x)" in out
     assert "the paper's direction" in out
 
