@@ -241,8 +241,10 @@ def quick(checks: Checks, rounds: int) -> None:
         measured = rates(specs, rounds)
         ratios.append(measured["ours"] / measured["tuned"])
         compared = f"{measured['tuned']:.0f} -> {measured['ours']:.0f} images/s"
-        checks.row(f"quick: {candidate.label}, batch {batch}: {compared}", ratios[-1], None)
-    checks.row("quick's networks beside plain channels_last code, the least", min(ratios), 1.5)
+        checks.row(f"quick-b0-s4: {candidate.label}, batch {batch}: {compared}", ratios[-1], None)
+    checks.row(
+        "the networks of quick-b0-s4 beside plain channels_last code, the least", min(ratios), 1.5
+    )
 
 
 def machine(checks: Checks, rounds: int) -> None:

@@ -139,13 +139,13 @@ def _add_runs(
         x += [*moments, None]
         y += [*values, None]
         points.append(len(moments))
-    many = len(records) > _MANY or within
+    plain = len(records) > _MANY or within
     hover = "%{x:.0%}: loss %{y:.2f}" if within else "epoch %{x}: %{y:.1f} %"
     figure.add_scatter(
         x=x,
         y=y,
-        mode="lines" if many else "lines+markers",
-        line={"color": _COLOURS[kind], "width": 1 if many else 1.5, "dash": dash},
+        mode="lines" if plain else "lines+markers",
+        line={"color": _COLOURS[kind], "width": 1 if plain else 1.5, "dash": dash},
         marker={"size": 6, "symbol": "x" if kind == "failed" else "circle"},
         opacity=0.55 if kind == "candidate" else 1.0,
         name=name,
