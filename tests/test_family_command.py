@@ -155,7 +155,7 @@ def test_family_of_the_recorded_study(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["family", str(RECORDED), "--phi", "0.5,1,2"]) == 0
     out = capsys.readouterr().out
     assert "direction depth 0% width 16% resolution 84%" in out
-    assert "(4.00x)" in out
+    assert "(3.99x)" in out
     assert "the paper's direction" in out
 
 
