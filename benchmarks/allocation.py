@@ -176,14 +176,13 @@ def next_run(network: int, runs: list[Run]) -> Run:
 
 def infer(t: Table, seeds: list[int], runs: list[Run], levels: int) -> Posterior:
     """Return the model's samples; with 1 of `levels`, all runs are long."""
-    accuracy = [(t.short, t.long)[r.rung][r.network, seeds[r.seed]] for r in runs]
-    data = Runs(
-        shares=t.shares,
-        network=np.array([r.network for r in runs]),
-        view=np.array([r.rung - (2 - levels) for r in runs]),
-        seed=np.array([r.seed for r in runs]),
-        value=np.array(accuracy),
-        views=levels,
+    values = []
+    for r in runs:
+        accuracy = (t.short, t.long)[r.rung][r.network, seeds[r.seed]]
+        values.append((r.network, r.rung - (2 - levels), r.seed, accuracy))
+    data = Runs.of(
+        t.shares,
+        values,
         rungs=levels,
         unit=UNIT,
         luck=expected_luck((), levels),

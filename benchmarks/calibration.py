@@ -163,22 +163,14 @@ class Study:
         """Return the model's samples, from all runs or (1) the long ones, and from so many of their
         losses."""
         runs = [r for r in self.runs if rungs == 2 or r.rung == 1]
-        network, view, seed, value = [], [], [], []
+        values = []
         for r in runs:
-            seen = {losses + r.rung - (2 - rungs): r.accuracy}
-            seen |= dict(enumerate(r.losses[:losses]))
-            for number, y in seen.items():
-                network.append(r.network)
-                view.append(number)
-                seed.append(r.seed)
-                value.append(y)
-        data = Runs(
-            shares=self._known.shares,
-            network=np.array(network),
-            view=np.array(view),
-            seed=np.array(seed),
-            value=np.array(value),
-            views=losses + rungs,
+            values.append((r.network, losses + r.rung - (2 - rungs), r.seed, r.accuracy))
+            for view, loss in enumerate(r.losses[:losses]):
+                values.append((r.network, view, r.seed, loss))
+        data = Runs.of(
+            self._known.shares,
+            values,
             rungs=rungs,
             unit=UNIT,
             luck=expected_luck(LOSSES[:losses], rungs),

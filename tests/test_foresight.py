@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from scaling_search.verdict.chances import MARGIN, chances
-from scaling_search.verdict.foresight import conditioned, mean_bound, outlook
+from scaling_search.verdict.foresight import Gaussian, mean_bound, outlook
 
 
 def variance(deviation: float) -> np.ndarray:
@@ -16,10 +16,12 @@ def test_conditioning_is_the_textbooks() -> None:
     rng = np.random.default_rng(0)
     factor = rng.standard_normal((5, 5))
     covariance, noise = factor @ factor.T, np.diag([0.5, 2.0])
-    root, remaining = conditioned(covariance, [1, 3], noise)
+    observed = np.array([1, 3])
+    factor, root, after = Gaussian(np.zeros(5), covariance, 1).conditioned(observed, noise)
     gain = covariance[:, [1, 3]] @ np.linalg.inv(covariance[np.ix_([1, 3], [1, 3])] + noise)
-    assert remaining == pytest.approx(covariance - gain @ covariance[[1, 3]])
+    assert after.covariance == pytest.approx(covariance - gain @ covariance[[1, 3]])
     assert root @ root.T == pytest.approx(gain @ covariance[[1, 3]])
+    assert root == pytest.approx(gain @ factor)
 
 
 def test_the_mean_bound_is_that_of_samples() -> None:

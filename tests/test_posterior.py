@@ -37,12 +37,12 @@ def runs(rungs: int = 2, losses: int = 0, seeds: int = 2, off: int = 1) -> Runs:
     )
     y = np.where(view < losses, 7 * y, y)
     luck = np.full(views, 0.8)
-    return Runs(x, network, view, seed, y, views, rungs, 0.01, luck)
+    return Runs(x, network, view, seed, y, rungs, 0.01, luck)
 
 
 def accuracies(x: Array, network: Array, seed: Array, y: Array, unit: float) -> Runs:
     """One run at one rung for each of `network` and `seed`."""
-    return Runs(x, network, np.zeros(len(y), int), seed, y, 1, 1, unit, np.full(1, 0.8))
+    return Runs(x, network, np.zeros(len(y), int), seed, y, 1, unit, np.full(1, 0.8))
 
 
 def scaled(data: Statistics) -> Array:
@@ -235,7 +235,6 @@ def test_a_loss_that_tells_helps_and_one_of_the_runs_luck_alone_does_not_mislead
             view=np.repeat(np.arange(views), len(network)),
             seed=np.tile(seed, views),
             value=np.concatenate([*losses, accuracy]),
-            views=views,
             rungs=1,
             unit=0.01,
             luck=np.full(views, 0.8),

@@ -58,6 +58,9 @@ def test_clear_differences_are_settled() -> None:
     true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
     for row in v.rows:
         assert row.mean == pytest.approx(true[row.candidate.key], abs=0.015)
+    in_order = [true[row.candidate.key] for row in v.rows]
+    for i, accuracy in enumerate(in_order):
+        assert accuracy > max(in_order[i:]) - 0.015
     assert sum(r.best for r in v.rows) == pytest.approx(1)
     assert "best of" in tied_words(v)
 

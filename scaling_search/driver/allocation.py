@@ -14,7 +14,7 @@ from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
-from scaling_search.verdict.foresight import conditioned, mean_bound
+from scaling_search.verdict.foresight import Gaussian, mean_bound
 from scaling_search.verdict.posterior import Array
 from scaling_search.verdict.verdict import model
 
@@ -71,33 +71,31 @@ def most_telling(
     last; `noise` [views, views] is the covariance of one run around it, `costs` [networks] are what
     it takes.
     """
-    views = seen.shape[2]
-    flat = seen.reshape(len(seen), -1)
-    mean, covariance = flat.mean(0), np.atleast_2d(np.cov(flat.T))
-    accuracies = np.arange(views - 1, flat.shape[1], views)
-    around = np.random.default_rng(0).standard_normal((_SAMPLES_EACH, len(accuracies)))
-    results = ndtri(Sobol(views, seed=0).random(_RESULTS))  # of a run, in standard deviations
+    now = Gaussian.of(seen)
+    mean, _ = now.of_accuracies()
+    around = np.random.default_rng(0).standard_normal((_SAMPLES_EACH, len(mean)))
+    results = ndtri(Sobol(now.views, seed=0).random(_RESULTS))  # of a run, in standard deviations
     left = dict(left)
     chosen: list[int] = []
     for _ in range(count):
         able = [k for k, runs in left.items() if runs > 0]
         if not able:
             break
-        now = mean_bound(mean[None, accuracies], covariance[np.ix_(accuracies, accuracies)], around)
-        remaining = {}
+        _, covariance = now.of_accuracies()
+        bound = mean_bound(mean[None], covariance, around)
+        after = {}
         gains = {}
         for k in able:
-            observed = range(k * views, (k + 1) * views)
-            root, remaining[k] = conditioned(covariance, observed, noise)
-            means = mean[accuracies] + results @ root[accuracies].T
-            after = mean_bound(means, remaining[k][np.ix_(accuracies, accuracies)], around)
-            gains[k] = (now - after) / costs[k]
+            _, root, after[k] = now.conditioned(now.shown([k]), noise)
+            means = mean + results @ root[now.accuracies].T
+            _, remaining = after[k].of_accuracies()
+            gains[k] = (bound - mean_bound(means, remaining, around)) / costs[k]
         telling = max(able, key=lambda k: gains[k])
         if gains[telling] <= 0:
-            telling = max(able, key=lambda k: mean[accuracies[k]])
+            telling = max(able, key=lambda k: mean[k])
         chosen.append(telling)
         left[telling] -= 1
-        covariance = remaining[telling]
+        now = after[telling]
     return chosen
 
 

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 TABLE = "curves.parquet"  # in the folder of a recorded study
 _METADATA = b"scaling-search"  # the key of the facts in the file's metadata
 _EPOCH_COLUMNS = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
+_LOSS_COLUMNS = ("train_loss", "epoch_val_loss")
 _LOSSES = "losses"  # of an epoch in more detail: a list; no column where no run has any
 _COLUMNS = [*tables.COLUMNS, "run", *_EPOCH_COLUMNS, "right", "candidate", "versions"]
 # What else makes two trainings of one network comparable: fields of a study, as in its identity.
@@ -153,7 +154,12 @@ def read(path: Path) -> Curves:
         facts = json.loads((table.schema.metadata or {})[_METADATA])
         if not isinstance(facts, dict):
             raise TypeError("its facts are no table")
-        groups = table.to_pandas().groupby("run", sort=True)
+        frame = table.to_pandas()
+        # a table of accuracies alone will do: the verdict goes on without losses
+        for name in _LOSS_COLUMNS:
+            if name not in frame:
+                frame[name] = math.nan
+        groups = frame.groupby("run", sort=True)
     except (OSError, pa.ArrowException, *_MALFORMED) as error:
         raise _no_table(path, error) from error
     records = []
@@ -188,11 +194,9 @@ def _read_epochs(rows: pd.DataFrame) -> tuple[Epoch, ...]:
     details: Sequence[Sequence[float]] = [()] * len(rows)
     if _LOSSES in rows:
         details = rows[_LOSSES].tolist()
-    # a table of accuracies alone will do: the verdict goes on without losses
-    lacking = [name for name in ("train_loss", "epoch_val_loss") if name not in rows]
-    cells = rows.assign(**dict.fromkeys(lacking, math.nan))[_EPOCH_COLUMNS]
+    cells = rows[_EPOCH_COLUMNS].itertuples(index=False)
     epochs = []
-    for (number, *values), losses in zip(cells.itertuples(index=False), details, strict=True):
+    for (number, *values), losses in zip(cells, details, strict=True):
         if pd.isna(number):
             continue
         train_loss, val_loss, val_acc, seconds = (_number_or(math.nan, cell) for cell in values)

@@ -65,7 +65,7 @@ def grown(
         if _is_more(name, before, now):
             additions.append(f"{name}: {_words(before)}, now {_words(now)}")
             continue
-        if name in overridden or (name == "rungs" and before[: len(now)] != now):
+        if name in overridden or not _is_more(name, now, before):
             raise UserError(
                 f"{flag} {_typed(now)}: the run folder holds {_words(before)}, and a study only "
                 f"grows; give {_least(name, before)}, or another folder with --out"

@@ -32,6 +32,7 @@ and nothing else. Plain numpy and scipy: arrays in, arrays out; equal input give
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,10 +106,36 @@ class Runs:
     view: Indices
     seed: Indices
     value: Array
-    views: int
     rungs: int
     unit: float
     luck: Array
+
+    @classmethod
+    def of(
+        cls,
+        shares: Array,
+        values: Sequence[tuple[int, int, int, float]],
+        *,
+        rungs: int,
+        unit: float,
+        luck: Array,
+    ) -> Runs:
+        """The runs of `values`, each the (network, view, seed, value) of one."""
+        network, view, seed, value = zip(*values, strict=True)
+        return cls(
+            shares=shares,
+            network=np.array(network),
+            view=np.array(view),
+            seed=np.array(seed),
+            value=np.array(value),
+            rungs=rungs,
+            unit=unit,
+            luck=luck,
+        )
+
+    @property
+    def views(self) -> int:
+        return len(self.luck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +161,20 @@ class Hyperparameters:
 class Posterior:
     """Samples of what is not known.
 
-    `accuracy` [samples, networks] is the expected accuracy at the last rung, over seeds. `fields`
-    [samples, rungs, grid points] is each rung's smooth surface, empty unless a grid was given.
-    `seen` [samples, networks, views] is what a run of the last rung shows of a network on average:
-    its losses, on scales of the model's own, and last its accuracy; `run` [views, views] is the
-    covariance of one run around that.
+    `seen` [samples, networks, views] is what a run of the last rung shows of a network on average,
+    over seeds: its losses, on scales of the model's own, and last its accuracy. `run` [views,
+    views] is the covariance of one run around that. `fields` [samples, rungs, grid points] is each
+    rung's smooth surface, empty unless a grid was given.
     """
 
-    accuracy: Array
-    fields: Array
     seen: Array
     run: Array
+    fields: Array
+
+    @property
+    def accuracy(self) -> Array:
+        """The expected accuracy [samples, networks] at the last rung."""
+        return self.seen[:, :, -1]
 
     @property
     def noise(self) -> float:
@@ -445,8 +475,8 @@ class Statistics:
         """
         parts = []
         for i in self._slices(len(d.length)):
-            _, factor, right = self._solve(d, i)
             weights, noise = self._weights(d, i)
+            _, factor, right = self._solve(d, i, weights)
             whitened = np.linalg.solve(factor, right[:, :, None])[:, :, 0]
             quadratic = weights @ self.squares - (whitened**2).sum(1)
             determinant = 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
@@ -473,7 +503,8 @@ class Statistics:
         shown = [*range(views - rungs), views - 1]  # by a run of the last rung
         seen, fields = [], []
         for n in np.flatnonzero(times).tolist():
-            root, factor, right = (a[0] for a in self._solve(d, slice(n, n + 1)))
+            one = slice(n, n + 1)
+            root, factor, right = (a[0] for a in self._solve(d, one, self._weights(d, one)[0]))
             mean = np.linalg.solve(factor.T, np.linalg.solve(factor, right))
             normal = rng.standard_normal((len(mean), times[n]))
             latent = root @ (mean[:, None] + np.linalg.solve(factor.T, normal))
@@ -487,12 +518,12 @@ class Statistics:
         # Samples of one draw lie together: shuffled, any part of them stands for all.
         order = rng.permutation(sum(map(len, seen)))
         all_fields = np.concatenate(fields)[order] if fields else np.zeros((0, rungs, 0))
-        all_seen = np.concatenate(seen)[order]
+        noise = d.noise[:, shown]
+        of_runs = _correlations(d.luck[:, shown]) * noise[:, :, None] * noise[:, None]
         return Posterior(
-            accuracy=all_seen[:, :, -1],
+            seen=np.concatenate(seen)[order],
+            run=np.tensordot(weights, of_runs, 1),
             fields=all_fields,
-            seen=all_seen,
-            run=_run_covariance(d, weights, shown),
         )
 
     def _prior_root(self, d: Hyperparameters, i: slice) -> Array:
@@ -534,10 +565,8 @@ class Statistics:
         """
         columns, determinant = [], np.zeros(len(d.length[i]))
         for pattern in self.patterns:
-            s, c = d.noise[i][:, pattern.views], d.luck[i][:, pattern.views]
-            correlations = c[:, :, None] * c[:, None]
-            diagonal = np.arange(len(pattern.views))
-            correlations[:, diagonal, diagonal] = 1.0
+            s = d.noise[i][:, pattern.views]
+            correlations = _correlations(d.luck[i][:, pattern.views])
             inverse = np.linalg.inv(correlations) / (s[:, :, None] * s[:, None])
             one = np.linalg.slogdet(correlations)[1] + 2 * np.log(s).sum(1)
             determinant += len(pattern.values) * one
@@ -546,10 +575,11 @@ class Statistics:
                 columns.append(times * inverse[:, a, b])
         return np.stack(columns, axis=1), determinant
 
-    def _solve(self, d: Hyperparameters, i: slice) -> tuple[Array, Array, Array]:
+    def _solve(self, d: Hyperparameters, i: slice, weights: Array) -> tuple[Array, Array, Array]:
         """Return for each draw the prior's root R, the Cholesky factor of the posterior's precision
-        R' Z'WZ R + I in standard normals, and the right-hand side R' Z'Wy."""
-        root, (weights, _) = self._prior_root(d, i), self._weights(d, i)
+        R' Z'WZ R + I in standard normals, and the right-hand side R' Z'Wy, given the terms'
+        `weights` [draws, terms]."""
+        root = self._prior_root(d, i)
         precision = np.einsum("dj,jpq->dpq", weights, self.counts)
         inner = root.transpose(0, 2, 1) @ precision @ root + np.eye(root.shape[1])
         right = (root.transpose(0, 2, 1) @ (weights @ self.sums)[:, :, None])[:, :, 0]
@@ -600,15 +630,13 @@ class Statistics:
         return fields
 
 
-def _run_covariance(d: Hyperparameters, weights: Array, views: list[int]) -> Array:
-    """Return the mean covariance [views, views] of one run's noise."""
-    noise, luck = d.noise[:, views], d.luck[:, views]
+def _correlations(luck: Array) -> Array:
+    """Return the correlations [draws, views, views] of one run's noise; `luck` is lambda [draws,
+    views]."""
     correlations = luck[:, :, None] * luck[:, None]
-    diagonal = np.arange(len(views))
+    diagonal = np.arange(luck.shape[1])
     correlations[:, diagonal, diagonal] = 1.0
-    return np.asarray(
-        np.einsum("d,dv,dw,dvw->vw", weights, noise, noise, correlations, optimize=True)
-    )
+    return np.asarray(correlations)
 
 
 def _of_training(z: Array) -> Array:

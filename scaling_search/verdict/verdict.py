@@ -312,23 +312,17 @@ def model(records: Sequence[Record], study: Study, budget: Budget) -> Model | No
         if c.role == "candidate" and c.shares:
             shares[row] = c.shares
     losses = [loss for loss in LOSSES if _differs(loss, runs, study)]
-    network, view, seed, value = [], [], [], []
+    values: list[tuple[int, int, int, float]] = []
     for r in runs:
-        seen: dict[int, float | None] = {len(losses) + rungs.index(r.epochs): r.val_acc}
-        seen |= {i: _seen(r, loss, study) for i, loss in enumerate(losses)}
-        for i, number in seen.items():
-            if number is not None:
-                network.append(row_of[r.candidate.key])
-                view.append(i)
-                seed.append(seed_of[r.seed])
-                value.append(number)
-    data = Runs(
-        shares=shares,
-        network=np.array(network),
-        view=np.array(view),
-        seed=np.array(seed),
-        value=np.array(value),
-        views=len(losses) + len(rungs),
+        row, seed = row_of[r.candidate.key], seed_of[r.seed]
+        values.append((row, len(losses) + rungs.index(r.epochs), seed, r.val_acc))
+        for view, loss in enumerate(losses):
+            value = _seen(r, loss, study)
+            if value is not None:
+                values.append((row, view, seed, value))
+    data = Runs.of(
+        shares,
+        values,
         rungs=len(rungs),
         unit=_binomial_deviation(float(np.mean([r.val_acc for r in runs])), runs),
         luck=expected_luck(losses, len(rungs)),
