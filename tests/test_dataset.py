@@ -172,10 +172,22 @@ def test_shapes_are_deterministic_balanced_and_need_resolution() -> None:
     assert images.shape == (200, 64, 64, 3)
     assert images.dtype == np.uint8
     assert np.bincount(labels).tolist() == [20] * 10
-    # the texture is fine: reducing to 12 px takes most of the contrast inside the shapes away
+    # the stripes are fine: reducing to 12 px takes most of the contrast inside the shapes away
     middle = images[:, 24:40, 24:40].astype(float)
     small = resized(torch.tensor(images), 12)[:, :, 5:7, 5:7].float().numpy()
     assert small.std((2, 3)).mean() < 0.5 * middle.std((1, 2)).mean()
+
+
+def test_the_way_of_the_stripes_is_no_matter_of_mirrors() -> None:
+    """Short runs may flip images: brightness changes along the rows of upright stripes and down
+    the columns of lying ones, flipped or not."""
+    images, labels = shapes.generate(400, 3)
+    middle = images[:, 24:40, 24:40].astype(float).mean(-1)
+    along, down = abs(np.diff(middle, axis=2)), abs(np.diff(middle, axis=1))
+    upright = along.mean((1, 2)) > down.mean((1, 2))
+    has_body_there = labels // len(shapes.WAYS) != shapes.OUTLINES.index("ring")
+    agree = upright == (labels % len(shapes.WAYS) == shapes.WAYS.index("upright"))
+    assert agree[has_body_there].mean() > 0.95
 
 
 # ---- reading folders and parquet

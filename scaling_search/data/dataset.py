@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -152,6 +153,22 @@ def _digest(*parts: NDArray[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _colours(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel, as fractions of 255.
+
+    From histograms: as floats, 2,000 images of 160 px would fill 1.2 GB."""
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[3]):
+        counts = np.zeros(256, dtype=np.int64)
+        for image in images:
+            counts += np.bincount(image[..., channel].ravel(), minlength=256)
+        mean = float(counts @ levels / counts.sum())
+        means.append(mean)
+        deviations.append(math.sqrt(counts @ (levels - mean) ** 2 / counts.sum()))
+    return means, deviations
+
+
 class CacheWriter:
     """Builds a data set's arrays in a folder beside its final place; nothing is left on failure."""
 
@@ -211,16 +228,16 @@ class CacheWriter:
         _check(name, arrays, classes)
         for key, array in arrays.items():
             self._write(key, array)
-        sample = np.asarray(images[:: max(1, len(images) // _SAMPLE)], dtype=np.float64) / 255
+        mean, std = _colours(images[:: max(1, len(images) // _SAMPLE)])
         meta = {
             "name": name,
             "origin": origin,
             "digest": _digest(hashes, labels, content_hashes(test[0]), test[1]),
             "classes": classes,
             "native": images.shape[1],
-            "mean": sample.mean((0, 1, 2)).tolist(),
+            "mean": mean,
             # a constant channel has no deviation, and is divided by this
-            "std": np.maximum(sample.std((0, 1, 2)), 1e-3).tolist(),
+            "std": [max(deviation, 1e-3) for deviation in std],
         }
         (self._partial / "meta.json").write_text(json.dumps(meta, indent=1))
         try:

@@ -252,7 +252,7 @@ def _unpacked_cifar(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 
 
 def _shapes() -> Source:
-    return Source("shapes", "generated", "10000+2000, seed 0", _read_shapes)
+    return Source("shapes", "generated", "10000+2000, seed 0, stripes", _read_shapes)
 
 
 def _read_shapes(writer: CacheWriter, source: Source) -> Dataset:
