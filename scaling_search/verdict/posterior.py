@@ -32,6 +32,7 @@ and nothing else. Plain numpy and scipy: arrays in, arrays out; equal input give
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, qmc
 from threadpoolctl import threadpool_limits
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -260,6 +263,9 @@ def _importance_sampling(statistics: Statistics, seed: int) -> Fit:
         # A little wider than what was seen, and never flat in a direction: a proposal must cover
         # the tails of what it stands for.
         root = np.asarray(np.linalg.cholesky(1.1 * spread + 0.02 * np.eye(dims)), dtype=np.float64)
+    else:
+        carrying = _carrying(_normalized(log_weights))
+        logger.warning("%.0f draws carry the model, fewer than %d", carrying, _ENOUGH_DRAWS)
     return Fit(statistics, statistics.draws(z), _normalized(log_weights), seed)
 
 
@@ -350,28 +356,42 @@ class _Pattern:
 
 
 @dataclass(frozen=True, slots=True)
+class _Summed:
+    """What the likelihood needs of the runs in each of some draws; W is the inverse covariance of
+    noise and seeds' effects together."""
+
+    counts: Array  # [draws, latents, latents]: Z'WZ
+    sums: Array  # [draws, latents]: Z'Wy
+    squares: Array  # [draws]: y'Wy
+    determinant: Array  # [draws]: log determinant of W^-1
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """The runs, summed into what a draw of hyper-parameters needs, whatever their number.
 
-    A value is y = Z latent + noise, its row of Z picking three latents. The likelihood needs
-    Z' W Z, Z' W y and y' W y, where W, the noise's inverse covariance, is for each pattern of views
-    the same small matrix, repeated. So the products are summed once for each of its entries, the
-    terms.
+    A value is y = Z latent + e + noise, its row of Z picking two latents. The likelihood needs
+    Z' W Z, Z' W y and y' W y, and the same of the seeds' effects e, where W, the noise's inverse
+    covariance, is for each pattern of views the same small matrix, repeated. So the products are
+    summed once for each of its entries, the terms.
 
-    Latents in order: h of the last view, h of the other views, e of each (view, seed), m of each
-    view.
+    Latents in order: h of the last view, h of the other views, m of each view. The seeds' effects
+    are not among them: there may be hundreds, what couples them is of one seed each, and nobody
+    asks for them, so they are integrated out.
     """
 
     runs: Runs
     squared: Array  # [networks, networks]: squared distances of shares; inf off the surface
     off: NDArray[np.bool_]  # [networks]: off the surface, since without shares
-    seeds: int
     scale: Array  # [views]: what values are multiplied by, so that all spread as accuracies do
     means: Array  # [views]: the mean of the scaled values, which are taken off first
     patterns: list[_Pattern]
     counts: Array  # [terms, latents, latents]: Z'Z over the pairs of values of a term
     sums: Array  # [terms, latents]: Z'y
     squares: Array  # [terms]: y'y
+    fold_counts: Array  # [terms, seeds, views, views]: how many pairs of values have these
+    fold_latents: Array  # [terms, seeds, views, latents]: their Z, summed
+    fold_sums: Array  # [terms, seeds, views]: their y, summed
     # standard deviation of accuracy between networks, at the highest rung that has any
     spread: float
 
@@ -397,33 +417,47 @@ class Statistics:
         y = y * scale[runs.view]
 
         block = np.array([_block(view, runs) for view in range(views)])[runs.view]
-        first_fold = networks * views
-        first_mean = first_fold + views * seeds
+        first_mean = networks * views
         z = np.zeros((len(y), first_mean + views))
         rows = np.arange(len(y))
         z[rows, block * networks + runs.network] = 1
-        z[rows, first_fold + runs.view * seeds + runs.seed] = 1
         z[rows, first_mean + runs.view] = 1
 
         patterns = _patterns(runs, seeds)
-        counts, sums, squares = [], [], []
+        counts, sums, squares, fold_counts, fold_latents, fold_sums = [], [], [], [], [], []
         for pattern in patterns:
             for i, j in _entries(len(pattern.views)):
                 a, b = pattern.values[:, i], pattern.values[:, j]
                 counts.append((z[a].T @ z[b] + z[b].T @ z[a]) / 2)
                 sums.append((z[a].T @ y[b] + z[b].T @ y[a]) / 2)
                 squares.append(y[a] @ y[b])
+                of_pairs = np.zeros((seeds, views, views))
+                of_latents = np.zeros((seeds, views, z.shape[1]))
+                of_values = np.zeros((seeds, views))
+                seed = runs.seed[a]  # a pair is of one run
+                for other, view, its in (
+                    (b, pattern.views[i], pattern.views[j]),
+                    (a, pattern.views[j], pattern.views[i]),
+                ):
+                    np.add.at(of_pairs[:, view, its], seed, 0.5)
+                    np.add.at(of_latents[:, view], seed, z[other] / 2)
+                    np.add.at(of_values[:, view], seed, y[other] / 2)
+                fold_counts.append(of_pairs)
+                fold_latents.append(of_latents)
+                fold_sums.append(of_values)
         return cls(
             runs=runs,
             squared=squared,
             off=off,
-            seeds=seeds,
             scale=scale,
             means=means * scale,
             patterns=patterns,
             counts=np.stack(counts),
             sums=np.stack(sums),
             squares=np.array(squares),
+            fold_counts=np.stack(fold_counts),
+            fold_latents=np.stack(fold_latents),
+            fold_sums=np.stack(fold_sums),
             spread=spread,
         )
 
@@ -470,17 +504,18 @@ class Statistics:
     def evidence(self, d: Hyperparameters) -> Array:
         """Return the log marginal likelihood [draws] of the runs, up to a constant.
 
-        With L L' = R' Z'WZ R + I and R the prior's root, the determinant of the runs' covariance is
-        that of the noise times that of L L', and y' (covariance)^-1 y = y'Wy - |L^-1 R' Z'Wy|².
+        With W the inverse covariance of noise and seeds' effects together, L L' = R' Z'WZ R + I and
+        R the prior's root, the determinant of the runs' covariance is that of W^-1 times that of
+        L L', and y' (covariance)^-1 y = y'Wy - |L^-1 R' Z'Wy|².
         """
         parts = []
         for i in self._slices(len(d.length)):
-            weights, noise = self._weights(d, i)
-            _, factor, right = self._solve(d, i, weights)
+            summed = self._summed(d, i)
+            _, factor, right = self._solve(d, i, summed)
             whitened = np.linalg.solve(factor, right[:, :, None])[:, :, 0]
-            quadratic = weights @ self.squares - (whitened**2).sum(1)
-            determinant = 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
-            parts.append(-0.5 * (quadratic + determinant + noise))
+            quadratic = summed.squares - (whitened**2).sum(1)
+            determinant = _log_determinant(factor) + summed.determinant
+            parts.append(-0.5 * (quadratic + determinant))
         return np.concatenate(parts)
 
     def sample(
@@ -504,7 +539,7 @@ class Statistics:
         seen, fields = [], []
         for n in np.flatnonzero(times).tolist():
             one = slice(n, n + 1)
-            root, factor, right = (a[0] for a in self._solve(d, one, self._weights(d, one)[0]))
+            root, factor, right = (a[0] for a in self._solve(d, one, self._summed(d, one)))
             mean = np.linalg.solve(factor.T, np.linalg.solve(factor, right))
             normal = rng.standard_normal((len(mean), times[n]))
             latent = root @ (mean[:, None] + np.linalg.solve(factor.T, normal))
@@ -550,10 +585,7 @@ class Statistics:
             root[:, rows] = d.slope[i, v, None, None] * seen
             bias = covariance(d.bias_surface[i, v], d.bias_own[i, v])
             root[:, rows, rows] = np.linalg.cholesky(bias)
-        first_mean = networks * views + views * self.seeds
-        folds = np.arange(networks * views, first_mean)
-        root[:, folds, folds] = np.repeat(d.fold[i], self.seeds, axis=1)
-        means = np.arange(first_mean, root.shape[1])
+        means = np.arange(networks * views, root.shape[1])
         root[:, means, means] = _VAGUE
         return root
 
@@ -575,15 +607,45 @@ class Statistics:
                 columns.append(times * inverse[:, a, b])
         return np.stack(columns, axis=1), determinant
 
-    def _solve(self, d: Hyperparameters, i: slice, weights: Array) -> tuple[Array, Array, Array]:
+    def _summed(self, d: Hyperparameters, i: slice) -> _Summed:
+        """Return the runs' sums in these draws, the seeds' effects integrated out.
+
+        Given everything else each seed's effects [views] are Gaussian on their own: in standard
+        normals of precision B = F Z'WZ F + I, with F their deviations. Integrated out, they take
+        C'C off each sum, where C is what couples them to it, times the root of B^-1.
+        """
+        weights, determinant = self._weights(d, i)
+        fold = d.fold[i][:, None, :]
+        draws, (seeds, views) = len(fold), self.fold_sums.shape[1:]
+        latents = self.counts.shape[1]
+
+        def weighed(terms: Array) -> Array:
+            """Sum [terms, ...] to [draws, ...]."""
+            return (weights @ terms.reshape(len(terms), -1)).reshape(draws, *terms.shape[1:])
+
+        precision = fold[..., None] * weighed(self.fold_counts) * fold[:, :, None] + np.eye(views)
+        factor = np.asarray(np.linalg.cholesky(precision), dtype=np.float64)
+        coupling = np.concatenate(
+            [weighed(self.fold_latents), weighed(self.fold_sums)[..., None]], axis=3
+        )
+        whitened = np.linalg.solve(factor, fold[..., None] * coupling)
+        whitened = whitened.reshape(draws, seeds * views, latents + 1)
+        to_latents, to_value = whitened[:, :, :-1], whitened[:, :, -1:]
+        transposed = to_latents.transpose(0, 2, 1)
+        return _Summed(
+            counts=weighed(self.counts) - transposed @ to_latents,
+            sums=weighed(self.sums) - (transposed @ to_value)[:, :, 0],
+            squares=weighed(self.squares) - (to_value[:, :, 0] ** 2).sum(1),
+            determinant=determinant + _log_determinant(factor).sum(1),
+        )
+
+    def _solve(self, d: Hyperparameters, i: slice, summed: _Summed) -> tuple[Array, Array, Array]:
         """Return for each draw the prior's root R, the Cholesky factor of the posterior's precision
-        R' Z'WZ R + I in standard normals, and the right-hand side R' Z'Wy, given the terms'
-        `weights` [draws, terms]."""
+        R' Z'WZ R + I in standard normals, and the right-hand side R' Z'Wy."""
         root = self._prior_root(d, i)
-        precision = np.einsum("dj,jpq->dpq", weights, self.counts)
-        inner = root.transpose(0, 2, 1) @ precision @ root + np.eye(root.shape[1])
-        right = (root.transpose(0, 2, 1) @ (weights @ self.sums)[:, :, None])[:, :, 0]
-        return root, np.linalg.cholesky(inner), right
+        inner = root.transpose(0, 2, 1) @ summed.counts @ root + np.eye(root.shape[1])
+        right = (root.transpose(0, 2, 1) @ summed.sums[:, :, None])[:, :, 0]
+        return root, np.asarray(np.linalg.cholesky(inner), dtype=np.float64), right
 
     def _rows(self, view: int) -> slice:
         """Return the latents that are h of a view."""
@@ -592,7 +654,8 @@ class Statistics:
 
     def _slices(self, draws: int) -> list[slice]:
         """Return the draws in parts whose matrices fit into memory together."""
-        step = max(1, _MOST_DOUBLES // self.counts.shape[1] ** 2)
+        largest = max(self.counts[0].size, self.fold_latents[0].size)
+        step = max(1, _MOST_DOUBLES // largest)
         return [slice(a, min(a + step, draws)) for a in range(0, draws, step)]
 
     def _fields(
@@ -637,6 +700,11 @@ def _correlations(luck: Array) -> Array:
     diagonal = np.arange(luck.shape[1])
     correlations[:, diagonal, diagonal] = 1.0
     return np.asarray(correlations)
+
+
+def _log_determinant(factor: Array) -> Array:
+    """Return the log determinants of matrices from their Cholesky factors [..., n, n]."""
+    return np.asarray(2 * np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(-1))
 
 
 def _of_training(z: Array) -> Array:
