@@ -255,9 +255,28 @@ def test_fastest_of_the_tied() -> None:
     ]
     v = only(records)
     assert v.fastest is not None
-    assert v.fastest.speed == max(r.speed or 0 for r in v.tied)
+    level = [row for row in v.tied if row.standing != "worse"]
+    assert v.fastest.speed == max(row.speed or 0 for row in level)
     if v.fastest != v.pick:
         assert "times the pick's images/s" in (fastest_words(v) or "")
+
+
+def test_the_fastest_is_not_seen_to_be_worse() -> None:
+    """A set is tied together: the pick may be seen to be better than one that is in it."""
+    rng = np.random.default_rng(1)
+    records = [
+        record(c, s, 0.7 + rng.normal(0, 0.01), speed=100.0 + 10 * k)
+        for k, c in enumerate(TODO.candidates)
+        for s in range(2)
+    ]
+    v = only(records)
+    fastest = max((row for row in v.tied if row != v.pick), key=lambda row: row.speed or 0.0)
+    worse = replace(fastest, low=0.001, high=0.02, speed=1000.0)
+    rows = tuple(worse if row == fastest else row for row in v.rows)
+    some = replace(v, rows=rows)
+    assert worse in some.tied
+    assert some.fastest is not None
+    assert some.fastest.candidate != worse.candidate
 
 
 def without_speed(records: list[Record], candidates: list[Candidate]) -> list[Record]:
@@ -279,7 +298,8 @@ def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
     tied = [row.candidate for row in v.tied]
     assert v.fastest is not None
     assert 2 < len(tied) < len(v.rows)
-    for shared in (tied[0], tied[-1]):
+    level = [row.candidate for row in v.tied if row.standing != "worse"]
+    for shared in (level[0], level[-1]):
         some = only(without_speed(records, [shared]))
         assert some.fastest is None
         assert fastest_words(some) is None

@@ -138,14 +138,16 @@ class Verdict:
 
     @property
     def fastest(self) -> Row | None:
-        """The one of the tied set that trains most images a second.
+        """The one of the tied set that trains most images a second, those left out that the pick
+        is seen to be better than: a set is tied together, and may hold some.
 
         None where one of them has no speed on record, as runs that shared their GPU have none: it
         might be that one.
         """
-        if not all(row.speed for row in self.tied):
+        level = [row for row in self.tied if row.standing != "worse"]
+        if not all(row.speed for row in level):
             return None
-        return max(self.tied, key=lambda row: row.speed or 0.0)
+        return max(level, key=lambda row: row.speed or 0.0)
 
     def named(self, name: str) -> Row | None:
         """The best network that stands for a direction, exactly or as the nearest to it."""
