@@ -178,16 +178,30 @@ def test_shapes_are_deterministic_balanced_and_need_resolution() -> None:
     assert small.std((2, 3)).mean() < 0.5 * middle.std((1, 2)).mean()
 
 
-def test_the_way_of_the_stripes_is_no_matter_of_mirrors() -> None:
-    """Short runs may flip images: brightness changes along the rows of upright stripes and down
-    the columns of lying ones, flipped or not."""
-    images, labels = shapes.generate(400, 3)
-    middle = images[:, 24:40, 24:40].astype(float).mean(-1)
-    along, down = abs(np.diff(middle, axis=2)), abs(np.diff(middle, axis=1))
-    upright = along.mean((1, 2)) > down.mean((1, 2))
-    has_body_there = labels // len(shapes.WAYS) != shapes.OUTLINES.index("ring")
-    agree = upright == (labels % len(shapes.WAYS) == shapes.WAYS.index("upright"))
-    assert agree[has_body_there].mean() > 0.95
+def test_stripes_run_as_the_class_says() -> None:
+    """Brightness changes along the rows of upright stripes and down the columns of lying ones.
+    Their tilt is to either side equally often: a mirrored image stays in its class."""
+    images, labels = shapes.generate(600, 3)
+    filled = labels // len(shapes.ORIENTATIONS) != shapes.OUTLINES.index("ring")
+    middle = images[filled, 24:40, 24:40].astype(float).mean(-1)
+    orientation = labels[filled] % len(shapes.ORIENTATIONS)
+    down, along = np.gradient(middle, axis=(1, 2))
+    upright = abs(along).mean((1, 2)) > abs(down).mean((1, 2))
+    says_upright = orientation == shapes.ORIENTATIONS.index("upright")
+    assert (upright == says_upright).mean() > 0.95
+    to_one_side = (along * down).mean((1, 2)) > 0
+    for kind in (says_upright, ~says_upright):
+        assert 0.35 < to_one_side[kind].mean() < 0.65
+
+
+def test_means_and_deviations_of_colours(tmp_path: Path) -> None:
+    images, labels = shapes.generate(100, 3)
+    for colours in (images, images[..., :1]):
+        with CacheWriter(tmp_path / str(colours.shape[3])) as writer:
+            data = writer.commit("s", "g", shapes.CLASSES, colours, labels, (colours, labels))
+        fractions = colours / 255
+        np.testing.assert_allclose(data.mean, fractions.mean((0, 1, 2)), rtol=1e-12)
+        np.testing.assert_allclose(data.std, fractions.std((0, 1, 2)), rtol=1e-12)
 
 
 # ---- reading folders and parquet

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scaling_search.verdict import posterior
 from scaling_search.verdict.posterior import (
     _VAGUE,
+    ENOUGH_DRAWS,
     Array,
     Runs,
     Statistics,
@@ -137,9 +139,24 @@ def test_samples_have_the_dense_gaussians_mean_and_covariance(rungs: int, losses
 @pytest.mark.parametrize("losses", [0, 1, 2])
 @pytest.mark.parametrize("rungs", [1, 2])
 def test_draws_carry_the_weight(rungs: int, losses: int) -> None:
-    """Of 512: with twenty hyper-parameters and proposals from their prior, two to nine did."""
-    weights = fit(runs(rungs, losses)).weights
-    assert 1 / (weights**2).sum() > 40
+    """With twenty hyper-parameters and proposals from their prior, two to nine of 512 did."""
+    assert fit(runs(rungs, losses)).effective_draws >= ENOUGH_DRAWS
+
+
+def test_many_seeds_are_solved_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the sums of seeds are the largest array."""
+    data = Statistics.of(runs(1, 2, seeds=12))
+    assert data.fold_latents[0].size > data.counts[0].size
+    z = np.random.default_rng(1).standard_normal((5, dimensions(data.runs)))
+    whole = data.evidence(data.draws(z))
+    monkeypatch.setattr(posterior, "_MOST_DOUBLES", 2 * data.fold_latents[0].size)
+    assert data.evidence(data.draws(z)) == pytest.approx(whole, rel=1e-12)
+    y = scaled(data)
+    theirs = [
+        stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0])
+        for row in z[:2]
+    ]
+    assert np.diff(whole[:2]) == pytest.approx(np.diff(theirs), abs=1e-5)
 
 
 @pytest.mark.parametrize(("rungs", "losses"), [(1, 0), (2, 0), (2, 2)])

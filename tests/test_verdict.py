@@ -255,8 +255,8 @@ def test_fastest_of_the_tied() -> None:
     ]
     v = only(records)
     assert v.fastest is not None
-    level = [row for row in v.tied if row.standing != "worse"]
-    assert v.fastest.speed == max(row.speed or 0 for row in level)
+    not_worse = [row for row in v.tied if row.standing != "worse"]
+    assert v.fastest.speed == max(row.speed or 0 for row in not_worse)
     if v.fastest != v.pick:
         assert "times the pick's images/s" in (fastest_words(v) or "")
 
@@ -279,6 +279,13 @@ def test_the_fastest_is_not_seen_to_be_worse() -> None:
     assert some.fastest.candidate != worse.candidate
 
 
+def test_too_few_draws_are_said() -> None:
+    v = only([record(c, 0, 0.7, speed=100.0) for c in TODO.candidates])
+    assert "effective draws" not in noise_words(v)
+    some = replace(v, effective_draws=12)
+    assert "rests on 12 effective draws of its hyper-parameters, 150 were" in noise_words(some)
+
+
 def without_speed(records: list[Record], candidates: list[Candidate]) -> list[Record]:
     """As where the runs of these shared their GPU."""
     return [
@@ -298,8 +305,8 @@ def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
     tied = [row.candidate for row in v.tied]
     assert v.fastest is not None
     assert 2 < len(tied) < len(v.rows)
-    level = [row.candidate for row in v.tied if row.standing != "worse"]
-    for shared in (level[0], level[-1]):
+    not_worse = [row.candidate for row in v.tied if row.standing != "worse"]
+    for shared in (not_worse[0], not_worse[-1]):
         some = only(without_speed(records, [shared]))
         assert some.fastest is None
         assert fastest_words(some) is None

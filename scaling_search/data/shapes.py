@@ -3,9 +3,9 @@ stripes inside it run.
 
 The outline can be read at any resolution and is easy; the stripes' period is 4-10 px of 64, so the
 finer they are, the sooner they blur away at low resolution: a network that sees finely is rewarded.
-Which way they run shows in a single layer of filters, and mirroring does not change it: from a
-texture that takes a product of features (stripes against checks) short runs learn nothing until
-they learn it at once, and the seed decides whether that is before their end. Colours, position,
+A single layer of filters sees their direction, so short runs learn it steadily. (Stripes against
+checks, the classes until 2026-11, take a product of features: runs learnt it late and at once, and
+the seed decided whether before their end.) Mirroring an image keeps its class. Colours, position,
 size, rotation, phase and background carry nothing. The images follow from the seed alone.
 """
 
@@ -20,8 +20,10 @@ SIDE = 64  # px
 _GENERATED_AT_ONCE = 500  # images; with another number the same seed would draw other images
 
 OUTLINES = ("disc", "square", "triangle", "cross", "ring")
-WAYS = ("upright", "lying")  # of the stripes
-CLASSES = tuple(f"{way} {outline}" for outline, way in itertools.product(OUTLINES, WAYS))
+ORIENTATIONS = ("upright", "lying")  # of the stripes
+CLASSES = tuple(
+    f"{orientation} {outline}" for outline, orientation in itertools.product(OUTLINES, ORIENTATIONS)
+)
 
 Floats = NDArray[np.float32]
 
@@ -56,15 +58,16 @@ def _batch(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.ui
     u, v = (x - centre_x) / radius, (y - centre_y) / radius
     u, v = np.cos(turn) * u + np.sin(turn) * v, np.cos(turn) * v - np.sin(turn) * u
 
-    # the stripes in image pixels, at their own angle
+    # the stripes in image pixels; their tilt lies evenly on both sides, so that a mirrored image
+    # stays in its class
     angle, period = draw(-0.5, 0.5), draw(4, 10)
-    angle += (labels % len(WAYS))[:, None, None] * np.float32(np.pi / 2)
+    angle += (labels % len(ORIENTATIONS))[:, None, None] * np.float32(np.pi / 2)
     phase = (np.cos(angle) * x + np.sin(angle) * y) * 2 * np.pi / period + draw(0, 2 * np.pi)
     stripes = np.sign(np.sin(phase))[..., None]
 
     mask = np.empty((n, SIDE, SIDE, 1), dtype=bool)
     for i, outline in enumerate(OUTLINES):
-        has_outline = labels // len(WAYS) == i
+        has_outline = labels // len(ORIENTATIONS) == i
         mask[has_outline, ..., 0] = _inside(outline, u[has_outline], v[has_outline])
 
     # the background is a colour that changes slowly across the image

@@ -12,6 +12,7 @@ from scaling_search.study.wording import percent, points, spent
 from scaling_search.verdict.chances import MARGIN
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
+from scaling_search.verdict.posterior import ENOUGH_DRAWS
 from scaling_search.verdict.verdict import Row, Verdict
 
 # More times the runs that a study has than this, and it takes other runs, not more of them.
@@ -166,12 +167,17 @@ def tied_words(v: Verdict) -> str:
 
 
 def noise_words(v: Verdict) -> str:
-    """Say how much one run varies, and what was left out."""
+    """Say how much one run varies, what was left out, and where the model is rough."""
     words = f"one run varies by ± {points(v.noise)} points around its network"
     if v.left_out == 1:
         words += "; 1 failed run is left out"
     elif v.left_out:
         words += f"; {v.left_out} failed runs are left out"
+    if v.effective_draws < ENOUGH_DRAWS:
+        words += (
+            f"; the model rests on {v.effective_draws} effective draws of its hyper-parameters, "
+            f"{ENOUGH_DRAWS} were wanted: intervals are rougher than usual"
+        )
     return words
 
 

@@ -32,7 +32,6 @@ and nothing else. Plain numpy and scipy: arrays in, arrays out; equal input give
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +40,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm, qmc
 from threadpoolctl import threadpool_limits
-
-logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -57,7 +54,7 @@ _VAGUE = 0.5
 _FEWEST_ROUNDS, _MOST_ROUNDS = 4, 16
 _DRAWS_PER_ROUND = 128
 # Draws that carry the weight (effective sample size) when there are enough.
-_ENOUGH_DRAWS = 150
+ENOUGH_DRAWS = 150
 _WIDER = 1.2
 
 # The way to that mode, in prior standard deviations: differences for its gradients and for the
@@ -194,6 +191,11 @@ class Fit:
     weights: Array  # [draws], of sum 1
     seed: int
 
+    @property
+    def effective_draws(self) -> int:
+        """How many draws carry the weight: fewer than ENOUGH_DRAWS leave intervals rough."""
+        return int(_carrying(self.weights))
+
     def sample(self, samples: int = 4096, grid: Array | None = None) -> Posterior:
         """Return about `samples` samples; with `grid` [points, 3], of the surfaces there as well.
 
@@ -252,7 +254,7 @@ def _importance_sampling(statistics: Statistics, seed: int) -> Fit:
         densities = [_log_density(z, m, r) for m, r in proposals]
         mixture = np.logaddexp.reduce(densities, axis=0)
         log_weights = posterior - mixture
-        if turn + 1 >= _FEWEST_ROUNDS and _carrying(_normalized(log_weights)) >= _ENOUGH_DRAWS:
+        if turn + 1 >= _FEWEST_ROUNDS and _carrying(_normalized(log_weights)) >= ENOUGH_DRAWS:
             break
         # The next round goes where the weight is. Where a handful of draws have nearly all of it,
         # too few for a covariance in `dims` dimensions, the weights are tempered until three draws
@@ -263,9 +265,6 @@ def _importance_sampling(statistics: Statistics, seed: int) -> Fit:
         # A little wider than what was seen, and never flat in a direction: a proposal must cover
         # the tails of what it stands for.
         root = np.asarray(np.linalg.cholesky(1.1 * spread + 0.02 * np.eye(dims)), dtype=np.float64)
-    else:
-        carrying = _carrying(_normalized(log_weights))
-        logger.warning("%.0f draws carry the model, fewer than %d", carrying, _ENOUGH_DRAWS)
     return Fit(statistics, statistics.draws(z), _normalized(log_weights), seed)
 
 
@@ -357,27 +356,27 @@ class _Pattern:
 
 @dataclass(frozen=True, slots=True)
 class _Summed:
-    """What the likelihood needs of the runs in each of some draws; W is the inverse covariance of
+    """What the likelihood needs of the runs in each of some draws; V is the inverse covariance of
     noise and seeds' effects together."""
 
-    counts: Array  # [draws, latents, latents]: Z'WZ
-    sums: Array  # [draws, latents]: Z'Wy
-    squares: Array  # [draws]: y'Wy
-    determinant: Array  # [draws]: log determinant of W^-1
+    counts: Array  # [draws, latents, latents]: Z'VZ
+    sums: Array  # [draws, latents]: Z'Vy
+    squares: Array  # [draws]: y'Vy
+    determinant: Array  # [draws]: log determinant of V^-1
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """The runs, summed into what a draw of hyper-parameters needs, whatever their number.
 
-    A value is y = Z latent + e + noise, its row of Z picking two latents. The likelihood needs
-    Z' W Z, Z' W y and y' W y, and the same of the seeds' effects e, where W, the noise's inverse
-    covariance, is for each pattern of views the same small matrix, repeated. So the products are
-    summed once for each of its entries, the terms.
+    The values are y = Z latents + E e + noise: a row of Z picks two latents, a row of E the effect
+    of one view and seed. The likelihood needs Z'WZ, Z'Wy and y'Wy, and the same with E, where W,
+    the noise's inverse covariance, is for each pattern of views the same small matrix, repeated. So
+    the products are summed once for each of its entries, the terms.
 
-    Latents in order: h of the last view, h of the other views, m of each view. The seeds' effects
-    are not among them: there may be hundreds, what couples them is of one seed each, and nobody
-    asks for them, so they are integrated out.
+    Latents in order: h of the last view, h of the other views, m of each view. The seeds' effects e
+    are not among them: there may be hundreds, given the rest each seed's are independent of the
+    other seeds', and no result needs them, so they are integrated out.
     """
 
     runs: Runs
@@ -389,9 +388,9 @@ class Statistics:
     counts: Array  # [terms, latents, latents]: Z'Z over the pairs of values of a term
     sums: Array  # [terms, latents]: Z'y
     squares: Array  # [terms]: y'y
-    fold_counts: Array  # [terms, seeds, views, views]: how many pairs of values have these
-    fold_latents: Array  # [terms, seeds, views, latents]: their Z, summed
-    fold_sums: Array  # [terms, seeds, views]: their y, summed
+    fold_counts: Array  # [terms, seeds, views, views]: E'E, between the views of each seed
+    fold_latents: Array  # [terms, seeds, views, latents]: E'Z
+    fold_sums: Array  # [terms, seeds, views]: E'y
     # standard deviation of accuracy between networks, at the highest rung that has any
     spread: float
 
@@ -431,20 +430,20 @@ class Statistics:
                 counts.append((z[a].T @ z[b] + z[b].T @ z[a]) / 2)
                 sums.append((z[a].T @ y[b] + z[b].T @ y[a]) / 2)
                 squares.append(y[a] @ y[b])
-                of_pairs = np.zeros((seeds, views, views))
-                of_latents = np.zeros((seeds, views, z.shape[1]))
-                of_values = np.zeros((seeds, views))
                 seed = runs.seed[a]  # a pair is of one run
-                for other, view, its in (
-                    (b, pattern.views[i], pattern.views[j]),
-                    (a, pattern.views[j], pattern.views[i]),
+                pair_counts = np.zeros((seeds, views, views))
+                latent_sums = np.zeros((seeds, views, z.shape[1]))
+                value_sums = np.zeros((seeds, views))
+                for view, other_view, other in (
+                    (pattern.views[i], pattern.views[j], b),
+                    (pattern.views[j], pattern.views[i], a),
                 ):
-                    np.add.at(of_pairs[:, view, its], seed, 0.5)
-                    np.add.at(of_latents[:, view], seed, z[other] / 2)
-                    np.add.at(of_values[:, view], seed, y[other] / 2)
-                fold_counts.append(of_pairs)
-                fold_latents.append(of_latents)
-                fold_sums.append(of_values)
+                    np.add.at(pair_counts[:, view, other_view], seed, 0.5)
+                    np.add.at(latent_sums[:, view], seed, z[other] / 2)
+                    np.add.at(value_sums[:, view], seed, y[other] / 2)
+                fold_counts.append(pair_counts)
+                fold_latents.append(latent_sums)
+                fold_sums.append(value_sums)
         return cls(
             runs=runs,
             squared=squared,
@@ -504,9 +503,9 @@ class Statistics:
     def evidence(self, d: Hyperparameters) -> Array:
         """Return the log marginal likelihood [draws] of the runs, up to a constant.
 
-        With W the inverse covariance of noise and seeds' effects together, L L' = R' Z'WZ R + I and
-        R the prior's root, the determinant of the runs' covariance is that of W^-1 times that of
-        L L', and y' (covariance)^-1 y = y'Wy - |L^-1 R' Z'Wy|².
+        With V the inverse covariance of noise and seeds' effects together, L L' = R' Z'VZ R + I and
+        R the prior's root, the determinant of the runs' covariance is that of V^-1 times that of
+        L L', and y' (covariance)^-1 y = y'Vy - |L^-1 R' Z'Vy|².
         """
         parts = []
         for i in self._slices(len(d.length)):
@@ -610,38 +609,39 @@ class Statistics:
     def _summed(self, d: Hyperparameters, i: slice) -> _Summed:
         """Return the runs' sums in these draws, the seeds' effects integrated out.
 
-        Given everything else each seed's effects [views] are Gaussian on their own: in standard
-        normals of precision B = F Z'WZ F + I, with F their deviations. Integrated out, they take
-        C'C off each sum, where C is what couples them to it, times the root of B^-1.
+        With F the effects' standard deviations and B = F E'WE F + I, one block a seed, the inverse
+        covariance of noise and effects together is V = W - W E F B^-1 F E'W (Woodbury), and the
+        determinant of V^-1 is that of W^-1 times that of B. So, with L L' = B, a product X'VY is
+        X'WY - (L^-1 F E'WX)' (L^-1 F E'WY).
         """
         weights, determinant = self._weights(d, i)
-        fold = d.fold[i][:, None, :]
-        draws, (seeds, views) = len(fold), self.fold_sums.shape[1:]
-        latents = self.counts.shape[1]
+        deviation = d.fold[i][:, None]  # [draws, 1, views]
+        draws, (seeds, views) = len(deviation), self.fold_sums.shape[1:]
 
-        def weighed(terms: Array) -> Array:
+        def weighted(terms: Array) -> Array:
             """Sum [terms, ...] to [draws, ...]."""
             return (weights @ terms.reshape(len(terms), -1)).reshape(draws, *terms.shape[1:])
 
-        precision = fold[..., None] * weighed(self.fold_counts) * fold[:, :, None] + np.eye(views)
-        factor = np.asarray(np.linalg.cholesky(precision), dtype=np.float64)
+        scaled = deviation[..., None] * weighted(self.fold_counts) * deviation[:, :, None]
+        factor = np.asarray(np.linalg.cholesky(scaled + np.eye(views)), dtype=np.float64)
+        # [draws, seeds, views, latents and the value]
         coupling = np.concatenate(
-            [weighed(self.fold_latents), weighed(self.fold_sums)[..., None]], axis=3
+            [weighted(self.fold_latents), weighted(self.fold_sums)[..., None]], axis=3
         )
-        whitened = np.linalg.solve(factor, fold[..., None] * coupling)
-        whitened = whitened.reshape(draws, seeds * views, latents + 1)
-        to_latents, to_value = whitened[:, :, :-1], whitened[:, :, -1:]
-        transposed = to_latents.transpose(0, 2, 1)
+        whitened = np.linalg.solve(factor, deviation[..., None] * coupling)
+        whitened = whitened.reshape(draws, seeds * views, -1)
+        of_latents, of_values = whitened[:, :, :-1], whitened[:, :, -1:]
+        transposed = of_latents.transpose(0, 2, 1)
         return _Summed(
-            counts=weighed(self.counts) - transposed @ to_latents,
-            sums=weighed(self.sums) - (transposed @ to_value)[:, :, 0],
-            squares=weighed(self.squares) - (to_value[:, :, 0] ** 2).sum(1),
+            counts=weighted(self.counts) - transposed @ of_latents,
+            sums=weighted(self.sums) - (transposed @ of_values)[:, :, 0],
+            squares=weighted(self.squares) - (of_values[:, :, 0] ** 2).sum(1),
             determinant=determinant + _log_determinant(factor).sum(1),
         )
 
     def _solve(self, d: Hyperparameters, i: slice, summed: _Summed) -> tuple[Array, Array, Array]:
         """Return for each draw the prior's root R, the Cholesky factor of the posterior's precision
-        R' Z'WZ R + I in standard normals, and the right-hand side R' Z'Wy."""
+        R' Z'VZ R + I in standard normals, and the right-hand side R' Z'Vy."""
         root = self._prior_root(d, i)
         inner = root.transpose(0, 2, 1) @ summed.counts @ root + np.eye(root.shape[1])
         right = (root.transpose(0, 2, 1) @ summed.sums[:, :, None])[:, :, 0]

@@ -105,6 +105,7 @@ class Verdict:
     extra: int  # runs beyond those that all of the networks have
     seconds: float  # of a finished run of these networks at the last rung, the median
     noise: float  # standard deviation of one run at the last rung around its network
+    effective_draws: int  # that carry the model; fewer than ENOUGH_DRAWS leave intervals rough
     losses: tuple[str, ...]  # what the model saw of a run besides its accuracy
     surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]  # networks left out since their longest run failed
@@ -138,16 +139,16 @@ class Verdict:
 
     @property
     def fastest(self) -> Row | None:
-        """The one of the tied set that trains most images a second, those left out that the pick
-        is seen to be better than: a set is tied together, and may hold some.
+        """The fastest in training (images/s) of the tied networks, without those whose interval
+        says that they are worse than the pick.
 
-        None where one of them has no speed on record, as runs that shared their GPU have none: it
+        None where one of these has no speed on record, as runs that shared their GPU have none: it
         might be that one.
         """
-        level = [row for row in self.tied if row.standing != "worse"]
-        if not all(row.speed for row in level):
+        not_worse = [row for row in self.tied if row.standing != "worse"]
+        if not all(row.speed for row in not_worse):
             return None
-        return max(level, key=lambda row: row.speed or 0.0)
+        return max(not_worse, key=lambda row: row.speed or 0.0)
 
     def named(self, name: str) -> Row | None:
         """The best network that stands for a direction, exactly or as the nearest to it."""
@@ -417,6 +418,7 @@ def _verdict(
         extra=count_extra(runs, study, budget),
         seconds=_seconds(runs_of, [fitted.networks[i] for i in inside], study.rungs[-1]),
         noise=samples.noise,
+        effective_draws=fitted.fit.effective_draws,
         losses=fitted.losses,
         surface=_surface(fitted),
         failed=_left_out(budget, runs_of, fitted),
