@@ -37,6 +37,9 @@ from scaling_search.verdict.verdict import verdicts
 LIMITS = {"build": 5.0, "megabytes": 8.0, "painted": 3.0}
 
 
+_OF_10_000_IMAGES = "f" * 2500  # a bit for each: the model takes their number from it
+
+
 def page(runs: int) -> Page:
     """Return the page of a made-up study, but for its verdicts."""
     study = check({"device": "cpu", "rungs": [2], "space": {"candidates": 100}}, "benchmark")
@@ -46,11 +49,18 @@ def page(runs: int) -> Page:
     records = []
     for i in range(runs):
         seed, k = divmod(i, len(todo.everything))
-        accuracy = float(truth[k] + rng.normal(0, 0.01))
-        epochs = tuple(Epoch(e, 1.0, 1.0, accuracy - 0.1 * (2 - e), 1.0) for e in (1, 2))
+        luck = rng.normal(0, 0.01)
+        accuracy = float(truth[k] + luck)
+        # losses say the same with a little noise of their own
+        val_loss, train_loss = 3 - 2 * (truth[k] + 0.9 * luck + rng.normal(0, 0.005, 2))
+        epochs = tuple(
+            Epoch(e, float(train_loss), float(val_loss), accuracy - 0.1 * (2 - e), 1.0)
+            for e in (1, 2)
+        )
         outcome = Outcome(
             "done",
             epochs,
+            right=_OF_10_000_IMAGES,
             seconds=float(2 + rng.random()),
             images_per_s=float(900 + 100 * rng.random()),
         )
