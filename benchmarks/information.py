@@ -236,8 +236,10 @@ def answer(seen: Sequence[Record], truth: dict[str, Array], study: Study) -> Ans
     pick, best, bound = chances(fitted.sample().accuracy[:, networks])
     accuracy = np.array([truth[fitted.keys[i]] for i in networks])
     mean = accuracy.mean(1)
-    halves = accuracy[:, ::2].mean(1), accuracy[:, 1::2].mean(1)
-    ahead = [other[one.argmax()] - other[pick] for one, other in (halves, halves[::-1])]
+    ahead = [math.nan]  # one unseen seed has no halves
+    if accuracy.shape[1] > 1:
+        halves = accuracy[:, ::2].mean(1), accuracy[:, 1::2].mean(1)
+        ahead = [other[one.argmax()] - other[pick] for one, other in (halves, halves[::-1])]
     return Answer(
         seeds=len({run.seed for run in seen}),
         regret=100 * float(mean.max() - mean[pick]),
