@@ -226,6 +226,14 @@ def test_surface_is_found() -> None:
     assert np.linalg.norm(grid[fields[:, 0].mean(0).argmax()] - top) <= 0.25
 
 
+def test_a_broken_devices_values_give_numbers() -> None:
+    """As one that returned an accuracy of 4143: what it says is nonsense, and no traceback."""
+    data = runs(1, 2)
+    value = data.value.copy()
+    value[np.flatnonzero(data.view == 2)[0]] = 4143.0
+    assert np.isfinite(fit(replace(data, value=value)).sample(100).accuracy).all()
+
+
 def test_extremes_give_numbers() -> None:
     one = accuracies(SHARES[:1], np.zeros(1, int), np.zeros(1, int), np.array([0.5]), 0.01)
     assert fit(one).sample().accuracy.shape == (4096, 1)

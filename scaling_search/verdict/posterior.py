@@ -410,7 +410,8 @@ class Statistics:
         y = runs.value - means[runs.view]
         accuracies = runs.view[~off[runs.network]]
         highest = max(int(accuracies.max(initial=0)), views - runs.rungs)
-        spread = max(_spread(runs, off, y, highest), 0.5 * runs.unit, 1e-4)
+        # Fractions spread by no more than 1, whatever a broken device returns.
+        spread = min(max(_spread(runs, off, y, highest), 0.5 * runs.unit, 1e-4), 1.0)
         scale = np.ones(views)
         for view in range(views - runs.rungs):
             own = _spread(runs, off, y, view)
@@ -646,7 +647,10 @@ class Statistics:
         """Return for each draw the prior's root R, the Cholesky factor of the posterior's precision
         R' Z'VZ R + I in standard normals, and the right-hand side R' Z'Vy."""
         root = self._prior_root(d, i)
-        inner = root.transpose(0, 2, 1) @ summed.counts @ root + np.eye(root.shape[1])
+        inner = root.transpose(0, 2, 1) @ summed.counts @ root
+        # What was taken off may leave it below 0 by rounding, where values are far from fractions.
+        rounding = 1e-14 * np.trace(inner, axis1=1, axis2=2)
+        inner += (1 + rounding)[:, None, None] * np.eye(root.shape[1])
         right = (root.transpose(0, 2, 1) @ summed.sums[:, :, None])[:, :, 0]
         return root, np.asarray(np.linalg.cholesky(inner), dtype=np.float64), right
 
