@@ -1,6 +1,9 @@
 """Does the verdict keep its word? Simulated studies whose truth is known, in seven worlds.
 
     python benchmarks/calibration.py [--studies 500] [--check] [--workers 2]
+        [--worlds "matched,luck in views"] [--runs rungs,flat] [--first 2000]
+
+All of it takes ten hours of CPU: --worlds and --runs name a part, --first other studies.
 
 Each study: 24 networks on the map; one short run each, half of them promoted to a long one, the
 five best with three seeds (rungs); or every network long with one seed, then twelve more runs where
@@ -363,11 +366,15 @@ def report_probabilities(results: list[Result]) -> tuple[float, list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--studies", type=int, default=500, help="per world and allocation")
+    parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--runs", default=",".join(KINDS), help="how networks are given runs")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first study")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    groups = [(world, kind) for world in WORLDS for kind in KINDS]
-    jobs = [(*group, n) for group in groups for n in range(args.studies)]
+    groups = [(world, kind) for world in args.worlds.split(",") for kind in args.runs.split(",")]
+    numbers = range(args.first, args.first + args.studies)
+    jobs = [(*group, n) for group in groups for n in numbers]
     with ProcessPoolExecutor(args.workers) as pool:
         results = list(pool.map(one, jobs, chunksize=10))
     print(f"{args.studies} studies per world and allocation, {NETWORKS} networks")

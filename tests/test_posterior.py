@@ -107,6 +107,13 @@ def dense(data: Statistics, z: Array) -> tuple[Array, Array, Array]:
     return whole, cross, prior
 
 
+def dense_evidence(data: Statistics, z: Array) -> list[float]:
+    """The log density of the values in each draw."""
+    y = scaled(data)
+    mean = np.zeros(len(y))
+    return [stats.multivariate_normal.logpdf(y, mean, dense(data, row[None])[0]) for row in z]
+
+
 @pytest.mark.parametrize(
     ("rungs", "losses"), [(1, 0), (2, 0), (3, 0), (1, 2), (2, 1), (2, 2), (3, 2)]
 )
@@ -114,12 +121,7 @@ def test_evidence_is_the_dense_gaussians(rungs: int, losses: int) -> None:
     data = Statistics.of(runs(rungs, losses))
     z = np.random.default_rng(1).standard_normal((4, dimensions(data.runs)))
     ours = data.evidence(data.draws(z))
-    y = scaled(data)
-    theirs = [
-        stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0])
-        for row in z
-    ]
-    assert np.diff(ours) == pytest.approx(np.diff(theirs), abs=1e-5)
+    assert np.diff(ours) == pytest.approx(np.diff(dense_evidence(data, z)), abs=1e-5)
 
 
 @pytest.mark.parametrize(("rungs", "losses"), [(1, 0), (2, 0), (1, 2)])
@@ -146,17 +148,12 @@ def test_draws_carry_the_weight(rungs: int, losses: int) -> None:
 def test_many_seeds_are_solved_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """There the sums of seeds are the largest array."""
     data = Statistics.of(runs(1, 2, seeds=12))
-    assert data.fold_latents[0].size > data.counts[0].size
+    assert data.of_folds[0].size > data.products[0].size
     z = np.random.default_rng(1).standard_normal((5, dimensions(data.runs)))
     whole = data.evidence(data.draws(z))
-    monkeypatch.setattr(posterior, "_MOST_DOUBLES", 2 * data.fold_latents[0].size)
+    monkeypatch.setattr(posterior, "_MOST_DOUBLES", 2 * data.of_folds[0].size)
     assert data.evidence(data.draws(z)) == pytest.approx(whole, rel=1e-12)
-    y = scaled(data)
-    theirs = [
-        stats.multivariate_normal.logpdf(y, np.zeros(len(y)), dense(data, row[None])[0])
-        for row in z[:2]
-    ]
-    assert np.diff(whole[:2]) == pytest.approx(np.diff(theirs), abs=1e-5)
+    assert np.diff(whole[:2]) == pytest.approx(np.diff(dense_evidence(data, z[:2])), abs=1e-5)
 
 
 @pytest.mark.parametrize(("rungs", "losses"), [(1, 0), (2, 0), (2, 2)])

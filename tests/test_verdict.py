@@ -246,14 +246,18 @@ def test_standing_by_the_margin() -> None:
     assert v.rows[1].high > MARGIN
 
 
-def test_fastest_of_the_tied() -> None:
+def of_unequal_speed() -> list[Record]:
+    """Two seeds of every network, the later in the list the faster; noise and no truth."""
     rng = np.random.default_rng(1)
-    records = [
+    return [
         record(c, s, 0.7 + rng.normal(0, 0.01), speed=100.0 + 10 * k)
         for k, c in enumerate(TODO.candidates)
         for s in range(2)
     ]
-    v = only(records)
+
+
+def test_fastest_of_the_tied() -> None:
+    v = only(of_unequal_speed())
     assert v.fastest is not None
     not_worse = [row for row in v.tied if row.standing != "worse"]
     assert v.fastest.speed == max(row.speed or 0 for row in not_worse)
@@ -263,13 +267,7 @@ def test_fastest_of_the_tied() -> None:
 
 def test_the_fastest_is_not_seen_to_be_worse() -> None:
     """A set is tied together: the pick may be seen to be better than one that is in it."""
-    rng = np.random.default_rng(1)
-    records = [
-        record(c, s, 0.7 + rng.normal(0, 0.01), speed=100.0 + 10 * k)
-        for k, c in enumerate(TODO.candidates)
-        for s in range(2)
-    ]
-    v = only(records)
+    v = only(of_unequal_speed())
     fastest = max((row for row in v.tied if row != v.pick), key=lambda row: row.speed or 0.0)
     worse = replace(fastest, low=0.001, high=0.02, speed=1000.0)
     rows = tuple(worse if row == fastest else row for row in v.rows)
@@ -295,12 +293,7 @@ def without_speed(records: list[Record], candidates: list[Candidate]) -> list[Re
 
 
 def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
-    rng = np.random.default_rng(1)
-    records = [
-        record(c, s, 0.7 + rng.normal(0, 0.01), speed=100.0 + 10 * k)
-        for k, c in enumerate(TODO.candidates)
-        for s in range(2)
-    ]
+    records = of_unequal_speed()
     v = only(records)
     tied = [row.candidate for row in v.tied]
     assert v.fastest is not None

@@ -357,24 +357,13 @@ class _Pattern:
 
 
 @dataclass(frozen=True, slots=True)
-class _Summed:
-    """What the likelihood needs of the runs in each of some draws; V is the inverse covariance of
-    noise and seeds' effects together."""
-
-    counts: Array  # [draws, latents, latents]: Z'VZ
-    sums: Array  # [draws, latents]: Z'Vy
-    squares: Array  # [draws]: y'Vy
-    determinant: Array  # [draws]: log determinant of V^-1
-
-
-@dataclass(frozen=True, slots=True)
 class Statistics:
     """The runs, summed into what a draw of hyper-parameters needs, whatever their number.
 
     The values are y = Z latents + E e + noise: a row of Z picks two latents, a row of E the effect
-    of one view and seed. The likelihood needs Z'WZ, Z'Wy and y'Wy, and the same with E, where W,
-    the noise's inverse covariance, is for each pattern of views the same small matrix, repeated. So
-    the products are summed once for each of its entries, the terms.
+    of one view and seed. With X = [Z y], the likelihood needs X'WX, E'WX and E'WE, where W, the
+    noise's inverse covariance, is for each pattern of views the same small matrix, repeated. So the
+    products are summed once for each of its entries, the terms.
 
     Latents in order: h of the last view, h of the other views, m of each view. The seeds' effects e
     are not among them: there may be hundreds, given the rest each seed's are independent of the
@@ -387,12 +376,10 @@ class Statistics:
     scale: Array  # [views]: what values are multiplied by, so that all spread as accuracies do
     means: Array  # [views]: the mean of the scaled values, which are taken off first
     patterns: list[_Pattern]
-    counts: Array  # [terms, latents, latents]: Z'Z over the pairs of values of a term
-    sums: Array  # [terms, latents]: Z'y
-    squares: Array  # [terms]: y'y
-    fold_counts: Array  # [terms, seeds, views, views]: E'E, between the views of each seed
-    fold_latents: Array  # [terms, seeds, views, latents]: E'Z
-    fold_sums: Array  # [terms, seeds, views]: E'y
+    # over the pairs of values of a term
+    products: Array  # [terms, latents + 1, latents + 1]: X'X
+    of_folds: Array  # [terms, seeds, views, latents + 1]: E'X
+    between_folds: Array  # [terms, seeds, views, views]: E'E, between the views of each seed
     # standard deviation of accuracy between networks, at the highest rung that has any
     spread: float
 
@@ -420,33 +407,29 @@ class Statistics:
 
         block = np.array([_block(view, runs) for view in range(views)])[runs.view]
         first_mean = networks * views
-        z = np.zeros((len(y), first_mean + views))
+        x = np.zeros((len(y), first_mean + views + 1))
         rows = np.arange(len(y))
-        z[rows, block * networks + runs.network] = 1
-        z[rows, first_mean + runs.view] = 1
+        x[rows, block * networks + runs.network] = 1
+        x[rows, first_mean + runs.view] = 1
+        x[:, -1] = y
 
         patterns = _patterns(runs, seeds)
-        counts, sums, squares, fold_counts, fold_latents, fold_sums = [], [], [], [], [], []
+        products, of_folds, between_folds = [], [], []
         for pattern in patterns:
             for i, j in _entries(len(pattern.views)):
                 a, b = pattern.values[:, i], pattern.values[:, j]
-                counts.append((z[a].T @ z[b] + z[b].T @ z[a]) / 2)
-                sums.append((z[a].T @ y[b] + z[b].T @ y[a]) / 2)
-                squares.append(y[a] @ y[b])
                 seed = runs.seed[a]  # a pair is of one run
-                pair_counts = np.zeros((seeds, views, views))
-                latent_sums = np.zeros((seeds, views, z.shape[1]))
-                value_sums = np.zeros((seeds, views))
+                of_seeds = np.zeros((seeds, views, x.shape[1]))
+                between = np.zeros((seeds, views, views))
                 for view, other_view, other in (
                     (pattern.views[i], pattern.views[j], b),
                     (pattern.views[j], pattern.views[i], a),
                 ):
-                    np.add.at(pair_counts[:, view, other_view], seed, 0.5)
-                    np.add.at(latent_sums[:, view], seed, z[other] / 2)
-                    np.add.at(value_sums[:, view], seed, y[other] / 2)
-                fold_counts.append(pair_counts)
-                fold_latents.append(latent_sums)
-                fold_sums.append(value_sums)
+                    np.add.at(of_seeds[:, view], seed, x[other] / 2)
+                    np.add.at(between[:, view, other_view], seed, 0.5)
+                products.append((x[a].T @ x[b] + x[b].T @ x[a]) / 2)
+                of_folds.append(of_seeds)
+                between_folds.append(between)
         return cls(
             runs=runs,
             squared=squared,
@@ -454,12 +437,9 @@ class Statistics:
             scale=scale,
             means=means * scale,
             patterns=patterns,
-            counts=np.stack(counts),
-            sums=np.stack(sums),
-            squares=np.array(squares),
-            fold_counts=np.stack(fold_counts),
-            fold_latents=np.stack(fold_latents),
-            fold_sums=np.stack(fold_sums),
+            products=np.stack(products),
+            of_folds=np.stack(of_folds),
+            between_folds=np.stack(between_folds),
             spread=spread,
         )
 
@@ -512,12 +492,11 @@ class Statistics:
         """
         parts = []
         for i in self._slices(len(d.length)):
-            summed = self._summed(d, i)
-            _, factor, right = self._solve(d, i, summed)
+            products, determinant = self._weighted(d, i)
+            _, factor, right = self._solve(d, i, products)
             whitened = np.linalg.solve(factor, right[:, :, None])[:, :, 0]
-            quadratic = summed.squares - (whitened**2).sum(1)
-            determinant = _log_determinant(factor) + summed.determinant
-            parts.append(-0.5 * (quadratic + determinant))
+            quadratic = products[:, -1, -1] - (whitened**2).sum(1)
+            parts.append(-0.5 * (quadratic + determinant + _log_determinant(factor)))
         return np.concatenate(parts)
 
     def sample(
@@ -541,7 +520,8 @@ class Statistics:
         seen, fields = [], []
         for n in np.flatnonzero(times).tolist():
             one = slice(n, n + 1)
-            root, factor, right = (a[0] for a in self._solve(d, one, self._summed(d, one)))
+            products, _ = self._weighted(d, one)
+            root, factor, right = (a[0] for a in self._solve(d, one, products))
             mean = np.linalg.solve(factor.T, np.linalg.solve(factor, right))
             normal = rng.standard_normal((len(mean), times[n]))
             latent = root @ (mean[:, None] + np.linalg.solve(factor.T, normal))
@@ -572,7 +552,8 @@ class Statistics:
         both = on[:, None] & on[None]
         # Off the surface a network may be anywhere: twenty times the spread of the others.
         anywhere = np.where(self.off, 20 * self.spread, 0.0)
-        root = np.zeros((len(kernel), *self.counts.shape[1:]))
+        latents = networks * views + views
+        root = np.zeros((len(kernel), latents, latents))
 
         def covariance(surface: Array, own: Array) -> Array:
             smooth = np.where(both, surface[:, None, None] ** 2 * kernel, 0.0)
@@ -587,7 +568,7 @@ class Statistics:
             root[:, rows] = d.slope[i, v, None, None] * seen
             bias = covariance(d.bias_surface[i, v], d.bias_own[i, v])
             root[:, rows, rows] = np.linalg.cholesky(bias)
-        means = np.arange(networks * views, root.shape[1])
+        means = np.arange(networks * views, latents)
         root[:, means, means] = _VAGUE
         return root
 
@@ -609,49 +590,40 @@ class Statistics:
                 columns.append(times * inverse[:, a, b])
         return np.stack(columns, axis=1), determinant
 
-    def _summed(self, d: Hyperparameters, i: slice) -> _Summed:
-        """Return the runs' sums in these draws, the seeds' effects integrated out.
+    def _weighted(self, d: Hyperparameters, i: slice) -> tuple[Array, Array]:
+        """Return X'VX [draws, latents + 1, latents + 1] and the log determinant [draws] of V^-1,
+        with V the inverse covariance of noise and seeds' effects together.
 
-        With F the effects' standard deviations and B = F E'WE F + I, one block a seed, the inverse
-        covariance of noise and effects together is V = W - W E F B^-1 F E'W (Woodbury), and the
-        determinant of V^-1 is that of W^-1 times that of B. So, with L L' = B, a product X'VY is
-        X'WY - (L^-1 F E'WX)' (L^-1 F E'WY).
+        With F the effects' standard deviations and B = F E'WE F + I, one block a seed, it is
+        V = W - W E F B^-1 F E'W (Woodbury), and the determinant of V^-1 is that of W^-1 times that
+        of B. So, with L L' = B and C = L^-1 F E'WX, X'VX is X'WX - C'C.
         """
         weights, determinant = self._weights(d, i)
         deviation = d.fold[i][:, None]  # [draws, 1, views]
-        draws, (seeds, views) = len(deviation), self.fold_sums.shape[1:]
 
-        def weighted(terms: Array) -> Array:
-            """Sum [terms, ...] to [draws, ...]."""
-            return (weights @ terms.reshape(len(terms), -1)).reshape(draws, *terms.shape[1:])
+        def sums(terms: Array) -> Array:
+            """Weigh [terms, ...], and sum to [draws, ...]."""
+            flat = weights @ terms.reshape(len(terms), -1)
+            return np.asarray(flat.reshape(len(weights), *terms.shape[1:]))
 
-        scaled = deviation[..., None] * weighted(self.fold_counts) * deviation[:, :, None]
-        factor = np.asarray(np.linalg.cholesky(scaled + np.eye(views)), dtype=np.float64)
-        # [draws, seeds, views, latents and the value]
-        coupling = np.concatenate(
-            [weighted(self.fold_latents), weighted(self.fold_sums)[..., None]], axis=3
-        )
+        scaled = deviation[..., None] * sums(self.between_folds) * deviation[:, :, None]
+        factor = np.asarray(np.linalg.cholesky(scaled + np.eye(self.runs.views)), dtype=np.float64)
         # hundreds of matrices of two or three rows: their inverses take a tenth of solving's time
-        to_normals = np.linalg.inv(factor) * deviation[:, :, None]
-        whitened = (to_normals @ coupling).reshape(draws, seeds * views, -1)
-        of_latents, of_values = whitened[:, :, :-1], whitened[:, :, -1:]
-        transposed = of_latents.transpose(0, 2, 1)
-        return _Summed(
-            counts=weighted(self.counts) - transposed @ of_latents,
-            sums=weighted(self.sums) - (transposed @ of_values)[:, :, 0],
-            squares=weighted(self.squares) - (of_values[:, :, 0] ** 2).sum(1),
-            determinant=determinant + _log_determinant(factor).sum(1),
-        )
+        coupling = np.linalg.inv(factor) * deviation[:, :, None] @ sums(self.of_folds)
+        coupling = coupling.reshape(len(weights), -1, self.products.shape[1])
+        products = sums(self.products) - coupling.transpose(0, 2, 1) @ coupling
+        return products, determinant + _log_determinant(factor).sum(1)
 
-    def _solve(self, d: Hyperparameters, i: slice, summed: _Summed) -> tuple[Array, Array, Array]:
-        """Return for each draw the prior's root R, the Cholesky factor of the posterior's precision
-        R' Z'VZ R + I in standard normals, and the right-hand side R' Z'Vy."""
+    def _solve(self, d: Hyperparameters, i: slice, products: Array) -> tuple[Array, Array, Array]:
+        """Return for each draw, from its X'VX, the prior's root R, the Cholesky factor of the
+        posterior's precision R' Z'VZ R + I in standard normals, and the right-hand side R' Z'Vy."""
         root = self._prior_root(d, i)
-        inner = root.transpose(0, 2, 1) @ summed.counts @ root
+        transposed = root.transpose(0, 2, 1)
+        inner = transposed @ products[:, :-1, :-1] @ root
         # What was taken off may leave it below 0 by rounding, where values are far from fractions.
         rounding = 1e-14 * np.trace(inner, axis1=1, axis2=2)
         inner += (1 + rounding)[:, None, None] * np.eye(root.shape[1])
-        right = (root.transpose(0, 2, 1) @ summed.sums[:, :, None])[:, :, 0]
+        right = (transposed @ products[:, :-1, -1:])[:, :, 0]
         return root, np.asarray(np.linalg.cholesky(inner), dtype=np.float64), right
 
     def _rows(self, view: int) -> slice:
@@ -661,7 +633,7 @@ class Statistics:
 
     def _slices(self, draws: int) -> list[slice]:
         """Return the draws in parts whose matrices fit into memory together."""
-        largest = max(self.counts[0].size, self.fold_latents[0].size)
+        largest = max(self.products[0].size, self.of_folds[0].size)
         step = max(1, _MOST_DOUBLES // largest)
         return [slice(a, min(a + step, draws)) for a in range(0, draws, step)]
 
