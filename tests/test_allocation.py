@@ -30,8 +30,22 @@ def test_a_run_is_most_telling_where_it_may_change_the_pick() -> None:
     assert most_telling(seen, noise, equal, {**left, 0: 0}, 2) == [1, 1]
     assert most_telling(seen, noise, np.array([9.0, 1, 1, 1]), left, 1) == [1]
     assert most_telling(seen, noise, equal, {0: 1, 1: 1}, 4) == [0, 1]
-    settled = np.array([0.5, 0.7, 0.5, 0.5]) + 0.001 * rng.standard_normal((4096, 4))
-    assert most_telling(settled[:, :, None], noise, equal, left, 2) == [1, 1], "the pick"
+
+
+def test_where_the_bound_is_0_a_run_goes_where_it_may_change_the_pick() -> None:
+    """Of rivals that are known alike the nearest; a farther one that is known less; the pick, where
+    that is what is not known."""
+    normal = np.random.default_rng(0).standard_normal((4096, 4))
+    means = np.array([0.64, 0.70, 0.60, 0.50])
+    noise = np.full((1, 1), 0.01**2)
+
+    def chosen(*deviations: float) -> list[int]:
+        seen = (means + np.array(deviations) * normal)[:, :, None]
+        return most_telling(seen, noise, np.ones(4), dict.fromkeys(range(4), 9), 1)
+
+    assert chosen(0.005, 0.001, 0.005, 0.005) == [0]
+    assert chosen(0.001, 0.001, 0.008, 0.001) == [2]
+    assert chosen(0.001, 0.005, 0.001, 0.001) == [1]
 
 
 def test_next_runs_go_to_the_leaders_and_repeat_nothing() -> None:

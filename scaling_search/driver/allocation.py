@@ -64,8 +64,8 @@ def most_telling(
     bound in place of the mean: a run's result is drawn before it happens, the Gaussian with the
     samples' mean and covariance is conditioned on it, and its loss bound taken. The runs of one
     batch do not know each other's results, so from one to the next the covariance shrinks and the
-    mean stays. Where no run is expected to narrow it, as where it is 0, the pick is what the answer
-    rests on, and has the run.
+    mean stays. Where no run is expected to narrow it, as where it is 0, the run goes where its
+    result is likeliest to change the pick.
 
     `seen` [samples, networks, views] is what runs of each network show on average, the accuracy
     last; `noise` [views, views] is the covariance of one run around it, `costs` [networks] are what
@@ -85,18 +85,37 @@ def most_telling(
         bound = mean_bound(mean[None], covariance, around)
         after = {}
         gains = {}
+        changes = {}
         for k in able:
             _, root, after[k] = now.conditioned(now.shown([k]), noise)
-            means = mean + results @ root[now.accuracies].T
+            moves = root[now.accuracies]
             _, remaining = after[k].of_accuracies()
-            gains[k] = (bound - mean_bound(means, remaining, around)) / costs[k]
+            expected_bound = mean_bound(mean + results @ moves.T, remaining, around)
+            gains[k] = (bound - expected_bound) / costs[k]
+            changes[k] = _likeliest_change(mean, moves)
         telling = max(able, key=lambda k: gains[k])
         if gains[telling] <= 0:
-            telling = max(able, key=lambda k: mean[k])
+            telling = max(able, key=lambda k: changes[k])
         chosen.append(telling)
         left[telling] -= 1
         now = after[telling]
     return chosen
+
+
+def _likeliest_change(mean: Array, moves: Array) -> float:
+    """How likely a run's result is to let another network overtake the pick: minus the standard
+    deviations of its effect that separate the pick from the nearest one.
+
+    `mean` [networks] is expected now, and the result moves it by `moves` [networks, normals] times
+    standard normals.
+    """
+    pick = int(mean.argmax())
+    apart = mean[pick] - mean
+    deviations = np.linalg.norm(moves - moves[pick], axis=1)
+    others = np.arange(len(mean)) != pick
+    if not others.any():
+        return 0.0
+    return -float(np.min(apart[others] / np.maximum(deviations[others], np.finfo(float).tiny)))
 
 
 def next_runs(
