@@ -195,11 +195,11 @@ class Baseline:
     of a 3x3 max-pool after the stem (1: none); a `head_width` of 0 means that the classifier
     follows the last stage.
 
-    The last four fields say how its layers train. Their defaults are those of the official code
-    (tensorflow/tpu, `efficientnet_builder.py` and `efficientnet_model.py`): `batch_norm_epsilon`
-    1e-3; `batch_norm_momentum` 0.99, the weight of the old average, which is 0.01 in torch, where
-    it is that of the new one; its kernel initialisers; and a drop path rate that grows linearly
-    from block to block."""
+    Those from `bn_eps` to `drop_path_rule` say how its layers train. Their defaults are those of
+    the official code (tensorflow/tpu, `efficientnet_builder.py` and `efficientnet_model.py`):
+    `batch_norm_epsilon` 1e-3; `batch_norm_momentum` 0.99, the weight of the old average, which is
+    0.01 in torch, where it is that of the new one; its kernel initialisers; and a drop path rate
+    that grows linearly from block to block."""
 
     name: str
     stem_width: int
@@ -218,6 +218,7 @@ class Baseline:
     bn_momentum: float = 0.01
     initialisation: str = "tensorflow"  # or torch: as each module initialises itself
     drop_path_rule: str = "linear"  # or constant: every block drops alike
+    in_channels: int = 3  # of the images
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -226,6 +227,7 @@ class Baseline:
         _check_network(self, where)
         rule(self.rounding)
         _check_count(where, "divisor", self.divisor, least=1)
+        _check_count(where, "in_channels", self.in_channels, least=1)
         _check_multiplier("width", self.width)
 
     @property
@@ -237,10 +239,11 @@ class Baseline:
         return _total_stride(self)
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that determine this network's results, as plain data: all but the name,
-        and the later fields only where they differ from what recorded studies implied."""
+        """Return the fields that determine this network's results, as plain data: all but the name
+        and what is the data's, and the later fields only where they differ from what recorded
+        studies implied."""
         fields = asdict(self)
-        for name in ("name", *_LATER_FIELDS):
+        for name in ("name", "in_channels", *_LATER_FIELDS):
             del fields[name]
         return {**fields, **_stated_fields(self)}
 
@@ -507,6 +510,7 @@ def assemble(
         resolution=int(resolution),
         num_classes=int(num_classes),
         dropout_percent=dropout_percent,
+        in_channels=baseline.in_channels,
         name=name or baseline.name,
         stem_kernel=baseline.stem_kernel,
         stem_pool=baseline.stem_pool,

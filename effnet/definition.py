@@ -25,7 +25,8 @@ from typing import Any
 
 from effnet.arch import GATED_OPERATORS, STAGE_KEYS, Arch, Baseline, Stage
 
-_KEYS = tuple([field.name for field in fields(Baseline)])
+# the channels of the images are the data's, and no part of a table
+_KEYS = tuple([field.name for field in fields(Baseline) if field.name != "in_channels"])
 _NEEDED = tuple([field.name for field in fields(Baseline) if field.default is MISSING])
 
 

@@ -337,6 +337,7 @@ def arch(
     width: float | None = None,
     resolution: int | None = None,
     num_classes: int = 1000,
+    in_channels: int = 3,
     rounding: str | None = None,
     stages: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Arch:
@@ -344,7 +345,8 @@ def arch(
     baseline (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
     (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px).
 
-    `phi` defaults to 1; it may be any real number. `rounding` is the name of another rule
+    `phi` defaults to 1; it may be any real number. `in_channels` are those of the images: 1 for
+    grey ones, more for those of several bands. `rounding` is the name of another rule
     (rounding.ROUNDINGS); `stages` overrides rows of the baseline, counted from 1, before they are
     scaled: `{5: {"kernel": 3, "repeats": 4}}`. Raises ValueError for an unknown name, both kinds of
     coefficients at once, phi alone, or a value out of range."""
@@ -368,6 +370,7 @@ def arch(
         base = _to_be_scaled(name)
         label, dropout_percent = base.name, base.dropout_percent
 
+    base = replace(base, in_channels=in_channels)
     if rounding is not None:
         base = replace(base, rounding=rounding)
     if stages:

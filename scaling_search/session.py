@@ -131,6 +131,8 @@ def search(
     else:
         study, data = resolve_device_and_data(study, console, place)
     say(console, "data", data.line)
+    for note in data.notes:
+        say(console, "note", note)
     folder = out or Path("runs") / _folder_name(study, data, label, is_replay=curves is not None)
     if curves and has_file(folder):
         raise UserError(
@@ -270,10 +272,12 @@ def resolve_device_and_data(
     `place`: where it runs, by default this machine. Raises UserError."""
     device = resolve_device(study, place or Place(), console)
     with console.status("reading data (once; it is cached)"):
-        data = load_or_explain(study.data.source)
+        data = load_or_explain(study.data.source, study.data.options)
     # a device and a data set that `auto` stood for are part of the study from here on
     settings = study.settings()
     settings["device"] = device
+    channels = data.input_channels(study.data.channels)
+    settings["data"]["channels"] = None if channels == data.channels == 3 else channels
     path = own_path(study.data.source)
     if is_choice(study.data.source):
         settings["data"]["source"] = data.name
@@ -295,6 +299,7 @@ def _as_recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
         )
     settings = study.settings()
     settings["data"]["source"] = curves.data.name
+    settings["data"]["channels"] = recorded.data.channels
     settings["device"] = recorded.device if study.device == "auto" else study.device
     return check(settings, "study"), curves.data
 
@@ -333,7 +338,8 @@ def study_facts(
     """What describes the study to the readers of its results, as plain data for JSON."""
     baseline_macs = todo.baseline.cost.macs
     networks = ", ".join(f"{count} networks at {b}" for b, count in todo.sizes.items())
-    notes = [f"The space holds {networks}; {len(todo.candidates)} were chosen.", *todo.notes]
+    notes = [f"The space holds {networks}; {len(todo.candidates)} were chosen."]
+    notes += [*(f"Data: {note}." for note in data.notes), *todo.notes]
     if machine:
         notes += [f"This machine failed a check of its numbers. {w}" for w in machine.warnings]
     targets: dict[str, float] = {}

@@ -199,6 +199,15 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
+@pytest.fixture
+def other_users_folder() -> Iterator[Path]:
+    """A run folder where pytest's own, which its owner alone may enter, does not lie above it."""
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        Path(folder).chmod(0o755)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a database on a PostgreSQL server of this session's own, from Debian's

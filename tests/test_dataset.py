@@ -1,19 +1,14 @@
 """Folds, augmentation, the cache, and what --data may name."""
 
-import gzip
-import hashlib
-import io
 import itertools
-import json
-import socket
-import struct
-import tarfile
-import threading
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -27,12 +22,11 @@ from scaling_search.data.dataset import (
     FOLDS,
     CacheWriter,
     Dataset,
-    cache_root,
     content_hashes,
     split,
 )
 from scaling_search.data.images import Images, Normalise, resized
-from tests.conftest import write_images
+from tests.users import as_another_user
 
 # ---- folds and batches
 
@@ -204,158 +198,7 @@ def test_means_and_deviations_of_colours(tmp_path: Path) -> None:
         np.testing.assert_allclose(data.std, fractions.std((0, 1, 2)), rtol=1e-12)
 
 
-# ---- reading folders and parquet
-
-
-def test_folder_without_splits(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        write_images(tmp_path / "pets" / name, 40)
-    loaded = sources.load(str(tmp_path / "pets"))
-    assert loaded.classes == ("cat", "dog")
-    assert loaded.native == 24
-    assert len(loaded.train_labels) + len(loaded.test_labels) == 80
-    assert 1 <= len(loaded.test_labels) <= 20
-    assert sources.load(str(tmp_path / "pets")).folder == loaded.folder
-    # the pixels are the files': the middle square of one of them is there
-    file = tmp_path / "pets" / "dog" / "3.png"
-    square = np.asarray(Image.open(file))[:, 3:27]
-    everything = np.concatenate([loaded.train_images, loaded.test_images])
-    where = np.flatnonzero((everything == square).all((1, 2, 3)))
-    labels = np.concatenate([loaded.train_labels, loaded.test_labels])
-    assert len(where) == 1
-    assert labels[where[0]] == 1
-
-
-def test_folder_with_train_and_val(tmp_path: Path) -> None:
-    for part, count in (("train", 40), ("val", 8)):
-        for name in ("cat", "dog"):
-            write_images(tmp_path / part / name, count, seed=count)
-    loaded = sources.load(str(tmp_path))
-    assert (len(loaded.train_labels), len(loaded.test_labels)) == (80, 16)
-    assert "val as test" in loaded.describe()
-
-
-def test_folder_changes_are_seen(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        write_images(tmp_path / name, 40)
-    before = sources.load(str(tmp_path))
-    Image.new("RGB", (30, 30), "red").save(tmp_path / "cat" / "new.png")
-    assert sources.load(str(tmp_path)).digest != before.digest
-
-
-def test_grey_images_stay_one_channel(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for i in range(30):
-            Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(
-                tmp_path / name / f"{i}.png"
-            )
-    assert sources.load(str(tmp_path)).train_images.shape[3] == 1
-
-
-def parquet_file(
-    path: Path, count: int, seed: int, image: str = "image", label: str = "label"
-) -> None:
-    rng = np.random.default_rng(seed)
-    cells = []
-    for _ in range(count):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
-        cells.append({"bytes": buffer.getvalue(), "path": None})
-    table = pa.table({image: cells, label: pa.array(np.arange(count) % 3)})
-    names = {"info": {"features": {label: {"names": ["x", "y", "z"], "_type": "ClassLabel"}}}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), path)
-
-
-def test_parquet_folder(tmp_path: Path) -> None:
-    parquet_file(tmp_path / "train-00000-of-00002.parquet", 45, 0, "img")
-    parquet_file(tmp_path / "train-00001-of-00002.parquet", 45, 1, "img")
-    parquet_file(tmp_path / "test-00000-of-00001.parquet", 12, 2, "img")
-    loaded = sources.load(str(tmp_path))
-    assert (len(loaded.train_labels), len(loaded.test_labels), loaded.classes) == (
-        90,
-        12,
-        ("x", "y", "z"),
-    )
-    assert loaded.test_labels.tolist() == [0, 1, 2] * 4
-
-
-@pytest.mark.parametrize(
-    "names",
-    [("train/0000", "test/0000"), ("cifar-train", "cifar_test"), ("data/train-1", "data/val-1")],
-)
-def test_parquet_splits_by_folder_or_name(tmp_path: Path, names: tuple[str, str]) -> None:
-    parquet_file(tmp_path / f"{names[0]}.parquet", 60, 0)
-    parquet_file(tmp_path / f"{names[1]}.parquet", 12, 1)
-    loaded = sources.load(str(tmp_path))
-    assert (len(loaded.train_labels), len(loaded.test_labels)) == (60, 12)
-
-
-def test_parquet_single_file(tmp_path: Path) -> None:
-    parquet_file(tmp_path / "all.parquet", 60, 0)
-    loaded = sources.load(str(tmp_path / "all.parquet"))
-    assert len(loaded.train_labels) + len(loaded.test_labels) == 60
-    assert len(loaded.test_labels) > 0
-
-
-def test_refused_data(tmp_path: Path) -> None:
-    cases: list[tuple[str, str]] = [
-        ("no-such-thing", "unknown data 'no-such-thing': known are auto, fashion-mnist")
-    ]
-    (tmp_path / "empty").mkdir()
-    cases.append((str(tmp_path / "empty"), "no image in any class folder"))
-    write_images(tmp_path / "one" / "cat", 30)
-    cases.append((str(tmp_path / "one"), r"only one class folder \(cat\)"))
-    for name in ("cat", "dog"):
-        write_images(tmp_path / "broken" / name, 20)
-    good = (tmp_path / "broken" / "dog" / "7.png").read_bytes()
-    (tmp_path / "broken" / "dog" / "7.png").write_bytes(good[: len(good) // 2])
-    cases.append((str(tmp_path / "broken"), r"dog/7\.png: not a readable image"))
-    for name in ("cat", "dog"):
-        write_images(tmp_path / "junk" / name, 20)
-    (tmp_path / "junk" / "cat" / "0.png").write_bytes(b"not an image")
-    cases.append((str(tmp_path / "junk"), r"cat/0\.png: not a readable image"))
-    pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "text.parquet")
-    cases.append((str(tmp_path / "text.parquet"), "no image column .* its columns are text, label"))
-    pq.write_table(pa.table({"image": [b"x"], "name": ["a"]}), tmp_path / "nolabel.parquet")
-    cases.append((str(tmp_path / "nolabel.parquet"), "no integer label column"))
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
-    cases.append((str(tmp_path / "bad.parquet"), "not a readable parquet file"))
-    (tmp_path / "x.zip").write_bytes(b"PK")
-    cases.append((str(tmp_path / "x.zip"), "a file must be .parquet"))
-    for name in ("cat", "dog"):
-        write_images(tmp_path / "few" / name, 2)
-    cases.append((str(tmp_path / "few"), "too few for 5 validation folds"))
-    parquet_file(tmp_path / "mixed" / "train.parquet", 60, 0)
-    parquet_file(tmp_path / "mixed" / "other.parquet", 60, 1)
-    cases.append((str(tmp_path / "mixed"), "name the parquet files train"))
-    rows = pa.table(
-        {
-            "image": pq.read_table(tmp_path / "mixed" / "train.parquet")["image"][:12],
-            "label": range(12),
-        }
-    )
-    parquet_file(tmp_path / "labels" / "train.parquet", 60, 0)
-    pq.write_table(rows, tmp_path / "labels" / "test.parquet")
-    cases.append(
-        (
-            str(tmp_path / "labels"),
-            "the test split has label 11, but there are only the classes 0 to 2",
-        )
-    )
-    cases.append(("~nobody-of-this-name/x", "data ~nobody-of-this-name/x: "))
-    for part, classes in (("train", ("a", "b")), ("val", ("a", "c"))):
-        for name in classes:
-            write_images(tmp_path / "differ" / part / name, 20)
-    cases.append((str(tmp_path / "differ"), "class 'c' is not among the classes"))
-    before = set(cache_root().iterdir()) if cache_root().exists() else set()
-    for spec, message in cases:
-        with pytest.raises(UserError, match=message) as caught:
-            sources.load(spec)
-        assert "\n" not in str(caught.value)
-    assert set(cache_root().iterdir()) == before, "a refused data set leaves nothing behind"
+# ---- the cache
 
 
 def test_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -365,134 +208,97 @@ def test_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         sources.load("shapes")
 
 
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container without accounts."""
+    for name in ("SCALING_SEARCH_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", _no_home)
+    with pytest.raises(UserError, match="no home folder; set SCALING_SEARCH_CACHE"):
+        sources.load("shapes")
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_the_cache_of_another_user(
+    other_users_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that only its owner may enter."""
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(other_users_folder / "cache"))
+    (other_users_folder / "cache").mkdir(mode=0o700)
+
+    def load() -> str:
+        with pytest.raises(UserError) as caught:
+            sources.load("shapes")
+        return str(caught.value)
+
+    said = as_another_user(other_users_folder, load)
+    assert "Permission denied; set SCALING_SEARCH_CACHE to a folder that can be written" in said
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_nothing_stays(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written through memory, a file with holes on a full disk would end the process (SIGBUS)."""
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(small_disk))
+    with pytest.raises(UserError, match="No space left on device; set SCALING_SEARCH_CACHE"):
+        sources.load("shapes")
+    assert list(small_disk.iterdir()) == []
+    with (
+        pytest.raises(UserError, match="No space left on device"),
+        CacheWriter(small_disk / "x") as writer,
+    ):
+        writer.array("train_images", 1000, 64, 3)
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_what_a_killed_reader_left_is_removed(sent: signal.Signals, tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys, time\n"
+        "from scaling_search.data.dataset import CacheWriter\n"
+        "writer = CacheWriter(pathlib.Path(sys.argv[1]) / 'x')\n"
+        "writer.array('train_images', 10, 8, 3)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        (left,) = tmp_path.iterdir()
+        with CacheWriter(tmp_path / "y"):
+            assert left.exists(), "its owner lives"
+        reader.send_signal(sent)
+    assert left.exists()
+    with CacheWriter(tmp_path / "y"):
+        assert not left.exists()
+
+
 def test_damaged_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text("{")
     with pytest.raises(UserError, match="delete the folder to have it rebuilt"):
         Dataset.open(tmp_path)
 
 
-# ---- the named sets
-
-
-def idx(array: np.ndarray) -> bytes:
-    return gzip.compress(
-        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-    )
-
-
-def test_fashion_mnist_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A file of the right form and wrong content is refused; with its own digest it is read."""
-    rng = np.random.default_rng(0)
-    arrays = {
-        "train-images-idx3-ubyte.gz": rng.integers(0, 256, (100, 28, 28), dtype=np.uint8),
-        "train-labels-idx1-ubyte.gz": (np.arange(100) % 10).astype(np.uint8),
-        "t10k-images-idx3-ubyte.gz": rng.integers(0, 256, (20, 28, 28), dtype=np.uint8),
-        "t10k-labels-idx1-ubyte.gz": (np.arange(20) % 10).astype(np.uint8),
-    }
-    folder = tmp_path / "debian"
-    folder.mkdir()
-    for name, array in arrays.items():
-        (folder / name).write_bytes(idx(array))
-    monkeypatch.setattr(sources, "_DEBIAN", folder)
-    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="does not have its known SHA-256"):
-        sources.load("fashion-mnist")
-    digests = {
-        name: hashlib.sha256(gzip.decompress((folder / name).read_bytes())).hexdigest()
-        for name in arrays
-    }
-    monkeypatch.setattr(sources, "_FASHION_SHA256", digests)
-    loaded = sources.load("auto")
-    assert loaded.name == "fashion-mnist"
-    assert loaded.native == 28
-    assert (loaded.train_images[..., 0] == arrays["train-images-idx3-ubyte.gz"]).all()
-    assert loaded.test_labels.tolist() == (np.arange(20) % 10).tolist()
-
-
-@pytest.mark.skipif(
-    not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Debian's package is not there"
-)
-def test_fashion_mnist_of_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
-    loaded = sources.load("auto")
-    assert len(loaded.train_labels) == 60_000
-    assert len(loaded.test_labels) == 10_000
-    assert np.bincount(loaded.test_labels).tolist() == [1000] * 10
-
-
-def test_auto_gives_up_on_a_silent_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    silent = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "absent")
-    monkeypatch.setattr(sources, "_FASHION_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
-    monkeypatch.setattr(shapes, "generate", lambda count, seed: _few(count, seed))
-    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
-    assert sources.CONNECT_SECONDS <= 5, "people wait for it"
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.3)
-    # the server never answers: only giving up ends these
-    assert sources.load("auto").name == "shapes"
-    with pytest.raises(UserError, match="use --data shapes"):
-        sources.load_or_explain("fashion-mnist")
-    silent.close()
-    # a portal that answers every address with its own page is no network either
-    monkeypatch.setattr(sources, "_FASHION_URL", serve(b"<html>please log in</html>"))
-    with pytest.raises(UserError, match="not to be had from the network"):
-        sources.load_or_explain("fashion-mnist")
-
-
-_generate = shapes.generate
-
-
-def _few(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return _generate(count // 50, seed)
-
-
-def serve(content: bytes) -> str:
-    """One answer over HTTP on loopback."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def answer() -> None:
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(
-                b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
-            )
-        server.close()
-
-    threading.Thread(target=answer, daemon=True).start()
-    return f"http://127.0.0.1:{server.getsockname()[1]}/"
-
-
-def test_cifar10_is_downloaded_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    buffer = io.BytesIO()
-    rows = {}
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-            rows[name] = rng.integers(0, 256, (20, 3073), dtype=np.uint8)
-            rows[name][:, 0] = np.arange(20) % 10
-            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
-            info.size = rows[name].size
-            tar.addfile(info, io.BytesIO(rows[name].tobytes()))
-    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(sources, "_CIFAR_URL", serve(buffer.getvalue()))
-    with pytest.raises(UserError, match="published checksum"):
-        sources.load("cifar10")
-    monkeypatch.setattr(sources, "_CIFAR_URL", serve(buffer.getvalue()))
-    monkeypatch.setattr(sources, "_CIFAR_MD5", hashlib.md5(buffer.getvalue()).hexdigest())
-    loaded = sources.load("cifar10")
-    first = rows["data_batch_1"][0]
-    assert (loaded.train_images[0] == first[1:].reshape(3, 32, 32).transpose(1, 2, 0)).all()
-    assert len(loaded.train_labels) == 100
-    assert loaded.native == 32
-    monkeypatch.setattr(sources, "_CIFAR_URL", "http://127.0.0.1:9/")
-    assert sources.load("cifar10").digest == loaded.digest, "from the cache"
-
-
 def test_describe_says_where_and_how_much(data: Dataset) -> None:
     line = data.describe(96, 60)
     assert line.startswith("shapes (generated) · ")
-    assert "100 test · 64 px native · each run uses 96 / 60" in line
+    assert " · 10 classes (upright disc, lying disc, upright square, …) of 60 images · " in line
+    assert "100 test · RGB, 64 × 64 px · 64 px native · each run uses 96 / 60" in line
 
 
 def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:

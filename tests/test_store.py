@@ -4,11 +4,8 @@ installed."""
 import json
 import multiprocessing
 import os
-import pwd
 import sqlite3
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch, Outcome
 from tests.records import done, read_records
+from tests.users import as_another_user
 
 FACTS = {"settings": {"rungs": [1]}, "data": "x"}
 
@@ -363,45 +361,6 @@ def test_a_fault_of_our_own_is_no_damaged_study(
     monkeypatch.setattr("scaling_search.results.encoding.Record", lambda: None)
     with pytest.raises(TypeError, match="arguments"):
         read_records(tmp_path)
-
-
-@pytest.fixture
-def other_users_folder() -> Iterator[Path]:
-    """A run folder where pytest's own, which its owner alone may enter, does not lie above it."""
-    with tempfile.TemporaryDirectory(prefix="run-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-        Path(folder).chmod(0o755)
-
-
-def as_another_user(folder: Path, work: Callable[[], str]) -> str:
-    """What `work` returns in a process that cannot write to the folder: root's, as user nobody; an
-    ordinary user's, with the folder and its files made read-only."""
-    files = [*folder.iterdir(), folder]
-    modes = {path: path.stat().st_mode for path in files}
-    receive, send = multiprocessing.Pipe(duplex=False)
-    if os.getuid() != 0:
-        for path in files:
-            path.chmod(path.stat().st_mode & 0o555)
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.getuid() == 0:
-                nobody = pwd.getpwnam("nobody")
-                os.setgroups([])
-                os.setgid(nobody.pw_gid)
-                os.setuid(nobody.pw_uid)
-            send.send(work())
-        except BaseException as error:
-            send.send(f"{type(error).__name__}: {error}")
-        finally:
-            os._exit(0)
-    assert receive.poll(60)
-    said = receive.recv()
-    os.waitpid(child, 0)
-    for path, mode in modes.items():
-        path.chmod(mode)
-    return said
 
 
 @pytest.mark.parametrize("driver", ["at work", "gone", "killed"])

@@ -41,9 +41,12 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     if indices is not None:
         device = f"{device}:{indices[0]}"
     with console.status("reading data (once; it is cached)"):
-        data = load_or_explain(study.data.source)
+        data = load_or_explain(study.data.source, study.data.options)
     trial = _make_trial(args, study, data, device)
-    say(console, "data", data.describe(study.data.train_images, study.data.val_images))
+    facts = data.facts(study.data.train_images, study.data.val_images)
+    say(console, "data", facts.line)
+    for note in facts.notes:
+        say(console, "note", note)
     arch = trial.arch
     say(console, "network", f"{arch.name}, {arch.blocks} blocks, {arch.resolution} px")
     if args.profile:
@@ -68,7 +71,7 @@ def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: s
     if args.resolution is None and not compound:
         args.resolution = data.native
     return Trial(
-        arch=network(args),
+        arch=replace(network(args), in_channels=data.input_channels(study.data.channels)),
         data_digest=data.digest,
         data_folder=str(data.folder),
         recipe=study.recipe,

@@ -6,6 +6,8 @@ are read by sources.py.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -13,12 +15,15 @@ import math
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from scaling_search import UserError
 
@@ -26,6 +31,12 @@ logger = logging.getLogger(__name__)
 
 FOLDS = 5
 ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
+_NAMES = 3  # of classes, in the line that describes a data set
+_UNBALANCED = 10  # times the images of the smallest class
+_PARTIAL = ".partial-"  # folders of the cache that are being filled
+_LOCK = "lock"  # the file in them that their owner holds
+_ABANDONED_SECONDS = 3600.0  # of a partial folder without a lock
+_CHUNK = 1024  # images that are copied at a time
 _SAMPLE = 2000  # images that the mean and the deviation of colours are taken from
 
 
@@ -39,18 +50,23 @@ class Facts:
     classes: int  # how many
     native: int  # px
     line: str  # for people
+    channels: int = 3
+    # what was left out or changed while the images were read, for people
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images [N, side, side, 1 or 3] uint8; labels [N] int64; one 64-bit content hash per training
-    image."""
+    """Images [N, side, side, channels] uint8; labels [N] int64; one 64-bit content hash per
+    training image."""
 
     name: str
     origin: str  # where it came from, for people
     folder: Path  # where the arrays lie
     digest: str  # of every image and label
     classes: tuple[str, ...]
+    kind: str  # channels and sizes of the original images, for people
+    notes: tuple[str, ...]  # what was left out or changed on reading, for people
     native: int  # px
     mean: tuple[float, ...]  # per channel, of x / 255
     std: tuple[float, ...]
@@ -74,6 +90,8 @@ class Dataset:
                 folder=folder,
                 digest=meta["digest"],
                 classes=tuple(meta["classes"]),
+                kind=meta.get("kind", ""),
+                notes=tuple(meta.get("notes", ())),
                 native=meta["native"],
                 mean=tuple(meta["mean"]),
                 std=tuple(meta["std"]),
@@ -104,36 +122,107 @@ class Dataset:
             )
         return self
 
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[3]
+
+    def input_channels(self, wanted: int | None) -> int:
+        """Return the channels of a network's input: the images' own, or three for grey ones where
+        so many are wanted. Raises UserError for any other."""
+        if wanted in (None, self.channels) or (wanted == 3 and self.channels == 1):
+            return wanted or self.channels
+        raise UserError(
+            f"data {self.name}: has images of {self.channels} channels; leave out --channels "
+            f"{wanted}, which is for images of your own"
+        )
+
     def facts(self, train_limit: int | None = None, val_limit: int | None = None) -> Facts:
         """Return what a study that uses so many images of each run's fold records of its data."""
-        line = self.describe(train_limit, val_limit)
-        return Facts(self.name, self.digest, str(self.folder), len(self.classes), self.native, line)
+        return Facts(
+            self.name,
+            self.digest,
+            str(self.folder),
+            len(self.classes),
+            self.native,
+            self.describe(train_limit, val_limit),
+            self.channels,
+            (*self.notes, *self._warnings()),
+        )
 
     def describe(self, train_limit: int | None = None, val_limit: int | None = None) -> str:
-        """Return one line: which data, from where, their splits, and how much of them is used."""
+        """Return one line: which data, from where, what was understood of them (classes, splits,
+        images), and how much of them is used."""
         train, val = split(self.train_hashes, 0)
-        line = (
-            f"{self.name} ({self.origin}) · {len(train):,} train / {len(val):,} validation "
-            f"({FOLDS} rotating folds) / {len(self.test_labels):,} test · {self.native} px native"
-        )
+        names = ", ".join(_short(name) for name in self.classes[:_NAMES])
+        if len(self.classes) > _NAMES:
+            names += ", …"
+        images = self._images_per_class()
+        each = f"{images.min():,}"
+        if images.min() != images.max():
+            each += f" to {images.max():,}"
+        parts = [
+            f"{self.name} ({self.origin})",
+            f"{len(self.classes)} classes ({names}) of {each} images",
+            f"{len(train):,} train / {len(val):,} validation ({FOLDS} rotating folds) / "
+            f"{len(self.test_labels):,} test",
+            *([self.kind] if self.kind else []),
+            f"{self.native} px native",
+        ]
         used_train = min(train_limit or len(train), len(train))
         used_val = min(val_limit or len(val), len(val))
         if (used_train, used_val) != (len(train), len(val)):
-            line += f" · each run uses {used_train:,} / {used_val:,}"
-        return line
+            parts.append(f"each run uses {used_train:,} / {used_val:,}")
+        return " · ".join(parts)
+
+    def _images_per_class(self) -> NDArray[np.int64]:
+        """Return the training images of each class, validation included."""
+        return np.bincount(self.train_labels, minlength=len(self.classes)).astype(np.int64)
+
+    def _warnings(self) -> list[str]:
+        images = self._images_per_class()
+        least, most = int(images.argmin()), int(images.argmax())
+        if images[most] <= _UNBALANCED * images[least]:
+            return []
+        return [
+            f"the classes are unbalanced: {_short(self.classes[most])} has {images[most]:,} "
+            f"images, {_short(self.classes[least])} {images[least]:,}; accuracy counts images, "
+            "not classes"
+        ]
+
+
+def _short(name: str, most: int = 24) -> str:
+    """Return a class's name, cut where it is long."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def is_cached(folder: Path) -> bool:
-    """Whether the folder holds a whole data set."""
-    return (folder / "meta.json").exists()
+    """Whether the folder holds a whole data set. Raises UserError where that cannot be seen."""
+    try:
+        return (folder / "meta.json").exists()
+    except OSError as error:
+        raise _unusable(folder.parent, error) from error
 
 
 def cache_root() -> Path:
-    """Return $SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder."""
+    """Return $SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder. Raises
+    UserError where there is neither."""
     own = os.environ.get("SCALING_SEARCH_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-search"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-search"
+    except RuntimeError as error:
+        raise UserError(
+            "data cache: there is no home folder; set SCALING_SEARCH_CACHE to a folder that can be "
+            "written"
+        ) from error
+
+
+def _unusable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"data cache {folder}: {error.strerror}; "
+        "set SCALING_SEARCH_CACHE to a folder that can be written"
+    )
 
 
 def content_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -170,33 +259,47 @@ def _colours(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
 
 
 class CacheWriter:
-    """Builds a data set's arrays in a folder beside its final place; nothing is left on failure."""
+    """Builds a data set's arrays in a folder beside its final place.
+
+    Nothing is left on failure. What a killed process left is removed by the next one: a partial
+    folder holds a lock file, and the kernel frees a lock with its owner."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises UserError where the cache cannot be written."""
         self.folder = folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+            _remove_abandoned(folder.parent)
+            self._partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
+            self._lock = (self._partial / _LOCK).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise UserError(
-                f"data cache {folder.parent}: {error.strerror}; "
-                "set SCALING_SEARCH_CACHE to a folder that can be written"
-            ) from error
+            raise _unusable(folder.parent, error) from error
 
     def __enter__(self) -> CacheWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises UserError where the disk is full."""
+        self._lock.close()
         shutil.rmtree(self._partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _unusable(self.folder.parent, error) from error
 
-    def array(self, name: str, count: int, side: int, colours: int) -> NDArray[np.uint8]:
-        """Return a writable array [count, side, side, colours] on disk, to be committed."""
-        return np.lib.format.open_memmap(
-            self._partial / f"{name}.npy",
-            mode="w+",
-            dtype=np.uint8,
-            shape=(count, side, side, colours),
-        )
+    def array(self, name: str, count: int, side: int, channels: int) -> NDArray[np.uint8]:
+        """Return a writable array [count, side, side, channels] on disk, to be committed. Raises
+        OSError where the disk has no room for it."""
+        return self._mapped(self._partial / f"{name}.npy", (count, side, side, channels))
+
+    def _mapped(self, file: Path, shape: tuple[int, ...], kind: DTypeLike = np.uint8) -> Any:
+        """Return a writable array on disk, all of whose room is there."""
+        array = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
+        # The file has holes so far. Writing into one through memory, on a full disk, is no error
+        # that could be caught: the kernel ends the process (SIGBUS).
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        return array
 
     def commit(
         self,
@@ -206,17 +309,21 @@ class CacheWriter:
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+        kind: str = "",
+        notes: Sequence[str] = (),
     ) -> Dataset:
         """Write everything, move it into place and return it.
 
-        `images` are uint8 [N, side, side, 1 or 3], `test` images and labels. Without a test split,
-        a tenth (by content hash) becomes one. Raises UserError for too few images or classes."""
+        `images` are uint8 [N, side, side, channels], `test` images and labels. Without a test
+        split, a tenth (by content hash) becomes one. `kind` and `notes` are those of Dataset, by
+        default what `images` are. Raises UserError for too few images or classes."""
         hashes = content_hashes(images)
         if test is None:
             # the upper half of the hash: folds are made of the whole of it
             held_out = (hashes >> np.uint64(32)) % np.uint64(10) == 0
-            test = images[held_out], labels[held_out]
-            images, labels, hashes = images[~held_out], labels[~held_out], hashes[~held_out]
+            test = self._chosen("test_images", images, held_out), labels[held_out]
+            images = self._chosen("train_images", images, ~held_out)
+            labels, hashes = labels[~held_out], hashes[~held_out]
             origin += ", a tenth held out as test"
         arrays: dict[str, NDArray[Any]] = {
             "train_images": images,
@@ -234,12 +341,15 @@ class CacheWriter:
             "origin": origin,
             "digest": _digest(hashes, labels, content_hashes(test[0]), test[1]),
             "classes": classes,
+            "kind": kind or _kind(images),
+            "notes": list(notes),
             "native": images.shape[1],
             "mean": mean,
             # a constant channel has no deviation, and is divided by this
             "std": [max(deviation, 1e-3) for deviation in std],
         }
         (self._partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        (self._partial / _LOCK).unlink()
         try:
             self._partial.rename(self.folder)
         except OSError:
@@ -249,15 +359,51 @@ class CacheWriter:
         logger.info("data set %s: %d images written to %s", name, len(images), self.folder)
         return Dataset.open(self.folder)
 
+    def _chosen(
+        self, name: str, images: NDArray[np.uint8], rows: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        """Return the images of these rows as an array on disk, copied a few at a time: they may be
+        more than memory holds."""
+        at = np.flatnonzero(rows)
+        # beside it first: `images` may be mapped from the file of this name
+        beside = self._partial / f".{name}.npy"
+        chosen = self._mapped(beside, (len(at), *images.shape[1:]))
+        for start in range(0, len(at), _CHUNK):
+            chosen[start : start + _CHUNK] = images[at[start : start + _CHUNK]]
+        file = self._partial / f"{name}.npy"
+        beside.replace(file)
+        return np.load(file, mmap_mode="r+")
+
     def _write(self, name: str, array: NDArray[Any]) -> None:
         file = self._partial / f"{name}.npy"
         if isinstance(array, np.memmap) and Path(str(array.filename)) == file:
-            array.flush()  # made by `array`, and filled
+            array.flush()  # made by `array` or `_chosen`, and filled
             return
-        # beside it first: the array may be a part of one that is mapped from this file
-        beside = self._partial / f".{name}.npy"
-        np.save(beside, array)
-        beside.replace(file)
+        self._mapped(file, array.shape, array.dtype)[...] = array
+
+
+def _kind(images: NDArray[np.uint8]) -> str:
+    """Return channels and size of images [N, h, w, channels], for people."""
+    _, height, width, channels = images.shape
+    colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    return f"{colours}, {width} × {height} px"
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove the partial folders whose owners are gone."""
+    for folder in root.glob(f"{_PARTIAL}*"):
+        try:
+            with (folder / _LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                logger.info("removed %s, which a process that is gone left unfinished", folder)
+        except FileNotFoundError:
+            # made this moment, or before partial folders had locks
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # somebody holds it, or it is another user's
+            continue
 
 
 def _check(name: str, arrays: dict[str, NDArray[Any]], classes: tuple[str, ...]) -> None:

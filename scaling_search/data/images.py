@@ -143,9 +143,11 @@ def resized(images: Tensor, side: int) -> Tensor:
 class Normalise:
     """Subtracts the data set's mean and divides by its standard deviation, channel by channel.
 
-    uint8 [n, c, s, s] → float32 [n, 3, s, s], channels_last. Grey becomes three equal channels."""
+    uint8 [n, c, s, s] → float32 [n, channels, s, s], channels_last. `channels` are the data's own,
+    or more: grey becomes so many equal ones."""
 
-    def __init__(self, data: Dataset, device: torch.device) -> None:
+    def __init__(self, data: Dataset, device: torch.device, channels: int | None = None) -> None:
+        self._channels = channels or data.channels
         # mean and std are of pixels in [0, 1]; as one scale and one shift, it is one pass each
         std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
         self._scale = (1 / std).to(device)
@@ -158,4 +160,4 @@ class Normalise:
             .mul_(self._scale)
             .add_(self._shift)
         )
-        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return x.expand(-1, self._channels, -1, -1).contiguous(memory_format=torch.channels_last)

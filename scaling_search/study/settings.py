@@ -35,6 +35,7 @@ from effnet.budget import Budget
 from effnet.definition import parse_baseline, read_table
 from effnet.families import baseline
 from scaling_search import UserError
+from scaling_search.data.source import Options
 from scaling_search.study.flags import PLACE, RECIPE, SPACE, SPENDING, TRAINED, Flag
 from scaling_search.training.recipe import RECIPES, Recipe
 
@@ -149,6 +150,20 @@ class DataSpec(_Part):
         "folders, or a parquet file or folder; auto is fashion-mnist, or shapes where that cannot "
         "be had.",
     )
+    image_column: Annotated[str | None, Flag("--image-column", TRAINED, _BOTH, unset="found")] = (
+        Field(None, description="Column of a parquet file's images.")
+    )
+    label_column: Annotated[str | None, Flag("--label-column", TRAINED, _BOTH, unset="found")] = (
+        Field(None, description="Column of a parquet file's labels.")
+    )
+    channels: Annotated[int | None, Flag("--channels", TRAINED, _BOTH, unset="the images'")] = (
+        Field(
+            None,
+            ge=1,
+            le=16,
+            description="Channels that images are trained with: 1 for grey, 3 for colour.",
+        )
+    )
     train_images: Annotated[int | None, Flag("--train-images", TRAINED, _BOTH, unset="all")] = (
         Field(None, ge=2, description="Training images of one run.")
     )
@@ -166,6 +181,11 @@ class DataSpec(_Part):
     test_images: int | None = Field(
         None, ge=1, description="Test images that finalists are measured on; all where not given."
     )
+
+    @property
+    def options(self) -> Options:
+        """How the images are read."""
+        return Options(self.image_column, self.label_column, self.channels)
 
 
 # In TOML and JSON a budget is written as it is typed.
@@ -332,6 +352,7 @@ class Study(_Part):
             width=spec.width * base.width,
             divisor=spec.divisor,
             resolution=spec.resolution or base.resolution,
+            in_channels=self.data.channels or 3,
             rounding=base.rounding if self.space.mode == "nominal" else "spread",
         )
 
@@ -348,7 +369,10 @@ class Study(_Part):
 
         The data's digest stands for where they came from."""
         flat = self.changed()
-        flat.pop("data.source", None)
+        for name in ("source", "image_column", "label_column"):
+            flat.pop(f"data.{name}", None)
+        if flat.get("data.channels") == 3:  # as ever, where nothing is said
+            del flat["data.channels"]
         if self.baseline.definition is not None:
             for name in [name for name in flat if name.startswith("baseline.definition")]:
                 del flat[name]

@@ -68,7 +68,7 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
     dropout = None if recipe.dropout else 0.0  # None: the network's own rate
     torch.manual_seed(trial.seed)
     model = effnet.build(trial.arch, dropout=dropout, drop_path=recipe.drop_path)
-    normalise = Normalise(data, device)
+    normalise = Normalise(data, device, trial.arch.in_channels)
     fused = kernels_of_trial == "triton"
     logger.info(
         "prepared %s on %s: %d training and %d validation images, kernels of %s",

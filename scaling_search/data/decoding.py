@@ -1,0 +1,364 @@
+"""From encoded images to squares of one size in the cache.
+
+An image is read as its owner sees it: turned as its EXIF says, transparent ones on white, deep ones
+scaled by the depth that they use. What was changed on the way is said.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
+
+from scaling_search import UserError
+from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.data.source import Encoded, Source, Split, counted
+
+# px: larger originals are reduced when they are decoded, a search has no use for more
+MAX_SIDE = 320
+MAX_CHANNELS = 16
+# Encoded images that are held at a time: photographs of 10 MB each are to stay far below 1 GB.
+_AHEAD = 64
+_THREADS = 8  # at most: each holds a decoded image
+_ORIENTATION = 0x0112  # the EXIF tag
+# EXIF orientation → what turns the image upright (EXIF 2.3, table 4; 1 is upright)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_SAMPLES_PER_PIXEL = 277  # the TIFF tag
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NPY = b"\x93NUMPY"
+
+# Grey of one band, and of three (ITU-R 601, as Pillow converts).
+_LUMINANCE = {1: np.ones((1, 1)), 3: np.array([[0.299], [0.587], [0.114]])}
+
+_T = TypeVar("_T")
+
+# Bands [h, w, channels] of 8 or 16 bits, of what Pillow does not read.
+_Bands = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What an image is before its pixels are decoded."""
+
+    width: int  # px
+    height: int
+    channels: int
+    is_deep: bool  # more than 8 bits a channel
+    has_more: bool  # pictures after the first, in the same file
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What every image of the set becomes: squares of `side` px."""
+
+    side: int
+    channels: int
+    deepest: int  # the highest value of the images with more than 8 bits
+
+
+@dataclass(frozen=True, slots=True)
+class _Square:
+    """A decoded image, uint8 [side, side, channels], and whether it lay on white."""
+
+    pixels: NDArray[np.uint8]
+    was_transparent: bool
+
+
+def decode(
+    writer: CacheWriter,
+    source: Source,
+    classes: tuple[str, ...],
+    train: Split,
+    test: Split | None,
+    channels: int | None = None,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """Decode every image: shorter side to the native side, antialiased, and the middle square of
+    it.
+
+    The native side is the one that three quarters of the training images reach, at most MAX_SIDE.
+    `channels`: 1 or 3, by default 1 where all training images are grey. Raises UserError, which
+    names the image, for one that cannot be read or does not go with the others."""
+    # Pillow warns of damaged EXIF and of large images, line by line and without their names
+    warnings.filterwarnings("ignore", module="PIL")
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        headers = list(_mapped(pool, _header, train.items()))
+        test_headers = list(_mapped(pool, _header, test.items())) if test is not None else []
+        count = _channels([*headers, *test_headers], headers, channels)
+        sides = [min(header.width, header.height) for header in headers]
+        native = min(MAX_SIDE, int(np.quantile(sides, 0.25, method="lower")))
+        deep = [header for header in (*headers, *test_headers) if header.is_deep]
+        deepest = 0
+        if deep:
+            splits = [train, *([test] if test is not None else [])]
+            for split in splits:
+                deepest = max(deepest, *_mapped(pool, _highest, split.items()))
+        form = _Form(native, count, deepest)
+        transparent = 0
+
+        def fill(name: str, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+            nonlocal transparent
+            images = writer.array(name, len(split.labels), form.side, form.channels)
+            squares = _mapped(pool, lambda item: _square(item, form), split.items())
+            for i, square in enumerate(squares):
+                images[i] = square.pixels
+                transparent += square.was_transparent
+            return images, np.asarray(split.labels, dtype=np.int64)
+
+        images, labels = fill("train_images", train)
+        held_out = fill("test_images", test) if test is not None else None
+    said = list(notes)
+    more = sum(header.has_more for header in (*headers, *test_headers))
+    if more:
+        files = counted(more, "file holds", "files hold")
+        said.append(f"{files} several pictures: the first of each is read")
+    if transparent:
+        images_are = counted(transparent, "image is", "images are")
+        said.append(f"{images_are} transparent: composed on white")
+    if deep:
+        images_have = counted(len(deep), "image has", "images have")
+        bits = f"their {_bits(deepest)} bits in use are scaled to 8"
+        said.append(f"{images_have} more than 8 bits: {bits}")
+    return writer.commit(
+        source.name, source.origin, classes, images, labels, held_out, _kind(headers), said
+    )
+
+
+def _mapped(
+    pool: ThreadPoolExecutor, function: Callable[[Encoded], _T], items: Iterator[Encoded]
+) -> Iterator[_T]:
+    """Yield the function's results in order, few images at a time: the pool would read as far ahead
+    as it is given work."""
+    while part := list(islice(items, _AHEAD)):
+        yield from pool.map(function, part)
+
+
+# ---- what the images are
+
+
+def _header(item: Encoded) -> _Header:
+    image = _opened(item)
+    if isinstance(image, np.ndarray):
+        height, width, channels = image.shape
+        return _Header(width, height, channels, image.dtype.itemsize > 1, False, item.where)
+    channels = 1 if image.mode in _GREY_MODES else 3
+    is_deep = image.mode in _DEEP_MODES
+    try:
+        has_more = getattr(image, "n_frames", 1) > 1
+    except Exception as error:  # as in _square
+        raise _unreadable(item, error) from error
+    return _Header(image.width, image.height, channels, is_deep, has_more, item.where)
+
+
+def _channels(every: Sequence[_Header], train: Sequence[_Header], wanted: int | None) -> int:
+    """Return the channels that all images are read with: 1 where the training images are grey,
+    3 where they are not, or the bands that all of them have. Raises UserError where some have other
+    bands."""
+    most = max(header.channels for header in every)
+    if all(header.channels in (1, 3) for header in every):
+        return wanted or (1 if all(header.channels == 1 for header in train) else 3)
+    for header in every:
+        if header.channels != most:
+            raise UserError(
+                f"data {header.where}: {header.channels} channels, others have {most}; all images "
+                "need the same ones, unless they are grey and RGB"
+            )
+    if wanted is not None:
+        raise UserError(f"data: the images have {most} channels; leave out --channels {wanted}")
+    return most
+
+
+def _kind(headers: Sequence[_Header]) -> str:
+    """Return channels and sizes of the images, for people."""
+    channels = Counter(header.channels for header in headers)
+    words = []
+    for count, images in channels.most_common():
+        name = {1: "grey", 3: "RGB"}.get(count, f"{count} channels")
+        words.append(name if len(channels) == 1 else f"{images:,} {name}")
+    by_area = sorted({(h.width * h.height, h.width, h.height) for h in headers})
+    (_, *least), (_, *most) = by_area[0], by_area[-1]
+    sizes = f"{least[0]} × {least[1]}"
+    if least != most:
+        sizes += f" to {most[0]} × {most[1]}"
+    return f"{' and '.join(words)}, {sizes} px"
+
+
+def _bits(value: int) -> int:
+    """Return the bits that values up to this one use, at least 8."""
+    return max(8, value.bit_length())
+
+
+def _highest(item: Encoded) -> int:
+    """Return the highest value of an image of more than 8 bits, 0 for others. Raises UserError for
+    values below 0."""
+    image = _opened(item)
+    if isinstance(image, Image.Image):
+        if image.mode not in _DEEP_MODES:
+            return 0
+        try:
+            values = np.asarray(image)
+        except Exception as error:  # as in _square
+            raise _unreadable(item, error) from error
+        if values.min() < 0:
+            raise UserError(
+                f"data {item.where}: has values below 0 ({values.min()}); convert it to 8 or 16 "
+                "bits"
+            )
+        return int(values.max())
+    return int(image.max()) if image.dtype.itemsize > 1 else 0
+
+
+# ---- one image
+
+
+def _opened(item: Encoded) -> Image.Image | _Bands:
+    """Return the image, its pixels not decoded, or its bands where Pillow does not know such.
+    Raises UserError where it is neither."""
+    try:
+        content = item.read()
+    except OSError as error:
+        raise _unreadable(item, error) from error
+    if content.startswith(_NPY):
+        return _array(item, content)
+    try:
+        image = Image.open(io.BytesIO(content))
+    except Exception as error:  # as in _square
+        if content.startswith(_TIFF):
+            return _tiff(item, content)
+        raise _unreadable(item, error) from error
+    # Pillow drops a band that is neither a colour nor said to be an alpha
+    bands = len(image.getbands())
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) > bands:
+        return _tiff(item, content)
+    if image.mode == "F":
+        raise UserError(
+            f"data {item.where}: its pixels are floating-point numbers, whose range nobody says; "
+            "convert it to 8 or 16 bits"
+        )
+    return image
+
+
+def _square(item: Encoded, form: _Form) -> _Square:
+    """Decode one image. Raises UserError where it is damaged."""
+    image = _opened(item)
+    try:
+        if isinstance(image, np.ndarray):
+            return _Square(_scaled(image, image.dtype.itemsize > 1, form), False)
+        # a JPEG of many megapixels is decoded at a half, a quarter or an eighth of its sides
+        image.draft(None, (2 * form.side, 2 * form.side))
+        image = _upright(image)
+        if image.mode in _DEEP_MODES:
+            # Pillow clips values above 255 where it converts to 8 bits
+            return _Square(_scaled(np.asarray(image)[..., None], True, form), False)
+        was_transparent = False
+        if image.has_transparency_data:
+            with_alpha = image.convert("RGBA")
+            if np.asarray(with_alpha.getchannel("A")).min() < 255:
+                was_transparent = True
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, with_alpha)
+        image = image.convert("L" if form.channels == 1 else "RGB")
+        square = ImageOps.fit(image, (form.side, form.side), Image.Resampling.BILINEAR)
+        pixels = np.asarray(square).reshape(form.side, form.side, -1)
+        return _Square(pixels, was_transparent)
+    # Decoders raise whatever they meet (struct.error, KeyError, zlib.error, ...), and whoever has a
+    # million files needs the name of this one.
+    except Exception as error:
+        raise _unreadable(item, error) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image as it is to be seen. Of its EXIF nothing but the orientation is needed, and
+    EXIF that cannot be read turns nothing."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # any of struct.error, SyntaxError, ValueError, ...
+        orientation = None
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _scaled(bands: NDArray[Any], is_deep: bool, form: _Form) -> NDArray[np.uint8]:
+    """Return bands [h, w, bands] as a square of 8 bits [side, side, channels]."""
+    size = (form.side, form.side)
+    squares = []
+    for band in np.moveaxis(bands.astype(np.float32), 2, 0):
+        square = ImageOps.fit(Image.fromarray(band), size, Image.Resampling.BILINEAR)
+        squares.append(np.asarray(square))
+    values = np.stack(squares, axis=-1)
+    if is_deep:
+        values = values * (255 / (2 ** _bits(form.deepest) - 1))
+    if form.channels == 1:
+        values = values @ _LUMINANCE[len(squares)]
+    values = np.rint(values).clip(0, 255).astype(np.uint8)
+    return np.broadcast_to(values, (*size, form.channels))
+
+
+def _tiff(item: Encoded, content: bytes) -> _Bands:
+    """Return the bands of a TIFF that Pillow does not read. Raises UserError."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            page = file.pages[0]
+            bands = page.asarray()
+            is_planar = bands.ndim == 3 and page.axes.startswith("S")
+    except Exception as error:  # as in _square
+        raise _unreadable(item, error) from error
+    return _checked(item, np.moveaxis(bands, 0, 2) if is_planar else bands)
+
+
+def _array(item: Encoded, content: bytes) -> _Bands:
+    """Return the bands of a NumPy file, [h, w], [h, w, channels] or [channels, h, w]. Raises
+    UserError."""
+    try:
+        bands = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # as in _square
+        raise _unreadable(item, error) from error
+    is_channels_first = bands.ndim == 3 and bands.shape[0] <= MAX_CHANNELS < bands.shape[2]
+    return _checked(item, np.moveaxis(bands, 0, 2) if is_channels_first else bands)
+
+
+def _checked(item: Encoded, bands: NDArray[Any]) -> _Bands:
+    """Return bands [h, w, channels] of 8 or 16 bits. Raises UserError for anything else."""
+    if bands.ndim == 2:
+        bands = bands[..., None]
+    if bands.ndim != 3 or not 1 <= bands.shape[2] <= MAX_CHANNELS or 0 in bands.shape:
+        raise UserError(
+            f"data {item.where}: an array of shape {bands.shape}; wanted are height, width and 1 "
+            f"to {MAX_CHANNELS} channels"
+        )
+    if bands.dtype not in (np.uint8, np.uint16):
+        raise UserError(
+            f"data {item.where}: its values are {bands.dtype}; convert it to 8 or 16 bits (uint8, "
+            "uint16)"
+        )
+    return bands
+
+
+def _unreadable(item: Encoded, error: Exception) -> UserError:
+    # Pillow's own words name the buffer it was given, which tells nobody anything
+    reason = str(error).split(" <_io.BytesIO")[0] or type(error).__name__
+    return UserError(f"data {item.where}: not a readable image ({reason}); repair or remove it")

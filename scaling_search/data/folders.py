@@ -1,0 +1,256 @@
+"""Folders of class folders, with splits or without."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scaling_search import UserError
+from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.data.decoding import decode
+from scaling_search.data.source import (
+    Encoded,
+    Options,
+    Source,
+    Split,
+    counted,
+    fingerprint,
+    is_hidden,
+    safe_name,
+    shown,
+    split_kind,
+)
+
+_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tga",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".npy",
+}  # fmt: skip
+_WANTED = "wanted is a folder for each class, at least 2, with images inside"
+
+
+@dataclass
+class _Skipped:
+    """What lies in the folder and is not read, to be said."""
+
+    kinds: Counter[str] = field(default_factory=Counter)  # of files that are no images
+    links: int = 0  # that lead nowhere
+    loose: int = 0  # images outside of class folders
+    empty: list[str] = field(default_factory=list)  # folders without images
+    beside: list[str] = field(default_factory=list)  # folders beside the splits
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.kinds:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(4))
+            files = counted(self.kinds.total(), "file that is no image", "files that are no images")
+            notes.append(f"left out: {files} ({kinds})")
+        if self.links:
+            notes.append(f"left out: {counted(self.links, 'broken link')}")
+        if self.loose:
+            notes.append(f"left out: {counted(self.loose, 'image')} outside of class folders")
+        if self.empty:
+            notes.append(f"left out: folders without images ({_listed(self.empty)})")
+        if self.beside:
+            notes.append(f"left out: what lies beside the splits ({_listed(self.beside)})")
+        return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first four names, with commas."""
+    first = list(names[:4])
+    if len(names) > len(first):
+        first.append("…")
+    return ", ".join(first)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """Folders of class folders. `train` is the one that is trained on, `held_out` the others: the
+    first is the test split, the images of the rest are for training."""
+
+    train: Path
+    held_out: list[Path]
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether a folder in `root` holds images, at any depth."""
+    return any(_holds_images(folder) for folder in _folders(root))
+
+
+def folder_source(root: Path, options: Options, notes: Sequence[str] = ()) -> Source:
+    """Return the data set of a folder of class folders, or of folders train, val, test that hold
+    such. Raises UserError where it is neither, or may be either."""
+    skipped = _Skipped()
+    splits = _splits(root, skipped)
+    train = _class_files(splits.train, skipped)
+    if len(train) < 2:
+        raise UserError(f"data {shown(root)}: {_lacking(splits.train, train)}; {_WANTED}")
+    classes = list(train)
+    held_out = [_class_files(folder, skipped) for folder in splits.held_out]
+    for folder, class_files in zip(splits.held_out, held_out, strict=True):
+        unknown = sorted(class_files.keys() - train.keys())
+        if unknown:
+            raise UserError(
+                f"data {shown(folder)}: class {shown(unknown[0])!r} is not among the classes of "
+                f"{shown(splits.train)}"
+            )
+    pool = _split(train, classes)
+    for class_files in held_out[1:]:
+        pool += _split(class_files, classes)
+    origin = f"folder {shown(root.name)}"
+    test = None
+    if held_out:
+        test = _split(held_out[0], classes)
+        origin += f", {shown(splits.held_out[0].name)} as test"
+    every_file: list[tuple[str, Path]] = []
+    for class_files in (train, *held_out):
+        for name, files in class_files.items():
+            every_file += [(name, file) for file in files]
+    every_note = [*notes, *skipped.notes()]
+
+    def read(writer: CacheWriter, source: Source) -> Dataset:
+        names = tuple(shown(name) for name in classes)
+        return decode(writer, source, names, pool, test, options.channels, every_note)
+
+    return Source(safe_name(root), origin, fingerprint(every_file), read)
+
+
+def _lacking(root: Path, train: dict[str, list[Path]]) -> str:
+    """Return what is wrong with a folder of fewer than two classes."""
+    if not train:
+        return "no image in any class folder"
+    only = next(iter(train))
+    if has_class_folders(root / only):
+        return f"its only folder, {shown(only)}, holds folders of its own: name that one"
+    return f"only one class folder ({shown(only)})"
+
+
+# ---- which folders are splits
+
+
+def _splits(root: Path, skipped: _Skipped) -> _Splits:
+    """Return the folders of class folders that `root` is or has.
+
+    A folder is a split where it has the name of one and class folders of its own: a class may be
+    called train. Raises UserError where the folders can be read in two ways."""
+    splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+    others: list[Path] = []
+    for folder in _folders(root):
+        kind = split_kind(folder.name)
+        if kind and has_class_folders(folder):
+            splits[kind].append(folder)
+        elif _holds_images(folder):
+            others.append(folder)
+    named = [folder for group in splits.values() for folder in group]
+    if not named:
+        if len(others) > 1 and all(split_kind(folder.name) for folder in others):
+            names = _listed([shown(folder.name) for folder in others])
+            raise UserError(
+                f"data {shown(root)}: {names} have the names of splits and no class folders; "
+                f"{_WANTED}"
+            )
+        return _Splits(root, [])
+    names = _listed([shown(folder.name) for folder in named])
+    if not splits["train"]:
+        if others and not _share_classes(named):
+            raise _two_readings(root, named[0], others)
+        raise UserError(
+            f"data {shown(root)}: holds {names} and no folder train; name the images to train on "
+            f"train, or give one of them: --data {shown(named[0])}"
+        )
+    for kind, group in splits.items():
+        if len(group) > 1 and kind != "val":
+            raise UserError(
+                f"data {shown(root)}: {names} are both names of a {kind} split; keep one of them"
+            )
+    # without class folders of its own a folder test holds images whose classes nobody gave
+    classes = [folder for folder in others if not split_kind(folder.name)]
+    if classes and not _share_classes(named):
+        raise _two_readings(root, named[0], classes)
+    skipped.beside += [shown(folder.name) for folder in others]
+    return _Splits(splits["train"][0], [*splits["test"], *splits["val"]])
+
+
+def _two_readings(root: Path, split: Path, others: Sequence[Path]) -> UserError:
+    beside = _listed([shown(folder.name) for folder in others])
+    return UserError(
+        f"data {shown(root)}: {shown(split.name)} has class folders, as a split has, and {beside} "
+        f"beside it may be classes; give --data {shown(split)} for the split, or move its images "
+        "up into it for a class"
+    )
+
+
+def _share_classes(splits: Sequence[Path]) -> bool:
+    """Whether there are several, with a class in common, as splits of one data set have."""
+    names = [{folder.name for folder in _folders(split)} for split in splits]
+    return len(splits) > 1 and bool(set.intersection(*names))
+
+
+# ---- files
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders in `root` that are nobody's but the user's, in alphabetical order."""
+    return sorted(d for d in root.iterdir() if not is_hidden(d.name) and d.is_dir())
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether there is an image in the folder, at any depth."""
+    return any(True for _ in _images(folder, _Skipped()))
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in _SUFFIXES and file.is_file()
+
+
+def _class_files(root: Path, skipped: _Skipped) -> dict[str, list[Path]]:
+    """Return the images of each class folder (searched to any depth), classes in alphabetical
+    order, empty ones left out."""
+    classes = {}
+    skipped.loose += sum(_is_image(file) for file in root.iterdir() if not is_hidden(file.name))
+    for folder in _folders(root):
+        files = sorted(_images(folder, skipped))
+        if files:
+            classes[folder.name] = files
+        elif not split_kind(folder.name):
+            skipped.empty.append(shown(folder.name))
+    return classes
+
+
+def _images(folder: Path, skipped: _Skipped) -> Iterator[Path]:
+    """Yield the images in a folder, to any depth, links followed."""
+    seen: set[Path] = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        real = Path(at).resolve()
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in files:
+            file = Path(at, name)
+            if is_hidden(name):
+                continue
+            if _is_image(file):
+                yield file
+            elif file.is_symlink() and not file.exists():
+                skipped.links += 1
+            else:
+                skipped.kinds[file.suffix.lower() or "without a suffix"] += 1
+
+
+def _split(class_files: dict[str, list[Path]], classes: Sequence[str]) -> Split:
+    labels: list[int] = []
+    files: list[Path] = []
+    for name, own in class_files.items():
+        labels += [classes.index(name)] * len(own)
+        files += own
+
+    def items() -> Iterator[Encoded]:
+        for file in files:
+            yield Encoded(shown(file), file.read_bytes)
+
+    return Split(labels, items)

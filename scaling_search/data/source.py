@@ -1,0 +1,125 @@
+"""A data set that is known and not yet read, and what its reader may be told."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling_search.data.dataset import CacheWriter, Dataset
+
+# Raised when the same files come to be read otherwise: what was cached before is then read anew.
+_READING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How images are to be read, where their owner says it: the columns of parquet files, and the
+    number of channels (1 or 3). None is what the files themselves say."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+    channels: int | None = None
+
+
+AS_THEY_ARE = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """`fingerprint` changes when the files do; `read` decodes them into the cache."""
+
+    name: str
+    origin: str  # for people
+    fingerprint: str
+    read: Callable[[CacheWriter, Source], Dataset]
+
+    def key(self, options: Options) -> str:
+        """What the folder in the cache depends on."""
+        return f"{_READING}\n{options}\n{self.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image that is not yet decoded: where it is (for messages), how to get its bytes."""
+
+    where: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images and their classes. `items` yields the images in the order of `labels`, each time it is
+    called: neither all bytes nor all pixels need fit in memory."""
+
+    labels: Sequence[int]
+    items: Callable[[], Iterator[Encoded]]
+
+    def __add__(self, other: Split) -> Split:
+        def items() -> Iterator[Encoded]:
+            yield from self.items()
+            yield from other.items()
+
+        return Split([*self.labels, *other.labels], items)
+
+
+# ---- the names of splits
+
+# As people name them: train2017, test_images, Validation-set.
+_SPLIT = re.compile(
+    r"""(?<![a-z])
+    (?:(?:images?|imgs?|data)[ _-])?
+    (?:(?P<train>train|training)|(?P<val>val|valid|validation|dev)
+    |(?P<test>test|testing|eval|evaluation))
+    (?:[ _-]?(?:images?|imgs?|set|split|data))?
+    (?![a-z])""",
+    re.VERBOSE,
+)
+
+
+def split_kind(name: str, whole: bool = True) -> str:
+    """Return train, val or test where `name` is that of a split, else "". `whole`: nothing but a
+    number may stand beside it."""
+    name = name.lower()
+    without_number = re.sub(r"[ _-]?\d+$", "", name)
+    match = _SPLIT.fullmatch(without_number) if whole else _SPLIT.search(name)
+    return (match.lastgroup or "") if match else ""
+
+
+# ---- names that are safe to show and to store
+
+
+def shown(path: Path | str) -> str:
+    """Return the name as text that any terminal and file can hold: bytes that are no UTF-8 become
+    replacement characters, control characters blanks."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """Return "1 image", "2,000 images"."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
+def safe_name(path: Path) -> str:
+    """Return the path's last part as a name that is safe in a path of the cache."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).strip("-.") or "data"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether it is of a file manager, a notebook or an archiver, and nobody's data."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def fingerprint(files: Sequence[tuple[str, Path]]) -> str:
+    """Return place, class, size and time of change of each (class, file): content would take too
+    long to read. A link counts by what it is named and by what it leads to."""
+    parts = []
+    for name, file in files:
+        stat = file.stat()
+        parts.append(f"{name}|{file}|{stat.st_size}|{stat.st_mtime_ns}")
+        if file.is_symlink():
+            parts.append(f"{file.readlink()}|{file.lstat().st_mtime_ns}")
+    return "\n".join(parts)

@@ -1,0 +1,257 @@
+"""Parquet files: columns, labels, splits."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from scaling_search import UserError
+from scaling_search.data import sources
+from scaling_search.data.dataset import Dataset
+from scaling_search.data.source import AS_THEY_ARE, Options
+from tests.conftest import write_images
+
+
+def cells(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Random images of 32 px as Hugging Face writes them."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    return images
+
+
+def write(path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None) -> str:
+    """A file with these columns, and with the metadata of Hugging Face where `features` are
+    given."""
+    table = pa.table(columns)
+    if features is not None:
+        metadata = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": metadata})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return str(path)
+
+
+def class_label(*names: str) -> dict[str, Any]:
+    return {"names": list(names), "_type": "ClassLabel"}
+
+
+def parquet_file(path: Path, count: int, seed: int, image: str = "image") -> None:
+    columns = {image: cells(count, seed), "label": pa.array(np.arange(count) % 3)}
+    write(path, columns, {"label": class_label("x", "y", "z")})
+
+
+def refusal(path: Path | str, options: Options = AS_THEY_ARE) -> str:
+    with pytest.raises(UserError) as caught:
+        sources.load(str(path), options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def every_label(data: Dataset) -> list[int]:
+    return np.concatenate([data.train_labels, data.test_labels]).tolist()
+
+
+# ---- columns
+
+
+def test_the_metadata_say_which_column_is_the_label(tmp_path: Path) -> None:
+    """Not the number of the row before it, nor its width."""
+    columns = {
+        "image_id": np.arange(60),
+        "image": cells(60),
+        "width": [32] * 60,
+        "labels": np.arange(60) % 2,
+    }
+    features = {"image": {"_type": "Image"}, "labels": class_label("cat", "dog")}
+    loaded = sources.load(write(tmp_path / "a.parquet", columns, features))
+    assert loaded.classes == ("cat", "dog")
+    assert np.bincount(every_label(loaded)).tolist() == [30, 30]
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "Class", "target", "y", "category"])
+def test_usual_names_of_the_label(name: str, tmp_path: Path) -> None:
+    columns = {"id": np.arange(60), "n": np.arange(60) % 7, "image": cells(60)}
+    columns[name] = np.arange(60) % 2
+    loaded = sources.load(write(tmp_path / "a.parquet", columns))
+    assert loaded.classes == ("0", "1")
+
+
+def test_labels_of_text(tmp_path: Path) -> None:
+    labels = np.array(["dog", "cat", "bird"])[np.arange(60) % 3]
+    for name, column in (("a", pa.array(labels)), ("b", pa.array(labels).dictionary_encode())):
+        path = write(tmp_path / f"{name}.parquet", {"image": cells(60), "label": column})
+        assert sources.load(path).classes == ("bird", "cat", "dog")
+
+
+def test_ambiguous_columns_are_refused_and_a_flag_settles_it(tmp_path: Path) -> None:
+    columns = {"img": cells(60), "fine": np.arange(60) % 6, "coarse": np.arange(60) % 2}
+    features = {"fine": class_label(*"abcdef"), "coarse": class_label("x", "y")}
+    path = write(tmp_path / "a.parquet", columns, features)
+    said = refusal(path)
+    assert "fine, coarse may each be the label column; name it with --label-column" in said
+    assert "its columns are img, fine, coarse" in said
+    assert sources.load(path, Options(label_column="coarse")).classes == ("x", "y")
+    assert sources.load(path, Options(label_column="fine")).classes == tuple("abcdef")
+
+    path = write(
+        tmp_path / "b.parquet",
+        {"before": cells(60), "after": cells(60, 1), "label": columns["fine"]},
+    )
+    assert "before, after may each be the image column; name it with --image-column" in refusal(
+        path
+    )
+    first, second = (sources.load(path, Options(image_column=c)) for c in ("before", "after"))
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"image_id": "numbers"}, AS_THEY_ARE, "no label column (whole numbers or text)"),
+        ({"x": "numbers"}, AS_THEY_ARE, "x has another value in each row, so that it holds no"),
+        ({"label": "same"}, AS_THEY_ARE, "only one class in its label column label"),
+        ({"label": "pairs"}, Options(label_column="lable"), "no column lable; its columns are"),
+        ({"label": "pairs"}, Options(image_column="label"), "is of type int64; wanted is a struct"),
+        ({"label": "floats"}, AS_THEY_ARE, "no label column"),
+    ],
+)
+def test_refused_columns(
+    columns: dict[str, str], options: Options, message: str, tmp_path: Path
+) -> None:
+    values = {
+        "numbers": np.arange(60),
+        "same": np.zeros(60, dtype=int),
+        "pairs": np.arange(60) % 2,
+        "floats": np.arange(60) / 2,
+    }
+    table = {"image": cells(60)} | {name: values[kind] for name, kind in columns.items()}
+    assert message in refusal(write(tmp_path / "a.parquet", table), options)
+
+
+def test_refused_files(tmp_path: Path) -> None:
+    text = write(tmp_path / "text.parquet", {"text": ["a"], "label": [0]})
+    assert "no image column (a struct with 'bytes'" in refusal(text)
+    assert "its columns are text, label" in refusal(text)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
+    assert "not a readable parquet file" in refusal(tmp_path / "bad.parquet")
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    assert "a file must be .parquet" in refusal(tmp_path / "x.zip")
+    path_only = [{"bytes": None, "path": "gone.png"}] * 6
+    path = write(tmp_path / "p.parquet", {"image": path_only, "label": np.arange(6) % 2})
+    assert "row 0 has no image, only a path (gone.png)" in refusal(path)
+    path = write(tmp_path / "e.parquet", {"image": cells(6), "label": [0, 1, None, 0, 1, 0]})
+    assert "row 2 has no label; remove it" in refusal(path)
+
+
+@pytest.mark.parametrize("metadata", [b"null", b"[]", b"no JSON", b'{"info": null}', b"\xff"])
+def test_metadata_that_say_nothing(metadata: bytes, tmp_path: Path) -> None:
+    table = pa.table({"image": cells(60), "label": np.arange(60) % 2})
+    pq.write_table(table.replace_schema_metadata({"huggingface": metadata}), tmp_path / "a.parquet")
+    assert sources.load(str(tmp_path / "a.parquet")).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_kinds_of_binary_columns(kind: pa.DataType, tmp_path: Path) -> None:
+    images = pa.array([cell["bytes"] for cell in cells(60)], kind)
+    path = write(tmp_path / "a.parquet", {"image": images, "label": np.arange(60) % 2})
+    assert len(every_label(sources.load(path))) == 60
+
+
+# ---- labels
+
+
+def test_labels_with_gaps_become_classes_in_order(tmp_path: Path) -> None:
+    labels = np.array([90_000, 17, 18])[np.arange(60) % 3]
+    path = write(tmp_path / "a.parquet", {"image": cells(60), "label": labels})
+    assert sources.load(path).classes == ("17", "18", "90000")
+    names = [f"class {i}" for i in range(100)]
+    columns = {"image": cells(60), "label": np.array([7, 42])[np.arange(60) % 2]}
+    path = write(tmp_path / "b.parquet", columns, {"label": class_label(*names)})
+    assert sources.load(path).classes == ("class 7", "class 42")
+
+
+def test_a_test_split_without_labels_is_none(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "train.parquet", 60, 0)
+    write(tmp_path / "test.parquet", {"image": cells(12, 1), "label": [-1] * 12})
+    loaded = sources.load(str(tmp_path))
+    assert len(every_label(loaded)) == 60
+    assert "a tenth held out as test" in loaded.describe()
+    assert loaded.notes == ("left out: the split test, whose images have no label",)
+
+
+def test_a_label_that_only_the_test_split_has(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "train.parquet", 60, 0)
+    write(tmp_path / "test.parquet", {"image": cells(12), "label": np.arange(12)})
+    assert "row 3 has the label '3', which no training image has" in refusal(tmp_path)
+
+
+# ---- splits
+
+
+def test_parquet_folder(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "train-00000-of-00002.parquet", 45, 0, "img")
+    parquet_file(tmp_path / "train-00001-of-00002.parquet", 45, 1, "img")
+    parquet_file(tmp_path / "test-00000-of-00001.parquet", 12, 2, "img")
+    loaded = sources.load(str(tmp_path))
+    assert (len(loaded.train_labels), len(loaded.test_labels)) == (90, 12)
+    assert loaded.classes == ("x", "y", "z")
+    assert loaded.test_labels.tolist() == [0, 1, 2] * 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/0000", "test/0000"),
+        ("cifar-train", "cifar_test"),
+        ("data/train-1", "data/val-1"),
+        ("a/b/c/training", "a/b/c/dev"),
+        ("train.parquet/part-0", "test.parquet/part-0"),  # as Spark writes them
+    ],
+)
+def test_splits_by_folder_or_name(names: tuple[str, str], tmp_path: Path) -> None:
+    parquet_file(tmp_path / f"{names[0]}.parquet", 60, 0)
+    parquet_file(tmp_path / f"{names[1]}.parquet", 12, 1)
+    loaded = sources.load(str(tmp_path))
+    assert (len(loaded.train_labels), len(loaded.test_labels)) == (60, 12)
+
+
+@pytest.mark.parametrize("name", ["all", "test", "train"])
+def test_single_file(name: str, tmp_path: Path) -> None:
+    """Whoever names one file means it, whatever it is called."""
+    parquet_file(tmp_path / f"{name}.parquet", 60, 0)
+    loaded = sources.load(str(tmp_path / f"{name}.parquet"))
+    assert len(every_label(loaded)) == 60
+    assert len(loaded.test_labels) > 0
+
+
+def test_several_data_sets_are_refused(tmp_path: Path) -> None:
+    for name in ("small", "large"):
+        parquet_file(tmp_path / name / "train.parquet", 60, 0)
+    assert "holds several data sets (large, small); give the folder of one" in refusal(tmp_path)
+
+
+def test_files_with_and_without_a_split_are_refused(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "train.parquet", 60, 0)
+    parquet_file(tmp_path / "other.parquet", 60, 1)
+    assert "name the parquet files train*" in refusal(tmp_path)
+
+
+def test_a_stray_file_beside_class_folders(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 24)
+    write(tmp_path / "table.parquet", {"text": ["a"], "label": [0]})
+    loaded = sources.load(str(tmp_path))
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.notes == ("left out: 1 parquet file",)
+    parquet_file(tmp_path / "table.parquet", 60, 0)
+    assert f"give --data {tmp_path / 'table.parquet'} for the file" in refusal(tmp_path)
