@@ -34,7 +34,7 @@ def read_table(path: str | Path) -> dict[str, Any]:
     """The TOML table in a file, named after the file unless it states a name. Raises
     ValueError."""
     try:
-        return {"name": Path(path).stem, **tomllib.loads(Path(path).read_text())}
+        return {"name": Path(path).stem, **tomllib.loads(Path(path).read_text("utf-8-sig"))}
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

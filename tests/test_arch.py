@@ -67,7 +67,7 @@ def test_how_layers_train_is_part_of_the_key_except_where_it_was_implied() -> No
 def test_the_identity_of_a_baseline_states_what_was_not_implied() -> None:
     b0, notebook = BASELINES["b0"], BASELINES["notebook"]
     older = {f.name for f in dataclasses.fields(b0)} - {
-        "name", "bn_eps", "bn_momentum", "initialisation", "drop_path_rule",
+        "name", "in_channels", "bn_eps", "bn_momentum", "initialisation", "drop_path_rule",
     }  # fmt: skip
     assert set(b0.identity()) == older
     assert set(notebook.identity()) == older

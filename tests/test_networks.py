@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import effnet
 from effnet.nn import weights
-from scaling_search.cli import main
+from scaling_search.cli import main, networks
 
 HEAD = "resolution = 64\nstem_width = 16\nstem_stride = 2\nhead_width = 0\n"
 
@@ -25,6 +26,27 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 1 + len(effnet.names())
     row = next(r for r in rows if r.split()[:1] == ["v2-s"]).split()
     assert " ".join(row) == "v2-s v2-s 1 1 384 40 8,365,617,152 21,458,488 35,766,624"
+
+
+@pytest.mark.parametrize("command", ["list", "cost b0 --blocks", "cost b0 --check"])
+def test_in_a_narrow_terminal_nothing_is_cut(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns give way from the right: what is left is what a wide one shows."""
+    wide = [row.split() for row in output(capsys, command).splitlines()]
+    monkeypatch.setattr(networks, "_console", lambda: Console(width=80))
+    narrow = output(capsys, command).splitlines()
+    (said,) = [line for line in narrow if line.startswith("(wider than 80 columns: ")]
+    assert said.endswith(" left out)")
+    narrow.remove(said)
+    assert len(narrow) == len(wide)
+    cut = 0
+    for row, whole in zip(narrow, wide, strict=True):
+        cells = row.split()
+        assert cells == whole[: len(cells)]
+        assert len(row) <= 80 or cells == whole
+        cut += cells != whole
+    assert cut > 5
 
 
 def test_conventions(capsys: pytest.CaptureFixture[str]) -> None:

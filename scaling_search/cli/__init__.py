@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import io
 import logging
 import os
 import sys
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
     status 2."""
     # Python collects garbage as it ends; of torch's million objects that takes a second
     atexit.register(gc.freeze)
+    # a terminal that knows ASCII alone shows a question mark for the rest
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     # known before the arguments are parsed, so that an error in parsing them is shown too
     debug = "--debug" in arguments

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from effnet import families
@@ -39,6 +40,25 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table. Where the terminal is too narrow, columns give way from the right, and that is
+    said: numbers and names that are cut would be wrong ones."""
+    hidden: list[str] = []
+    unlimited = console.options.update(max_width=10_000)
+    while (
+        len(table.columns) > 2
+        and Measurement.get(console, unlimited, table).maximum > console.width
+    ):
+        hidden.insert(0, str(table.columns.pop().header))
+    console.print(table)
+    if hidden:
+        print(f"(wider than {console.width} columns: {', '.join(hidden)} left out)")
+
+
+def _name(head: str) -> Column:
+    return Column(head, no_wrap=True)
+
+
 def _right(*names: str) -> list[Column]:
     """Columns of numbers."""
     return [Column(name, justify="right", no_wrap=True) for name in names]
@@ -57,8 +77,8 @@ def _cells(part: Cost) -> list[str]:
 
 def _list(args: argparse.Namespace, argv: list[str]) -> int:
     table = Table(
-        "name",
-        "baseline",
+        _name("name"),
+        _name("baseline"),
         *_right("width", "depth", "px", "blocks", "macs", "params", "acts"),
         box=None,
     )
@@ -70,7 +90,7 @@ def _list(args: argparse.Namespace, argv: list[str]) -> int:
         net = families.arch(name)
         size = (f"{width:.3g}", f"{depth:.3g}", f"{net.resolution}", f"{net.blocks}")
         table.add_row(name, baseline, *size, *_cells(cost(net)))
-    _console().print(table)
+    _print_table(_console(), table)
     return 0
 
 
@@ -99,7 +119,7 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
         return _check(net, console)
     if args.measure:
         return _measure(net, args, memory)
-    console.print(_by_block(net) if args.blocks else _by_operator(net))
+    _print_table(console, _by_block(net) if args.blocks else _by_operator(net))
     return 0
 
 
@@ -120,7 +140,7 @@ def _implied_phi(name: str, net: Arch) -> str:
 
 
 def _conventions(net: Arch, which: str, console: Console) -> int:
-    table = Table("convention", *_right("count"), "what it counts", box=None)
+    table = Table(_name("convention"), *_right("count"), "what it counts", box=None)
     for name, count in conventions(net).items():
         if which in (name, "all"):
             table.add_row(name, f"{count:,}", CONVENTIONS[name])
@@ -129,7 +149,7 @@ def _conventions(net: Arch, which: str, console: Console) -> int:
 
 
 def _by_operator(net: Arch) -> Table:
-    table = Table("operator", *_right("macs", "params", "acts"), box=None)
+    table = Table(_name("operator"), *_right("macs", "params", "acts"), box=None)
     for kind, part in cost_by_kind(net).items():
         table.add_row(kind, *_cells(part))
     return table
@@ -137,7 +157,7 @@ def _by_operator(net: Arch) -> Table:
 
 def _by_block(net: Arch) -> Table:
     heads = ("repeats", "in", "inner", "out", "kernel", "stride", "px", "macs", "params", "acts")
-    table = Table("block", *_right(*heads), box=None)
+    table = Table(_name("block"), *_right(*heads), box=None)
     for block, part in cost_by_block(net):
         shape = (
             block.repeats,
@@ -158,7 +178,7 @@ def _check(net: Arch, console: Console) -> int:
 
     report = compare(net)
     heads = ("macs", "- fvcore", "- torch", "params", "- module", "acts", "- fvcore")
-    table = Table("operator", *_right(*heads), box=None)
+    table = Table(_name("operator"), *_right(*heads), box=None)
     for row in report.rows:
         ours, theirs = row.ours, row.theirs
         cells = _numbers(
@@ -171,7 +191,7 @@ def _check(net: Arch, console: Console) -> int:
             ours.acts - theirs.acts,
         )
         table.add_row(row.kind, *cells)
-    console.print(table)
+    _print_table(console, table)
     extras = " + ".join(f"{count:,} of {op}" for op, count in report.extras.items())
     print(f"fvcore's total() says {report.fvcore_total:,}: the macs above + {extras or 'nothing'}")
     if not report.equal:

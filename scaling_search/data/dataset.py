@@ -97,7 +97,8 @@ class Dataset:
                 std=tuple(meta["std"]),
                 **arrays,
             )
-        except (OSError, ValueError, KeyError) as error:
+        # EOFError and TypeError: an empty file, and one of another kind
+        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
             raise UserError(
                 f"data cache {folder}: {error}; delete the folder to have it rebuilt"
             ) from error

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 # Raised when the same settings would come to mean other results: studies of before are then others.
 SCHEMA = 1
+_MOST_EPOCHS = 100_000  # of a run: a week of the fastest network's
 PRESETS = ("quick", "standard", "paper")
 _BOTH = ("search", "train")
 
@@ -66,7 +67,7 @@ class BaselineSpec(_Part):
         "baseline.name was, kept so that the study does not depend on the file.",
     )
     blocks: Annotated[int | None, Flag("--blocks", TRAINED, unset="those of its table")] = Field(
-        None, ge=1, description="Blocks of the baseline, spread over its stages."
+        None, ge=1, le=1000, description="Blocks of the baseline, spread over its stages."
     )
     width: Annotated[float, Flag("--width", TRAINED)] = Field(
         1.0,
@@ -318,9 +319,10 @@ class Study(_Part):
         if len(set(self.budgets)) < len(self.budgets):
             raise ValueError("budgets: the same budget twice")
         increasing = list(self.rungs) == sorted(set(self.rungs))
-        if min(self.rungs) < 1 or not increasing:
+        if min(self.rungs) < 1 or max(self.rungs) > _MOST_EPOCHS or not increasing:
             raise ValueError(
-                "rungs: whole numbers of epochs above 0 that increase, such as [1, 2, 4]"
+                f"rungs: whole numbers of epochs from 1 to {_MOST_EPOCHS:,} that increase, such "
+                "as [1, 2, 4]"
             )
         if self.space.sampler == "tpe" and self.allocation == "rungs":
             raise ValueError(
@@ -455,7 +457,7 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
 
     Raises UserError naming the file, the field and what would be right."""
     try:
-        settings = tomllib.loads(path.read_text())
+        settings = tomllib.loads(path.read_text("utf-8-sig"))  # Windows' editors begin with a mark
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
@@ -533,7 +535,7 @@ def _embed_definition(settings: dict[str, Any], where: str) -> None:
 def check(settings: dict[str, Any], where: str) -> Study:
     """Settings as a Study; UserError for the first thing that is wrong with them."""
     try:
-        return Study.model_validate(settings)
+        study = Study.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -544,3 +546,18 @@ def check(settings: dict[str, Any], where: str) -> Study:
             message += f", not {first['input']!r}"
         place = f"{where}: {field}" if field else where
         raise UserError(f"{place}: {message}") from error
+    _check_truth_values(settings, study.settings(), where)
+    return study
+
+
+def _check_truth_values(given: Any, settled: Any, where: str) -> None:
+    """Raise UserError where true or false was given for something else: pydantic takes them for 1
+    and 0."""
+    if isinstance(given, bool) and not isinstance(settled, bool) and settled is not None:
+        raise UserError(f"{where}: must not be {str(given).lower()}")
+    if isinstance(given, dict) and isinstance(settled, dict):
+        for name, value in given.items():
+            _check_truth_values(value, settled.get(name), f"{where}: {name}")
+    if isinstance(given, list | tuple) and isinstance(settled, list | tuple):
+        for value, other in zip(given, settled, strict=False):
+            _check_truth_values(value, other, where)
