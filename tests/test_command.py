@@ -1,6 +1,7 @@
 """Commands as data: what --help says of each argument, and what main does with an error."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_every_status_is_documented() -> None:
 
 
 # ---- errors and logs
+
+
+def test_a_terminal_that_knows_ascii_alone() -> None:
+    script = "from scaling_search.cli import main; main(['cost', 'b0', '--blocks'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"224 ? 112" in done.stdout
 
 
 def break_list(monkeypatch: pytest.MonkeyPatch) -> None:

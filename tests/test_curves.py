@@ -263,6 +263,21 @@ def test_wrong_tables(table: Path, capsys: pytest.CaptureFixture[str], tmp_path:
     assert "not a table of curves" in refused(tmp_path / "text.parquet", [], capsys, tmp_path)
 
 
+def test_tables_put_together_are_refused(
+    table: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The same rows twice, and the same runs under other numbers."""
+    rows = pq.read_table(table)
+    pq.write_table(pa.concat_tables([rows, rows.slice(0, 2)]), tmp_path / "rows.parquet")
+    error = refused(tmp_path / "rows.parquet", [], capsys, tmp_path)
+    assert "2 rows are of an epoch that another row has" in error
+    column = rows.schema.get_field_index("run")
+    renumbered = pa.compute.add(rows["run"], 1000)
+    others = rows.set_column(column, rows.schema.field("run"), renumbered)
+    pq.write_table(pa.concat_tables([rows, others]), tmp_path / "runs.parquet")
+    assert "is there twice" in refused(tmp_path / "runs.parquet", [], capsys, tmp_path)
+
+
 def test_export_says_nothing_of_this_machine(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -294,6 +294,16 @@ def test_damaged_cache_is_named(tmp_path: Path) -> None:
         Dataset.open(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["meta.json", "train_images.npy", "test_labels.npy"])
+def test_an_empty_file_in_the_cache_is_named(name: str, tmp_path: Path) -> None:
+    images, labels = shapes.generate(200, 0)
+    with CacheWriter(tmp_path / "x") as writer:
+        writer.commit("s", "g", shapes.CLASSES, images, labels, None)
+    (tmp_path / "x" / name).write_bytes(b"")
+    with pytest.raises(UserError, match="delete the folder to have it rebuilt"):
+        Dataset.open(tmp_path / "x")
+
+
 def test_describe_says_where_and_how_much(data: Dataset) -> None:
     line = data.describe(96, 60)
     assert line.startswith("shapes (generated) · ")

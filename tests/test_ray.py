@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -91,6 +92,18 @@ def listening() -> set[tuple[str, str]]:
         )
         sockets |= {tuple(row[1].split(":")) for row in rows if row[3] == "0A"}
     return sockets
+
+
+def test_a_long_path_of_temporary_files_is_named(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's sockets lie there, and a socket's path has 107 bytes at most."""
+    place = tmp_path / ("x" * 90)
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(UserError, match="its files lie under TMPDIR"):
+        executor(data, tmp_path / "c", 1)
 
 
 def test_a_ray_of_this_machine_gives_the_same_table_and_listens_here_alone(

@@ -94,8 +94,15 @@ def test_identity_holds_what_determines_results() -> None:
             {"recipe": {"optimizer": "lion"}},
             "recipe.optimizer: should be 'adamw', 'sgd' or 'rmsprop'",
         ),
-        ({"rungs": [4, 2]}, "rungs: whole numbers of epochs above 0 that increase"),
+        ({"rungs": [4, 2]}, "rungs: whole numbers of epochs from 1 to 100,000 that increase"),
         ({"rungs": [0]}, "rungs"),
+        ({"rungs": [1e9]}, "rungs: whole numbers of epochs from 1 to 100,000"),
+        ({"rungs": [True]}, "rungs: must not be true"),
+        ({"recipe": {"lr": True}}, "recipe.lr: must not be true"),
+        ({"space": {"tolerance": True}}, "space.tolerance: should be less than 0.5"),
+        ({"extra": False}, "extra: must not be false"),
+        ({"baseline": {"blocks": 100_000}}, "baseline.blocks: should be less than or equal to"),
+        ({"data": {"channels": 17}}, "data.channels: should be less than or equal to 16"),
         ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
         ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
         (
@@ -129,6 +136,12 @@ def test_file_errors(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("rungs = [1]")
     with pytest.raises(UserError, match="command line: rungs.x"):
         read(tmp_path / "s.toml", {"rungs.x": 1})
+
+
+def test_a_file_that_begins_with_a_mark(tmp_path: Path) -> None:
+    """As editors of Windows write UTF-8."""
+    (tmp_path / "s.toml").write_text("rungs = [3]", encoding="utf-8-sig")
+    assert read(tmp_path / "s.toml").rungs == (3,)
 
 
 OWN = """

@@ -1,13 +1,17 @@
 """Against timm and torchvision with the same weights, onnxruntime and torch.export; files that are
 damaged."""
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
+from timm.utils import CheckpointSaver
 from torch import Tensor, nn
 
 import effnet
@@ -221,6 +225,35 @@ def test_reading_state_dicts(small: ConvNet, tmp_path: Path) -> None:
     assert all(torch.equal(read[k], v) for k, v in state.items())
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_names_of_wrapped_modules(prefix: str, small: ConvNet) -> None:
+    """As torch.compile and DataParallel leave them."""
+    state = small.state_dict()
+    wrapped = {f"{prefix}{key}": value for key, value in state.items()}
+    read = weights.convert(wrapped, small.arch)
+    assert all(torch.equal(read[key], value) for key, value in state.items())
+
+
+def test_a_checkpoint_of_timms_own_training(tmp_path: Path) -> None:
+    """With its arguments, its optimizer and its best accuracy in it."""
+    theirs = timm.create_model("efficientnet_b0", num_classes=5)
+    args = argparse.Namespace(model="efficientnet_b0", output=Path("out"), lr=0.1)
+    saver = CheckpointSaver(
+        theirs,
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9),
+        args=args,
+        checkpoint_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(3, metric=np.float64(71.5))
+    (file,) = tmp_path.glob("checkpoint-3*")
+    net = effnet.arch("b0", num_classes=5)
+    ours = effnet.build(net, bn_eps=1e-5).eval()
+    ours.load_state_dict(weights.convert(weights.read_state(file), net))
+    image = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(image), theirs.eval()(image), atol=1e-4, rtol=1e-4)
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("/tmp/scaling-search-bomb"),))
@@ -236,7 +269,7 @@ def test_damaged_state_dicts(small: ConvNet, tmp_path: Path) -> None:
     (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pth")
-    with pytest.raises(ValueError, match="conv_stem.weight is missing"):
+    with pytest.raises(ValueError, match="stem.0.weight is missing"):
         weights.convert(weights.read_state(tmp_path / "numbered.pth"), effnet.arch("b0"))
     torch.save({"epoch": 3}, tmp_path / "number.pth")
     torch.save(Bomb(), tmp_path / "bomb.pth")
@@ -270,7 +303,8 @@ def test_a_state_dict_that_does_not_fit_names_the_first_mismatch() -> None:
         k: v for k, v in state.items() if k not in ("blocks.2.0.conv_dw.weight", "classifier.bias")
     }
     with pytest.raises(
-        ValueError, match="blocks.2.0.conv_dw.weight is missing .read in timm's names."
+        ValueError,
+        match="blocks.2.0.conv_dw.weight is missing .read in timm's names, which 358 of its 358",
     ):
         weights.convert(lacking, net)
     with pytest.raises(ValueError, match="it has no place for blocks.9.weight"):

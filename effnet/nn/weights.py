@@ -7,15 +7,19 @@ torchvision's B5-B7 and V2 bn_eps=1e-3; timm's `tf_*` bn_eps=1e-3 and same_paddi
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PosixPath
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
@@ -32,7 +36,20 @@ Peer = Literal["timm", "torchvision"]
 PEERS: tuple[Peer, ...] = ("timm", "torchvision")
 State = dict[str, Tensor]
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+# DataParallel and torch.compile put these before every name, one before the other.
+_WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
 _COUNTER = "num_batches_tracked"  # older checkpoints lack it, and nothing depends on it
+# What timm's train.py puts beside the weights: its arguments, and the best accuracy so far, which
+# may be a number of numpy's.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    PosixPath,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # numpy before 2
+]
 _FILE, _CONFIG = "model.safetensors", "config.json"
 
 # ---- names
@@ -199,14 +216,10 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
 
     Raises ValueError naming the first entry that is missing, too many or of another shape."""
     wanted = _shapes(net)
-    # DataParallel puts `module.` before every name
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    if "stem.0.weight" in state:
-        source, key_of = "ours", {key: key for key in wanted}
-    elif "features.0.0.weight" in state:
-        source, key_of = "torchvision", names(net, "torchvision")
-    else:
-        source, key_of = "timm", names(net, "timm")
+    state = {_WRAPPED.sub("", str(key)): value for key, value in state.items()}
+    source, key_of = _nearest_names(state, net, wanted)
+    alike = sum(key in state for key in key_of.values())
+    naming = f"read in {source} names, which {alike} of its {len(state)} entries have"
     refusal = f"state dict does not fit {net.name or net.key}"
     converted: State = {}
     for ours, shape in wanted.items():
@@ -215,7 +228,7 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
             converted[ours] = torch.tensor(0)
             continue
         if theirs not in state:
-            raise ValueError(f"{refusal}: {theirs} is missing (read in {source}'s names)")
+            raise ValueError(f"{refusal}: {theirs} is missing ({naming})")
         value = state[theirs]
         if not isinstance(value, Tensor):
             raise ValueError(
@@ -227,8 +240,20 @@ def convert(state: Mapping[str, Tensor], net: Arch) -> State:
     known = set(key_of.values())
     for key in state:
         if key not in known:
-            raise ValueError(f"{refusal}: it has no place for {key} (read in {source}'s names)")
+            raise ValueError(f"{refusal}: it has no place for {key} ({naming})")
     return converted
+
+
+def _nearest_names(
+    state: Mapping[str, Tensor], net: Arch, ours: Iterable[str]
+) -> tuple[str, dict[str, str]]:
+    """Whose names most entries have, and our names → those."""
+    namings = {"our": {key: key for key in ours}}
+    for peer in PEERS:
+        with suppress(ValueError):  # no such network there
+            namings[f"{peer}'s"] = names(net, peer)
+    nearest = max(namings, key=lambda source: sum(k in state for k in namings[source].values()))
+    return nearest, namings[nearest]
 
 
 def to_peer(state: Mapping[str, Tensor], net: Arch, peer: Peer) -> State:
@@ -260,8 +285,10 @@ def read_state(path: str | Path) -> State:
     if path.suffix == ".safetensors":
         return _parse(data, path)
     try:
-        # weights_only: tensors and plain data are made, no other object, whatever the file says
-        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        # weights_only: tensors and plain data are made, and no other object than the named ones,
+        # whatever the file says
+        with torch.serialization.safe_globals(_PLAIN):
+            state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         # whatever damaged bytes lead to: RuntimeError, UnpicklingError, EOFError, KeyError, ...
         raise ValueError(f"{path}: damaged, or not a state dict of torch.save") from error

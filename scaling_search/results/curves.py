@@ -159,12 +159,27 @@ def read(path: Path) -> Curves:
         for name in _LOSS_COLUMNS:
             if name not in frame:
                 frame[name] = math.nan
+        twice = int(frame.duplicated(["run", "epoch"]).sum())
         groups = frame.groupby("run", sort=True)
     except (OSError, pa.ArrowException, *_MALFORMED) as error:
         raise _no_table(path, error) from error
+    if twice:
+        raise UserError(
+            f"{path}: {twice:,} rows are of an epoch that another row has; a table holds one "
+            "study, so do not put several together"
+        )
     records = []
+    seen: set[tuple[str, int, int]] = set()
     for number, (_, rows) in enumerate(groups):
-        records.append(_read_run(path, number, rows))
+        record = _read_run(path, number, rows)
+        if record.key in seen:
+            network, seed, epochs = record.key
+            raise UserError(
+                f"{path}: the run of network {network}, seed {seed}, {epochs} epochs is there "
+                "twice; a table holds one study, so do not put several together"
+            )
+        seen.add(record.key)
+        records.append(record)
     return Curves(path, facts, tuple(records))
 
 

@@ -550,14 +550,15 @@ def check(settings: dict[str, Any], where: str) -> Study:
     return study
 
 
-def _check_truth_values(given: Any, settled: Any, where: str) -> None:
+def _check_truth_values(given: Any, settled: Any, where: str, field: str = "") -> None:
     """Raise UserError where true or false was given for something else: pydantic takes them for 1
     and 0."""
     if isinstance(given, bool) and not isinstance(settled, bool) and settled is not None:
-        raise UserError(f"{where}: must not be {str(given).lower()}")
+        raise UserError(f"{where}: {field}: must not be {str(given).lower()}")
     if isinstance(given, dict) and isinstance(settled, dict):
         for name, value in given.items():
-            _check_truth_values(value, settled.get(name), f"{where}: {name}")
+            below = f"{field}.{name}" if field else name
+            _check_truth_values(value, settled.get(name), where, below)
     if isinstance(given, list | tuple) and isinstance(settled, list | tuple):
         for value, other in zip(given, settled, strict=False):
-            _check_truth_values(value, other, where)
+            _check_truth_values(value, other, where, field)

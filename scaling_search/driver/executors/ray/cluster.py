@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,7 +58,12 @@ def start_local(cpus: int, devices: tuple[int, ...] | None) -> None:
         # otherwise
         _init("local", num_cpus=cpus, num_gpus=len(devices), include_dashboard=False)
     except Exception as error:  # a node that takes longer than 30 s to start is a bare Exception
-        raise _no_cluster(None, error) from error
+        # the commonest cause: its sockets lie there, and a socket's path has 107 bytes at most
+        raise UserError(
+            f"Ray cannot start on this machine: {first_line(error)}; its files lie under TMPDIR "
+            f"({tempfile.gettempdir()}), which must be short and writable; --executor local needs "
+            "no Ray"
+        ) from error
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if visible is not None:
@@ -84,7 +90,7 @@ def _check_reachable(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def _no_cluster(address: str | None, error: Exception) -> UserError:
+def _no_cluster(address: str, error: Exception) -> UserError:
     return UserError(
         f"--ray-address {address}: {first_line(error)}; start a cluster with ray start --head (one "
         "that asks for a token: export RAY_AUTH_MODE=token), or leave the option out"
