@@ -60,6 +60,19 @@ def test_round_trip(tmp_path: Path, table: Path) -> None:
     assert frame["epoch"].isna().sum() == 1
 
 
+def test_the_weight_of_a_balanced_accuracy_is_kept(tmp_path: Path, table: Path) -> None:
+    """And no column of it where accuracies count images alike."""
+    recorded = curves.read(table)
+    assert "effective_images" not in pq.read_schema(table).names
+    records = []
+    for record in recorded.records():
+        assert record.outcome is not None
+        records.append(replace(record, outcome=replace(record.outcome, effective_images=41)))
+    curves.write(tmp_path / "balanced.parquet", records, recorded.facts())
+    again = curves.read(tmp_path / "balanced.parquet").records()
+    assert {r.outcome.effective_images for r in again if r.outcome} == {41}
+
+
 def test_recorded_tables_export_to_the_same_bytes(tmp_path: Path) -> None:
     for name in ("curves.parquet", "heldout.parquet"):
         recorded, again = RECORDED / name, tmp_path / name

@@ -17,7 +17,8 @@ import torch
 
 import effnet
 from scaling_search import UserError
-from scaling_search.data.dataset import Dataset
+from scaling_search.data import shapes
+from scaling_search.data.dataset import CacheWriter, Dataset, split
 from scaling_search.data.images import Normalise
 from scaling_search.training import checkpoint
 from scaling_search.training.evaluation import Evaluation, evaluate
@@ -61,6 +62,33 @@ def assert_same(a: Outcome, b: Outcome) -> None:
         (e.train_loss, e.val_loss, e.val_acc, e.losses) for e in b.epochs
     ]
     assert a.right == b.right
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_classes(trial: Trial, tmp_path: Path) -> None:
+    """Against the bits of which images were right, on classes of unlike size; the test split's is
+    balanced too."""
+    images, labels = shapes.generate(600, 0)
+    rare = (labels < 5) & (np.arange(600) % 6 != 0)
+    test = shapes.generate(100, 1)
+    with CacheWriter(tmp_path / "unbalanced") as writer:
+        unbalanced = writer.commit("u", "g", shapes.CLASSES, images[~rare], labels[~rare], test)
+    plain = elsewhere(trial, tmp_path, data_digest=unbalanced.digest, val_images=None, test=True)
+    balanced = dataclasses.replace(plain, metric="balanced")
+    assert balanced.key != plain.key
+    counted, weighed = finish(plain, unbalanced), finish(balanced, unbalanced)
+    assert counted.right == weighed.right
+    _, val = split(unbalanced.train_hashes, plain.seed)
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(weighed.right), np.uint8))[: len(val)]
+    truth = unbalanced.train_labels[val]
+    recalls = [bits[truth == c].mean() for c in np.unique(truth)]
+    assert weighed.epochs[-1].val_acc == pytest.approx(np.mean(recalls))
+    assert counted.epochs[-1].val_acc == pytest.approx(bits.mean())
+    # as uncertain as a plain accuracy of so many images, were each class as hard as the others
+    of_class = np.bincount(truth)[np.unique(truth)]
+    assert weighed.effective_images == round(len(of_class) ** 2 / (1 / of_class).sum())
+    assert weighed.effective_images < len(val)
+    assert counted.effective_images == 0
+    assert weighed.test_acc is not None
 
 
 def test_reports_every_epoch_then_the_outcome(trial: Trial, data: Dataset) -> None:
@@ -382,7 +410,7 @@ def test_data_sorted_by_class_evaluate_like_shuffled(
 
     def record(ready: Ready) -> Evaluation:
         seen.append(ready.images[ready.norm_index])
-        return Evaluation(loss=1.0, accuracy=0.5, right="ff")
+        return Evaluation(loss=1.0, accuracy=0.5, right="ff", effective_images=0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scaling_search.training.train.evaluate", record)

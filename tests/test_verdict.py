@@ -106,7 +106,7 @@ def test_what_the_model_saw_of_a_run_is_said() -> None:
     _, records = world(0.02, 0.01, 2, np.random.default_rng(3))
     blind = only(records)  # every made-up loss is 1
     assert blind.losses == ()
-    assert "sees accuracies alone, since no losses are on record" in accuracy_words(blind)
+    assert "sees accuracies alone, since no losses are on record" in accuracy_words(blind, STUDY)
     seeing = []
     for r in records:
         assert r.outcome is not None
@@ -117,7 +117,7 @@ def test_what_the_model_saw_of_a_run_is_said() -> None:
     assert told.losses == ("validation loss", "training loss")
     assert (
         "sees accuracies and, of runs of full length, validation loss and training loss"
-        in accuracy_words(told)
+        in accuracy_words(told, STUDY)
     )
 
 

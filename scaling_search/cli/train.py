@@ -79,6 +79,7 @@ def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: s
         epochs=study.rungs[0],
         train_images=study.data.train_images,
         epoch_images=study.data.epoch_images,
+        metric=study.metric,
         val_images=study.data.val_images,
         device=device,
         threads=study.threads,

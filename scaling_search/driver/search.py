@@ -384,6 +384,7 @@ class Search:
             compile=study.compile,
             deadline=study.deadline,
             kernels=conditions.kernels,
+            metric=study.metric,
         )
 
 

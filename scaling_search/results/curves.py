@@ -35,6 +35,7 @@ TABLE = "curves.parquet"  # in the folder of a recorded study
 _METADATA = b"scaling-search"  # the key of the facts in the file's metadata
 _EPOCH_COLUMNS = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
 _LOSS_COLUMNS = ("train_loss", "epoch_val_loss")
+_EFFECTIVE = "effective_images"  # of a run's accuracy; no column where all images count alike
 _LOSSES = "losses"  # of an epoch in more detail: a list; no column where no run has any
 _COLUMNS = [*tables.COLUMNS, "run", *_EPOCH_COLUMNS, "right", "candidate", "versions"]
 # What else makes two trainings of one network comparable: fields of a study, as in its identity.
@@ -46,6 +47,7 @@ _TRAINING = (
     "device",
     "threads",
     "compile",
+    "metric",
 )
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -106,8 +108,7 @@ def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
     for number, record in enumerate(finished):
         rows += _rows_of_run(number, record)
     columns = list(_COLUMNS)
-    if any(row.get(_LOSSES) for row in rows):
-        columns.append(_LOSSES)
+    columns += [name for name in (_LOSSES, _EFFECTIVE) if any(row.get(name) for row in rows)]
     frame = pd.DataFrame(rows, columns=columns)
     # pandas' own integers, as a run that failed at once has no epoch
     frame["epoch"] = frame["epoch"].astype("Int64")
@@ -130,6 +131,7 @@ def _rows_of_run(number: int, record: Record) -> list[dict[str, Any]]:
         **tables.row(record),
         "run": number,
         "right": record.outcome.right,
+        _EFFECTIVE: record.outcome.effective_images,
         "candidate": json.dumps(record.candidate.as_dict()),
         "versions": json.dumps(record.outcome.versions),
     }
@@ -192,6 +194,7 @@ def _read_run(path: Path, number: int, rows: pd.DataFrame) -> Record:
             status=first["status"],
             epochs=_read_epochs(rows),
             right=first["right"],
+            effective_images=int(first.get(_EFFECTIVE, 0)),
             seconds=float(first["seconds"]),
             images_per_s=_number_or(0.0, first["images_per_s"]),
             peak_memory=int(first["peak_memory"]),

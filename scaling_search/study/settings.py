@@ -38,6 +38,7 @@ from scaling_search import UserError
 from scaling_search.data.source import Options
 from scaling_search.study.flags import PLACE, RECIPE, SPACE, SPENDING, TRAINED, Flag
 from scaling_search.training.recipe import RECIPES, Recipe
+from scaling_search.training.trial import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +221,11 @@ class Study(_Part):
         "flat",
         description="Who trains for how long: flat, every network to the last rung; rungs, the "
         "better half goes on to the next.",
+    )
+    metric: Annotated[Metric, Flag("--metric", TRAINED, _BOTH)] = Field(
+        "accuracy",
+        description="What networks are compared by: accuracy, the part of the validation images "
+        "that is right; or balanced, the mean of that over classes, for classes of unlike size.",
     )
     seed: Annotated[int, Flag("--seed", SPENDING, _BOTH)] = Field(
         0,

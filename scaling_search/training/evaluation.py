@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from scaling_search.data.images import Images
 from scaling_search.training.preparation import Ready
 from scaling_search.training.step import Step
+from scaling_search.training.trial import Metric
 from scaling_search.training.watchdog import alive
 
 # images at a time: more would take more memory on CUDA than a training step does
@@ -21,11 +22,15 @@ _BATCH = 256
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """`loss` is the mean cross-entropy, without label smoothing; `accuracy` lies in 0 to 1; `right`
-    has one bit for each image, in their order, as hex: whether it was classified rightly."""
+    has one bit for each image, in their order, as hex: whether it was classified rightly.
+
+    `effective_images` is how many images an accuracy that counts them alike would need to be as
+    certain as one that is balanced over classes; 0 where it does count them alike."""
 
     loss: float
     accuracy: float
     right: str
+    effective_images: int
 
 
 def evaluate(ready: Ready) -> Evaluation:
@@ -36,7 +41,7 @@ def evaluate(ready: Ready) -> Evaluation:
     worse than they are."""
     with ready.step.averaged():
         _reestimate_norms(ready)
-        return measure(ready.step, ready.val_images, ready.val_labels)
+        return measure(ready.step, ready.val_images, ready.val_labels, ready.metric)
 
 
 def _reestimate_norms(ready: Ready) -> None:
@@ -62,8 +67,11 @@ def _reestimate_norms(ready: Ready) -> None:
         norm.momentum = momentum
 
 
-def measure(step: Step, images: Images, labels: Tensor) -> Evaluation:
-    """Measure on these images, with the weights and the batch norms as they are."""
+def measure(step: Step, images: Images, labels: Tensor, metric: Metric) -> Evaluation:
+    """Measure on these images, with the weights and the batch norms as they are.
+
+    The accuracy `balanced` is the mean, over the classes that occur, of the part of each that is
+    right (recall): that of a network which says the largest class always is 1 / classes."""
     step.model.eval()
     parts = []
     for batch in images.batches(_BATCH):
@@ -71,8 +79,21 @@ def measure(step: Step, images: Images, labels: Tensor) -> Evaluation:
         parts.append(step.logits(batch))
     logits = torch.cat(parts)
     is_right = logits.argmax(1) == labels
+    accuracy, effective_images = is_right.float().mean().item(), 0
+    if metric == "balanced":
+        weights = _class_weights(labels)
+        accuracy = (is_right.double() * weights).sum().item()
+        effective_images = round(1 / weights.square().sum().item())
     return Evaluation(
         loss=F.cross_entropy(logits, labels).item(),
-        accuracy=is_right.float().mean().item(),
+        accuracy=accuracy,
         right=np.packbits(is_right.cpu().numpy()).tobytes().hex(),
+        effective_images=effective_images,
     )
+
+
+def _class_weights(labels: Tensor) -> Tensor:
+    """Return a weight for each image, float64 [n] that sum to 1, such that the classes that occur
+    weigh alike."""
+    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
+    return 1 / (counts[place].double() * len(counts))

@@ -19,7 +19,7 @@ from scaling_search.data.images import Images, Normalise
 from scaling_search.training import memory
 from scaling_search.training.batches import Batches
 from scaling_search.training.step import Step, kernels, why_no_kernels
-from scaling_search.training.trial import Trial
+from scaling_search.training.trial import Metric, Trial
 from scaling_search.training.watchdog import alive
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Ready:
     batches: Batches
     step: Step
     kernels: str
+    metric: Metric
 
 
 def prepare(trial: Trial, data: Dataset) -> Ready:
@@ -87,6 +88,7 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
         batches=Batches(images, labels, recipe, trial.seed, trial.epoch_images),
         step=Step(model, recipe, device, normalise, trial.compile, fused),
         kernels=kernels_of_trial,
+        metric=trial.metric,
     )
 
 

@@ -132,7 +132,7 @@ class _Totals:
         self,
         status: Status,
         note: str = "",
-        right: str = "",
+        evaluation: Evaluation | None = None,
         test_acc: float | None = None,
         error: BaseException | None = None,
     ) -> Outcome:
@@ -146,7 +146,8 @@ class _Totals:
         return Outcome(
             status=status,
             epochs=tuple(self.epochs),
-            right=right,
+            right=evaluation.right if evaluation else "",
+            effective_images=evaluation.effective_images if evaluation else 0,
             test_acc=test_acc,
             seconds=self.seconds(),
             images_per_s=rate,
@@ -293,7 +294,7 @@ class _Training:
         if evaluation is None:  # every step was taken in an earlier session
             evaluation = evaluate(self._ready)
         test_acc = self._test_accuracy() if trial.test else None
-        yield totals.outcome("done", right=evaluation.right, test_acc=test_acc)
+        yield totals.outcome("done", evaluation=evaluation, test_acc=test_acc)
 
     def _pulse(self, at: int) -> Iterator[Pulse]:
         """Yield a Pulse. Closed at it, write a checkpoint from which the run goes on at `at`."""
@@ -342,7 +343,7 @@ class _Training:
             images, labels = on_device(
                 data.test_images, data.test_labels, at, side, self._totals.device
             )
-            return measure(self._step, images, labels).accuracy
+            return measure(self._step, images, labels, trial.metric).accuracy
 
     # ---- checkpoints
 

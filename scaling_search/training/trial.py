@@ -22,6 +22,10 @@ def inside(folder: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
+# What an accuracy is: the part of the images that is right, or the mean of that over classes.
+Metric = Literal["accuracy", "balanced"]
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One training, as plain data.
@@ -48,6 +52,7 @@ class Trial:
     kernels: str = ""
     # images that make an epoch, however often each is seen; None: one pass
     epoch_images: int | None = None
+    metric: Metric = "accuracy"
 
     @property
     def key(self) -> str:
@@ -66,6 +71,8 @@ class Trial:
         # what is usual adds nothing: these fields are younger than the first checkpoints
         if self.epoch_images is not None:
             identity.append({"epoch_images": self.epoch_images})
+        if self.metric != "accuracy":
+            identity.append({"metric": self.metric})
         if self.compile:
             identity.append("compile")
         usual_kernels = "numba" if self.device == "cpu" else "torch"
@@ -127,7 +134,7 @@ class Pulse:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended. `right` has one bit for each validation image, in the fold's order, as
-    hex."""
+    hex; `effective_images` is that of Evaluation."""
 
     status: Status
     epochs: tuple[Epoch, ...] = ()
@@ -139,6 +146,7 @@ class Outcome:
     peak_memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    effective_images: int = 0
     eager: str = ""  # why steps on CUDA were not captured
     traceback: str = ""  # of what the run raised, whole: for the study's log, not for its store
 

@@ -41,7 +41,7 @@ def narrate(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentenc
     """Return a whole verdict, what to choose first; a term is explained where it first stands."""
     sentences = [
         Sentence("choose", choice_words(v)),
-        Sentence("accuracy", accuracy_words(v)),
+        Sentence("accuracy", accuracy_words(v, study)),
         Sentence("certainty", bound_words(v)),
         Sentence("noise", noise_words(v)),
     ]
@@ -123,10 +123,13 @@ def choice_words(v: Verdict) -> str:
     )
 
 
-def accuracy_words(v: Verdict) -> str:
+def accuracy_words(v: Verdict, study: Study) -> str:
     runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)} of it"
+    metric = "accuracy"
+    if study.metric == "balanced":
+        metric = "balanced accuracy (the mean over classes of the part of each that is right)"
     words = (
-        f"val {points(v.pick.mean)} ± {points(v.pick.error)}%: validation accuracy expected over "
+        f"val {points(v.pick.mean)} ± {points(v.pick.error)}%: validation {metric} expected over "
         f"seeds, from {runs} and all others through the model, which sees {_seen_words(v)}"
     )
     if v.pick.test is not None:

@@ -361,8 +361,8 @@ def _binomial_deviation(accuracy: float, runs: Sequence[Record]) -> float:
     `Outcome.right` has a bit for each image, four to a hex digit. Without it, 100 images are
     assumed, the fewest that a study has; an accuracy of 0 or 1 would have no deviation at all.
     """
-    digits = [len(r.outcome.right) for r in runs if r.outcome]
-    images = max(4 * max(digits, default=0), 100)
+    counts = [r.outcome.effective_images or 4 * len(r.outcome.right) for r in runs if r.outcome]
+    images = max(counts, default=0) or 100
     p = float(np.clip(accuracy, 0.01, 0.99))
     return math.sqrt(p * (1 - p) / images)
 
