@@ -28,6 +28,9 @@ DOORS = {
     "triton": "effnet/nn/cuda/kernels.py",
     "fvcore": "effnet/nn/measure.py",
     "safetensors": "effnet/nn/weights.py",
+    "datasets": "scaling_search/data/hub.py",
+    "huggingface_hub": "scaling_search/data/hub.py",
+    "tifffile": "scaling_search/data/decoding.py",
     "onnxscript": "effnet/nn/weights.py",
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scaling_search import UserError
-from scaling_search.data import named, shapes, sources
+from scaling_search.data import hub, named, network, shapes, sources
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -68,8 +68,8 @@ def test_auto_gives_up_on_a_silent_network(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(named, "_FASHION_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
     monkeypatch.setattr(shapes, "generate", lambda count, seed: _few(count, seed))
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
-    assert named.CONNECT_SECONDS <= 5, "people wait for it"
-    monkeypatch.setattr(named, "CONNECT_SECONDS", 0.3)
+    assert network.CONNECT_SECONDS <= 5, "people wait for it"
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 0.3)
     # the server never answers: only giving up ends these
     assert sources.load("auto").name == "shapes"
     with pytest.raises(UserError, match="use --data shapes"):
@@ -117,6 +117,7 @@ def test_cifar10_is_downloaded_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_
             info.size = rows[name].size
             tar.addfile(info, io.BytesIO(rows[name].tobytes()))
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "is_installed", lambda: False)
     monkeypatch.setattr(named, "_CIFAR_URL", serve(buffer.getvalue()))
     with pytest.raises(UserError, match="published checksum"):
         sources.load("cifar10")

@@ -292,6 +292,10 @@ class CacheWriter:
         OSError where the disk has no room for it."""
         return self._mapped(self._partial / f"{name}.npy", (count, side, side, channels))
 
+    def scratch(self, name: str) -> Path:
+        """Return the path of a file that is gone when the data set is made."""
+        return self._partial / f".{name}.scratch"
+
     def _mapped(self, file: Path, shape: tuple[int, ...], kind: DTypeLike = np.uint8) -> Any:
         """Return a writable array on disk, all of whose room is there."""
         array = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
@@ -350,7 +354,8 @@ class CacheWriter:
             "std": [max(deviation, 1e-3) for deviation in std],
         }
         (self._partial / "meta.json").write_text(json.dumps(meta, indent=1))
-        (self._partial / _LOCK).unlink()
+        for file in (self._partial / _LOCK, *self._partial.glob(".*.scratch")):
+            file.unlink()
         try:
             self._partial.rename(self.folder)
         except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from scaling_search.data.source import (
     safe_name,
     shown,
     split_kind,
+    walk,
 )
 
 _SUFFIXES = {
@@ -222,18 +222,9 @@ def _class_files(root: Path, skipped: _Skipped) -> dict[str, list[Path]]:
 
 def _images(folder: Path, skipped: _Skipped) -> Iterator[Path]:
     """Yield the images in a folder, to any depth, links followed."""
-    seen: set[Path] = set()
-    for at, folders, files in os.walk(folder, followlinks=True):
-        real = Path(at).resolve()
-        if real in seen:  # a link to a folder above it
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in files:
-            file = Path(at, name)
-            if is_hidden(name):
-                continue
+    for at, names in walk(folder):
+        for name in names:
+            file = at / name
             if _is_image(file):
                 yield file
             elif file.is_symlink() and not file.exists():

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import io
 import tarfile
-import threading
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling_search import UserError
-from scaling_search.data import shapes
+from scaling_search.data import hub, shapes
 from scaling_search.data.dataset import CacheWriter, Dataset
-from scaling_search.data.source import Source
-
-CONNECT_SECONDS = 4.0  # that a server has to answer: without a network people wait for so long
+from scaling_search.data.network import NoNetworkError, download
+from scaling_search.data.source import AS_THEY_ARE, Source
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -50,41 +44,14 @@ _FASHION_CLASSES = (
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR_ON_HUB = "hf:uoft-cs/cifar10"
 _CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published beside the file
 _CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
 
-class NoNetworkError(Exception):
-    """The file cannot be fetched."""
-
-
-def _download(url: str) -> bytes:
-    """Return the file at `url`. Raises NoNetworkError when no answer begins within
-    CONNECT_SECONDS, name look-up included."""
-    answers: list[IO[bytes]] = []
-    failures: list[Exception] = []
-
-    def connect() -> None:
-        try:
-            answers.append(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            failures.append(error)
-
-    # getaddrinfo knows no timeout, so the wait is on a thread that may be left behind
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if failures:
-        raise NoNetworkError(str(failures[0])) from failures[0]
-    if not answers:
-        raise NoNetworkError(f"no answer within {CONNECT_SECONDS:g} s")
-    try:
-        with answers[0] as response:
-            return response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise NoNetworkError(f"download broke off: {error}") from error
+# ---- the named sets
 
 
 def _fashion() -> Source:
@@ -93,7 +60,7 @@ def _fashion() -> Source:
     if all((_DEBIAN / name).is_file() for name in names):
         files = {name: _unpacked(name, (_DEBIAN / name).read_bytes()) for name in names}
         return Source("fashion-mnist", "Debian's package", "", partial(_read_fashion, files))
-    downloads = {name: _download(_FASHION_URL + name) for name in names}
+    downloads = {name: download(_FASHION_URL + name) for name in names}
     try:
         files = {name: _unpacked(name, packed) for name, packed in downloads.items()}
     except UserError as error:  # a portal's page instead of the file, say
@@ -135,7 +102,11 @@ def _read_fashion(files: dict[str, bytes], writer: CacheWriter, source: Source) 
 
 
 def _cifar() -> Source:
-    archive = _download(_CIFAR_URL)
+    """CIFAR-10 from the Hugging Face Hub where its library is installed, which resumes what breaks
+    off, else from its authors' server."""
+    if hub.is_installed():
+        return replace(hub.hub_source(_CIFAR_ON_HUB, AS_THEY_ARE), name="cifar10")
+    archive = download(_CIFAR_URL)
     if hashlib.md5(archive).hexdigest() != _CIFAR_MD5:
         raise UserError(
             "data cifar10: the download does not have its published checksum; try again"

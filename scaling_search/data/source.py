@@ -113,6 +113,21 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder below `root`, itself first, with the names of its files; links are
+    followed, hidden folders and files left out."""
+    seen: set[Path] = set()
+    for at, folders, files in os.walk(root, followlinks=True):
+        folder = Path(at)
+        real = folder.resolve()
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield folder, [name for name in files if not is_hidden(name)]
+
+
 def fingerprint(files: Sequence[tuple[str, Path]]) -> str:
     """Return place, class, size and time of change of each (class, file): content would take too
     long to read. A link counts by what it is named and by what it leads to."""

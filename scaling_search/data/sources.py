@@ -9,14 +9,17 @@ from pathlib import Path
 from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset, cache_root, is_cached
 from scaling_search.data.folders import folder_source, has_class_folders
-from scaling_search.data.named import NAMED, NoNetworkError
+from scaling_search.data.hub import PREFIX, hub_source
+from scaling_search.data.named import NAMED
+from scaling_search.data.network import NoNetworkError
 from scaling_search.data.parquet import has_images, parquet_files, parquet_source
 from scaling_search.data.source import AS_THEY_ARE, Options, Source, counted, shown
 
 logger = logging.getLogger(__name__)
 
 KNOWN = (
-    "auto, fashion-mnist, cifar10, shapes, a folder of class folders, or a parquet file or folder"
+    "auto, fashion-mnist, cifar10, shapes, a folder of class folders, a parquet file or folder, or "
+    "hf:OWNER/NAME of the Hugging Face Hub"
 )
 _AUTO = "fashion-mnist|shapes"  # the smallest download, and where there is no network none
 
@@ -34,7 +37,10 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
             return Dataset.open(folder)
         source = NAMED[spec].source()
     else:
-        source = _own_source(own_path(spec), spec, options)
+        if spec.startswith(PREFIX):
+            source = hub_source(spec, options)
+        else:
+            source = _own_source(own_path(spec), spec, options)
         key = source.key(options).encode(errors="surrogateescape")
         folder = cache_root() / f"{source.name}-{hashlib.sha256(key).hexdigest()[:12]}"
         if is_cached(folder):

@@ -149,8 +149,8 @@ class DataSpec(_Part):
     source: Annotated[str, Flag("--data", TRAINED, _BOTH)] = Field(
         "auto",
         description="Data set: fashion-mnist, cifar10, shapes (generated), a folder of class "
-        "folders, or a parquet file or folder; auto is fashion-mnist, or shapes where that cannot "
-        "be had.",
+        "folders, a parquet file or folder, or hf:OWNER/NAME of the Hugging Face Hub; auto is "
+        "fashion-mnist, or shapes where that cannot be had.",
     )
     image_column: Annotated[str | None, Flag("--image-column", TRAINED, _BOTH, unset="found")] = (
         Field(None, description="Column of a parquet file's images.")
