@@ -1,7 +1,10 @@
 """Images of every kind that people have, as the cache holds them."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,3 +333,37 @@ def test_the_bytes_of_an_image_do_not_decide_its_name(tmp_path: Path) -> None:
         path.with_suffix(".png").write_bytes(buffer.getvalue())
 
     assert load(tmp_path, write).channels == 1
+
+
+def test_reading_takes_little_memory_beyond_the_cache(tmp_path: Path) -> None:
+    """A copy of the images as doubles, for their mean, would be 740 MB here, and one of their
+    bytes 90 MB."""
+
+    def write(name: Path, number: int) -> None:
+        levels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        image = Image.fromarray(levels).resize((640, 640), Image.Resampling.BICUBIC)
+        image.save(name / f"{number}.jpg", quality=50)
+
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(150):
+            write(tmp_path / "pets" / name, number + 1000 * (name == "dog"))
+    script = (
+        "import resource, sys\n"
+        "from scaling_search.data import sources\n"
+        "import PIL.Image, tifffile; PIL.Image.init()\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = peak()\n"
+        "data = sources.load(sys.argv[1])\n"
+        "print(peak() - before, (data.train_images.nbytes + data.test_images.nbytes) >> 20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "pets")],
+        env={**os.environ, "SCALING_SEARCH_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    taken, cache = map(int, done.stdout.split())
+    assert cache == 87
+    assert taken < cache + 120

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -36,7 +37,7 @@ _UNBALANCED = 10  # times the images of the smallest class
 _PARTIAL = ".partial-"  # folders of the cache that are being filled
 _LOCK = "lock"  # the file in them that their owner holds
 _ABANDONED_SECONDS = 3600.0  # of a partial folder without a lock
-_CHUNK = 1024  # images that are copied at a time
+_CHUNK = 128  # images that are copied at a time
 _SAMPLE = 2000  # images that the mean and the deviation of colours are taken from
 
 
@@ -376,6 +377,8 @@ class CacheWriter:
         chosen = self._mapped(beside, (len(at), *images.shape[1:]))
         for start in range(0, len(at), _CHUNK):
             chosen[start : start + _CHUNK] = images[at[start : start + _CHUNK]]
+            _release(chosen)
+            _release(images)
         file = self._partial / f"{name}.npy"
         beside.replace(file)
         return np.load(file, mmap_mode="r+")
@@ -386,6 +389,13 @@ class CacheWriter:
             array.flush()  # made by `array` or `_chosen`, and filled
             return
         self._mapped(file, array.shape, array.dtype)[...] = array
+
+
+def _release(array: NDArray[Any]) -> None:
+    """Let go of the memory that an array on disk is mapped to: nothing is lost, and what is read
+    again comes from the file."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Linux
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _kind(images: NDArray[np.uint8]) -> str:
