@@ -271,7 +271,6 @@ class CacheWriter:
         self.folder = folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(folder.parent)
             self._partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
             self._lock = (self._partial / _LOCK).open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -405,8 +404,8 @@ def _kind(images: NDArray[np.uint8]) -> str:
     return f"{colours}, {width} × {height} px"
 
 
-def _remove_abandoned(root: Path) -> None:
-    """Remove the partial folders whose owners are gone."""
+def remove_abandoned(root: Path) -> None:
+    """Remove the partial folders of a cache whose owners are gone."""
     for folder in root.glob(f"{_PARTIAL}*"):
         try:
             with (folder / _LOCK).open("r+") as lock:

@@ -7,7 +7,13 @@ import logging
 from pathlib import Path
 
 from scaling_search import UserError
-from scaling_search.data.dataset import CacheWriter, Dataset, cache_root, is_cached
+from scaling_search.data.dataset import (
+    CacheWriter,
+    Dataset,
+    cache_root,
+    is_cached,
+    remove_abandoned,
+)
 from scaling_search.data.folders import folder_source, has_class_folders
 from scaling_search.data.hub import PREFIX, hub_source
 from scaling_search.data.named import NAMED
@@ -29,6 +35,7 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
 
     Raises UserError for anything unknown, unreadable, empty or of one class, NoNetworkError for a
     named set that is neither in the cache nor to be had from the network."""
+    remove_abandoned(cache_root())
     if is_choice(spec):
         return _load_first(_AUTO if spec == "auto" else spec, options)
     if spec in NAMED:
