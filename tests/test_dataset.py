@@ -1,6 +1,9 @@
 """Folds, augmentation, the cache, and what --data may name."""
 
+import errno
+import fcntl
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -264,6 +267,51 @@ def test_a_full_disk_is_one_line_and_nothing_stays(
     ):
         writer.array("train_images", 1000, 64, 3)
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_folder_without_its_lock_yet_is_nobodys_prey(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process starts between the making of the folder and its lock."""
+    flock = fcntl.flock
+
+    def start_another(file: int, operation: int) -> None:
+        if not operation & fcntl.LOCK_NB:
+            remove_abandoned(tmp_path)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", start_another)
+    with CacheWriter(tmp_path / "x") as writer:
+        assert writer.array("train_images", 10, 8, 3).shape == (10, 8, 8, 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_the_cache_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network file systems."""
+
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    images, labels = shapes.generate(200, 0)
+    with CacheWriter(tmp_path / "x") as writer:
+        writer.commit("s", "g", shapes.CLASSES, images, labels, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_disk_that_fills_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with (
+        pytest.raises(UserError, match="No space left on device; set SCALING_SEARCH_CACHE"),
+        CacheWriter(tmp_path / "x") as writer,
+    ):
+        writer.array("train_images", 10, 8, 3)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,11 @@ def test_grey_images_stay_one_channel(tmp_path: Path) -> None:
     loaded = load(tmp_path, write)
     assert loaded.channels == 1
     assert loaded.kind == "grey, 24 × 24 px"
-    assert sources.load(str(tmp_path), Options(channels=3)).channels == 3
+    assert loaded.input_channels(None) == 1
+    assert loaded.input_channels(3) == 3
+    # one cache, whatever is asked that it can give
+    for channels in (1, 3):
+        assert sources.load(str(tmp_path), Options(channels=channels)).folder == loaded.folder
     Image.new("RGB", (30, 40), "red").save(tmp_path / "cat" / "x.png")
     mixed = sources.load(str(tmp_path))
     assert mixed.channels == 3
@@ -91,7 +96,33 @@ def test_images_of_several_bands(kind: str, channels: int, tmp_path: Path) -> No
     assert loaded.channels == channels == len(loaded.mean)
     assert loaded.kind == f"{channels} channels, 24 × 24 px"
     assert holds(loaded, first[5])
-    assert "leave out --channels 3" in refusal(tmp_path, Options(channels=3))
+    assert sources.load(str(tmp_path), Options(channels=channels)).folder == loaded.folder
+    with pytest.raises(UserError, match="leave out --channels 3"):
+        loaded.input_channels(3)
+
+
+def test_four_bands_that_are_written_as_colours_and_alpha(tmp_path: Path) -> None:
+    """As tifffile writes them where nothing is said: --channels 4 takes the last as a band."""
+    first: list[np.ndarray] = []
+
+    def write(path: Path, values: np.ndarray) -> None:
+        bands = np.stack([values * 255 / (i + 1) for i in range(4)], -1).astype(np.uint8)
+        first.append(bands)
+        tifffile.imwrite(f"{path}.tif", bands)
+
+    assert load(tmp_path, write).notes == ("48 images are transparent: composed on white",)
+    bands = sources.load(str(tmp_path), Options(channels=4))
+    assert bands.channels == 4
+    assert bands.notes == ()
+    assert holds(bands, first[9])
+
+
+@pytest.mark.parametrize("channels", [2, 4, 9])
+def test_channels_that_the_images_do_not_have(channels: int, tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 20)
+    write_images(tmp_path / "dog", 20)
+    said = refusal(tmp_path, Options(channels=channels))
+    assert f"3 channels, {channels} are wanted" in said
 
 
 def test_a_fourth_band_of_a_colour_tiff_that_is_no_alpha(tmp_path: Path) -> None:
@@ -116,7 +147,7 @@ def test_images_of_unlike_bands_are_refused(tmp_path: Path) -> None:
     def write(path: Path, values: np.ndarray) -> None:
         np.save(path, np.stack([values * 255] * (5 if path.name == "07" else 4), -1).astype("u1"))
 
-    with pytest.raises(UserError, match=r"00\.npy: 4 channels, others have 5"):
+    with pytest.raises(UserError, match=r"07\.npy: 5 channels, 4 are wanted"):
         load(tmp_path, write)
 
 
@@ -125,6 +156,7 @@ def test_images_of_unlike_bands_are_refused(tmp_path: Path) -> None:
     [
         (np.zeros((24, 24), np.float32), "its values are float32; convert it to 8 or 16 bits"),
         (np.zeros((24, 24, 17), np.uint8), r"an array of shape \(24, 24, 17\)"),
+        (np.zeros((4, 12, 16), np.uint8), "may have its channels first or last"),
         (np.zeros(24, np.uint8), r"an array of shape \(24,\)"),
         (np.array([{}]), "not a readable image"),
     ],
@@ -173,6 +205,57 @@ def test_deep_images_of_several_bands(tmp_path: Path) -> None:
     loaded = load(tmp_path, write)
     assert loaded.channels == 5
     assert holds(loaded, first[0] * 255)
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_deep_colours(planes: str, tmp_path: Path) -> None:
+    """12 bits of each colour, in TIFFs of 16."""
+    first: list[np.ndarray] = []
+
+    def write(path: Path, values: np.ndarray) -> None:
+        colours = np.stack([values, values / 2, values / 3], -1)
+        first.append(colours)
+        deep = (colours * 4095).astype(np.uint16)
+        if planes == "separate":
+            deep = np.moveaxis(deep, 2, 0)
+        tifffile.imwrite(f"{path}.tif", deep, photometric="rgb", planarconfig=planes)
+
+    loaded = load(tmp_path, write)
+    assert loaded.channels == 3
+    assert holds(loaded, first[7] * 255)
+    assert "their 12 bits in use are scaled to 8" in loaded.notes[0]
+
+
+def test_arrays_of_the_other_byte_order(tmp_path: Path) -> None:
+    first: list[np.ndarray] = []
+
+    def write(path: Path, values: np.ndarray) -> None:
+        first.append(values)
+        np.save(path, (values * 65535).astype(">u2"))
+
+    assert holds(load(tmp_path, write), first[3] * 255)
+
+
+def test_colours_of_16_bits_in_a_png_are_said(tmp_path: Path) -> None:
+    """Pillow reads their upper 8 bits."""
+
+    def write(path: Path, values: np.ndarray) -> None:
+        rows = (np.stack([values] * 3, -1) * 65535).astype(">u2")
+        raw = b"".join(b"\0" + row.tobytes() for row in rows)
+        parts = (
+            (b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(raw)),
+            (b"IEND", b""),
+        )
+        content = b"\x89PNG\r\n\x1a\n"
+        for kind, data in parts:
+            crc = zlib.crc32(kind + data)
+            content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+        path.with_suffix(".png").write_bytes(content)
+
+    loaded = load(tmp_path, write)
+    assert loaded.channels == 3
+    assert loaded.notes == ("48 PNGs have colours of 16 bits: their upper 8 are read",)
 
 
 def test_deep_images_among_others(tmp_path: Path) -> None:
@@ -264,6 +347,32 @@ def turned(path: Path, orientation: int, values: np.ndarray) -> np.ndarray:
 def test_orientation(orientation: int, turns: int, tmp_path: Path) -> None:
     written: list[np.ndarray] = []
     loaded = load(tmp_path, lambda path, values: written.append(turned(path, orientation, values)))
+    upright = np.rot90(pixels(loaded)[..., 0], -turns, (1, 2))
+    assert (upright[:, : SIDE // 4 - 1] > 200).all()
+    assert (upright[:, SIDE // 2 : -2] < 50).all()
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("bands", [3, 5])
+def test_orientation_of_tiffs(orientation: int, bands: int, tmp_path: Path) -> None:
+    """Turned once: Pillow turns a TIFF itself, tifffile does not."""
+    levels = np.zeros((SIDE, SIDE), np.uint8)
+    levels[: SIDE // 4] = 255
+    numbers = iter(range(100))
+
+    def write(path: Path, values: np.ndarray) -> None:
+        image = np.stack([levels] * bands, -1)
+        image[-1] = next(numbers)  # no two images are the same
+        tifffile.imwrite(
+            f"{path}.tif",
+            image,
+            photometric="rgb" if bands == 3 else "minisblack",
+            planarconfig="contig",
+            extratags=[(274, "H", 1, orientation, True)],
+        )
+
+    loaded = load(tmp_path, write)
+    turns = {3: 2, 6: -1, 8: 1}[orientation]
     upright = np.rot90(pixels(loaded)[..., 0], -turns, (1, 2))
     assert (upright[:, : SIDE // 4 - 1] > 200).all()
     assert (upright[:, SIDE // 2 : -2] < 50).all()

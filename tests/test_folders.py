@@ -1,6 +1,7 @@
 """Folders of class folders: splits, what is skipped, links, names."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from PIL import Image
 from scaling_search import UserError
 from scaling_search.data import sources
 from scaling_search.data.dataset import Dataset
-from scaling_search.data.source import split_kind
+from scaling_search.data.source import Options, split_kind
 from tests.conftest import write_images
+from tests.users import as_another_user
 
 
 def folders(root: Path, names: Iterable[str], count: int = 24) -> str:
@@ -149,8 +151,14 @@ def test_unlabelled_test_images(tmp_path: Path) -> None:
     ("names", "message"),
     [
         (("val/a", "val/b", "test/a", "test/b"), "holds val, test and no folder train"),
-        (("train", "test"), "have the names of splits and no class folders"),
-        (("train/a", "train/b", "training/a", "training/b"), "are both names of a train split"),
+        (("train", "test"), "look like splits or groups and not like classes"),
+        (("seg_train/seg_train/a", "seg_test/seg_test/a"), "look like splits or groups"),
+        (("x_train/a", "x_train/b", "x_test/a", "x_test/b"), "look like splits or groups"),
+        (("fold1/a", "fold1/b", "fold2/a", "fold2/b"), "fold1, fold2 look like splits or groups"),
+        (
+            ("train/a", "train/b", "training/a", "training/b"),
+            "train, training are all names of a train split",
+        ),
         (("pets/cat", "pets/dog"), "its only folder, pets, holds folders of its own: name that"),
         (("cat",), r"only one class folder (cat)"),
         ((), "no image in any class folder"),
@@ -179,7 +187,7 @@ def test_odd_files_are_left_out_and_said(tmp_path: Path) -> None:
     assert sum(sizes(loaded)) == 48
     assert loaded.classes == ("cat", "dog")
     assert loaded.notes == (
-        "left out: 3 files that are no images (2 .xmp, 1 .txt)",
+        "left out: 3 files of other kinds (2 .xmp, 1 .txt)",
         "left out: 1 broken link",
         "left out: 3 images outside of class folders",
         "left out: folders without images (birds)",
@@ -207,7 +215,25 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "pets" / "dog" / "circle").symlink_to(tmp_path / "pets")
     loaded = sources.load(str(tmp_path / "pets"))
     labels = np.concatenate([loaded.train_labels, loaded.test_labels])
-    assert np.bincount(labels).tolist() == [12, 48]
+    assert np.bincount(labels).tolist() == [12, 36], "nothing from above the class's folder"
+
+
+def test_a_folder_that_may_not_be_read_is_refused(
+    other_users_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images would be missing."""
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(other_users_folder / "cache"))
+    folders(other_users_folder / "pets", ("cat", "cat/more", "dog"))
+    (other_users_folder / "pets" / "cat" / "more").chmod(0)
+    said = as_another_user(other_users_folder, lambda: refusal(other_users_folder / "pets"))
+    (other_users_folder / "pets" / "cat" / "more").chmod(0o755)
+    assert "cat/more: Permission denied" in said
+
+
+def test_columns_are_for_tables(tmp_path: Path) -> None:
+    folders(tmp_path, ("cat", "dog"))
+    with pytest.raises(UserError, match="has no columns; leave out --label-column"):
+        sources.load(str(tmp_path), Options(label_column="label"))
 
 
 # ---- the cache's key
@@ -242,6 +268,15 @@ def test_relabelling_through_links_is_seen(tmp_path: Path) -> None:
 
 
 # ---- names
+
+
+def test_a_name_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    """A Mac writes é as two letters."""
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    folders(tmp_path, (f"train/{composed}", "train/tea", f"val/{decomposed}", "val/tea"), 12)
+    loaded = sources.load(str(tmp_path))
+    assert loaded.classes == (composed, "tea")
+    assert sizes(loaded) == (24, 24)
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from scaling_search.cli import main
 from scaling_search.data import hub, named, network, sources
 from scaling_search.data.dataset import cache_root
 from scaling_search.data.source import AS_THEY_ARE, Options
+from tests.conftest import write_images
 from tests.parquet_files import cells, write
 
 CARD = """---
@@ -68,6 +69,31 @@ def test_a_changed_repository_is_read_anew(repository: Path) -> None:
     assert sources.load(f"hf:{repository}").digest != before.digest
 
 
+def test_a_repository_of_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes are folders, as the library reads them; a split of another name is said."""
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "pets"
+    for split, count in (("train", 24), ("test", 6)):
+        for name in ("cat", "dog"):
+            write_images(root / split / name, count, seed=count)
+    data = sources.load(f"hf:{root}")
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train_labels), len(data.test_labels)) == (48, 12)
+    assert data.digest == sources.load(str(root)).digest
+    write_images(root / "train" / "cat", 25)
+    assert sources.load(f"hf:{root}").digest != data.digest
+
+
+def test_splits_of_other_names_are_said(repository: Path) -> None:
+    card = CARD.replace(
+        "path: data/test-*", "path: data/test-*\n  - split: extra\n    path: data/x-*"
+    )
+    (repository / "README.md").write_text(card)
+    columns = {"img": cells(6, 5), "label": np.arange(6) % 3}
+    write(repository / "data" / "x-0.parquet", columns)
+    assert sources.load(f"hf:{repository}").notes == ("left out: the splits extra",)
+
+
 def test_columns_may_be_named(repository: Path) -> None:
     with pytest.raises(UserError, match="no column breed; its columns are img, label"):
         sources.load(f"hf:{repository}", Options(label_column="breed"))
@@ -97,7 +123,7 @@ def test_names(spec: str, name: str, config: str | None, revision: str | None) -
 
 
 def test_an_absent_repository_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be had from the Hugging Face Hub") as caught:
+    with pytest.raises(UserError, match="absent: no such folder") as caught:
         sources.load(f"hf:{tmp_path / 'absent'}")
     assert "\n" not in str(caught.value)
 
@@ -121,6 +147,17 @@ def test_without_the_library_it_is_one_line(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"takes its library datasets; pip install -e '.\[hub\]'"):
         sources.load(f"hf:{repository}")
+
+
+def test_where_the_hub_fails_the_next_data_set_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A portal that answers every address with 403, and the authors' server that is away."""
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(named, "_CIFAR_ON_HUB", f"hf:{tmp_path / 'absent'}")
+    monkeypatch.setattr(named, "_CIFAR_URL", "http://127.0.0.1:9/")
+    tmp_path.joinpath("absent").mkdir()
+    assert sources.load("cifar10|shapes", AS_THEY_ARE).name == "shapes"
 
 
 def test_cifar10_comes_from_the_hub_where_the_library_is(

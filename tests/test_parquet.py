@@ -97,7 +97,14 @@ def test_ambiguous_columns_are_refused_and_a_flag_settles_it(tmp_path: Path) -> 
         ({"label": "same"}, AS_THEY_ARE, "only one class in its label column label"),
         ({"label": "pairs"}, Options(label_column="lable"), "no column lable; its columns are"),
         ({"label": "pairs"}, Options(image_column="label"), "is of type int64; wanted is a struct"),
-        ({"label": "floats"}, AS_THEY_ARE, "no label column"),
+        ({"label": "floats"}, AS_THEY_ARE, "label is of type double; wanted is whole numbers or"),
+        ({"label": "floats", "fold": "pairs"}, AS_THEY_ARE, "label is of type double; wanted is"),
+        ({"species": "words", "fold": "pairs"}, AS_THEY_ARE, "species, fold may each be the label"),
+        (
+            {"label": "pairs", "split": "words"},
+            AS_THEY_ARE,
+            "has a column split, which is not read",
+        ),
     ],
 )
 def test_refused_columns(
@@ -107,6 +114,7 @@ def test_refused_columns(
         "numbers": np.arange(60),
         "same": np.zeros(60, dtype=int),
         "pairs": np.arange(60) % 2,
+        "words": np.array(["x", "y"])[np.arange(60) % 2],
         "floats": np.arange(60) / 2,
     }
     table = {"image": cells(60)} | {name: values[kind] for name, kind in columns.items()}
@@ -142,7 +150,45 @@ def test_kinds_of_binary_columns(kind: pa.DataType, tmp_path: Path) -> None:
     assert len(every_label(sources.load(path))) == 60
 
 
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    labels = pa.array(np.arange(60) % 2)
+    table = pa.Table.from_arrays([pa.array(cells(60)), labels, labels], ["image", "label", "label"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "two columns are called label; rename one" in refusal(tmp_path / "a.parquet")
+
+
 # ---- labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, None] * 20, "row 2 has no label; remove it"),
+        ([0, 1, -1] * 20, "row 2 has the label -1, which stands for none; remove it"),
+        (["a", "b", ""] * 20, "row 2 has no label; remove it"),
+    ],
+)
+def test_rows_without_label(labels: list[Any], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": cells(60), "label": labels})
+    assert message in refusal(path)
+
+
+def test_minus_one_and_one_are_two_classes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": cells(60), "label": [-1, 1] * 30})
+    assert sources.load(path).classes == ("-1", "1")
+
+
+def test_files_that_name_their_classes_otherwise_are_refused(tmp_path: Path) -> None:
+    for name, names in (("train", ("cat", "dog")), ("test", ("dog", "cat"))):
+        columns = {"image": cells(40), "label": np.arange(40) % 2}
+        write(tmp_path / f"{name}.parquet", columns, {"label": class_label(*names)})
+    assert "its classes have other names than those of" in refusal(tmp_path)
+
+
+def test_files_with_labels_of_several_types_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", {"image": cells(40), "label": np.arange(40) % 2})
+    write(tmp_path / "train-1.parquet", {"image": cells(40), "label": ["a", "b"] * 20})
+    assert "the labels of label are of several types" in refusal(tmp_path)
 
 
 def test_labels_with_gaps_become_classes_in_order(tmp_path: Path) -> None:
@@ -227,6 +273,6 @@ def test_a_stray_file_beside_class_folders(tmp_path: Path) -> None:
     write(tmp_path / "table.parquet", {"text": ["a"], "label": [0]})
     loaded = sources.load(str(tmp_path))
     assert loaded.classes == ("cat", "dog")
-    assert loaded.notes == ("left out: 1 parquet file",)
+    assert loaded.notes == ("left out: 1 file of other kinds (1 .parquet)",)
     parquet_file(tmp_path / "table.parquet", 60, 0)
     assert f"give --data {tmp_path / 'table.parquet'} for the file" in refusal(tmp_path)

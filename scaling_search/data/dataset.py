@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -35,8 +35,10 @@ ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_l
 _NAMES = 3  # of classes, in the line that describes a data set
 _UNBALANCED = 10  # times the images of the smallest class
 _PARTIAL = ".partial-"  # folders of the cache that are being filled
+_NEW = ".new-"  # those that have no lock yet
 _LOCK = "lock"  # the file in them that their owner holds
 _ABANDONED_SECONDS = 3600.0  # of a partial folder without a lock
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 _CHUNK = 128  # images that are copied at a time
 _SAMPLE = 2000  # images that the mean and the deviation of colours are taken from
 
@@ -131,12 +133,16 @@ class Dataset:
     def input_channels(self, wanted: int | None) -> int:
         """Return the channels of a network's input: the images' own, or three for grey ones where
         so many are wanted. Raises UserError for any other."""
-        if wanted in (None, self.channels) or (wanted == 3 and self.channels == 1):
+        if self.takes(wanted):
             return wanted or self.channels
         raise UserError(
             f"data {self.name}: has images of {self.channels} channels; leave out --channels "
-            f"{wanted}, which is for images of your own"
+            f"{wanted}"
         )
+
+    def takes(self, wanted: int | None) -> bool:
+        """Whether these images can be trained on with so many channels."""
+        return wanted in (None, self.channels) or (wanted == 3 and self.channels == 1)
 
     def facts(self, train_limit: int | None = None, val_limit: int | None = None) -> Facts:
         """Return what a study that uses so many images of each run's fold records of its data."""
@@ -183,12 +189,18 @@ class Dataset:
     def _warnings(self) -> list[str]:
         images = self._images_per_class()
         least, most = int(images.argmin()), int(images.argmax())
+        warnings = []
+        untested = np.setdiff1d(np.arange(len(self.classes)), self.test_labels)
+        if len(untested):
+            names = ", ".join(_short(self.classes[label]) for label in untested[:_NAMES])
+            warnings.append(f"{len(untested)} classes have no test images ({names})")
         if images[most] <= _UNBALANCED * images[least]:
-            return []
+            return warnings
         return [
+            *warnings,
             f"the classes are unbalanced: {_short(self.classes[most])} has {images[most]:,} "
             f"images, {_short(self.classes[least])} {images[least]:,}; accuracy counts images, "
-            "not classes"
+            "--metric balanced classes",
         ]
 
 
@@ -271,9 +283,7 @@ class CacheWriter:
         self.folder = folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
-            self._lock = (self._partial / _LOCK).open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._partial, self._lock = _locked_folder(folder.parent)
         except OSError as error:
             raise _unusable(folder.parent, error) from error
 
@@ -284,7 +294,7 @@ class CacheWriter:
         """Raises UserError where the disk is full."""
         self._lock.close()
         shutil.rmtree(self._partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             raise _unusable(self.folder.parent, error) from error
 
     def array(self, name: str, count: int, side: int, channels: int) -> NDArray[np.uint8]:
@@ -355,7 +365,7 @@ class CacheWriter:
         }
         (self._partial / "meta.json").write_text(json.dumps(meta, indent=1))
         for file in (self._partial / _LOCK, *self._partial.glob(".*.scratch")):
-            file.unlink()
+            file.unlink(missing_ok=True)
         try:
             self._partial.rename(self.folder)
         except OSError:
@@ -404,10 +414,32 @@ def _kind(images: NDArray[np.uint8]) -> str:
     return f"{colours}, {width} × {height} px"
 
 
+def _locked_folder(root: Path) -> tuple[Path, IO[str]]:
+    """Make a partial folder in a cache, and hold its lock. It has its name when it has its lock, so
+    that nobody takes it for an abandoned one. Raises OSError."""
+    made = Path(tempfile.mkdtemp(prefix=_NEW, dir=root))
+    try:
+        lock = (made / _LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: its age tells, as of one without lock file
+            (made / _LOCK).unlink()
+        partial = made.with_name(made.name.replace(_NEW, _PARTIAL, 1))
+        return made.rename(partial), lock
+    except OSError:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
 def remove_abandoned(root: Path) -> None:
     """Remove the partial folders of a cache whose owners are gone."""
-    for folder in root.glob(f"{_PARTIAL}*"):
+    folders: list[Path] = []
+    with suppress(OSError):  # of another user, say: whoever reads or writes there is told
+        folders = [*root.glob(f"{_PARTIAL}*"), *root.glob(f"{_NEW}*")]
+    for folder in folders:
         try:
+            if folder.name.startswith(_NEW):
+                raise FileNotFoundError  # its lock is not held yet
             with (folder / _LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

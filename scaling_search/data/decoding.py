@@ -7,18 +7,22 @@ scaled by the depth that they use. What was changed on the way is said.
 from __future__ import annotations
 
 import io
+import logging
 import os
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from scaling_search import UserError
@@ -28,8 +32,11 @@ from scaling_search.data.source import Encoded, Source, Split, counted
 # px: larger originals are reduced when they are decoded, a search has no use for more
 MAX_SIDE = 320
 MAX_CHANNELS = 16
-# Encoded images that are held at a time: photographs of 10 MB each are to stay far below 1 GB.
-_AHEAD = 64
+# Images that are worked on at a time, and bytes of them that are held meanwhile.
+_AHEAD = 256
+_HELD = 2**26
+# px: of larger images one is decoded at a time, since it takes some 10 bytes a pixel
+_LARGE = 2**24
 _THREADS = 8  # at most: each holds a decoded image
 _ORIENTATION = 0x0112  # the EXIF tag
 # EXIF orientation → what turns the image upright (EXIF 2.3, table 4; 1 is upright)
@@ -42,14 +49,27 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same for arrays [h, w, channels].
+_TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda bands: np.rot90(bands, 2),
+    4: np.flipud,
+    5: lambda bands: bands.swapaxes(0, 1),
+    6: lambda bands: np.rot90(bands, -1),
+    7: lambda bands: np.rot90(bands.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _SAMPLES_PER_PIXEL = 277  # the TIFF tag
+_BITS_PER_SAMPLE = 258  # the TIFF tag
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NPY = b"\x93NUMPY"
 
 # Grey of one band, and of three (ITU-R 601, as Pillow converts).
 _LUMINANCE = {1: np.ones((1, 1)), 3: np.array([[0.299], [0.587], [0.114]])}
+
+_one_at_a_time = threading.Lock()
 
 _T = TypeVar("_T")
 
@@ -59,13 +79,15 @@ _Bands = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What an image is before its pixels are decoded."""
+    """What an image is before its pixels are decoded. `is_cut` where Pillow keeps but the upper 8
+    of its bits."""
 
     width: int  # px
     height: int
     channels: int
     is_deep: bool  # more than 8 bits a channel
     has_more: bool  # pictures after the first, in the same file
+    is_cut: bool
     where: str
 
 
@@ -103,47 +125,64 @@ def decode(
     names the image, for one that cannot be read or does not go with the others."""
     # Pillow warns of damaged EXIF and of large images, line by line and without their names
     warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    splits = [train] if test is None else [train, test]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        headers = list(_mapped(pool, _header, train.items()))
-        test_headers = list(_mapped(pool, _header, test.items())) if test is not None else []
-        count = _channels([*headers, *test_headers], headers, channels)
-        sides = [min(header.width, header.height) for header in headers]
-        native = min(MAX_SIDE, int(np.quantile(sides, 0.25, method="lower")))
-        deep = [header for header in (*headers, *test_headers) if header.is_deep]
+        headers: list[_Header] = []
+        for split in splits:
+            headers += _mapped(pool, partial(_header, channels=channels), split.items())
+        of_train = headers[: len(train.labels)]
+        count = _channels(headers, of_train, channels)
         deepest = 0
-        if deep:
-            splits = [train, *([test] if test is not None else [])]
+        if any(header.is_deep for header in headers):
             for split in splits:
-                deepest = max(deepest, *_mapped(pool, _highest, split.items()))
+                highest = _mapped(pool, partial(_highest, channels=count), split.items())
+                deepest = max(deepest, *highest)
+        sides = [min(header.width, header.height) for header in of_train]
+        native = min(MAX_SIDE, int(np.quantile(sides, 0.25, method="lower")))
         form = _Form(native, count, deepest)
+        arrays = []
         transparent = 0
-
-        def fill(name: str, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-            nonlocal transparent
+        for name, split in zip(("train_images", "test_images"), splits, strict=False):
             images = writer.array(name, len(split.labels), form.side, form.channels)
-            squares = _mapped(pool, lambda item: _square(item, form), split.items())
+            squares = _mapped(pool, partial(_square, form=form), split.items())
             for i, square in enumerate(squares):
                 images[i] = square.pixels
                 transparent += square.was_transparent
-            return images, np.asarray(split.labels, dtype=np.int64)
+            arrays.append((images, np.asarray(split.labels, dtype=np.int64)))
+    (images, labels), *held_out = arrays
+    return writer.commit(
+        source.name,
+        source.origin,
+        classes,
+        images,
+        labels,
+        held_out[0] if held_out else None,
+        _kind(of_train),
+        [*notes, *_changes(headers, transparent, form)],
+    )
 
-        images, labels = fill("train_images", train)
-        held_out = fill("test_images", test) if test is not None else None
-    said = list(notes)
-    more = sum(header.has_more for header in (*headers, *test_headers))
+
+def _changes(headers: Sequence[_Header], transparent: int, form: _Form) -> list[str]:
+    """Return what the images are not as they were, for people."""
+    changes = []
+    more = sum(header.has_more for header in headers)
     if more:
         files = counted(more, "file holds", "files hold")
-        said.append(f"{files} several pictures: the first of each is read")
+        changes.append(f"{files} several pictures: the first of each is read")
     if transparent:
-        images_are = counted(transparent, "image is", "images are")
-        said.append(f"{images_are} transparent: composed on white")
+        images = counted(transparent, "image is", "images are")
+        changes.append(f"{images} transparent: composed on white")
+    deep = sum(header.is_deep for header in headers)
     if deep:
-        images_have = counted(len(deep), "image has", "images have")
-        bits = f"their {_bits(deepest)} bits in use are scaled to 8"
-        said.append(f"{images_have} more than 8 bits: {bits}")
-    return writer.commit(
-        source.name, source.origin, classes, images, labels, held_out, _kind(headers), said
-    )
+        images = counted(deep, "image has", "images have")
+        bits = f"their {_bits(form.deepest)} bits in use are scaled to 8"
+        changes.append(f"{images} more than 8 bits: {bits}")
+    cut = sum(header.is_cut for header in headers)
+    if cut:
+        files = counted(cut, "PNG has", "PNGs have")
+        changes.append(f"{files} colours of 16 bits: their upper 8 are read")
+    return changes
 
 
 def _mapped(
@@ -151,43 +190,64 @@ def _mapped(
 ) -> Iterator[_T]:
     """Yield the function's results in order, few images at a time: the pool would read as far ahead
     as it is given work."""
-    while part := list(islice(items, _AHEAD)):
-        yield from pool.map(function, part)
+    part: list[Encoded] = []
+    held = 0
+    for item in items:
+        part.append(item)
+        held += item.held
+        if len(part) == _AHEAD or held > _HELD:
+            yield from pool.map(function, part)
+            part, held = [], 0
+    yield from pool.map(function, part)
 
 
 # ---- what the images are
 
 
-def _header(item: Encoded) -> _Header:
-    image = _opened(item)
+def _header(item: Encoded, channels: int | None) -> _Header:
+    image = _opened(item, channels)
     if isinstance(image, np.ndarray):
         height, width, channels = image.shape
-        return _Header(width, height, channels, image.dtype.itemsize > 1, False, item.where)
+        is_deep = image.dtype.itemsize > 1
+        return _Header(width, height, channels, is_deep, False, False, item.where)
     channels = 1 if image.mode in _GREY_MODES else 3
     is_deep = image.mode in _DEEP_MODES
     try:
         has_more = getattr(image, "n_frames", 1) > 1
     except Exception as error:  # as in _square
         raise _unreadable(item, error) from error
-    return _Header(image.width, image.height, channels, is_deep, has_more, item.where)
+    is_cut = not is_deep and _png_depth(image) > 8
+    return _Header(image.width, image.height, channels, is_deep, has_more, is_cut, item.where)
+
+
+def _png_depth(image: Image.Image) -> int:
+    """Return the bits that a channel of a PNG has in its file; 0 of other images."""
+    if not isinstance(image, PngImageFile) or image.tile == []:
+        return 0
+    rawmode = image.tile[0][3]
+    return 16 if isinstance(rawmode, str) and ";16" in rawmode else 8
+
+
+def _tiff_depth(image: TiffImageFile) -> int:
+    """Return the bits that a channel of a TIFF has in its file."""
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, 8)
+    return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
 def _channels(every: Sequence[_Header], train: Sequence[_Header], wanted: int | None) -> int:
     """Return the channels that all images are read with: 1 where the training images are grey,
     3 where they are not, or the bands that all of them have. Raises UserError where some have other
     bands."""
-    most = max(header.channels for header in every)
-    if all(header.channels in (1, 3) for header in every):
+    if wanted in (None, 1, 3) and all(header.channels in (1, 3) for header in every):
         return wanted or (1 if all(header.channels == 1 for header in train) else 3)
+    (usual, _), *_ = Counter(header.channels for header in every).most_common()
     for header in every:
-        if header.channels != most:
+        if header.channels != (wanted or usual):
             raise UserError(
-                f"data {header.where}: {header.channels} channels, others have {most}; all images "
-                "need the same ones, unless they are grey and RGB"
+                f"data {header.where}: {header.channels} channels, {wanted or usual} are wanted; "
+                "all images need the same ones, unless they are grey and RGB"
             )
-    if wanted is not None:
-        raise UserError(f"data: the images have {most} channels; leave out --channels {wanted}")
-    return most
+    return usual
 
 
 def _kind(headers: Sequence[_Header]) -> str:
@@ -210,10 +270,10 @@ def _bits(value: int) -> int:
     return max(8, value.bit_length())
 
 
-def _highest(item: Encoded) -> int:
+def _highest(item: Encoded, channels: int) -> int:
     """Return the highest value of an image of more than 8 bits, 0 for others. Raises UserError for
     values below 0."""
-    image = _opened(item)
+    image = _opened(item, channels)
     if isinstance(image, Image.Image):
         if image.mode not in _DEEP_MODES:
             return 0
@@ -233,9 +293,10 @@ def _highest(item: Encoded) -> int:
 # ---- one image
 
 
-def _opened(item: Encoded) -> Image.Image | _Bands:
-    """Return the image, its pixels not decoded, or its bands where Pillow does not know such.
-    Raises UserError where it is neither."""
+def _opened(item: Encoded, channels: int | None) -> Image.Image | _Bands:
+    """Return the image, its pixels not decoded; or its bands where Pillow does not know such, and
+    where so many `channels` are wanted that an alpha is one. Raises UserError where it is
+    neither."""
     try:
         content = item.read()
     except OSError as error:
@@ -252,6 +313,11 @@ def _opened(item: Encoded) -> Image.Image | _Bands:
     bands = len(image.getbands())
     if isinstance(image, TiffImageFile) and image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) > bands:
         return _tiff(item, content)
+    # of several deep bands Pillow keeps but the upper 8 bits, and mixes up planes
+    if isinstance(image, TiffImageFile) and bands > 1 and _tiff_depth(image) > 8:
+        return _tiff(item, content)
+    if channels is not None and channels > 3 and len(image.getbands()) == channels:
+        return _checked(item, np.asarray(_upright(image)))
     if image.mode == "F":
         raise UserError(
             f"data {item.where}: its pixels are floating-point numbers, whose range nobody says; "
@@ -262,36 +328,47 @@ def _opened(item: Encoded) -> Image.Image | _Bands:
 
 def _square(item: Encoded, form: _Form) -> _Square:
     """Decode one image. Raises UserError where it is damaged."""
-    image = _opened(item)
+    image = _opened(item, form.channels)
     try:
         if isinstance(image, np.ndarray):
             return _Square(_scaled(image, image.dtype.itemsize > 1, form), False)
         # a JPEG of many megapixels is decoded at a half, a quarter or an eighth of its sides
         image.draft(None, (2 * form.side, 2 * form.side))
-        image = _upright(image)
-        if image.mode in _DEEP_MODES:
-            # Pillow clips values above 255 where it converts to 8 bits
-            return _Square(_scaled(np.asarray(image)[..., None], True, form), False)
-        was_transparent = False
-        if image.has_transparency_data:
-            with_alpha = image.convert("RGBA")
-            if np.asarray(with_alpha.getchannel("A")).min() < 255:
-                was_transparent = True
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, with_alpha)
-        image = image.convert("L" if form.channels == 1 else "RGB")
-        square = ImageOps.fit(image, (form.side, form.side), Image.Resampling.BILINEAR)
-        pixels = np.asarray(square).reshape(form.side, form.side, -1)
-        return _Square(pixels, was_transparent)
+        with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
+            return _shrunk(image, form)
     # Decoders raise whatever they meet (struct.error, KeyError, zlib.error, ...), and whoever has a
     # million files needs the name of this one.
     except Exception as error:
         raise _unreadable(item, error) from error
 
 
+def _shrunk(image: Image.Image, form: _Form) -> _Square:
+    image = _upright(image)
+    if image.mode in _DEEP_MODES:
+        # Pillow clips values above 255 where it converts to 8 bits
+        return _Square(_scaled(np.asarray(image)[..., None], True, form), False)
+    size = (form.side, form.side)
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        if np.asarray(with_alpha.getchannel("A")).min() < 255:
+            # Pillow weighs colours by their alpha as it shrinks: those that are hidden stay so
+            square = ImageOps.fit(with_alpha, size, Image.Resampling.BILINEAR)
+            square = Image.alpha_composite(Image.new("RGBA", size, "white"), square)
+            return _Square(_pixels(square, form), True)
+    mode = "L" if form.channels == 1 else "RGB"
+    square = ImageOps.fit(image.convert(mode), size, Image.Resampling.BILINEAR)
+    return _Square(_pixels(square, form), False)
+
+
+def _pixels(square: Image.Image, form: _Form) -> NDArray[np.uint8]:
+    mode = "L" if form.channels == 1 else "RGB"
+    return np.asarray(square.convert(mode)).reshape(form.side, form.side, -1)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Return the image as it is to be seen. Of its EXIF nothing but the orientation is needed, and
     EXIF that cannot be read turns nothing."""
+    image.load()  # Pillow turns a TIFF itself, as it is loaded
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # any of struct.error, SyntaxError, ValueError, ...
@@ -322,12 +399,14 @@ def _tiff(item: Encoded, content: bytes) -> _Bands:
 
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            page = file.pages[0]
+            page = file.pages.first
             bands = page.asarray()
             is_planar = bands.ndim == 3 and page.axes.startswith("S")
+            orientation = page.tags.valueof(_ORIENTATION, 1)
     except Exception as error:  # as in _square
         raise _unreadable(item, error) from error
-    return _checked(item, np.moveaxis(bands, 0, 2) if is_planar else bands)
+    bands = _checked(item, np.moveaxis(bands, 0, 2) if is_planar else bands)
+    return _TURNED.get(orientation, np.asarray)(bands)
 
 
 def _array(item: Encoded, content: bytes) -> _Bands:
@@ -337,8 +416,18 @@ def _array(item: Encoded, content: bytes) -> _Bands:
         bands = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # as in _square
         raise _unreadable(item, error) from error
-    is_channels_first = bands.ndim == 3 and bands.shape[0] <= MAX_CHANNELS < bands.shape[2]
-    return _checked(item, np.moveaxis(bands, 0, 2) if is_channels_first else bands)
+    is_first = is_last = False
+    if bands.ndim == 3:
+        first, middle, last = bands.shape
+        is_first, is_last = first <= MAX_CHANNELS, last <= MAX_CHANNELS
+        if is_first and is_last:  # a small image: its sides are the two that are equal
+            is_first, is_last = middle == last, first == middle
+            if is_first == is_last:
+                raise UserError(
+                    f"data {item.where}: an array of shape {bands.shape} may have its channels "
+                    "first or last; make it square, or of more than 16 px"
+                )
+    return _checked(item, np.moveaxis(bands, 0, 2) if is_first else bands)
 
 
 def _checked(item: Encoded, bands: NDArray[Any]) -> _Bands:
@@ -350,12 +439,12 @@ def _checked(item: Encoded, bands: NDArray[Any]) -> _Bands:
             f"data {item.where}: an array of shape {bands.shape}; wanted are height, width and 1 "
             f"to {MAX_CHANNELS} channels"
         )
-    if bands.dtype not in (np.uint8, np.uint16):
+    if bands.dtype.kind != "u" or bands.dtype.itemsize > 2:
         raise UserError(
             f"data {item.where}: its values are {bands.dtype}; convert it to 8 or 16 bits (uint8, "
             "uint16)"
         )
-    return bands
+    return bands.astype(bands.dtype.newbyteorder("="))
 
 
 def _unreadable(item: Encoded, error: Exception) -> UserError:

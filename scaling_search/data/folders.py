@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ _WANTED = "wanted is a folder for each class, at least 2, with images inside"
 class _Skipped:
     """What lies in the folder and is not read, to be said."""
 
-    kinds: Counter[str] = field(default_factory=Counter)  # of files that are no images
+    kinds: Counter[str] = field(default_factory=Counter)  # of files that are not read
     links: int = 0  # that lead nowhere
     loose: int = 0  # images outside of class folders
     empty: list[str] = field(default_factory=list)  # folders without images
@@ -45,8 +46,8 @@ class _Skipped:
         notes = []
         if self.kinds:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(4))
-            files = counted(self.kinds.total(), "file that is no image", "files that are no images")
-            notes.append(f"left out: {files} ({kinds})")
+            files = counted(self.kinds.total(), "file")
+            notes.append(f"left out: {files} of other kinds ({kinds})")
         if self.links:
             notes.append(f"left out: {counted(self.links, 'broken link')}")
         if self.loose:
@@ -80,9 +81,14 @@ def has_class_folders(root: Path) -> bool:
     return any(_holds_images(folder) for folder in _folders(root))
 
 
-def folder_source(root: Path, options: Options, notes: Sequence[str] = ()) -> Source:
+def folder_source(root: Path, options: Options) -> Source:
     """Return the data set of a folder of class folders, or of folders train, val, test that hold
     such. Raises UserError where it is neither, or may be either."""
+    for flag, column in (("image", options.image_column), ("label", options.label_column)):
+        if column is not None:
+            raise UserError(
+                f"data {shown(root)}: a folder of images has no columns; leave out --{flag}-column"
+            )
     skipped = _Skipped()
     splits = _splits(root, skipped)
     train = _class_files(splits.train, skipped)
@@ -109,11 +115,11 @@ def folder_source(root: Path, options: Options, notes: Sequence[str] = ()) -> So
     for class_files in (train, *held_out):
         for name, files in class_files.items():
             every_file += [(name, file) for file in files]
-    every_note = [*notes, *skipped.notes()]
+    notes = skipped.notes()
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
         names = tuple(shown(name) for name in classes)
-        return decode(writer, source, names, pool, test, options.channels, every_note)
+        return decode(writer, source, names, pool, test, options.channels, notes)
 
     return Source(safe_name(root), origin, fingerprint(every_file), read)
 
@@ -146,12 +152,7 @@ def _splits(root: Path, skipped: _Skipped) -> _Splits:
             others.append(folder)
     named = [folder for group in splits.values() for folder in group]
     if not named:
-        if len(others) > 1 and all(split_kind(folder.name) for folder in others):
-            names = _listed([shown(folder.name) for folder in others])
-            raise UserError(
-                f"data {shown(root)}: {names} have the names of splits and no class folders; "
-                f"{_WANTED}"
-            )
+        _check_no_splits(root, others)
         return _Splits(root, [])
     names = _listed([shown(folder.name) for folder in named])
     if not splits["train"]:
@@ -164,14 +165,33 @@ def _splits(root: Path, skipped: _Skipped) -> _Splits:
     for kind, group in splits.items():
         if len(group) > 1 and kind != "val":
             raise UserError(
-                f"data {shown(root)}: {names} are both names of a {kind} split; keep one of them"
+                f"data {shown(root)}: {_listed([shown(folder.name) for folder in group])} are all "
+                f"names of a {kind} split; keep one of them"
             )
     # without class folders of its own a folder test holds images whose classes nobody gave
     classes = [folder for folder in others if not split_kind(folder.name)]
     if classes and not _share_classes(named):
         raise _two_readings(root, named[0], classes)
+    _count_loose(root, skipped)
     skipped.beside += [shown(folder.name) for folder in others]
     return _Splits(splits["train"][0], [*splits["test"], *splits["val"]])
+
+
+def _check_no_splits(root: Path, folders: Sequence[Path]) -> None:
+    """Raise UserError where folders that were taken for classes are splits under other names
+    (seg_train, seg_test), or groups that hold the same classes each (fold1, fold2)."""
+    if len(folders) < 2:
+        return
+    names = _listed([shown(folder.name) for folder in folders])
+    are_named = all(split_kind(folder.name, whole=False) for folder in folders)
+    within = [{f.name for f in _folders(folder) if _holds_images(f)} for folder in folders]
+    are_alike = len(within[0]) > 1 and all(inner == within[0] for inner in within)
+    if are_named or are_alike:
+        raise UserError(
+            f"data {shown(root)}: {names} look like splits or groups and not like classes; name "
+            "folders of class folders train, val and test, or give one of them: "
+            f"--data {shown(folders[0])}"
+        )
 
 
 def _two_readings(root: Path, split: Path, others: Sequence[Path]) -> UserError:
@@ -209,15 +229,28 @@ def _is_image(file: Path) -> bool:
 def _class_files(root: Path, skipped: _Skipped) -> dict[str, list[Path]]:
     """Return the images of each class folder (searched to any depth), classes in alphabetical
     order, empty ones left out."""
-    classes = {}
-    skipped.loose += sum(_is_image(file) for file in root.iterdir() if not is_hidden(file.name))
+    classes: dict[str, list[Path]] = {}
+    _count_loose(root, skipped)
     for folder in _folders(root):
         files = sorted(_images(folder, skipped))
         if files:
-            classes[folder.name] = files
+            # a Mac writes é as two letters: one name, and one class, however it is written
+            name = unicodedata.normalize("NFC", folder.name)
+            classes[name] = sorted([*classes.get(name, []), *files])
         elif not split_kind(folder.name):
             skipped.empty.append(shown(folder.name))
     return classes
+
+
+def _count_loose(root: Path, skipped: _Skipped) -> None:
+    """Count the files beside the folders in `root`."""
+    for file in root.iterdir():
+        if is_hidden(file.name) or file.is_dir():
+            continue
+        if _is_image(file):
+            skipped.loose += 1
+        else:
+            skipped.kinds[file.suffix.lower() or "without a suffix"] += 1
 
 
 def _images(folder: Path, skipped: _Skipped) -> Iterator[Path]:

@@ -18,9 +18,8 @@ from typing import Any
 
 from effnet.messages import first_line
 from scaling_search import UserError
-from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.data.dataset import FULL, CacheWriter, Dataset
 from scaling_search.data.network import reach
-from scaling_search.data.parquet import parquet_files
 from scaling_search.data.source import (
     Encoded,
     Options,
@@ -29,13 +28,14 @@ from scaling_search.data.source import (
     safe_name,
     shown,
     split_kind,
+    walk,
 )
 from scaling_search.data.tables import (
     Columns,
     Rows,
+    check_columns,
     choose_columns,
     image_of,
-    label_of,
     read_rows,
 )
 
@@ -74,7 +74,10 @@ def hub_source(spec: str, options: Options) -> Source:
     address = _parse(spec)
     name = safe_name(Path(address.name))
     if address.is_local:
-        files = [("", file) for file in parquet_files(Path(address.name).expanduser())]
+        root = Path(address.name).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data {address}: no such folder")
+        files = [("", at / name) for at, names in walk(root) for name in sorted(names)]
         known = f"{address}\n{fingerprint(files)}"
     else:
         known = str(address)
@@ -124,11 +127,14 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
         streams = datasets.load_dataset(
             place, address.config, revision=address.revision, streaming=True
         )
-        splits = _splits(address, streams)
+        splits, left_out = _splits(address, streams)
         first = splits["train"]
         if first.features is None:
             raise UserError(f"data {address}: does not say which columns it has")
-        columns = choose_columns(str(address), first.features.arrow_schema, options)
+        schema = first.features.arrow_schema
+        if len(splits) == 1:
+            check_columns(str(address), schema)
+        columns = choose_columns(str(address), schema, options)
         rows: dict[str, Rows] = {}
         for kind, stream in splits.items():
             rows[kind] = _spooled(address, kind, stream, columns, writer.scratch(kind))
@@ -137,15 +143,17 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
     # whatever the library, the network or the repository raise: ConnectionError, HfHubHTTPError,
     # DatasetNotFoundError, ValueError for a configuration that is not there, ...
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise UserError(
             f"data {address}: cannot be had from the Hugging Face Hub ({first_line(error)})"
         ) from error
-    return read_rows(writer, source, str(address), rows, columns, options)
+    return read_rows(writer, source, str(address), rows, columns, options, left_out)
 
 
-def _splits(address: _Address, streams: Any) -> dict[str, Any]:
-    """Return the streams of train, test and val. Raises UserError where none can be trained on, or
-    two have names of one kind."""
+def _splits(address: _Address, streams: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the streams of train, test and val, and notes on the others. Raises UserError where
+    none can be trained on, or two have names of one kind."""
     splits: dict[str, Any] = {}
     for name, stream in streams.items():
         kind = split_kind(str(name))
@@ -161,7 +169,9 @@ def _splits(address: _Address, streams: Any) -> dict[str, Any]:
                 f"data {address}: has no split train; its splits are {', '.join(map(str, streams))}"
             )
         splits = {"train": next(iter(streams.values()))}
-    return splits
+    others = [str(name) for name, stream in streams.items() if stream not in splits.values()]
+    notes = [f"left out: the splits {', '.join(map(shown, others))}"] if others else []
+    return splits, notes
 
 
 def _spooled(
@@ -175,10 +185,15 @@ def _spooled(
     encoded = encoded.cast_column(columns.image, datasets.Image(decode=False))
     with file.open("wb") as spool:
         for number, row in enumerate(encoded):
-            content = image_of(rows.where(number), row[columns.image])
+            cell = row[columns.image]
+            if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
+                # an image in a file of its own, or in an archive of the repository
+                with datasets.utils.file_utils.xopen(cell["path"], "rb") as file_of_image:
+                    cell = file_of_image.read()
+            content = image_of(rows.where(number), cell)
             spool.write(content)
             rows.ends.append(rows.ends[-1] + len(content))
-            rows.values.append(label_of(row[columns.label]))
+            rows.values.append(row[columns.label])
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import logging
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from scaling_search.data import hub, shapes
 from scaling_search.data.dataset import CacheWriter, Dataset
 from scaling_search.data.network import NoNetworkError, download
 from scaling_search.data.source import AS_THEY_ARE, Source
+
+logger = logging.getLogger(__name__)
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -105,7 +108,22 @@ def _cifar() -> Source:
     """CIFAR-10 from the Hugging Face Hub where its library is installed, which resumes what breaks
     off, else from its authors' server."""
     if hub.is_installed():
-        return replace(hub.hub_source(_CIFAR_ON_HUB, AS_THEY_ARE), name="cifar10")
+        on_hub = replace(hub.hub_source(_CIFAR_ON_HUB, AS_THEY_ARE), name="cifar10")
+        return replace(on_hub, read=partial(_read_cifar_of_hub, on_hub))
+    return _cifar_of_its_authors()
+
+
+def _read_cifar_of_hub(on_hub: Source, writer: CacheWriter, source: Source) -> Dataset:
+    """Read from the Hub, or, where it cannot be had there, from the authors' server."""
+    try:
+        return on_hub.read(writer, on_hub)
+    except (NoNetworkError, UserError) as error:
+        logger.info("data set cifar10: %s; the authors' server is tried", error)
+        authors = _cifar_of_its_authors()
+        return authors.read(writer, authors)
+
+
+def _cifar_of_its_authors() -> Source:
     archive = download(_CIFAR_URL)
     if hashlib.md5(archive).hexdigest() != _CIFAR_MD5:
         raise UserError(

@@ -23,14 +23,16 @@ from scaling_search.data.source import (
 )
 from scaling_search.data.tables import (
     Columns,
+    check_columns,
     choose_columns,
+    class_names,
     image_of,
-    label_of,
     may_hold_images,
     read_rows,
 )
 
-_ROWS = 64  # that are read at a time: see decoding._AHEAD
+_READ = 2**24  # bytes of rows that are read at a time, and rows
+_MOST_ROWS = 4096
 _BUFFER = 2**20  # bytes
 
 
@@ -52,7 +54,16 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
     folder's. Raises UserError where they cannot be read, or in more than one way."""
     by_split = _by_split(root, files)
     first = by_split["train"][0]
-    columns = choose_columns(shown(first), _schema(first), options)
+    schema = _schema(first)
+    check_columns(shown(first), schema)
+    columns = choose_columns(shown(first), schema, options)
+    for file in files:
+        names = class_names(_schema(file), columns.label)
+        if names and names != columns.names:
+            raise UserError(
+                f"data {shown(file)}: its classes have other names than those of {shown(first)}; "
+                "the same label would be two classes"
+            )
     splits = {kind: _FileRows(own, columns) for kind, own in by_split.items()}
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
@@ -103,9 +114,6 @@ def _split_of(file: Path, root: Path) -> tuple[str, Path]:
     return "", Path()
 
 
-# ---- columns
-
-
 def _schema(file: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -127,12 +135,12 @@ class _FileRows:
     columns: Columns
 
     def labels(self) -> Iterator[tuple[str, Any]]:
-        for where, label in self._cells(self.columns.label):
-            yield where, label_of(label)
+        yield from self._cells(self.columns.label)
 
     def items(self) -> Iterator[Encoded]:
         for where, cell in self._cells(self.columns.image):
-            yield Encoded(where, partial(image_of, where, cell))
+            content = image_of(where, cell)
+            yield Encoded(where, partial(bytes, content), len(content))
 
     def _cells(self, column: str) -> Iterator[tuple[str, Any]]:
         """Yield where each row is, and what it has in a column. Raises UserError for a file that
@@ -141,14 +149,16 @@ class _FileRows:
         import pyarrow.parquet as pq
 
         for file in self.files:
-            row = 0
+            row, name = 0, shown(file)
             try:
                 with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
                     if column not in table.schema_arrow.names:
                         raise UserError(f"data {shown(file)}: no column {column}")
-                    for batch in table.iter_batches(_ROWS, columns=[column]):
+                    each = 1 + file.stat().st_size // max(1, table.metadata.num_rows)
+                    rows = min(_MOST_ROWS, 1 + _READ // each)
+                    for batch in table.iter_batches(rows, columns=[column]):
                         for cell in batch.column(0).to_pylist():
-                            yield f"{shown(file)}, row {row}", cell
+                            yield f"{name}, row {row}", cell
                             row += 1
             except (OSError, pa.ArrowException) as error:
                 raise _unreadable(file, error) from error

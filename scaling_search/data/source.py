@@ -43,10 +43,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One image that is not yet decoded: where it is (for messages), how to get its bytes."""
+    """One image that is not yet decoded: where it is (for messages), how to get its bytes, and how
+    many of them are in memory already."""
 
     where: str
     read: Callable[[], bytes]
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,17 @@ def is_hidden(name: str) -> bool:
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder below `root`, itself first, with the names of its files; links are
-    followed, hidden folders and files left out."""
-    seen: set[Path] = set()
-    for at, folders, files in os.walk(root, followlinks=True):
+    followed, hidden folders and files left out. Raises OSError for a folder that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    # what lies above is not below, whatever a link says
+    seen = set(root.resolve().parents)
+    for at, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         folder = Path(at)
         real = folder.resolve()
-        if real in seen:  # a link to a folder above it
+        if real in seen:
             folders.clear()
             continue
         seen.add(real)

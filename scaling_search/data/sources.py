@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from scaling_search import UserError
@@ -19,7 +20,7 @@ from scaling_search.data.hub import PREFIX, hub_source
 from scaling_search.data.named import NAMED
 from scaling_search.data.network import NoNetworkError
 from scaling_search.data.parquet import has_images, parquet_files, parquet_source
-from scaling_search.data.source import AS_THEY_ARE, Options, Source, counted, shown
+from scaling_search.data.source import AS_THEY_ARE, Options, Source, shown
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +45,33 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
             return Dataset.open(folder)
         source = NAMED[spec].source()
     else:
-        if spec.startswith(PREFIX):
-            source = hub_source(spec, options)
-        else:
-            source = _own_source(own_path(spec), spec, options)
-        key = source.key(options).encode(errors="surrogateescape")
-        folder = cache_root() / f"{source.name}-{hashlib.sha256(key).hexdigest()[:12]}"
+        # three channels are made of one as images are trained on, and most sets have what is asked
+        # for anyway: then the cache is that of the images as they are
+        as_they_are = replace(options, channels=None)
+        source = _source(spec, as_they_are)
+        folder = _own_folder(source, as_they_are)
+        if is_cached(folder) and Dataset.open(folder).takes(options.channels):
+            return Dataset.open(folder)
+        if options.channels not in (None, 3):
+            source = _source(spec, options)
+            folder = _own_folder(source, options)
         if is_cached(folder):
             return Dataset.open(folder)
     logger.info("reading data set %s (%s)", source.name, source.origin)
     with CacheWriter(folder) as writer:
         return source.read(writer, source)
+
+
+def _source(spec: str, options: Options) -> Source:
+    if spec.startswith(PREFIX):
+        return hub_source(spec, options)
+    return _own_source(own_path(spec), spec, options)
+
+
+def _own_folder(source: Source, options: Options) -> Path:
+    """The place of a data set of one's own in the cache."""
+    key = source.key(options).encode(errors="surrogateescape")
+    return cache_root() / f"{source.name}-{hashlib.sha256(key).hexdigest()[:12]}"
 
 
 def _load_first(choice: str, options: Options) -> Dataset:
@@ -118,9 +135,7 @@ def _own_source(path: Path, spec: str, options: Options) -> Source:
         # a table of something else beside the images, say
         of_images = [file for file in files if has_images(file)]
         if not of_images:
-            return folder_source(
-                path, options, [f"left out: {counted(len(files), 'parquet file')}"]
-            )
+            return folder_source(path, options)
         raise UserError(
             f"data {shown(path)}: holds class folders and parquet files with images; give "
             f"--data {shown(of_images[0])} for the file, or move it elsewhere for the folders"

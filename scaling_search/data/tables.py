@@ -16,6 +16,13 @@ from scaling_search.data.source import Encoded, Options, Source, Split, shown
 # Usual names of columns, for tables whose metadata do not say what they hold.
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png")
 _LABEL_NAMES = ("label", "labels", "class", "class_label", "category", "target", "y")
+# Columns that say which split a row is of.
+_SPLIT_NAMES = ("split", "subset", "partition", "is_train", "is_test", "is_val", "is_valid")
+_WANTED = {
+    "image": "a struct with 'bytes', as Hugging Face writes it, or binary",
+    "label": "whole numbers or text",
+}
+_SIGNS = (-1, 1)  # labels of two classes
 # Numbers of rows, files or people, which are no classes.
 _NO_LABEL_NAMES = ("id", "index", "idx", "width", "height", "row", "key", "__index_level_0__")
 
@@ -31,7 +38,7 @@ class Columns:
 
     def class_name(self, value: Any) -> str:
         """Return what the class of a label is called."""
-        if isinstance(value, int) and value < len(self.names):
+        if isinstance(value, int) and 0 <= value < len(self.names):
             return shown(self.names[value])
         return shown(str(value))
 
@@ -40,16 +47,10 @@ class Rows(Protocol):
     """The rows of a split, in order; each may be asked for more than once."""
 
     def labels(self) -> Iterator[tuple[str, Any]]:
-        """Yield where each row is, and its label: a number, a text, or None where it has none."""
+        """Yield where each row is, and its label: a number, a text, or null."""
 
     def items(self) -> Iterator[Encoded]:
         """Yield the images. Raises UserError for a row without one."""
-
-
-def label_of(cell: Any) -> Any:
-    """Return a label; None for null and for numbers below 0, by which rows say that they have
-    none."""
-    return None if isinstance(cell, int) and cell < 0 else cell
 
 
 def image_of(where: str, cell: Any) -> bytes:
@@ -71,6 +72,7 @@ def read_rows(
     splits: Mapping[str, Rows],
     columns: Columns,
     options: Options,
+    left_out: Sequence[str] = (),
 ) -> Dataset:
     """Read the splits train, test and val of a table, the last two where they are there: the first
     of them is the test split, the other is for training.
@@ -78,18 +80,17 @@ def read_rows(
     The classes are the labels that occur in training, in order. Raises UserError for labels that
     cannot be classes, a row without image or label, and images that cannot be read."""
     pool = splits["train"]
-    _check_labels(where, pool, columns)
-    notes = []
+    values = _check_labels(where, pool, columns)
+    notes = list(left_out)
     held_out: list[tuple[str, Rows]] = []
     for kind in ("test", "val"):
         if kind not in splits:
             continue
         # as contests publish their images, without the answers
-        if all(label is None for _, label in splits[kind].labels()):
+        if all(_is_missing(label, values) for _, label in splits[kind].labels()):
             notes.append(f"left out: the split {kind}, whose images have no label")
         else:
             held_out.append((kind, splits[kind]))
-    values = sorted({label for _, label in pool.labels()})
     train = _split(pool, values, columns)
     for _, rows in held_out[1:]:
         train += _split(rows, values, columns)
@@ -108,8 +109,8 @@ def _split(rows: Rows, values: Sequence[Any], columns: Columns) -> Split:
     classes = {value: i for i, value in enumerate(values)}
     numbers = []
     for where, label in rows.labels():
-        if label is None:
-            raise UserError(f"data {where} has no label; remove it")
+        if _is_missing(label, values):
+            raise _no_label(where, label)
         if label not in classes:
             raise UserError(
                 f"data {where} has the label {columns.class_name(label)!r}, which no training "
@@ -119,14 +120,33 @@ def _split(rows: Rows, values: Sequence[Any], columns: Columns) -> Split:
     return Split(numbers, rows.items)
 
 
-def _check_labels(where: str, rows: Rows, columns: Columns) -> None:
-    """Raise UserError where the training rows' labels cannot be classes: fewer than two, none, or
-    another in each row."""
+def _is_missing(label: Any, values: Sequence[Any]) -> bool:
+    """Whether a label says that there is none: null, no text, or a number below 0 that is no
+    class."""
+    return label in (None, "") or (isinstance(label, int) and label < 0 and label not in values)
+
+
+def _no_label(where: str, label: Any) -> UserError:
+    if label in (None, ""):
+        return UserError(f"data {where} has no label; remove it")
+    return UserError(f"data {where} has the label {label}, which stands for none; remove it")
+
+
+def _check_labels(where: str, rows: Rows, columns: Columns) -> list[Any]:
+    """Return the labels that are the classes, in order. Raises UserError where the training rows'
+    labels cannot be classes: fewer than two, none, or another in each row."""
     counts: Counter[Any] = Counter()
+    first: dict[Any, str] = {}
     for row, label in rows.labels():
-        if label is None:
-            raise UserError(f"data {row} has no label; remove it")
         counts[label] += 1
+        first.setdefault(label, row)
+    if len({type(label) for label in counts if label is not None}) > 1:
+        raise UserError(f"data {where}: the labels of {columns.label} are of several types")
+    # -1 and 1 are two classes; -1 beside others is a row without label
+    values = list(_SIGNS) if counts.keys() == set(_SIGNS) else []
+    for label, row in first.items():
+        if _is_missing(label, values):
+            raise _no_label(row, label)
     if not counts:
         raise UserError(f"data {where}: no rows")
     if len(counts) < 2:
@@ -139,6 +159,7 @@ def _check_labels(where: str, rows: Rows, columns: Columns) -> None:
             f"data {where}: the column {columns.label} has another value in each row, so that it "
             "holds no classes; name the right one with --label-column"
         )
+    return sorted(counts)
 
 
 # ---- columns
@@ -149,43 +170,20 @@ def choose_columns(where: str, schema: Any, options: Options) -> Columns:
     user names, else those that the Hugging Face metadata name, else those of a usual name, else the
     only ones that may be meant. Raises UserError where there is none, or more than one."""
     features = _features(schema)
-    images, labels = [], []
+    images: list[str] = []
+    labels: list[str] = []
+    unable: list[str] = []  # columns with the name of a label that can be none
     for column in schema:
         if may_hold_images(column.type):
             images.append(column.name)
         elif _may_hold_labels(column.type):
             labels.append(column.name)
-    every = ", ".join(schema.names)
-
-    def chosen(
-        what: str, wanted: str, given: str | None, able: list[str], *ranks: list[str]
-    ) -> str:
-        flag = f"--{what}-column"
-        if given is not None:
-            if given not in schema.names:
-                raise UserError(f"data {where}: no column {given}; its columns are {every}")
-            if given not in able:
-                kind = schema.field(given).type
-                raise UserError(
-                    f"data {where}: {flag} {given} is of type {kind}; wanted is {wanted}"
-                )
-            return given
-        for rank in ranks:
-            if len(rank) == 1:
-                return rank[0]
-            if rank:
-                raise UserError(
-                    f"data {where}: {', '.join(rank)} may each be the {what} column; name it "
-                    f"with {flag}; its columns are {every}"
-                )
-        raise UserError(
-            f"data {where}: no {what} column ({wanted}); its columns are {every}; name it "
-            f"with {flag}"
-        )
-
-    image = chosen(
+        elif column.name.lower() in _LABEL_NAMES:
+            unable.append(column.name)
+    image = _chosen(
+        where,
+        schema,
         "image",
-        "a struct with 'bytes', as Hugging Face writes it, or binary",
         options.image_column,
         images,
         [name for name in images if _feature(features, name) == "Image"],
@@ -195,31 +193,84 @@ def choose_columns(where: str, schema: Any, options: Options) -> Columns:
     declared = [name for name in labels if _feature(features, name) == "ClassLabel"]
     if len(declared) > 1:
         declared = [name for name in declared if name.lower() in _LABEL_NAMES] or declared
-    label = chosen(
+    usual = [name for name in labels if name.lower() in _LABEL_NAMES]
+    if unable and options.label_column is None and not declared and not usual:
+        kind = schema.field(unable[0]).type
+        raise UserError(
+            f"data {where}: {unable[0]} is of type {kind}; wanted is {_WANTED['label']}; name "
+            "another column with --label-column"
+        )
+    label = _chosen(
+        where,
+        schema,
         "label",
-        "whole numbers or text",
         options.label_column,
         labels,
         declared,
-        [name for name in labels if name.lower() in _LABEL_NAMES],
-        _other_labels(schema, labels),
+        usual,
+        [name for name in labels if not _is_no_class(name)],
     )
-    if label == image:
-        raise UserError(f"data {where}: {label} is both the image and the label column")
-    names = features[label].get("names") if _feature(features, label) == "ClassLabel" else None
-    return Columns(image, label, tuple(str(name) for name in names or ()))
+    return Columns(image, label, class_names(schema, label))
 
 
-def _other_labels(schema: Any, labels: Sequence[str]) -> list[str]:
-    """Return the columns of whole numbers that are not named as what is no class."""
-    from pyarrow import types
+def _chosen(
+    where: str, schema: Any, what: str, given: str | None, able: list[str], *ranks: list[str]
+) -> str:
+    """Return the column that the user gave, else the only one of the first rank that has any.
 
-    others = []
-    for name in labels:
-        is_other = name.lower() in _NO_LABEL_NAMES or name.lower().endswith(("_id", "_index"))
-        if not is_other and types.is_integer(schema.field(name).type):
-            others.append(name)
-    return others
+    `what`: image or label; `able`: the columns that may hold such. Raises UserError where there is
+    none, or more than one."""
+    flag = f"--{what}-column"
+    every = f"its columns are {', '.join(schema.names)}"
+    if given is not None:
+        if given not in schema.names:
+            raise UserError(f"data {where}: no column {given}; {every}")
+        if given not in able:
+            kind = schema.field(given).type
+            raise UserError(
+                f"data {where}: {flag} {given} is of type {kind}; wanted is {_WANTED[what]}"
+            )
+        return given
+    for rank in ranks:
+        if len(rank) == 1:
+            return rank[0]
+        if rank:
+            raise UserError(
+                f"data {where}: {', '.join(rank)} may each be the {what} column; name it with "
+                f"{flag}; {every}"
+            )
+    raise UserError(
+        f"data {where}: no {what} column ({_WANTED[what]}); {every}; name it with {flag}"
+    )
+
+
+def _is_no_class(name: str) -> bool:
+    """Whether a column has the name of what is no class."""
+    name = name.lower()
+    return name in _NO_LABEL_NAMES or name.endswith(("_id", "_index", "path", "name", "url"))
+
+
+def check_columns(where: str, schema: Any) -> None:
+    """Raise UserError for a table with two columns of one name, or one that says which rows are of
+    which split: it would be trained on what it is tested on."""
+    names = list(schema.names)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"data {where}: two columns are called {twice[0]}; rename one")
+    for name in names:
+        if name.lower() in _SPLIT_NAMES:
+            raise UserError(
+                f"data {where}: has a column {name}, which is not read; write a file for each "
+                "split, named train*, val* or test*, or take the column out"
+            )
+
+
+def class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """Return the names of a label's classes, by number; none where the metadata do not say them."""
+    features = _features(schema)
+    if _feature(features, label) != "ClassLabel":
+        return ()
+    return tuple(str(name) for name in features[label].get("names") or ())
 
 
 def _features(schema: Any) -> dict[str, Any]:

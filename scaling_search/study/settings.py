@@ -419,12 +419,18 @@ def check_same(
     )
 
 
+# What a default is, where to say "the default" would not help: grey images were once trained with
+# three channels, and --channels 3 still does.
+_SAID_DEFAULTS = {"data.channels": "3 (--channels 3)"}
+
+
 def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """How two studies' flat settings differ, in words, a setting each: what was recorded is said
     to be "there", what is wanted now "here"."""
     words = []
     for name in sorted({*recorded, *wanted}):
-        old, new = recorded.get(name, "the default"), wanted.get(name, "the default")
+        usual = _SAID_DEFAULTS.get(name, "the default")
+        old, new = recorded.get(name, usual), wanted.get(name, usual)
         if old != new:
             words.append(f"{name} is {old} there, {new} here")
     return words

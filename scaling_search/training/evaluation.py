@@ -81,9 +81,7 @@ def measure(step: Step, images: Images, labels: Tensor, metric: Metric) -> Evalu
     is_right = logits.argmax(1) == labels
     accuracy, effective_images = is_right.float().mean().item(), 0
     if metric == "balanced":
-        weights = _class_weights(labels)
-        accuracy = (is_right.double() * weights).sum().item()
-        effective_images = round(1 / weights.square().sum().item())
+        accuracy, effective_images = _balanced(is_right.cpu(), labels.cpu())
     return Evaluation(
         loss=F.cross_entropy(logits, labels).item(),
         accuracy=accuracy,
@@ -92,8 +90,13 @@ def measure(step: Step, images: Images, labels: Tensor, metric: Metric) -> Evalu
     )
 
 
-def _class_weights(labels: Tensor) -> Tensor:
-    """Return a weight for each image, float64 [n] that sum to 1, such that the classes that occur
-    weigh alike."""
-    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
-    return 1 / (counts[place].double() * len(counts))
+def _balanced(is_right: Tensor, labels: Tensor) -> tuple[float, int]:
+    """Return the mean recall of the classes that occur, and how many images, were they counted
+    alike, would tell an accuracy as closely: classes² / Σ 1 / images of a class, as each image's
+    weight is 1 / (classes × images of its class)."""
+    images = torch.bincount(labels)
+    right = torch.bincount(labels[is_right], minlength=len(images))
+    occurs = images > 0
+    recalls = right[occurs].double() / images[occurs]
+    effective = len(recalls) ** 2 / (1 / images[occurs].double()).sum().item()
+    return recalls.mean().item(), round(effective)
