@@ -193,7 +193,8 @@ class Dataset:
         untested = np.setdiff1d(np.arange(len(self.classes)), self.test_labels)
         if len(untested):
             names = ", ".join(_short(self.classes[label]) for label in untested[:_NAMES])
-            warnings.append(f"{len(untested)} classes have no test images ({names})")
+            have = "class has" if len(untested) == 1 else "classes have"
+            warnings.append(f"{len(untested)} {have} no test images ({names})")
         if images[most] <= _UNBALANCED * images[least]:
             return warnings
         return [

@@ -63,6 +63,7 @@ _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _SAMPLES_PER_PIXEL = 277  # the TIFF tag
 _BITS_PER_SAMPLE = 258  # the TIFF tag
+_COMPRESSION = 259  # the TIFF tag
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NPY = b"\x93NUMPY"
 
@@ -228,6 +229,13 @@ def _png_depth(image: Image.Image) -> int:
     return 16 if isinstance(rawmode, str) and ";16" in rawmode else 8
 
 
+def _is_turned(image: TiffImageFile) -> bool:
+    """Whether an uncompressed TIFF of grey levels is to be seen otherwise than it is stored."""
+    is_raw = image.tag_v2.get(_COMPRESSION, 1) == 1
+    is_grey = image.mode in ("L", *_DEEP_MODES)
+    return is_raw and is_grey and image.tag_v2.get(_ORIENTATION, 1) != 1
+
+
 def _tiff_depth(image: TiffImageFile) -> int:
     """Return the bits that a channel of a TIFF has in its file."""
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, 8)
@@ -315,6 +323,9 @@ def _opened(item: Encoded, channels: int | None) -> Image.Image | _Bands:
         return _tiff(item, content)
     # of several deep bands Pillow keeps but the upper 8 bits, and mixes up planes
     if isinstance(image, TiffImageFile) and bands > 1 and _tiff_depth(image) > 8:
+        return _tiff(item, content)
+    # one band that is not compressed Pillow maps from the file, and turns without moving its pixels
+    if isinstance(image, TiffImageFile) and bands == 1 and _is_turned(image):
         return _tiff(item, content)
     if channels is not None and channels > 3 and len(image.getbands()) == channels:
         return _checked(item, np.asarray(_upright(image)))
