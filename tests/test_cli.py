@@ -11,12 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import effnet
 from scaling_search import without_secrets
 from scaling_search.cli import main
+from scaling_search.results.reading import open_results
 from tests.conftest import write_images
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +97,36 @@ def test_a_study_from_start_to_finish(
     different = capsys.readouterr()
     assert "\nrun " not in different.out
     assert "belongs to a different study: recipe.lr is 0.008 there, 0.01 here" in different.err
+
+
+def test_images_of_several_bands_and_classes_of_unlike_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From files to report; its own study.toml is the same study."""
+    rng = np.random.default_rng(0)
+    for name, count in (("rare", 30), ("usual", 330)):
+        (tmp_path / "fields" / name).mkdir(parents=True)
+        for i in range(count):
+            bands = rng.integers(0, 120, (16, 16, 5), dtype=np.uint8)
+            bands[..., 3] += 100 * (name == "rare")
+            np.save(tmp_path / "fields" / name / f"{i}.npy", bands)
+    run = tmp_path / "run"
+    words = ["search", "--data", str(tmp_path / "fields"), "--metric", "balanced", *SMALL]
+    assert main([*words, "--out", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "2 classes (rare, usual)" in said
+    assert "5 channels, 16 × 16 px" in said
+    assert "the classes are unbalanced: usual has" in said
+    assert "validation balanced accuracy (the mean over classes" in said
+    assert effnet.read_config(run / "config.json").in_channels == 5
+    assert "balanced validation accuracy, %" in (run / "report.html").read_text()
+    with open_results(run) as results:
+        counts = {r.outcome.effective_images for r in results.records() if r.outcome}
+    assert 0 < min(counts) <= max(counts) < 60, "as of the rare class, of which a fold has few"
+    assert main(["search", "--study", str(run / "study.toml"), "--out", str(run)]) == 0
+    assert "left to train: every run of this study is recorded" in capsys.readouterr().out
+    assert main([*words, "--out", str(run), "--metric", "accuracy"]) == 2
+    assert "metric is balanced there, the default here" in capsys.readouterr().err
 
 
 def living(group: int) -> list[str]:

@@ -207,10 +207,10 @@ def test_runs_of_one_epoch_are_drawn_by_their_losses() -> None:
     detailed = Outcome("done", (Epoch(1, 1.6, 1.5, 0.5, 1.0, losses),))
     network = TODO.candidates[0]
     runs = [Record(0, network, 0, 1, detailed), record(network, 1, 0.5)]
-    drawn = curves.draw(runs).data[0]
+    drawn = curves.draw(runs, "accuracy").data[0]
     assert list(drawn.x) == [0.3, 0.5, 0.7, None, None]
     assert list(drawn.y) == [2.0, 1.333, 1.0, None, None]
     assert drawn.meta["points"] == [3, 0]
     two = Outcome("done", (*detailed.epochs, replace(detailed.epochs[0], epoch=2)))
-    longer = curves.draw([Record(0, network, 0, 2, two)]).data[0]
+    longer = curves.draw([Record(0, network, 0, 2, two)], "balanced").data[0]
     assert list(longer.y) == [50, 50, None]

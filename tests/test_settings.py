@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from scaling_search import UserError
-from scaling_search.study.settings import PRESETS, Study, check, identity_hash, preset_path, read
+from scaling_search.study.settings import (
+    PRESETS,
+    Study,
+    check,
+    differences,
+    identity_hash,
+    preset_path,
+    read,
+)
 from scaling_search.training.recipe import RECIPES
 
 
@@ -136,6 +144,15 @@ def test_file_errors(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("rungs = [1]")
     with pytest.raises(UserError, match="command line: rungs.x"):
         read(tmp_path / "s.toml", {"rungs.x": 1})
+
+
+def test_how_a_study_of_grey_images_of_before_goes_on_is_said() -> None:
+    """They were trained with three channels."""
+    wanted = check({"data": {"channels": 1}}, "here").identity("digest")
+    recorded = {name: value for name, value in wanted.items() if name != "data.channels"}
+    assert differences(recorded, wanted) == ["data.channels is 3 (--channels 3) there, 1 here"]
+    again = check({"data": {"channels": 3}}, "here").identity("digest")
+    assert again == recorded
 
 
 def test_a_file_that_begins_with_a_mark(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def figures(page: Page, table: dict[str, Any]) -> list[Figure]:
     drawn += _of_each_budget(page, row_index(table))
     ended = [record for record in page.records if record.outcome is not None]
     if any(record.outcome and record.outcome.epochs for record in ended):
-        figure = curves.draw(page.records).to_json()
+        figure = curves.draw(page.records, page.study.metric).to_json()
         drawn.append(Figure("curves", "Learning curves", curves.words(page), figure))
     if len(ended) > 1:
         figure = progress.draw(page).to_json()

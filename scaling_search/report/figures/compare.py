@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from scaling_search.report.columns import verdict_rows
 from scaling_search.report.figures import map as share_map
 from scaling_search.report.figures.style import (
-    ACCURACY,
     AXES,
     BLUE,
     GREEN,
@@ -20,6 +19,7 @@ from scaling_search.report.figures.style import (
     PURPLE,
     RED,
     SKY,
+    accuracy_title,
     apply_layout,
     escape,
 )
@@ -38,7 +38,7 @@ def fronts(pages: Sequence[Page]) -> str:
     for number, page in enumerate(pages):
         _add_study(figure, page, number)
     figure.update_xaxes(title={"text": AXES["macs"]}, type="log")
-    figure.update_yaxes(title={"text": ACCURACY})
+    figure.update_yaxes(title={"text": accuracy_title(*(page.study.metric for page in pages))})
     text: str = apply_layout(figure, 520).to_json()
     return text
 

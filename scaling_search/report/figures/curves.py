@@ -10,11 +10,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from scaling_search.report.figures.style import (
-    ACCURACY,
     BLUE,
     INK,
     ORANGE,
     RED,
+    accuracy_title,
     apply_layout,
     epoch_count,
     run_kind,
@@ -93,7 +93,7 @@ def _curve(record: Record, within: bool) -> tuple[list[float], list[float]]:
     return middles.round(3).tolist(), smooth.round(3).tolist()
 
 
-def draw(records: list[Record]) -> go.Figure:
+def draw(records: list[Record], metric: str) -> go.Figure:
     """Return the figure. At least one of the runs has an epoch."""
     groups: dict[tuple[str, int], list[int]] = {}  # (kind, epochs) → its rows among the runs
     for row, record in enumerate(records):
@@ -116,7 +116,7 @@ def draw(records: list[Record]) -> go.Figure:
         figure.update_yaxes(title={"text": "training loss"})
     else:
         figure.update_xaxes(title={"text": "epoch"}, dtick=1 if rungs[-1] <= 20 else None)
-        figure.update_yaxes(title={"text": ACCURACY})
+        figure.update_yaxes(title={"text": accuracy_title(metric)})
     return apply_layout(figure, 420)
 
 

@@ -12,7 +12,6 @@ from effnet.cost import Cost, cost
 from effnet.families import arch
 from scaling_search.report.columns import row_index, verdict_rows
 from scaling_search.report.figures.style import (
-    ACCURACY,
     AXES,
     BLUE,
     GREEN,
@@ -20,6 +19,7 @@ from scaling_search.report.figures.style import (
     INK,
     ORANGE,
     RED,
+    accuracy_title,
     apply_layout,
     escape,
     network_texts,
@@ -93,7 +93,7 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
     if page.family:
         _add_family(figure, page.family)
     figure.update_xaxes(title={"text": AXES["macs"]}, type="log")
-    figure.update_yaxes(title={"text": ACCURACY})
+    figure.update_yaxes(title={"text": accuracy_title(page.study.metric)})
     return apply_layout(figure, 480)
 
 

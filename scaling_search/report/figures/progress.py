@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from scaling_search.report.figures.style import ACCURACY, BLUE, ORANGE, apply_layout
+from scaling_search.report.figures.style import BLUE, ORANGE, accuracy_title, apply_layout
 from scaling_search.report.front import hypervolume_so_far
 from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import searched
@@ -54,7 +54,7 @@ def draw(page: Page) -> go.Figure:
         line={"color": ORANGE, "width": 2, "dash": "dash", "shape": "hv"},
     )
     figure.update_xaxes(title={"text": "training time spent, minutes of all workers"})
-    figure.update_yaxes(title={"text": ACCURACY})
+    figure.update_yaxes(title={"text": accuracy_title(page.study.metric)})
     right = {
         "overlaying": "y",
         "side": "right",

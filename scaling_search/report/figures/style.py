@@ -26,7 +26,12 @@ AXES = {
     "image_ms": "training time per image, ms, here",
     "seconds": "training seconds of a run, here",
 }
-ACCURACY = "validation accuracy, %"
+
+
+def accuracy_title(*metrics: str) -> str:
+    """Return the title of an axis of accuracies by these metrics."""
+    balanced = "balanced " if set(metrics) == {"balanced"} else ""
+    return f"{balanced}validation accuracy, %"
 
 
 def apply_layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
