@@ -253,13 +253,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_nothing_stays(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_line_and_nothing_stays(small_disk: Path) -> None:
     """Written through memory, a file with holes on a full disk would end the process (SIGBUS)."""
-    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(small_disk))
-    with pytest.raises(UserError, match="No space left on device; set SCALING_SEARCH_CACHE"):
-        sources.load("shapes")
+    images = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(1000) % 2
+    with (
+        pytest.raises(UserError, match="No space left on device; set SCALING_SEARCH_CACHE"),
+        CacheWriter(small_disk / "x") as writer,
+    ):
+        writer.commit("s", "g", ("a", "b"), images, labels, (images, labels))
     assert list(small_disk.iterdir()) == []
     with (
         pytest.raises(UserError, match="No space left on device"),
@@ -317,7 +319,8 @@ def test_a_disk_that_fills_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_what_a_killed_reader_left_is_removed(sent: signal.Signals, tmp_path: Path) -> None:
     script = (
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup ignores it, for its children too
         "from scaling_search.data.dataset import CacheWriter\n"
         "writer = CacheWriter(pathlib.Path(sys.argv[1]) / 'x')\n"
         "writer.array('train_images', 10, 8, 3)\n"

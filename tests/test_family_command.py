@@ -171,7 +171,7 @@ def test_trained_and_fitted(
     own = {**OWN, "rungs": [1], "seeds": 1, "extra": 0, "confirm": 0}
     synthetic(tmp_path / "t.parquet", own, range(4))
     replay(check(own, "test"), tmp_path / "t.parquet", tmp_path / "run")
-    monkeypatch.setattr(session, "load_or_explain", lambda source: data)
+    monkeypatch.setattr(session, "load_or_explain", lambda source, options: data)
     words = [
         "family",
         str(tmp_path / "run"),

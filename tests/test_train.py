@@ -210,7 +210,8 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
     trial: Trial, data: Dataset, tmp_path: Path
 ) -> None:
     """SIGKILL five times, anywhere: in a step, in an evaluation, while a checkpoint is written."""
-    trial = dataclasses.replace(trial, train_images=None, epochs=12)
+    # on a busy machine a kill may come some epochs late
+    trial = dataclasses.replace(trial, train_images=None, epochs=30)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
     context, moments, reached = multiprocessing.get_context("fork"), random.Random(0), [0]
@@ -220,11 +221,11 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
         worker.start()
         worker.join()
         assert worker.exitcode == -signal.SIGKILL
-        state = checkpoint.load(f"{stopped.folder}/e12.ckpt")
+        state = checkpoint.load(f"{stopped.folder}/e30.ckpt")
         assert state is not None
         reached.append(state["step"])
     assert reached == sorted(set(reached)), "each one goes on from the one before"
-    assert reached[-1] < 12 * 30, "the kills came in the middle"
+    assert reached[-1] < 30 * 30, "the kills came in the middle"
     assert_same(finish(stopped, data), whole)
     assert_same_weights(trial, stopped)
 

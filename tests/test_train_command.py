@@ -75,7 +75,7 @@ def test_a_run_over_its_deadline_has_status_1(
     ("words", "message"),
     [
         ("--recipe papr", "recipe: recipe 'papr': known are proxy, paper"),
-        ("--epochs 0", "rungs: whole numbers of epochs above 0"),
+        ("--epochs 0", "rungs: whole numbers of epochs from 1 to"),
         ("--batch 1", "recipe.batch = 1: must be at least 2"),
         ("--deadline -1", "deadline: should be greater than 0"),
         ("--threads 0", "threads: should be greater than or equal to 1"),
