@@ -411,8 +411,12 @@ def _release(array: NDArray[Any]) -> None:
 def _kind(images: NDArray[np.uint8]) -> str:
     """Return channels and size of images [N, h, w, channels], for people."""
     _, height, width, channels = images.shape
-    colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
-    return f"{colours}, {width} × {height} px"
+    return f"{channels_in_words(channels)}, {width} × {height} px"
+
+
+def channels_in_words(count: int) -> str:
+    """Return what images of so many channels are, for people."""
+    return {1: "grey", 3: "RGB"}.get(count, f"{count} channels")
 
 
 def _locked_folder(root: Path) -> tuple[Path, IO[str]]:

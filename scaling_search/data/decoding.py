@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from scaling_search import UserError
-from scaling_search.data.dataset import CacheWriter, Dataset
+from scaling_search.data.dataset import CacheWriter, Dataset, channels_in_words
 from scaling_search.data.source import Encoded, Source, Split, counted
 
 # px: larger originals are reduced when they are decoded, a search has no use for more
@@ -115,15 +115,14 @@ def decode(
     classes: tuple[str, ...],
     train: Split,
     test: Split | None,
-    channels: int | None = None,
     notes: Sequence[str] = (),
 ) -> Dataset:
     """Decode every image: shorter side to the native side, antialiased, and the middle square of
     it.
 
     The native side is the one that three quarters of the training images reach, at most MAX_SIDE.
-    `channels`: 1 or 3, by default 1 where all training images are grey. Raises UserError, which
-    names the image, for one that cannot be read or does not go with the others."""
+    Without `source.channels` there is one where all training images are grey. Raises UserError,
+    which names the image, for one that cannot be read or does not go with the others."""
     # Pillow warns of damaged EXIF and of large images, line by line and without their names
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -131,9 +130,9 @@ def decode(
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         headers: list[_Header] = []
         for split in splits:
-            headers += _mapped(pool, partial(_header, channels=channels), split.items())
+            headers += _mapped(pool, partial(_header, channels=source.channels), split.items())
         of_train = headers[: len(train.labels)]
-        count = _channels(headers, of_train, channels)
+        count = _channels(headers, of_train, source.channels)
         deepest = 0
         if any(header.is_deep for header in headers):
             for split in splits:
@@ -229,6 +228,19 @@ def _png_depth(image: Image.Image) -> int:
     return 16 if isinstance(rawmode, str) and ";16" in rawmode else 8
 
 
+def _is_misread(image: TiffImageFile) -> bool:
+    """Whether Pillow would read other pixels than a TIFF holds."""
+    bands = len(image.getbands())
+    # it drops a band that is neither a colour nor said to be an alpha
+    if image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) > bands:
+        return True
+    # of several deep bands it keeps but the upper 8 bits, and mixes up planes
+    if bands > 1:
+        return _tiff_depth(image) > 8
+    # one band that is not compressed it maps from the file, and turns without moving its pixels
+    return _is_turned(image)
+
+
 def _is_turned(image: TiffImageFile) -> bool:
     """Whether an uncompressed TIFF of grey levels is to be seen otherwise than it is stored."""
     is_raw = image.tag_v2.get(_COMPRESSION, 1) == 1
@@ -263,7 +275,7 @@ def _kind(headers: Sequence[_Header]) -> str:
     channels = Counter(header.channels for header in headers)
     words = []
     for count, images in channels.most_common():
-        name = {1: "grey", 3: "RGB"}.get(count, f"{count} channels")
+        name = channels_in_words(count)
         words.append(name if len(channels) == 1 else f"{images:,} {name}")
     by_area = sorted({(h.width * h.height, h.width, h.height) for h in headers})
     (_, *least), (_, *most) = by_area[0], by_area[-1]
@@ -317,15 +329,7 @@ def _opened(item: Encoded, channels: int | None) -> Image.Image | _Bands:
         if content.startswith(_TIFF):
             return _tiff(item, content)
         raise _unreadable(item, error) from error
-    # Pillow drops a band that is neither a colour nor said to be an alpha
-    bands = len(image.getbands())
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) > bands:
-        return _tiff(item, content)
-    # of several deep bands Pillow keeps but the upper 8 bits, and mixes up planes
-    if isinstance(image, TiffImageFile) and bands > 1 and _tiff_depth(image) > 8:
-        return _tiff(item, content)
-    # one band that is not compressed Pillow maps from the file, and turns without moving its pixels
-    if isinstance(image, TiffImageFile) and bands == 1 and _is_turned(image):
+    if isinstance(image, TiffImageFile) and _is_misread(image):
         return _tiff(item, content)
     if channels is not None and channels > 3 and len(image.getbands()) == channels:
         return _checked(item, np.asarray(_upright(image)))
@@ -359,21 +363,16 @@ def _shrunk(image: Image.Image, form: _Form) -> _Square:
         # Pillow clips values above 255 where it converts to 8 bits
         return _Square(_scaled(np.asarray(image)[..., None], True, form), False)
     size = (form.side, form.side)
+    mode = "L" if form.channels == 1 else "RGB"
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         if np.asarray(with_alpha.getchannel("A")).min() < 255:
             # Pillow weighs colours by their alpha as it shrinks: those that are hidden stay so
             square = ImageOps.fit(with_alpha, size, Image.Resampling.BILINEAR)
             square = Image.alpha_composite(Image.new("RGBA", size, "white"), square)
-            return _Square(_pixels(square, form), True)
-    mode = "L" if form.channels == 1 else "RGB"
+            return _Square(np.asarray(square.convert(mode)).reshape(*size, -1), True)
     square = ImageOps.fit(image.convert(mode), size, Image.Resampling.BILINEAR)
-    return _Square(_pixels(square, form), False)
-
-
-def _pixels(square: Image.Image, form: _Form) -> NDArray[np.uint8]:
-    mode = "L" if form.channels == 1 else "RGB"
-    return np.asarray(square.convert(mode)).reshape(form.side, form.side, -1)
+    return _Square(np.asarray(square).reshape(*size, -1), False)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -119,7 +119,7 @@ def folder_source(root: Path, options: Options) -> Source:
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
         names = tuple(shown(name) for name in classes)
-        return decode(writer, source, names, pool, test, options.channels, notes)
+        return decode(writer, source, names, pool, test, notes)
 
     return Source(safe_name(root), origin, fingerprint(every_file), read)
 

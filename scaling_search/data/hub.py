@@ -148,7 +148,7 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
         raise UserError(
             f"data {address}: cannot be had from the Hugging Face Hub ({first_line(error)})"
         ) from error
-    return read_rows(writer, source, str(address), rows, columns, options, left_out)
+    return read_rows(writer, source, str(address), rows, columns, left_out)
 
 
 def _splits(address: _Address, streams: Any) -> tuple[dict[str, Any], list[str]]:

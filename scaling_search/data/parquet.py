@@ -67,7 +67,7 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
     splits = {kind: _FileRows(own, columns) for kind, own in by_split.items()}
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
-        return read_rows(writer, source, shown(first), splits, columns, options)
+        return read_rows(writer, source, shown(first), splits, columns)
 
     origin = f"parquet {shown(root.name)}"
     listed = [("", file) for file in files]

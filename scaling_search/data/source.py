@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scaling_search.data.dataset import CacheWriter, Dataset
@@ -29,16 +29,18 @@ AS_THEY_ARE = Options()
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`fingerprint` changes when the files do; `read` decodes them into the cache."""
+    """`fingerprint` changes when the files do; `read` decodes them into the cache, with `channels`
+    where that many are wanted in place of the images' own."""
 
     name: str
     origin: str  # for people
     fingerprint: str
     read: Callable[[CacheWriter, Source], Dataset]
+    channels: int | None = None
 
     def key(self, options: Options) -> str:
         """What the folder in the cache depends on."""
-        return f"{_READING}\n{options}\n{self.fingerprint}"
+        return f"{_READING}\n{replace(options, channels=self.channels)}\n{self.fingerprint}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,9 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
 
     Raises UserError for anything unknown, unreadable, empty or of one class, NoNetworkError for a
     named set that is neither in the cache nor to be had from the network."""
-    remove_abandoned(cache_root())
     if is_choice(spec):
         return _load_first(_AUTO if spec == "auto" else spec, options)
+    remove_abandoned(cache_root())
     if spec in NAMED:
         folder = cache_root() / NAMED[spec].folder
         if is_cached(folder):
@@ -47,13 +47,14 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
     else:
         # three channels are made of one as images are trained on, and most sets have what is asked
         # for anyway: then the cache is that of the images as they are
-        as_they_are = replace(options, channels=None)
-        source = _source(spec, as_they_are)
-        folder = _own_folder(source, as_they_are)
-        if is_cached(folder) and Dataset.open(folder).takes(options.channels):
-            return Dataset.open(folder)
+        source = _source(spec, options)
+        folder = _own_folder(source, options)
+        if is_cached(folder):
+            data = Dataset.open(folder)
+            if data.takes(options.channels):
+                return data
         if options.channels not in (None, 3):
-            source = _source(spec, options)
+            source = replace(source, channels=options.channels)
             folder = _own_folder(source, options)
         if is_cached(folder):
             return Dataset.open(folder)

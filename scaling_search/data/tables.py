@@ -71,7 +71,6 @@ def read_rows(
     where: str,
     splits: Mapping[str, Rows],
     columns: Columns,
-    options: Options,
     left_out: Sequence[str] = (),
 ) -> Dataset:
     """Read the splits train, test and val of a table, the last two where they are there: the first
@@ -100,7 +99,7 @@ def read_rows(
         test = _split(rows, values, columns)
         source = replace(source, origin=f"{source.origin}, {kind} as test")
     classes = tuple(columns.class_name(value) for value in values)
-    return decode(writer, source, classes, train, test, options.channels, notes)
+    return decode(writer, source, classes, train, test, notes)
 
 
 def _split(rows: Rows, values: Sequence[Any], columns: Columns) -> Split:

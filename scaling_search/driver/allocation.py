@@ -110,12 +110,12 @@ def _likeliest_change(mean: Array, moves: Array) -> float:
     standard normals.
     """
     pick = int(mean.argmax())
-    apart = mean[pick] - mean
+    gaps = mean[pick] - mean
     deviations = np.linalg.norm(moves - moves[pick], axis=1)
     others = np.arange(len(mean)) != pick
     if not others.any():
         return 0.0
-    return -float(np.min(apart[others] / np.maximum(deviations[others], np.finfo(float).tiny)))
+    return -float(np.min(gaps[others] / np.maximum(deviations[others], np.finfo(float).tiny)))
 
 
 def next_runs(
