@@ -7,17 +7,20 @@ model = effnet.build(net)      # needs torch; nothing else here does
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from effnet.arch import Arch, Baseline, Scaling, Stage
+from effnet.arch import Arch, Baseline, Network, Scaling, Stage
 from effnet.blocks import Block
 from effnet.budget import Budget
 from effnet.cost import Cost, cost
+from effnet.custom import CustomArch, Function, FunctionError
 from effnet.definition import read_baseline, read_config
 from effnet.families import arch, baseline, implied_phi, names
 from effnet.solve import InfeasibleError, Solution, fit, solve
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from effnet.nn.model import ConvNet
 
 __all__ = [
@@ -26,7 +29,11 @@ __all__ = [
     "Block",
     "Budget",
     "Cost",
+    "CustomArch",
+    "Function",
+    "FunctionError",
     "InfeasibleError",
+    "Network",
     "Scaling",
     "Solution",
     "Stage",
@@ -43,25 +50,54 @@ __all__ = [
 ]
 
 
+@overload
 def build(
-    net: Arch | str,
+    net: Arch,
     *,
     num_classes: int | None = None,
     dropout: float | None = None,
     drop_path: float = 0.2,
     bn_eps: float | None = None,
     same_padding: bool = False,
-) -> ConvNet:
+) -> ConvNet: ...
+
+
+@overload
+def build(
+    net: Network | str,
+    *,
+    num_classes: int | None = None,
+    dropout: float | None = None,
+    drop_path: float = 0.2,
+    bn_eps: float | None = None,
+    same_padding: bool = False,
+) -> nn.Module: ...
+
+
+def build(
+    net: Network | str,
+    *,
+    num_classes: int | None = None,
+    dropout: float | None = None,
+    drop_path: float = 0.2,
+    bn_eps: float | None = None,
+    same_padding: bool = False,
+) -> nn.Module:
     """The torch module of a network or of a published member (`build("b3", num_classes=10)`).
 
-    See `effnet.nn.model.ConvNet` for the options. Raises ValueError for an unknown name, and for
-    `num_classes` beside an Arch, which has its own."""
+    See `effnet.nn.model.ConvNet` for the options; a function's network has none of them but a
+    `dropout` of 0, which turns off what it has. Raises ValueError for an unknown name, and for
+    `num_classes` beside an Arch, which has its own; FunctionError for what a function raises."""
     from effnet.nn.model import ConvNet
 
     if isinstance(net, str):
         net = arch(net, num_classes=1000 if num_classes is None else num_classes)
     elif num_classes is not None:
         raise ValueError("num_classes: an Arch has its own; give it to effnet.arch")
+    if isinstance(net, CustomArch):
+        from effnet.nn import count
+
+        return count.build(net, without_dropout=dropout == 0)
     return ConvNet(
         net, dropout=dropout, drop_path=drop_path, bn_eps=bn_eps, same_padding=same_padding
     )

@@ -1,7 +1,8 @@
 """Networks as data: the rows of a baseline, how they scale, and the integers that come out.
 
 A `Baseline` is an unscaled network. `scale` multiplies its depth, width and resolution, rounds as
-its family does, and gives an `Arch`; `blocks.py` resolves that into blocks and layers. No torch.
+its family does, and gives an `Arch`; `blocks.py` resolves that into blocks and layers. A `Function`
+(custom.py) is a baseline too, whose networks it builds itself. No torch.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+from effnet import custom
+from effnet.custom import CustomArch, Function
 from effnet.rounding import round_half_up, rule, snap, spread_repeats
 
 Operator = Literal["mbconv", "mbconv3x3", "fused", "separable", "bottleneck"]
@@ -398,7 +401,16 @@ class Arch:
 
 # ---- from the one to the other
 
+AnyBaseline = Baseline | Function
+Network = Arch | CustomArch
 
+
+def network_from_dict(data: Mapping[str, Any]) -> Network:
+    """The network that its `as_dict` described. Raises ValueError."""
+    return CustomArch.from_dict(data) if "function" in data else Arch.from_dict(data)
+
+
+@overload
 def scale(
     baseline: Baseline,
     depth: float = 1.0,
@@ -408,14 +420,44 @@ def scale(
     num_classes: int = 1000,
     dropout_percent: int | None = None,
     name: str = "",
-) -> Arch:
-    """Apply multipliers of depth and width and a resolution in px; round by the baseline's rule.
+) -> Arch: ...
+
+
+@overload
+def scale(
+    baseline: AnyBaseline,
+    depth: float = 1.0,
+    width: float = 1.0,
+    resolution: int | None = None,
+    *,
+    num_classes: int = 1000,
+    dropout_percent: int | None = None,
+    name: str = "",
+) -> Network: ...
+
+
+def scale(
+    baseline: AnyBaseline,
+    depth: float = 1.0,
+    width: float = 1.0,
+    resolution: int | None = None,
+    *,
+    num_classes: int = 1000,
+    dropout_percent: int | None = None,
+    name: str = "",
+) -> Network:
+    """Apply multipliers of depth and width and a resolution in px; round by the baseline's rule, or
+    as its function does, which has dropout and name of its own.
 
     Raises ValueError for a multiplier that is not a finite number above 0, a resolution that the
     strides leave no pixels of, a class count below 1, and, under `spread`, fewer blocks than
     stages."""
     if resolution is None:
         resolution = baseline.resolution
+    if isinstance(baseline, Function):
+        _check_multiplier("depth", depth)
+        _check_multiplier("width", width)
+        return custom.network(baseline, depth, width, resolution, num_classes)
     return assemble(
         baseline,
         repeats_at(baseline, depth),
@@ -461,15 +503,15 @@ def widths_at(baseline: Baseline, width: float) -> tuple[int, ...]:
     return (stem, *stages, head)
 
 
-def side_at(baseline: Baseline, resolution: float, step: int = 1) -> int:
+def side_at(baseline: AnyBaseline, resolution: float, step: int = 1) -> int:
     """Resolution [px] at a multiplier, in whole steps."""
     return step * round_half_up(baseline.resolution * resolution / step)
 
 
-def least_depth(baseline: Baseline) -> float:
+def least_depth(baseline: AnyBaseline) -> float:
     """The depth multiplier below which the rule refuses, having fewer blocks than stages; 0 where
-    it gives every stage a block at any depth."""
-    if not rule(baseline.rounding).whole_blocks:
+    it gives every stage a block at any depth, and of a function, which refuses what it will."""
+    if isinstance(baseline, Function) or not rule(baseline.rounding).whole_blocks:
         return 0.0
     # half a block below one for each stage still rounds up to it
     return (len(baseline.stages) - 0.5) / baseline.blocks

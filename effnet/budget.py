@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from effnet.arch import Arch
+from effnet.arch import Network
 from effnet.cost import PRECISIONS, Precision, cost, macs, training_memory
 
 Measure = Literal["macs", "params", "acts", "memory"]
@@ -98,7 +98,7 @@ class Budget:
                 unit = larger
         return f"{unit}B" if self.of == "memory" else unit
 
-    def measure(self, arch: Arch) -> int:
+    def measure(self, arch: Network) -> int:
         """What `arch` costs in this budget's unit."""
         if self.of == "macs":
             return macs(arch)

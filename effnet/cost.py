@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from effnet.arch import Arch
+from effnet.arch import Arch, Network
 from effnet.blocks import Block, Op, blocks, ops
+from effnet.custom import CustomArch
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,10 @@ def op_cost(op: Op, block: Block) -> Cost:
     return Cost(*_at(_parts((op,)), block.side_in, block.side_out))
 
 
-def cost(arch: Arch) -> Cost:
-    """MACs, params and acts of the whole network."""
+def cost(arch: Network) -> Cost:
+    """MACs, params and acts of the whole network; of a function's as torch has counted them."""
+    if isinstance(arch, CustomArch):
+        return Cost(arch.counts.macs, arch.counts.params, arch.counts.acts)
     total_macs = total_params = total_acts = 0
     for block in blocks(arch):
         n, side_in, side_out = block[:3]
@@ -111,7 +114,7 @@ def cost_by_kind(arch: Arch) -> dict[str, Cost]:
     return kinds
 
 
-def macs(arch: Arch) -> int:
+def macs(arch: Network) -> int:
     """The multiply-adds alone."""
     return cost(arch).macs
 
@@ -146,13 +149,15 @@ def _kept_by_pool(block: Block, stem_pool: int, element: int) -> int:
 
 
 def training_memory(
-    arch: Arch, batch: int = 32, precision: Precision = "fp32", states: int = 1
+    arch: Network, batch: int = 32, precision: Precision = "fp32", states: int = 1
 ) -> int:
     """Estimated peak bytes of one training step under PyTorch: weights, gradients, `states`
     optimizer states per weight (1: SGD with momentum; 2: AdamW), and at the worst moment of the
     backward pass the activations still kept, the gradients already computed and the pair in flight.
     fp16 and bf16 are autocast: weights, gradients and states stay fp32, activations and a copy of
     the weights take 2 bytes.
+
+    Of a function's network: what its forward pass saves, whole. Raises FunctionError then.
 
     Not in it: the allocator's rounding, the convolutions' workspace, the CUDA context. Within 10%
     of what torch's CPU allocator sees (tests/test_cost.py). Raises ValueError for a batch below 1
@@ -165,6 +170,11 @@ def training_memory(
     if precision != "fp32":
         element, copied = 2, 2
     params = cost(arch).params
+    if isinstance(arch, CustomArch):
+        from effnet.nn.count import saved_for_backward
+
+        kept = batch * element * saved_for_backward(arch) + copied * params
+        return max(kept, 4 * params) + 4 * params * (1 + states)
     # Walked forward: at each layer, what is kept by then, and the gradients of the layers after it,
     # which the backward pass has computed when it comes back to this one.
     kept = batch * arch.in_channels * arch.resolution**2 * 4

@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from effnet.arch import Arch, Baseline, Operator, Scaling, Stage, scale, side_at
+from effnet import custom
+from effnet.arch import (
+    AnyBaseline,
+    Baseline,
+    Network,
+    Operator,
+    Scaling,
+    Stage,
+    scale,
+    side_at,
+)
+from effnet.custom import Function
 from effnet.definition import read_baseline
 
 Row = tuple[int, int, int, int, int]  # expand, kernel, stride, width, repeats
@@ -299,12 +310,20 @@ def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
 
 
-def baseline(name: str | Baseline) -> Baseline:
-    """The baseline of that name, or from a file whose name ends in `.toml`; a Baseline is itself.
+def baseline(name: str | AnyBaseline) -> AnyBaseline:
+    """The baseline of that name, from a file whose name ends in `.toml`, or a function, such as
+    `file.py:build`, whose file is run; a Baseline is itself.
 
     Raises ValueError naming the nearest and the known ones."""
-    if isinstance(name, Baseline):
+    if isinstance(name, Baseline | Function):
         return name
+    if custom.is_place(name):
+        return custom.find(name)
+    return named_baseline(name)
+
+
+def named_baseline(name: str) -> Baseline:
+    """The table of that name, or from a file whose name ends in `.toml`. Raises ValueError."""
     if name.endswith(".toml"):
         return read_baseline(name)
     if _canonical(name) not in BASELINES:
@@ -312,9 +331,9 @@ def baseline(name: str | Baseline) -> Baseline:
     return BASELINES[_canonical(name)]
 
 
-def _to_be_scaled(name: str | Baseline) -> Baseline:
+def _to_be_scaled(name: str | AnyBaseline) -> AnyBaseline:
     """Return what `baseline` does; its errors are worded for somebody who called `arch`."""
-    if isinstance(name, Baseline) or name.endswith(".toml"):
+    if isinstance(name, Baseline | Function) or name.endswith(".toml") or custom.is_place(name):
         return baseline(name)
     canonical = _canonical(name)
     if canonical in BASELINES:
@@ -327,7 +346,7 @@ def _to_be_scaled(name: str | Baseline) -> Baseline:
 
 
 def arch(
-    name: str | Baseline,
+    name: str | AnyBaseline,
     *,
     alpha: float | None = None,
     beta: float | None = None,
@@ -340,7 +359,7 @@ def arch(
     in_channels: int = 3,
     rounding: str | None = None,
     stages: Mapping[int, Mapping[str, Any]] | None = None,
-) -> Arch:
+) -> Network:
     """A published member (`arch("b3")`, at another `resolution` too), compound coefficients on a
     baseline (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
     (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px).
@@ -360,6 +379,7 @@ def arch(
     member = None
     if isinstance(name, str) and not compound and not direct:
         member = MEMBERS.get(_canonical(name))
+    base: AnyBaseline
     if member is not None:
         base = BASELINES[member.baseline]
         label, dropout_percent = _canonical(str(name)), member.dropout_percent
@@ -368,13 +388,15 @@ def arch(
             resolution = member.resolution
     else:
         base = _to_be_scaled(name)
-        label, dropout_percent = base.name, base.dropout_percent
+        label = base.name
+        dropout_percent = 0 if isinstance(base, Function) else base.dropout_percent
 
     base = replace(base, in_channels=in_channels)
-    if rounding is not None:
-        base = replace(base, rounding=rounding)
-    if stages:
-        base = base.with_stages(stages)
+    if isinstance(base, Baseline):
+        base = replace(base, rounding=base.rounding if rounding is None else rounding)
+        base = base.with_stages(stages or {})
+    elif rounding is not None or stages:
+        raise ValueError(f"{base.place}: rounding and stages are of tables, a function has its own")
     if compound:
         scaling = Scaling(_or_one(alpha), _or_one(beta), _or_one(gamma), _or_one(phi))
         depth, width = scaling.depth, scaling.width

@@ -180,3 +180,20 @@ def rule(name: str) -> Rounding:
     if not isinstance(name, str) or name not in ROUNDINGS:
         raise ValueError(f"rounding = {name!r}: known are {', '.join(ROUNDINGS)}")
     return ROUNDINGS[name]
+
+
+def shortest_decimal(low: int, high: int, unit: int) -> int:
+    """The shortest decimal among the integers of [low, high], in parts of `unit` (a power of ten);
+    of several, the one nearest to the middle."""
+
+    def off_the_middle(position: int) -> int:
+        return abs(2 * position - low - high)
+
+    step = unit
+    while step > 1:
+        first = -(-low // step) * step
+        positions = range(first, high + 1, step)
+        if positions:
+            return min(positions, key=off_the_middle)
+        step //= 10
+    return min(range(low, high + 1), key=off_the_middle)

@@ -7,9 +7,11 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from effnet.arch import Baseline, Scaling, least_depth, least_side, repeats_at, scale
+from effnet import custom
+from effnet.arch import AnyBaseline, Scaling, least_depth, least_side, repeats_at, scale
 from effnet.budget import Budget
 from effnet.cost import macs
+from effnet.custom import Function
 from effnet.rounding import round_half_up
 from effnet.solve import Solution, fit
 
@@ -18,11 +20,12 @@ Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 # A direction's network is looked for at resolutions within these factors of the exact one, which
 # is seldom of low waste itself.
 _SIDES_FROM, _SIDES_TO = 0.8, 1.25
+_BEYOND = 1.1  # times the largest side: how far a function's waste is looked at
 _CHOICES = 3  # block counts, and resolutions, that are tried around a direction
 
 
 def shares(
-    base: Baseline, depth: float, width: float, resolution: int, num_classes: int
+    base: AnyBaseline, depth: float, width: float, resolution: int, num_classes: int
 ) -> Shares | None:
     """Real cost shares: each dial's mean contribution to the log of exact cost over all six orders
     of turning them (a Shapley value over 8 exact counts), divided by the log of the whole ratio.
@@ -69,11 +72,14 @@ def direction(s: Shares, ratio: float) -> Scaling:
     return Scaling(ratio ** s[0], ratio ** (s[1] / 2), ratio ** (s[2] / 2))
 
 
-def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
+def waste(base: AnyBaseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
     """Per resolution [px]: the baseline's cost per pixel over the best among `sides`, minus 1.
 
     Feature maps shrink by ceil, so a side just above a multiple of a stride pays for a whole row
-    more: B0 at 225 px wastes 15% against 224."""
+    more: B0 at 225 px wastes 15% against 224. A function's networks may cost more a pixel as they
+    grow, as attention does, and waste nothing: see `_waste_of_function`."""
+    if isinstance(base, Function):
+        return _waste_of_function(base, list(sides), num_classes)
     per_pixel = {}
     for px in sides:
         net = scale(base, resolution=px, num_classes=num_classes)
@@ -82,8 +88,38 @@ def waste(base: Baseline, sides: Iterable[int], num_classes: int) -> dict[int, f
     return {px: each / best - 1 for px, each in per_pixel.items()}
 
 
+def _waste_of_function(base: Function, sides: list[int], num_classes: int) -> dict[int, float]:
+    """Per side [px]: its cost over that of the frugal sides around it, minus 1.
+
+    Frugal are those on the lower convex hull of log cost over log side: cost is a sum of powers of
+    the side (a head's 0, convolutions' 2, attention's 4), whose logarithm is convex. Sides a little
+    beyond the last are looked at too, or that one, being the end, would pass for frugal."""
+    beyond = range(max(sides) + 1, math.ceil(_BEYOND * max(sides)) + 1)
+    points = []
+    for px in sorted({*sides, *beyond}):
+        net = scale(base, resolution=px, num_classes=num_classes)
+        points.append((math.log(px), math.log(macs(net))))
+    hull: list[tuple[float, float]] = []
+    for point in points:
+        while len(hull) > 1 and _turns_down(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    wastes = {}
+    for x, y in points:
+        right = next(i for i, (at, _) in enumerate(hull) if at >= x)
+        (x0, y0), (x1, y1) = hull[max(0, right - 1)], hull[right]
+        frugal = y1 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+        wastes[round(math.exp(x))] = math.exp(y - frugal) - 1
+    return {px: wastes[px] for px in sides}
+
+
+def _turns_down(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Whether `b` lies on or above the line from `a` to `c`."""
+    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
+
+
 def toward(
-    base: Baseline,
+    base: AnyBaseline,
     aim: Shares,
     budget: Budget,
     num_classes: int = 1000,
@@ -114,7 +150,7 @@ def toward(
         return miss, distance, -side  # of equals the larger
 
     solutions = []
-    for depth in _depths(base, exact.depth):
+    for depth in _depths(base, exact.depth, num_classes):
         for side in sides:
             solutions.append(
                 fit(base, budget, depth=depth, resolution=side, num_classes=num_classes)
@@ -124,7 +160,7 @@ def toward(
 
 
 def _sides(
-    base: Baseline, exact: float, top: float, max_waste: float, num_classes: int
+    base: AnyBaseline, exact: float, top: float, max_waste: float, num_classes: int
 ) -> dict[int, float]:
     """The resolutions [px] of low waste nearest to `exact`, at most `top`, with their waste."""
     least = least_side(base.total_stride)
@@ -136,9 +172,12 @@ def _sides(
     return {px: wasted[px] for px in nearest[:_CHOICES]}
 
 
-def _depths(base: Baseline, depth: float) -> list[float]:
+def _depths(base: AnyBaseline, depth: float, num_classes: int) -> list[float]:
     """Depth multipliers of the three networks whose block counts are nearest to that many times the
     baseline's."""
+    if isinstance(base, Function):
+        multipliers = custom.distinct_depths(base, depth / 2, 2 * depth, num_classes)
+        return sorted(multipliers, key=lambda multiplier: abs(multiplier - depth))[:_CHOICES]
     blocks = depth * base.blocks
     if least_depth(base):  # depth moves in whole blocks
         fewest = max(len(base.stages), round_half_up(blocks) - 1)

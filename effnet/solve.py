@@ -14,11 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack
 
-from effnet.arch import Arch, Baseline, Scaling, least_depth, least_side, scale, side_at
+from effnet.arch import (
+    AnyBaseline,
+    Baseline,
+    Network,
+    Scaling,
+    least_depth,
+    least_side,
+    scale,
+    side_at,
+)
 from effnet.budget import Budget, human
 from effnet.cost import macs
 from effnet.families import PAPER, baseline
-from effnet.rounding import round_half_up
+from effnet.rounding import round_half_up, shortest_decimal
 
 Dial = Literal["width", "depth", "resolution", "phi"]
 
@@ -38,7 +47,7 @@ class Solution:
     multipliers that build `arch`, `cost` in the budget's unit, `off` the signed relative distance
     from the target."""
 
-    arch: Arch
+    arch: Network
     budget: Budget
     free: Dial
     value: float
@@ -53,8 +62,11 @@ class Solution:
 
     def __str__(self) -> str:
         unit = {"macs": "multiply-adds", "memory": "bytes"}.get(self.budget.of, self.budget.of)
+        size = f"{self.arch.blocks} blocks"
+        if self.arch.blocks is None:  # of a function
+            size = f"depth {self.depth:.4g}"
         return (
-            f"{self.free} {self.value:g}: {self.arch.blocks} blocks, width {self.width:.4g}, "
+            f"{self.free} {self.value:g}: {size}, width {self.width:.4g}, "
             f"{self.arch.resolution} px, {human(self.cost)} {unit} "
             f"({self.off:+.2%} of {self.budget})"
         )
@@ -78,9 +90,19 @@ class InfeasibleError(ValueError):
 # ---- searches over integers
 
 
-def _nearest(cost_at: Callable[[int], int], target: float, low: int, high: int) -> int:
+def _nearest(
+    cost_at: Callable[[int], int], target: float, low: int, high: int, start: int | None = None
+) -> int:
     """The integer in [low, high] whose cost is nearest to `target`, the lower one on a tie; cost_at
-    must not decrease."""
+    must not decrease. Given `start`, it is asked for no integer farther from there than it takes to
+    pass the target by doubling or halving."""
+    if start is not None and low <= start <= high:
+        below, above = start, start
+        while low < below and cost_at(below) >= target:
+            below = max(low, below // 2)
+        while above < high and cost_at(above) < target:
+            above = min(high, 2 * above)
+        low, high = below, above
     # the first whose cost reaches the target, else the last
     above = low + bisect_left(range(low, high), target, key=cost_at)
     if above == low:
@@ -110,24 +132,14 @@ def _shortest_decimal(builds: Callable[[int], bool], start: int, unit: int) -> i
             high += stride
         stride //= 2
 
-    def off_the_middle(position: int) -> int:
-        return abs(2 * position - low - high)
-
-    step = unit
-    while step > 1:
-        first = -(-low // step) * step
-        positions = range(first, high + 1, step)
-        if positions:
-            return min(positions, key=off_the_middle)
-        step //= 10
-    return min(range(low, high + 1), key=off_the_middle)
+    return shortest_decimal(low, high, unit)
 
 
 # ---- width alone, as spaces of networks are made with
 
 
 def nearest_width(
-    base: Baseline,
+    base: AnyBaseline,
     target: float,
     depth: float,
     resolution: int,
@@ -143,10 +155,55 @@ def nearest_width(
 
     low = max(1, round_half_up(_THOUSANDTHS * limits[0]))
     high = max(low, round_half_up(_THOUSANDTHS * limits[1]))
-    return _nearest(cost_at, target, low, high) / _THOUSANDTHS
+    return _nearest(cost_at, target, low, high, _THOUSANDTHS) / _THOUSANDTHS
 
 
-def shortest_width(base: Baseline, arch: Arch, depth: float, near: float) -> float:
+def width_within(
+    base: AnyBaseline,
+    target: float,
+    depth: float,
+    resolution: int,
+    num_classes: int,
+    limits: tuple[float, float],
+    within: float,
+) -> float:
+    """A width multiplier, in whole thousandths within `limits`, whose multiply-adds lie within this
+    fraction of `target`, else the nearest: by few counts, where each takes long.
+
+    Regula falsi on logarithms, since cost grows as a power of width, every other step a halving,
+    since channels round."""
+
+    def cost_at(position: int) -> int:
+        width = position / _THOUSANDTHS
+        return macs(scale(base, depth, width, resolution, num_classes=num_classes))
+
+    below, above = (round_half_up(_THOUSANDTHS * limit) for limit in limits)
+    cost_below = cost_at(below)
+    if cost_below >= target or above <= below:
+        return below / _THOUSANDTHS
+    cost_above = cost_at(above)
+    if cost_above <= target:
+        return above / _THOUSANDTHS
+    halve = False
+    while above - below > 1:
+        middle = (below + above) // 2
+        if not halve:
+            part = math.log(target / cost_below) / math.log(cost_above / cost_below)
+            middle = round(below * (above / below) ** part)
+            middle = min(max(middle, below + 1), above - 1)
+        halve = not halve
+        cost = cost_at(middle)
+        if abs(cost / target - 1) <= within:
+            return middle / _THOUSANDTHS
+        if cost < target:
+            below, cost_below = middle, cost
+        else:
+            above, cost_above = middle, cost
+    nearest = below if target - cost_below <= cost_above - target else above
+    return nearest / _THOUSANDTHS
+
+
+def shortest_width(base: AnyBaseline, arch: Network, depth: float, near: float) -> float:
     """The shortest decimal (up to three places) among the width multipliers that build `arch`, of
     which `near` is one; of several, the one nearest to the middle of their interval. Raises
     ValueError where `near` builds another network."""
@@ -176,6 +233,7 @@ class _FreeDial:
     low: int
     high: int
     at: Callable[[int], tuple[float, float, int]]
+    start: int  # the baseline's own position, or near it
 
 
 class Dials(TypedDict, total=False):
@@ -188,7 +246,7 @@ class Dials(TypedDict, total=False):
     num_classes: int
 
 
-def solve(base: Baseline | str, budget: Budget | str, **dials: Unpack[Dials]) -> Arch:
+def solve(base: AnyBaseline | str, budget: Budget | str, **dials: Unpack[Dials]) -> Network:
     """The network of `fit`; raises InfeasibleError, which holds the nearest, when it misses the
     tolerance."""
     solution = fit(base, budget, **dials)
@@ -198,7 +256,7 @@ def solve(base: Baseline | str, budget: Budget | str, **dials: Unpack[Dials]) ->
 
 
 def fit(
-    base: Baseline | str,
+    base: AnyBaseline | str,
     budget: Budget | str,
     *,
     depth: float | None = None,
@@ -225,7 +283,7 @@ def fit(
     dial = _free_dial(base, depth, width, resolution, along)
     base_cost = budget.measure(scale(base, num_classes=num_classes))
 
-    def arch_at(position: int) -> Arch:
+    def arch_at(position: int) -> Network:
         return scale(base, *dial.at(position), num_classes=num_classes)
 
     position = _nearest_position(base, budget, dial, arch_at, budget.target(base_cost))
@@ -251,10 +309,10 @@ def fit(
 
 
 def _nearest_position(
-    base: Baseline,
+    base: AnyBaseline,
     budget: Budget,
     dial: _FreeDial,
-    arch_at: Callable[[int], Arch],
+    arch_at: Callable[[int], Network],
     target: float,
 ) -> int:
     """The dial's position whose network comes nearest to `target`."""
@@ -264,9 +322,9 @@ def _nearest_position(
     def cost_at(position: int) -> int:
         return budget.measure(arch_at(position))
 
-    best = _nearest(cost_at, target, dial.low, dial.high)
+    best = _nearest(cost_at, target, dial.low, dial.high, dial.start)
     high = dial.high
-    if least_depth(base) and dial.name in ("depth", "phi"):
+    if isinstance(base, Baseline) and least_depth(base) and dial.name in ("depth", "phi"):
         # One more block can move another to a cheaper stage, so cost may fall as the dial rises.
         # At equal repeats it never does.
         candidates = []
@@ -282,14 +340,14 @@ def _nearest_position(
 
 
 def _pieces(
-    base: Baseline, dial: _FreeDial, arch_at: Callable[[int], Arch], middle: int
+    base: Baseline, dial: _FreeDial, arch_at: Callable[[int], Network], middle: int
 ) -> list[tuple[int, int]]:
     """Ranges of the dial at equal block counts, as far around `middle` as counts of blocks can
     disturb the order of costs: largest remainders keep every stage within one block of its share,
     so no further than one block of the smallest stage is worth."""
 
     def blocks_at(position: int) -> int:
-        return arch_at(position).blocks
+        return arch_at(position).blocks or 0
 
     smallest = min([stage.repeats for stage in base.stages])
     reach = math.ceil(base.blocks / smallest) + 1
@@ -303,7 +361,7 @@ def _pieces(
 
 
 def _free_dial(
-    base: Baseline,
+    base: AnyBaseline,
     depth: float | None,
     width: float | None,
     resolution: int | None,
@@ -335,25 +393,28 @@ def _width_dial(depth: float, resolution: int) -> _FreeDial:
     def at(position: int) -> tuple[float, float, int]:
         return depth, position / _THOUSANDTHS, resolution
 
-    return _FreeDial("width", _THOUSANDTHS, 1, round(_THOUSANDTHS * _MAX_WIDTH), at)
+    high = round(_THOUSANDTHS * _MAX_WIDTH)
+    return _FreeDial("width", _THOUSANDTHS, 1, high, at, _THOUSANDTHS)
 
 
-def _resolution_dial(base: Baseline, depth: float, width: float) -> _FreeDial:
+def _resolution_dial(base: AnyBaseline, depth: float, width: float) -> _FreeDial:
     def at(position: int) -> tuple[float, float, int]:
         return depth, width, position
 
-    return _FreeDial("resolution", 1, least_side(base.total_stride), _MAX_RESOLUTION, at)
+    low = least_side(base.total_stride)
+    return _FreeDial("resolution", 1, low, _MAX_RESOLUTION, at, base.resolution)
 
 
-def _depth_dial(base: Baseline, width: float, resolution: int) -> _FreeDial:
+def _depth_dial(base: AnyBaseline, width: float, resolution: int) -> _FreeDial:
     def at(position: int) -> tuple[float, float, int]:
         return position / _THOUSANDTHS, width, resolution
 
     low = max(1, math.ceil(_THOUSANDTHS * least_depth(base)))
-    return _FreeDial("depth", _THOUSANDTHS, low, round(_THOUSANDTHS * _MAX_DEPTH), at)
+    high = round(_THOUSANDTHS * _MAX_DEPTH)
+    return _FreeDial("depth", _THOUSANDTHS, low, high, at, _THOUSANDTHS)
 
 
-def _phi_dial(base: Baseline, along: Scaling) -> _FreeDial:
+def _phi_dial(base: AnyBaseline, along: Scaling) -> _FreeDial:
     coefficients = (along.alpha, along.beta, along.gamma)
     if min(coefficients) < 1 or max(coefficients) == 1:
         raise ValueError(
@@ -378,4 +439,4 @@ def _phi_dial(base: Baseline, along: Scaling) -> _FreeDial:
 
     lowest = math.ceil(max(lows) * _MILLIONTHS)
     highest = math.floor(min(highs) * _MILLIONTHS)
-    return _FreeDial("phi", _MILLIONTHS, lowest, highest, at)
+    return _FreeDial("phi", _MILLIONTHS, lowest, highest, at, _MILLIONTHS)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from effnet import atomic
 from effnet.budget import human
+from effnet.custom import Function
 from scaling_search import UserError, __version__
 from scaling_search.data.dataset import Facts
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
@@ -144,9 +145,15 @@ def search(
     kept: tuple[str, ...] = ()
     if recorded:
         study, more, kept = grown(study, recorded.study, overridden)
-    with console.status("planning"):
+    with console.status("planning") as line:
         earlier = recorded.candidates if recorded else ()
-        todo = plan(study, data.classes, data.native, earlier)
+        todo = plan(
+            study,
+            data.classes,
+            data.native,
+            earlier,
+            progress=lambda words: line.update(f"planning: {words}"),
+        )
     _say_plan(console, study, todo)
     for words in kept:
         say(console, "kept", words)
@@ -377,9 +384,10 @@ def _versions(machine: Machine | None) -> str:
 
 def _say_plan(console: Console, study: Study, todo: Plan) -> None:
     base, spec = todo.baseline, study.baseline
+    blocks = f"{base.arch.blocks} blocks, " if base.arch.blocks else ""
     baseline = (
-        f"{spec.name}, {base.arch.blocks} blocks, width {spec.width:g}, at {base.arch.resolution} "
-        f"px · {human(base.cost.macs)} MACs"
+        f"{base.arch.name}, {blocks}width {spec.width:g}, at {base.arch.resolution} px · "
+        f"{human(base.cost.macs)} MACs"
     )
     if base.waste > 0.005:
         baseline += f" · wastes {percent(base.waste)}"
@@ -410,6 +418,8 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
         logger.info("%s; %s", _hardware(machine), _versions(machine))
     # what is run, with every default: `--study` of another machine takes it
     atomic.write(folder / "study.toml", study.to_toml().encode())
+    if isinstance(base := study.network(), Function):
+        atomic.write(folder / "baseline.py", base.source.encode())
     finished = count_ended(store.records())
     if finished:
         session.say("resume", f"{finished} runs are recorded in {folder}")

@@ -103,11 +103,11 @@ def test_torch_export_and_onnx(name: str, tmp_path: Path) -> None:
     net = effnet.arch(name, width=0.5, depth=0.4, resolution=64, num_classes=10)
     model = randomised(effnet.build(net, same_padding=name == "b0"), torch.randn(64, 3, 64, 64))
     model.train()
-    weights.save_program(model, tmp_path / "net.pt2")
+    weights.save_program(model, model.arch, tmp_path / "net.pt2")
     assert model.training, "the caller's model is left as it was"
     model.eval()
     program = torch.export.load(tmp_path / "net.pt2").module()
-    weights.save_onnx(model, tmp_path / "net.onnx")
+    weights.save_onnx(model, model.arch, tmp_path / "net.onnx")
     session = ort.InferenceSession(tmp_path / "net.onnx")
     for n in (1, 3):  # exported with a batch of 2
         with torch.no_grad():

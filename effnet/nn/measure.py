@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import effnet
-from effnet.arch import Arch
+from effnet.arch import Arch, Network
 from effnet.cost import Cost, Precision, cost, cost_by_kind
+from effnet.custom import CustomArch
 from effnet.nn import cuda
 from effnet.nn.model import ConvNet
 
@@ -150,6 +151,28 @@ def _count(model: ConvNet, arch: Arch) -> _Counts:
     )
 
 
+def fvcore_macs(arch: CustomArch) -> tuple[int, tuple[str, ...]]:
+    """What fvcore counts of a function's network in convolutions and matrix products, and the
+    operators with such products that it does not count. Raises FunctionError."""
+    with torch.random.fork_rng(devices=[]):
+        model = effnet.build(arch).eval()
+    images = torch.zeros(1, arch.in_channels, arch.resolution, arch.resolution)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # which is one operator for all of an attention, and fvcore counts none of it
+    torch.backends.mha.set_fastpath_enabled(False)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("fvcore").setLevel(logging.ERROR)
+        analysis = FlopCountAnalysis(model, images).unsupported_ops_warnings(False)
+        by_operator = analysis.by_operator()
+        uncounted = analysis.unsupported_ops()
+    torch.backends.mha.set_fastpath_enabled(fast_path)
+    products = ("conv", "linear", "matmul", "addmm", "bmm", "mm", "einsum")
+    total = sum(int(by_operator[operator]) for operator in products)
+    left_out = [name for name in uncounted if "attention" in name or "transformer" in name]
+    return total, tuple(sorted(left_out))
+
+
 def _kind_of(name: str) -> str:
     """The operator kind of a layer: the last part of its name that is no number, such as
     `depthwise` of blocks.3.depthwise.0."""
@@ -183,7 +206,7 @@ class Figure:
 
 
 def measure(
-    arch: Arch, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
+    arch: Network, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
 ) -> Iterator[str | Figure]:
     """Measure latency (of one image, of `batch`) and peak training memory on this device, the
     cheap first; `latency` and `peak_training_memory` say how.
@@ -207,7 +230,7 @@ def measure(
 
 
 def latency(
-    arch: Arch,
+    arch: Network,
     batch: int = 1,
     precision: Precision = "fp32",
     *,
@@ -224,7 +247,7 @@ def latency(
 
 
 def _passes(
-    arch: Arch, batch: int, precision: Precision, device: str | None, runs: int
+    arch: Network, batch: int, precision: Precision, device: str | None, runs: int
 ) -> Iterator[float]:
     """Yield the seconds of one forward pass after the other, `runs` at the most."""
     place = _place(device)
@@ -277,7 +300,7 @@ def _captured(work: Callable[[], object], place: torch.device) -> Callable[[], o
 
 
 def peak_training_memory(
-    arch: Arch, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
+    arch: Network, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
 ) -> int:
     """Peak bytes that torch's allocator holds for tensors during a training step (SGD with
     momentum): of the second step, when the optimizer's states exist. The truth beside
@@ -312,12 +335,12 @@ def _place(device: str | None) -> torch.device:
     return torch.device(device)
 
 
-def _on_device(model: ConvNet, place: torch.device) -> ConvNet:
+def _on_device(model: nn.Module, place: torch.device) -> nn.Module:
     """The model there in channels_last, the layout in which convolutions are fast on both."""
     return model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _images(arch: Arch, batch: int, place: torch.device) -> Tensor:
+def _images(arch: Network, batch: int, place: torch.device) -> Tensor:
     images = torch.randn(batch, arch.in_channels, arch.resolution, arch.resolution, device=place)
     return images.to(memory_format=torch.channels_last)
 

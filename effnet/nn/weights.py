@@ -24,11 +24,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 import effnet
 from effnet import atomic
-from effnet.arch import Arch
+from effnet.arch import Arch, Network
 from effnet.blocks import Block, blocks, ops
 from effnet.nn.model import ConvNet
 
@@ -360,26 +360,27 @@ def load(folder: str | Path) -> ConvNet:
 # ---- export
 
 
-def _example(model: ConvNet) -> Tensor:
+def _example(net: Network) -> Tensor:
     # two images: torch.export takes a dimension of 1 for a constant
-    return torch.zeros(2, model.arch.in_channels, model.arch.resolution, model.arch.resolution)
+    return torch.zeros(2, net.in_channels, net.resolution, net.resolution)
 
 
-def program(model: ConvNet) -> torch.export.ExportedProgram:
-    """`model` in eval mode as torch.export's program, for any batch."""
+def program(model: nn.Module, net: Network) -> torch.export.ExportedProgram:
+    """`model`, which is of the network `net`, in eval mode as torch.export's program, for any
+    batch."""
     batch = torch.export.Dim("batch", min=1)
     model = copy.deepcopy(model).cpu().eval()  # the caller's may be training on a GPU
-    return torch.export.export(model, (_example(model),), dynamic_shapes=({0: batch},))
+    return torch.export.export(model, (_example(net),), dynamic_shapes=({0: batch},))
 
 
-def save_program(model: ConvNet, path: str | Path) -> None:
+def save_program(model: nn.Module, net: Network, path: str | Path) -> None:
     """The program as a .pt2 file, for torch.export.load."""
-    torch.export.save(program(model), str(path))
+    torch.export.save(program(model, net), str(path))
 
 
-def save_onnx(model: ConvNet, path: str | Path) -> None:
-    """`model` in eval mode as ONNX: input `images` [batch, 3, side, side], output `logits` [batch,
-    classes].
+def save_onnx(model: nn.Module, net: Network, path: str | Path) -> None:
+    """`model`, which is of the network `net`, in eval mode as ONNX: input `images` [batch,
+    channels, side, side], output `logits` [batch, classes].
 
     Needs the packages onnx and onnxscript (the extra `onnx`); raises ValueError without them."""
     try:
@@ -394,8 +395,8 @@ def save_onnx(model: ConvNet, path: str | Path) -> None:
     exporters_log.setLevel(logging.ERROR)
     try:
         torch.onnx.export(
-            program(model),
-            (_example(model),),
+            program(model, net),
+            (_example(net),),
             str(path),
             input_names=["images"],
             output_names=["logits"],

@@ -6,13 +6,15 @@ import argparse
 from typing import Any
 
 from effnet import families
-from effnet.arch import Arch
+from effnet.arch import Network
 from scaling_search import UserError
 from scaling_search.cli.command import Argument
 from scaling_search.cli.values import plain
 
 NETWORK = Argument(
-    "network", "Network: b3, lite2, v2-s, ... (see list), or a TOML file of your own."
+    "network",
+    "Network: b3, lite2, v2-s, ... (see list), a TOML file of your own, or a function that builds "
+    "a torch module, as FILE.py:FUNCTION.",
 )
 CLASSES = Argument(
     "--classes",
@@ -67,8 +69,8 @@ def dials(resolution: str) -> tuple[Argument, ...]:
     return (*SCALE, side, ROUNDING, STAGE)
 
 
-def network(args: argparse.Namespace) -> Arch:
-    """The network that the arguments describe. Raises UserError."""
+def network(args: argparse.Namespace, in_channels: int = 3) -> Network:
+    """The network that the arguments describe, for images of `in_channels`. Raises UserError."""
     try:
         return families.arch(
             args.network,
@@ -80,6 +82,7 @@ def network(args: argparse.Namespace) -> Arch:
             width=args.width,
             resolution=args.resolution,
             num_classes=args.classes,
+            in_channels=in_channels,
             rounding=args.rounding,
             stages=_parse_stages(args.stage),
         )

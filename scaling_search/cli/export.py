@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from effnet.arch import Arch
+from effnet.arch import Arch, Network
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command
 from scaling_search.cli.dials import CLASSES, NETWORK, dials, network
@@ -20,7 +20,7 @@ def _export(args: argparse.Namespace, argv: list[str]) -> int:
     if (Path(args.network) / "study.toml").is_file():
         raise UserError(f"--to {args.to}: the curves of a run folder go to a file.parquet")
     net = network(args)
-    _check_arguments(args)
+    _check_arguments(args, net)
     try:
         _write(_build(args, net), net, args)
     except ValueError as error:
@@ -49,12 +49,23 @@ def _check_parent(path: Path) -> None:
         raise UserError(f"--to {path}: there is no folder {path.parent}")
 
 
-def _check_arguments(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace, net: Network) -> None:
     """Raises UserError for arguments that do not fit together, before anything is built."""
     suffix = args.to.suffix
     if suffix and suffix not in _SUFFIXES:
         raise UserError(f"--to {args.to}: a folder, or a file that ends in {', '.join(_SUFFIXES)}")
     _check_parent(args.to)
+    if not isinstance(net, Arch):
+        if not suffix:
+            raise UserError(
+                f"--to {args.to}: a folder is for a table's network, a function's goes to a file "
+                f"that ends in {', '.join(_SUFFIXES)}"
+            )
+        if args.names or args.bn_eps is not None or args.same_padding or _is_saved(args):
+            raise UserError(
+                f"{args.network} is a function: --names, --bn-eps, --same-padding and a folder of "
+                "weights are of tables"
+            )
     if args.names and suffix != ".safetensors":
         raise UserError(f"--names {args.names} is for --to FILE.safetensors")
     if _is_saved(args) and (args.bn_eps is not None or args.same_padding):
@@ -66,11 +77,16 @@ def _is_saved(args: argparse.Namespace) -> bool:
     return args.weights is not None and args.weights.is_dir()
 
 
-def _build(args: argparse.Namespace, net: Arch) -> Any:
+def _build(args: argparse.Namespace, net: Network) -> Any:
     """The module, with the weights that are given or fresh ones. Raises ValueError."""
     from effnet import build
     from effnet.nn import weights
 
+    if not isinstance(net, Arch):
+        model = build(net).eval()
+        if args.weights:
+            model.load_state_dict(weights.read_state(args.weights))
+        return model
     if _is_saved(args):
         model = weights.load(args.weights)
         if model.arch != net:
@@ -84,19 +100,19 @@ def _build(args: argparse.Namespace, net: Arch) -> Any:
     return model
 
 
-def _write(model: Any, net: Arch, args: argparse.Namespace) -> None:
+def _write(model: Any, net: Network, args: argparse.Namespace) -> None:
     """The module in the format that the name of --to asks for. Raises ValueError."""
     from effnet.nn import weights
 
     suffix = args.to.suffix
-    if args.names:
+    if args.names and isinstance(net, Arch):
         weights.save_state(weights.to_peer(model.state_dict(), net, args.names), args.to)
     elif suffix == ".safetensors":
         weights.save_state(model.state_dict(), args.to)
     elif suffix == ".onnx":
-        weights.save_onnx(model, args.to)
+        weights.save_onnx(model, net, args.to)
     elif suffix == ".pt2":
-        weights.save_program(model, args.to)
+        weights.save_program(model, net, args.to)
     else:
         weights.save(model, args.to)
 

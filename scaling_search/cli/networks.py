@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import Arch, Baseline, Scaling
+from effnet.arch import AnyBaseline, Arch, Baseline, Network, Scaling
 from effnet.budget import Budget
 from effnet.cost import (
     CONVENTIONS,
@@ -24,6 +24,7 @@ from effnet.cost import (
     cost_by_kind,
     training_memory,
 )
+from effnet.custom import CustomArch
 from effnet.messages import first_line
 from effnet.shares import shares, toward
 from effnet.solve import InfeasibleError, Solution, fit
@@ -104,11 +105,14 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     net = network(args)
     total = cost(net)
     memory = training_memory(net, args.batch, args.precision)
-    print(f"{args.network}: {net.blocks} blocks, {net.resolution} px, {net.num_classes} classes")
+    blocks = f"{net.blocks} blocks, " if net.blocks else ""
+    print(f"{args.network}: {blocks}{net.resolution} px, {net.num_classes} classes")
     print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
     print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
     training = f"training at batch {args.batch} in {args.precision}, without the kernels' workspace"
     print(f"memory {memory:>18,}  (bytes, estimated: {training})")
+    if not isinstance(net, Arch):
+        return _cost_of_function(net, args, memory)
     phi = _implied_phi(args.network, net)
     if phi:
         print(phi)
@@ -121,6 +125,31 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
         return _measure(net, args, memory)
     _print_table(console, _by_block(net) if args.blocks else _by_operator(net))
     return 0
+
+
+def _cost_of_function(net: CustomArch, args: argparse.Namespace, memory: int) -> int:
+    """What remains of `cost` for a function's network: its blocks are its own affair."""
+    for option in ("blocks", "convention"):
+        if getattr(args, option):
+            raise UserError(f"--{option}: {args.network} is a function, whose blocks are its own")
+    print("counted by torch on the meta device")
+    if args.check:
+        return _check_function(net)
+    return _measure(net, args, memory) if args.measure else 0
+
+
+def _check_function(net: CustomArch) -> int:
+    """torch's count beside fvcore's; exit status 1 where fvcore counts the same operators and says
+    otherwise."""
+    from effnet.nn.measure import fvcore_macs
+
+    theirs, left_out = fvcore_macs(net)
+    missing = f"; fvcore does not count {', '.join(left_out)}" if left_out else ""
+    print(f"fvcore {theirs:>18,}  (convolutions and matrix products{missing})")
+    if theirs == net.counts.macs:
+        print("equal to fvcore (macs)")
+        return 0
+    return 0 if left_out else 1
 
 
 def _implied_phi(name: str, net: Arch) -> str:
@@ -201,7 +230,7 @@ def _check(net: Arch, console: Console) -> int:
     return 0
 
 
-def _measure(net: Arch, args: argparse.Namespace, estimate: int) -> int:
+def _measure(net: Network, args: argparse.Namespace, estimate: int) -> int:
     from effnet.nn.measure import Figure, measure
 
     try:
@@ -237,7 +266,10 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
     """Exit status 1 where the nearest network misses the budget."""
     try:
         base = families.baseline(args.baseline)
-        base = replace(base, rounding=args.rounding or base.rounding)
+        if isinstance(base, Baseline):
+            base = replace(base, rounding=args.rounding or base.rounding)
+        elif args.rounding:
+            raise ValueError(f"--rounding {args.rounding}: {base.place} rounds as it will")
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
@@ -266,7 +298,7 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
     return 0 if solution.met else 1
 
 
-def _toward(base: Baseline, budget: Budget, args: argparse.Namespace) -> Solution:
+def _toward(base: AnyBaseline, budget: Budget, args: argparse.Namespace) -> Solution:
     """The network nearest to the direction of --shares. Raises ValueError."""
     if any(value is not None for value in (args.depth, args.width, args.resolution, args.along)):
         raise ValueError(

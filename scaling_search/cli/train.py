@@ -48,7 +48,8 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     for note in facts.notes:
         say(console, "note", note)
     arch = trial.arch
-    say(console, "network", f"{arch.name}, {arch.blocks} blocks, {arch.resolution} px")
+    blocks = f"{arch.blocks} blocks, " if arch.blocks else ""
+    say(console, "network", f"{arch.name}, {blocks}{arch.resolution} px")
     if args.profile:
         return _profile(trial, data, console)
     return _run(trial, data, console)
@@ -71,7 +72,7 @@ def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: s
     if args.resolution is None and not compound:
         args.resolution = data.native
     return Trial(
-        arch=replace(network(args), in_channels=data.input_channels(study.data.channels)),
+        arch=network(args, data.input_channels(study.data.channels)),
         data_digest=data.digest,
         data_folder=str(data.folder),
         recipe=study.recipe,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from effnet import Arch
+from effnet import Network
 from effnet.cost import Precision
 from effnet.nn import cuda as cuda_kernels
 from scaling_search import UserError
@@ -181,7 +181,9 @@ def check_numbers(machine: Machine, indices: tuple[int, ...] | None = None) -> M
     )
 
 
-def memory_needed(study: Study, arch: Arch, precision: Precision, batch: int | None = None) -> int:
+def memory_needed(
+    study: Study, arch: Network, precision: Precision, batch: int | None = None
+) -> int:
     """Predicted bytes of a GPU for one training of `arch`: an estimate, the CUDA context
     included."""
     recipe = study.recipe
@@ -191,13 +193,15 @@ def memory_needed(study: Study, arch: Arch, precision: Precision, batch: int | N
     return CONTEXT + predicted_peak(arch, recipe, images, precision)
 
 
-def trainings_per_gpu(study: Study, networks: Sequence[Arch], machine: Machine, most: int) -> int:
+def trainings_per_gpu(
+    study: Study, networks: Sequence[Network], machine: Machine, most: int
+) -> int:
     """How many trainings of the largest network a GPU of `machine` holds: from 1 to `most`."""
     largest = max(memory_needed(study, arch, machine.precision) for arch in networks)
     return min(most, room(machine.memory, largest))
 
 
-def check_memory(study: Study, networks: Sequence[Arch], machine: Machine) -> str:
+def check_memory(study: Study, networks: Sequence[Network], machine: Machine) -> str:
     """A line to say where some networks will not fit the smallest GPU; "" where all do.
 
     Raises UserError where not even the smallest does. Needs are predictions: only what is larger

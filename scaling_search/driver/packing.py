@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from effnet import Arch
+from effnet import Network
 from effnet.cost import Precision, training_memory
 from scaling_search.training.recipe import Recipe
 from scaling_search.training.trial import Trial
@@ -98,7 +98,7 @@ def measuring_pays(runs: int, steps: int, devices: int) -> bool:
 
 
 @lru_cache(4096)  # a millisecond each, asked again and again while a device is full
-def predicted_peak(arch: Arch, recipe: Recipe, images: int, precision: Precision) -> int:
+def predicted_peak(arch: Network, recipe: Recipe, images: int, precision: Precision) -> int:
     """Bytes that one training is predicted to take from its device, its process's `CONTEXT` not
     counted: those of a step (effnet.cost) and of `images` that lie there as uint8."""
     step = training_memory(arch, recipe.batch, precision, recipe.optimizer_states)

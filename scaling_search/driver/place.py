@@ -61,7 +61,13 @@ def examine_machine(study: Study, todo: Plan, place: Place, console: Console) ->
     if study.device == "cuda" and not place.check:
         # Triton's kernels are for where they are known to agree with plain modules
         machine = replace(machine, kernels="torch")
-    _say_what_is_wrong(study, machine, place, console)
+    if study.baseline.function is not None:
+        # our kernels know our modules, not those of a function
+        machine = replace(machine, kernels="torch")
+        note = "a function's modules train as torch runs them, without kernels of ours"
+        say(console, "note", note)
+    else:
+        _say_what_is_wrong(study, machine, place, console)
     if machine.memory:
         networks = [c.arch for c in todo.everything]
         note = devices.check_memory(study, networks, machine)

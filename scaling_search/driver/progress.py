@@ -25,8 +25,9 @@ class _Running:
 
     @property
     def words(self) -> str:
-        arch = self.candidate.arch
-        name = f"{arch.blocks}b w{self.candidate.beta:g} {arch.resolution}px"
+        candidate, arch = self.candidate, self.candidate.arch
+        size = f"d{candidate.alpha:g}" if arch.blocks is None else f"{arch.blocks}b"
+        name = f"{size} w{candidate.beta:g} {arch.resolution}px"
         return f"{name} ({self.epochs_done}/{self.epochs})"
 
 

@@ -42,7 +42,7 @@ def workload(
 
     `runs` is the number of runs without an outcome; their steps are those of the first rung."""
     networks = [c.arch for c in (*todo.candidates, *todo.pool)] or [todo.baseline.arch]
-    networks.sort(key=lambda arch: arch.blocks)
+    networks.sort(key=lambda arch: arch.blocks or 0)
     typical = Trial(
         arch=networks[len(networks) // 2],
         data_digest=data.digest,

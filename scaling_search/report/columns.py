@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from effnet.arch import Arch
+from effnet.arch import Arch, Network
 from scaling_search.report.page import Page
 from scaling_search.results import tables
 from scaling_search.results.record import Record, by_network_key
@@ -185,7 +185,9 @@ def _counted(status: str, runs: int) -> str:
     return f"{runs} {status}" if runs > 1 else status
 
 
-def _stages(net: Arch) -> str:
+def _stages(net: Network) -> str:
+    if not isinstance(net, Arch):
+        return f"{net.name} at depth {net.depth:g}, width {net.width:g}"
     stages = " ".join(f"{stage.repeats}×{stage.width}" for stage in net.stages)
     return f"stem {net.stem_width}; {stages}; head {net.head_width}"
 

@@ -21,7 +21,8 @@ COLUMNS = [
 
 def network_row(candidate: Candidate) -> dict[str, Any]:
     """A network's part of a row. `network` is its key, `width` the width multiplier, `resolution`
-    in px; the shares are empty where the network costs no more than the baseline."""
+    in px; the shares are empty where the network costs no more than the baseline, `blocks` where a
+    function builds it."""
     depth, width, resolution = candidate.shares or (None, None, None)
     return {
         "network": candidate.key,

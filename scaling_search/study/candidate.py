@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from effnet.arch import Arch
+from effnet.arch import Network, network_from_dict
 from effnet.budget import Budget
 from effnet.cost import Cost
 from effnet.shares import Shares
@@ -21,7 +21,7 @@ class Candidate:
     baseline's, `waste` that of its resolution (effnet.shares.waste); `directions` are those it was
     chosen for."""
 
-    arch: Arch
+    arch: Network
     role: Literal["baseline", "reference", "candidate"]
     budget: Budget
     alpha: float
@@ -42,7 +42,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """The network in words."""
-        return f"{self.arch.blocks} blocks, width {self.beta:g}, {self.arch.resolution} px"
+        return in_words(self.arch, self.alpha, self.beta)
 
     @property
     def stands_for(self) -> str:
@@ -73,10 +73,17 @@ class Candidate:
         return cls(
             **{
                 **data,
-                "arch": Arch.from_dict(data["arch"]),
+                "arch": network_from_dict(data["arch"]),
                 "budget": Budget.from_text(data["budget"]),
                 "cost": Cost(**data["cost"]),
                 "shares": tuple(data["shares"]) if data["shares"] else None,
                 "directions": tuple(map(Direction.from_text, data["directions"])),
             }
         )
+
+
+def in_words(arch: Network, depth: float, width: float) -> str:
+    """A network of these multipliers as "8 blocks, width 1.2, 20 px"; a function's, whose blocks
+    are its own affair, by its depth multiplier."""
+    size = f"depth {depth:g}" if arch.blocks is None else f"{arch.blocks} blocks"
+    return f"{size}, width {width:g}, {arch.resolution} px"

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from effnet import shares
-from effnet.arch import Baseline, Scaling, scale
+from effnet.arch import AnyBaseline, Scaling, scale
 from effnet.budget import Budget
 from effnet.cost import cost, macs
 from effnet.shares import Shares
@@ -22,7 +22,7 @@ class ScalingContext:
     upscaling is allowed; `max_waste` is the largest fraction by which a pixel may cost more than at
     the cheapest resolution."""
 
-    base: Baseline
+    base: AnyBaseline
     classes: int
     max_side: float
     max_waste: float

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from effnet import families
-from effnet.arch import Baseline, least_side, scale
+from effnet.arch import AnyBaseline, Arch, Baseline, least_side, scale
 from effnet.budget import Budget, human
 from effnet.cost import macs, training_memory
 from effnet.rounding import round_half_up
@@ -158,11 +158,15 @@ def _trains_somewhere(context: ScalingContext, aim: Shares, ratio: float) -> boo
     return training_memory(arch, 1) <= _LARGEST_MEMORY
 
 
-def published(base: Baseline, cost: int, classes: int) -> str | None:
+def published(base: AnyBaseline, cost: int, classes: int) -> str | None:
     """The published member nearest in exact cost, within a quarter, in words; None where `base` is
     not a published one."""
     home = families.BASELINES.get(base.name)
-    if home is None or replace(base, rounding=home.rounding) != home:
+    if (
+        home is None
+        or not isinstance(base, Baseline)
+        or replace(base, rounding=home.rounding) != home
+    ):
         return None
     costs = {}
     for name, member in families.MEMBERS.items():
@@ -193,7 +197,9 @@ def _member(context: ScalingContext, aim: Shares, name: str, budget: Budget) -> 
     side = round_half_up(direction(aim, ratio).resolution * base.resolution)
     if side > context.max_side:
         notes.append(f"the direction wants {side} px, the images have {context.max_side:g}")
-    arch = replace(net.arch, dropout_percent=dropout(base.dropout_percent, net.ratio))
+    arch = net.arch
+    if isinstance(arch, Arch) and isinstance(base, Baseline):  # a function has its own dropout
+        arch = replace(arch, dropout_percent=dropout(base.dropout_percent, net.ratio))
     # the budget as it is recorded, without the many digits of e^(phi · unit)
     recorded = Budget.from_text(str(budget))
     network = replace(net, arch=arch, role="candidate", budget=recorded)

@@ -1,19 +1,23 @@
-"""Measured mode: one network for each number of blocks and each resolution, its width solved so
-that its exact cost meets the budget."""
+"""Measured mode: one network for each depth (number of blocks) and each resolution, its width
+solved so that its exact cost meets the budget."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from effnet.arch import Arch, Scaling, least_side, scale
+from effnet import custom
+from effnet.arch import Network, Scaling, least_side, scale
 from effnet.budget import Budget, human
 from effnet.cost import macs
+from effnet.custom import Function
 from effnet.shares import waste
-from effnet.solve import nearest_width, shortest_width
+from effnet.solve import nearest_width, shortest_width, width_within
 from scaling_search import UserError
-from scaling_search.study.candidate import Candidate
+from scaling_search.study.candidate import Candidate, in_words
 from scaling_search.study.context import ScalingContext, distinct
 from scaling_search.study.settings import Space
 
@@ -23,13 +27,21 @@ _TOLERABLE_WASTE = 0.25
 # Block counts, or resolutions, that a space is searched over: with all of a large budget's,
 # planning takes minutes.
 _MOST = 64
+# Depths of a function's networks, each of which takes torch some 50 ms to count.
+_MOST_COUNTED = 16
+# Of a function's networks the first within this part of the tolerance is taken, where the nearest
+# would take twice the counts.
+_NEAR_ENOUGH = 0.25
+
+_Value = TypeVar("_Value", int, float)
+Progress = Callable[[str], None]  # is told how far the search for networks is
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """The network of one number of blocks at one resolution that comes nearest to the budget."""
+    """The network of one depth at one resolution that comes nearest to the budget."""
 
-    arch: Arch
+    arch: Network
     depth: float
     width: float
     side: int
@@ -38,21 +50,22 @@ class _Cell:
 
     def describe(self, base_macs: int) -> str:
         return (
-            f"{self.arch.blocks} blocks, width {self.width:g}, {self.side} px at "
+            f"{in_words(self.arch, self.depth, self.width)} at "
             f"{human(self.macs)} ({self.macs / base_macs:.2f}x), waste {self.waste:.0%}"
         )
 
 
 def measured(
-    context: ScalingContext, budget: Budget, space: Space
+    context: ScalingContext, budget: Budget, space: Space, progress: Progress = lambda words: None
 ) -> tuple[list[Candidate], list[str]]:
     """The networks that meet the budget, and notes for the user. Those at a resolution of more than
     the context's waste are left out, unless too few are left then. Below 1x every dial shrinks
     instead of growing.
 
     Raises UserError naming the nearest network where there is none."""
-    cells = _solve_cells(context, budget, space)
+    cells = _solve_cells(context, budget, space, progress)
     met = [cell for cell in cells if budget.met(cell.macs, context.base_macs)]
+    progress(f"shares of {len(met)} networks")
     networks = _candidates(context, budget, met, context.max_waste)
     notes = []
     if len(networks) < LEAST and context.max_waste < _TOLERABLE_WASTE:
@@ -74,16 +87,25 @@ def measured(
     return networks, notes
 
 
-def _solve_cells(context: ScalingContext, budget: Budget, space: Space) -> list[_Cell]:
-    """Every cell of the space, whether or not it meets the budget."""
+def _solve_cells(
+    context: ScalingContext, budget: Budget, space: Space, progress: Progress
+) -> list[_Cell]:
+    """Every cell of the space, whether or not it meets the budget; of a function's not those that
+    waste more than is ever taken."""
     base, classes = context.base, context.classes
-    sides, block_counts, width_limits = _reach(context, space, context.ratio(budget))
+    sides, depths, width_limits = _reach(context, space, context.ratio(budget))
     wastes = waste(base, sides, classes)
+    if isinstance(base, Function):
+        sides = [side for side in sides if wastes[side] <= max(_TOLERABLE_WASTE, space.max_waste)]
     target = budget.target(context.base_macs)
-    cells = []
-    for blocks, side in itertools.product(block_counts, sides):
-        depth = blocks / base.blocks
-        width = nearest_width(base, target, depth, side, classes, width_limits)
+    cells: list[_Cell] = []
+    for depth, side in itertools.product(depths, sides):
+        progress(f"{len(cells)} of {len(depths) * len(sides)} networks of {budget}")
+        if isinstance(base, Function):
+            near = _NEAR_ENOUGH * budget.tolerance
+            width = width_within(base, target, depth, side, classes, width_limits, near)
+        else:
+            width = nearest_width(base, target, depth, side, classes, width_limits)
         arch = scale(base, depth, width, side, num_classes=classes)
         cells.append(_Cell(arch, depth, width, side, macs(arch), wastes[side]))
     return cells
@@ -98,7 +120,9 @@ def _candidates(
     candidates = []
     for cell in cells:
         if cell.waste <= max_waste and cell.arch != baseline:
-            width = shortest_width(base, cell.arch, cell.depth, cell.width)
+            width = cell.width
+            if not isinstance(base, Function):  # whose widths were not tried one by one
+                width = shortest_width(base, cell.arch, cell.depth, cell.width)
             scaling = Scaling(cell.depth, width, cell.side / base.resolution)
             candidates.append(context.candidate(scaling, cell.side, budget, cell.waste))
     return distinct(candidates)
@@ -106,8 +130,8 @@ def _candidates(
 
 def _reach(
     context: ScalingContext, space: Space, ratio: float
-) -> tuple[list[int], list[int], tuple[float, float]]:
-    """Resolutions [px], block counts and width limits within which a budget of `ratio` is sought.
+) -> tuple[list[int], list[float], tuple[float, float]]:
+    """Resolutions [px], depths and width limits within which a budget of `ratio` is sought.
 
     Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
     resolution to 1.45 times the baseline's)."""
@@ -115,21 +139,32 @@ def _reach(
     if ratio < 1:
         shrink = math.sqrt(ratio) / 1.05
         low = max(least_side(base.total_stride), math.ceil(base.resolution * shrink))
-        fewest = max(len(base.stages), math.floor(ratio * base.blocks))
         sides = list(range(low, base.resolution + 1))
-        return sides, list(range(fewest, base.blocks + 1)), (shrink, 1.0)
+        return sides, _depths(context, ratio, 1.0), (shrink, 1.0)
     root = math.sqrt(ratio / 2)
     alpha = space.alpha_max or ratio
-    beta = space.beta_max or max(1.0, 1.5 * root)
+    # of a function cost may grow with width itself, as with the tokens of attention
+    widest = ratio if isinstance(base, Function) else 1.5 * root
+    beta = space.beta_max or max(1.0, widest)
     gamma = space.gamma_max or max(1.0, 1.45 * root)
     # 1e-9: 1.4 * 10 is 13.999... in floating point
     high = int(min(context.max_side, math.floor(gamma * base.resolution + 1e-9)))
-    most_blocks = math.floor(alpha * base.blocks + 1e-9)
     sides = _thin(list(range(base.resolution, high + 1)), 2 * _MOST)
-    return sides, _thin(list(range(base.blocks, most_blocks + 1)), _MOST), (1.0, beta)
+    return sides, _depths(context, 1.0, alpha), (1.0, beta)
 
 
-def _thin(values: list[int], most: int) -> list[int]:
+def _depths(context: ScalingContext, low: float, high: float) -> list[float]:
+    """The depth multipliers within these limits: a table's whole blocks; of a function one for each
+    network that they make."""
+    base = context.base
+    if isinstance(base, Function):
+        return _thin(custom.distinct_depths(base, low, high, context.classes), _MOST_COUNTED)
+    fewest = max(len(base.stages), math.floor(low * base.blocks))
+    most = math.floor(high * base.blocks + 1e-9)
+    return [blocks / base.blocks for blocks in _thin(list(range(fewest, most + 1)), _MOST)]
+
+
+def _thin(values: list[_Value], most: int) -> list[_Value]:
     """At most `most` of them, evenly spaced, both ends kept."""
     if len(values) <= most:
         return values

@@ -95,6 +95,7 @@ def nominal(context: ScalingContext, budget: Budget, space: Space) -> list[Candi
         raise UserError(_no_triple(context, budget, space, maxima))
     # of several triples that build one network, the paper's own, else the first
     paper = tuple(round_half_up(100 * c) for c in (PAPER.alpha, PAPER.beta, PAPER.gamma))
+    assert isinstance(base, Baseline)  # a study in nominal mode takes no function
     triples.sort(key=lambda triple: triple != paper)
     candidates = []
     for triple, arch in lattice(base, triples, context.classes, space.resolution_step):

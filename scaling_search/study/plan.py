@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from effnet.arch import Scaling
 from effnet.budget import Budget, human
+from effnet.custom import Function, FunctionError
 from effnet.shares import waste
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.choice import choose, nominal_position, real_position
 from scaling_search.study.context import ScalingContext, distinct
 from scaling_search.study.directions import NAMED
-from scaling_search.study.measured import LEAST, measured
+from scaling_search.study.measured import LEAST, Progress, measured
 from scaling_search.study.nominal import nominal
 from scaling_search.study.settings import Study
 
@@ -43,20 +44,35 @@ class Plan:
         return (self.baseline, *self.references, *self.candidates)
 
 
-def plan(study: Study, classes: int, native: int, kept: Collection[str] = ()) -> Plan:
+def plan(
+    study: Study,
+    classes: int,
+    native: int,
+    kept: Collection[str] = (),
+    progress: Progress = lambda words: None,
+) -> Plan:
     """Everything that `study` trains on images of `native` px; the networks whose keys are `kept`
-    among its candidates, as they were trained before it grew.
+    among its candidates, as they were trained before it grew. `progress` is told how far it is.
 
-    Raises UserError where the base resolution exceeds the native side without `space.upscale`, or a
-    budget holds no network."""
+    Raises UserError where the base resolution exceeds the native side without `space.upscale`, a
+    budget holds no network, or a function cannot be the baseline."""
+    try:
+        return _plan(study, classes, native, kept, progress)
+    except FunctionError as error:
+        raise UserError(f"baseline {error}") from error
+
+
+def _plan(
+    study: Study, classes: int, native: int, kept: Collection[str], progress: Progress
+) -> Plan:
     context = scaling_context(study, classes, native)
+    notes = _check_function(context)
     baseline = _baseline(context)
-    notes: list[str] = []
     chosen: list[Candidate] = []
     pool: list[Candidate] = []
     sizes: dict[str, int] = {}
     for budget in study.budgets:
-        networks, lines = _networks_of(context, study, budget)
+        networks, lines = _networks_of(context, study, budget, progress)
         sizes[str(budget)] = len(networks)
         picked, missing = _choose(study, networks, kept)
         chosen += [network for network in picked if network.key != baseline.key]
@@ -98,6 +114,16 @@ def scaling_context(study: Study, classes: int, native: float) -> ScalingContext
     return ScalingContext(base, classes, max_side, space.max_waste)
 
 
+def _check_function(context: ScalingContext) -> list[str]:
+    """Hold a function that is the baseline to what a search takes for granted; notes for the user.
+    Raises FunctionError."""
+    if not isinstance(context.base, Function):
+        return []
+    from effnet.nn.count import check  # torch
+
+    return check(context.base, context.classes)
+
+
 def _baseline(context: ScalingContext) -> Candidate:
     """The baseline as a candidate; its waste is stated beside the resolutions that a budget of 2x
     reaches."""
@@ -108,7 +134,7 @@ def _baseline(context: ScalingContext) -> Candidate:
 
 
 def _networks_of(
-    context: ScalingContext, study: Study, budget: Budget
+    context: ScalingContext, study: Study, budget: Budget, progress: Progress
 ) -> tuple[list[Candidate], list[str]]:
     """Every network of a budget, and notes for the user. Raises UserError where there are too
     few."""
@@ -123,7 +149,7 @@ def _networks_of(
     if study.space.mode == "nominal":
         networks = nominal(context, budget, study.space)
     else:
-        networks, notes = measured(context, budget, study.space)
+        networks, notes = measured(context, budget, study.space, progress)
     if len(networks) < LEAST:
         raise UserError(
             f"budget {budget}: only {len(networks)} distinct networks within "

@@ -30,10 +30,12 @@ from pydantic import (
     model_validator,
 )
 
-from effnet.arch import Baseline
+from effnet import custom
+from effnet.arch import AnyBaseline
 from effnet.budget import Budget
+from effnet.custom import Function, FunctionError
 from effnet.definition import parse_baseline, read_table
-from effnet.families import baseline
+from effnet.families import named_baseline
 from scaling_search import UserError
 from scaling_search.data.source import Options
 from scaling_search.study.flags import PLACE, RECIPE, SPACE, SPENDING, TRAINED, Flag
@@ -59,13 +61,19 @@ class BaselineSpec(_Part):
 
     name: Annotated[str, Flag("--baseline", TRAINED)] = Field(
         "b0-s4",
-        description="Network that is scaled: b0-s4, b0, mobilenetv2, resnet50, ... (see list), or "
-        "a TOML file of your own.",
+        description="Network that is scaled: b0-s4, b0, mobilenetv2, resnet50, ... (see list), a "
+        "TOML file of your own, or a function that builds a torch module, as FILE.py:FUNCTION or "
+        "PACKAGE.MODULE:FUNCTION.",
     )
     definition: dict[str, Any] | None = Field(
         None,
         description="Rows of a baseline of your own: the content of the TOML file that "
         "baseline.name was, kept so that the study does not depend on the file.",
+    )
+    function: str | None = Field(
+        None,
+        description="Digest of the source of the function that baseline.name names, as it was when "
+        "the study was made.",
     )
     blocks: Annotated[int | None, Flag("--blocks", TRAINED, unset="those of its table")] = Field(
         None, ge=1, le=1000, description="Blocks of the baseline, spread over its stages."
@@ -343,16 +351,18 @@ class Study(_Part):
         self.network()  # raises ValueError for a baseline that cannot be built
         return self
 
-    def network(self) -> Baseline:
+    def network(self) -> AnyBaseline:
         """The baseline as effnet knows it.
 
         In measured mode its depth moves in whole blocks (the rounding rule `spread`); the paper's
         nominal lattice keeps the baseline's own rule, as the paper does."""
         spec = self.baseline
+        if custom.is_place(spec.name):
+            return self._function()
         if spec.definition is not None:
             base = parse_baseline(spec.definition, spec.name)
         else:
-            base = baseline(spec.name)
+            base = named_baseline(spec.name)
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
         return dataclasses.replace(
@@ -362,6 +372,32 @@ class Study(_Part):
             resolution=spec.resolution or base.resolution,
             in_channels=self.data.channels or 3,
             rounding=base.rounding if self.space.mode == "nominal" else "spread",
+        )
+
+    def _function(self) -> Function:
+        """The function that is the baseline. It is not run: a study is read wherever its report is
+        wanted. Raises ValueError for settings of tables."""
+        spec = self.baseline
+        if spec.function is None or spec.resolution is None:
+            raise ValueError(
+                f"baseline.name = {spec.name}: a function's digest and resolution go with it; give "
+                "it with --baseline, or in a study file that search reads"
+            )
+        if spec.blocks is not None or spec.divisor != BaselineSpec().divisor:
+            raise ValueError(
+                f"baseline {spec.name}: blocks and divisor are of tables, a function has its own"
+            )
+        if self.space.mode == "nominal":
+            raise ValueError(
+                f"baseline {spec.name}: the paper's nominal lattice takes a table, such as b0; "
+                "a function is measured"
+            )
+        return custom.recorded(
+            spec.name,
+            spec.function,
+            spec.resolution,
+            width=spec.width,
+            in_channels=self.data.channels or 3,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -379,6 +415,8 @@ class Study(_Part):
         flat = self.changed()
         for name in ("source", "image_column", "label_column"):
             flat.pop(f"data.{name}", None)
+        if self.baseline.function is not None:
+            del flat["baseline.name"]  # the digest says which it is, wherever it lies
         if flat.get("data.channels") == 3:  # as ever, where nothing is said
             del flat["data.channels"]
         if self.baseline.definition is not None:
@@ -507,11 +545,12 @@ def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Put flat overrides into the tables of `settings`. Raises UserError for a part of a setting
     that has none."""
     name = str(overrides.get("baseline.name", ""))
-    if name.endswith(".toml"):
+    if name.endswith(".toml") or custom.is_place(name):
         # a network of one's own is taken as it stands, not thinned as the preset's is
         settings["baseline"] = {}
     elif "baseline.name" in overrides:
-        settings.get("baseline", {}).pop("definition", None)
+        for own in ("definition", "function"):
+            settings.get("baseline", {}).pop(own, None)
     if "recipe.base" in overrides:
         settings["recipe"] = {}  # another recipe, not the file's numbers put over it
     if isinstance(settings.get("recipe"), str):
@@ -528,11 +567,14 @@ def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
 
 def _embed_definition(settings: dict[str, Any], where: str) -> None:
     """A baseline in a file becomes part of the study: what was trained stays known when the file
-    changes. Raises UserError, naming `where`, for a file that holds no baseline."""
+    changes. A function is found and run, and its digest becomes part. Raises UserError, naming
+    `where`, for a file that holds no baseline."""
     spec = settings.get("baseline")
     if not isinstance(spec, dict) or "definition" in spec:
         return
     path = str(spec.get("name", ""))
+    if custom.is_place(path):
+        _embed_function(spec, path, where)
     if not path.endswith(".toml"):
         return
     try:
@@ -542,6 +584,28 @@ def _embed_definition(settings: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: baseline.name: {error}") from error
     spec["name"] = base.name
     spec.setdefault("divisor", base.divisor)
+
+
+def _embed_function(spec: dict[str, Any], place: str, where: str) -> None:
+    """Put what is known of the function at a place into the baseline's table."""
+    try:
+        function = custom.find(place)
+    except FunctionError as error:
+        raise UserError(f"{where}: baseline.name: {error}") from error
+    if spec.get("function") not in (None, function.digest):
+        raise UserError(
+            f"{where}: baseline.function: {place} has changed since the study was made (its digest "
+            f"was {spec['function']}, now it is {function.digest}); bring back what it was, a copy "
+            "is in the run folder, or leave baseline.function out for another study"
+        )
+    spec |= {"name": function.place, "function": function.digest}
+    if "resolution" not in spec:
+        if not function.resolution:
+            raise UserError(
+                f"{where}: baseline {place}: its resolution has no default; give it one, as in "
+                "build(depth, width, resolution=32, ...), or give --resolution"
+            )
+        spec["resolution"] = function.resolution
 
 
 def check(settings: dict[str, Any], where: str) -> Study:

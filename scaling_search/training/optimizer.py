@@ -68,8 +68,10 @@ def flatten(model: nn.Module) -> list[tuple[Tensor, bool]]:
     An optimizer's step is then two operators, not hundreds."""
     vectors = []
     for decayed in (True, False):
-        parameters = [p for p in model.parameters() if (p.ndim > 1) == decayed]
-        vector = torch.cat([p.detach().flatten() for p in parameters])
+        trained = [p for p in model.parameters() if p.requires_grad]
+        parameters = [p for p in trained if (p.ndim > 1) == decayed]
+        # torch.cat takes no empty list: a model may have no norm and no bias
+        vector = torch.cat([torch.empty(0), *(p.detach().flatten() for p in parameters)])
         vector.grad = torch.zeros_like(vector)
         at = 0
         for p in parameters:

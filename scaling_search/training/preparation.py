@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import effnet
+from effnet.custom import CustomArch
 from effnet.nn.cuda import why_no_triton
 from scaling_search import UserError
 from scaling_search.data.dataset import Dataset, split
@@ -109,6 +110,8 @@ def _choose_kernels(trial: Trial, device: torch.device) -> str:
     Raises UserError where it asks for kernels that this process does not have. Other kernels give
     other bits, which are not to be mixed within a study."""
     on_cuda = device.type == "cuda"
+    if isinstance(trial.arch, CustomArch):
+        return "torch"  # our kernels know our modules
     available = kernels(device.type)
     usual = "torch" if on_cuda else available
     wanted = trial.kernels or usual

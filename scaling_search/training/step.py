@@ -1,6 +1,7 @@
 """One training step of one network on one device, as fast as the device takes it.
 
-CPU: effnet's fused kernels where numba is, else the plain modules, in fp32. CUDA: bf16 (fp32 on
+CPU: effnet's fused kernels where numba is, else (and for modules that are not effnet's) the plain
+modules, in fp32. CUDA: bf16 (fp32 on
 cards without it), channels_last, the whole step with its batch captured as a CUDA graph after a few
 eager ones, so that small networks do not wait for kernel launches.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnet.cost import Precision
 from effnet.messages import first_line
@@ -61,7 +63,7 @@ class Step:
 
     def __init__(
         self,
-        model: ConvNet,
+        model: nn.Module,
         recipe: Recipe,
         device: torch.device,
         normalise: Callable[[Tensor], Tensor],
@@ -69,7 +71,7 @@ class Step:
         fused: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.model: ConvNet = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self._recipe, self._normalise = device, recipe, normalise
         self._flat: cuda.FlatParameters | None = None  # on CUDA alone
         self._dtype = torch.float32
@@ -85,11 +87,12 @@ class Step:
         self.loss_sum = torch.zeros((), device=device)
         self._train_forward: Callable[[Tensor], Tensor] = self.model
         if self._flat is not None:
-            leaves = {f"net.{name}": leaf for name, leaf in self._flat.leaves.items()}
-            self._train_forward = _with_parameters(
-                cuda.TrainingForward(self.model, fused), leaves, compile
-            )
-        elif fast is not None:
+            module, leaves = self.model, self._flat.leaves
+            if isinstance(module, ConvNet):
+                module = cuda.TrainingForward(module, fused)
+                leaves = {f"net.{name}": leaf for name, leaf in leaves.items()}
+            self._train_forward = _with_parameters(module, leaves, compile)
+        elif fast is not None and isinstance(self.model, ConvNet):
             self._train_forward = functools.partial(fast.forward, self.model)
         elif compile:
             self._train_forward = torch.compile(self.model)  # type: ignore[assignment]
@@ -203,9 +206,10 @@ class Step:
             for vector, weights in zip(vectors, kept, strict=True):
                 vector.copy_(weights)
 
-    def norms(self) -> list[nn.BatchNorm2d]:
-        """Return the model's batch norms."""
-        return [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    def norms(self) -> list[_BatchNorm]:
+        """Return the model's batch norms, those that keep running averages."""
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        return [norm for norm in norms if norm.track_running_stats]
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimizer and average, tensors and plain data; `load` takes them back."""

@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from effnet import Arch
+from effnet.arch import Network, network_from_dict
+from effnet.custom import CustomArch
 from scaling_search.training.recipe import Recipe
 
 Status = Literal["done", "diverged", "out-of-memory", "crashed", "timeout"]
@@ -33,7 +34,7 @@ class Trial:
     Every field makes the run's key, but for the folders, the test, the deadline and `epochs`: runs
     that differ in epochs alone share a folder of checkpoints. Limits on images are None for all."""
 
-    arch: Arch
+    arch: Network
     data_digest: str
     data_folder: str
     recipe: Recipe
@@ -88,11 +89,14 @@ class Trial:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; `from_dict` is the inverse."""
         fields = {name: getattr(self, name) for name in self.__slots__}
-        return {**fields, "arch": self.arch.as_dict(), "recipe": asdict(self.recipe)}
+        arch = self.arch.as_dict()
+        if isinstance(self.arch, CustomArch):  # the function goes to where it is trained
+            arch["source"] = self.arch.function.source
+        return {**fields, "arch": arch, "recipe": asdict(self.recipe)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trial:
-        arch, recipe = Arch.from_dict(data["arch"]), Recipe(**data["recipe"])
+        arch, recipe = network_from_dict(data["arch"]), Recipe(**data["recipe"])
         return cls(**{**data, "arch": arch, "recipe": recipe})
 
 

@@ -30,6 +30,8 @@ class FlatParameters:
                 norm_parameters |= {id(p) for p in module.parameters(recurse=False)}
         matrices, biases, norms = [], [], []
         for name, p in model.named_parameters():
+            if not p.requires_grad:
+                continue  # a function's module may have frozen ones
             if p.ndim > 1:
                 matrices.append((name, p))
             elif id(p) in norm_parameters:
@@ -72,7 +74,9 @@ class FlatParameters:
         """Fill `vector.grad` with the gradient of `loss`, which was computed with `leaves`."""
         grad = self.vector.grad
         assert grad is not None
-        gradients = torch.autograd.grad(loss, list(self.leaves.values()))
+        leaves = list(self.leaves.values())
+        # a function's module may have parameters that its forward pass leaves out
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
         cast = len(self._cast)
         grad[: self._halved].copy_(torch.cat([_flat(g) for g in gradients[:cast]]))
         if self._norms:

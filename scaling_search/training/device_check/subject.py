@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 import effnet
+from effnet.arch import scale
+from effnet.families import BASELINES
 from effnet.nn.model import ConvNet
 from scaling_search.data import shapes
 from scaling_search.data.dataset import CacheWriter, Dataset
@@ -70,8 +72,8 @@ class Subject:
     def network(self) -> effnet.Arch:
         """Return a network with every kind of layer, as small as the device's launches allow."""
         if self.cuda:
-            return effnet.arch("b0-s4", width=0.25, resolution=20, num_classes=CLASSES)
-        return effnet.arch("b0-s4", width=0.2, depth=0.5, resolution=12, num_classes=CLASSES)
+            return scale(BASELINES["b0-s4"], 1, 0.25, 20, num_classes=CLASSES)
+        return scale(BASELINES["b0-s4"], 0.5, 0.2, 12, num_classes=CLASSES)
 
     def model(self) -> ConvNet:
         """Return the network's modules on the CPU, in training mode, their weights always the

@@ -1,0 +1,479 @@
+"""Any torch module as a baseline: a function of depth, width and resolution.
+
+def build(depth: float, width: float, resolution: int, num_classes: int, in_channels: int):
+    return torch.nn.Sequential(...)
+
+Depth and width are multipliers, of what is the function's own affair. What a network of it costs is
+counted by torch on the meta device (nn/count.py), which takes some 50 ms: counts are kept, in
+memory and in a file for each function. No torch is imported until something is counted.
+
+The function's code is run from the place that the user named alone. What was recorded of it, its
+digest, its networks and their costs, is read without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effnet.messages import first_line
+from effnet.rounding import round_half_up, shortest_decimal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+Build = Callable[..., "nn.Module"]
+ARGUMENTS = ("depth", "width", "resolution", "num_classes", "in_channels")
+# Depth multipliers that are told apart at most, however wide the range.
+_MOST_DEPTHS = 200
+_WANTED = f"build({', '.join(ARGUMENTS)}) that returns a torch.nn.Module"
+
+
+class FunctionError(ValueError):
+    """A function that cannot be a baseline, or what it raised, and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A baseline that is a function.
+
+    `place` is where it is: path/to/file.py:build or package.module:build. `digest` is of the source
+    of that file and the function's name: two functions of one digest are the same. `source` is that
+    text, which travels to the processes that train; "" where only what was recorded is there.
+    `depth` and `width` are the baseline's own multipliers, `resolution` [px] its side."""
+
+    place: str = field(compare=False)
+    digest: str
+    resolution: int
+    width: float = 1.0
+    in_channels: int = 3
+    source: str = field(default="", compare=False, repr=False)
+
+    total_stride = 1  # it may be built for any side; what it refuses, it says itself
+
+    @property
+    def name(self) -> str:
+        """The file's or module's name with the function's, without folders."""
+        where, attribute = split_place(self.place)
+        return f"{Path(where).name}:{attribute}"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What torch counts of one network: per image and forward, multiply-adds and the elements that
+    convolutions and matrix products put out; trainable parameters; and `structure`, a hash of the
+    names and shapes of its parameters and buffers."""
+
+    macs: int
+    params: int
+    acts: int
+    structure: str
+
+
+@dataclass(frozen=True, slots=True)
+class CustomArch:
+    """A network of a function: the counterpart of an Arch. Two are the same where torch's counts
+    and the shapes of their weights are, whatever multipliers built them."""
+
+    function: Function
+    depth: float = field(compare=False)
+    width: float = field(compare=False)
+    resolution: int
+    num_classes: int
+    counts: Counts
+
+    blocks = None  # what a block is, is the function's affair
+    dropout_percent = 0
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def in_channels(self) -> int:
+        return self.function.in_channels
+
+    @property
+    def key(self) -> str:
+        """12 hexadecimal digits, as an Arch's."""
+        counts = self.counts
+        text = (
+            f"{self.function.digest}|{self.in_channels}|{self.resolution}|{self.num_classes}"
+            f"|{counts.macs}|{counts.params}|{counts.acts}|{counts.structure}"
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON, without the function's source; `from_dict` is its inverse."""
+        function, counts = self.function, self.counts
+        return {
+            "function": function.place,
+            "digest": function.digest,
+            "base_resolution": function.resolution,
+            "base_width": function.width,
+            "in_channels": function.in_channels,
+            "depth": self.depth,
+            "width": self.width,
+            "resolution": self.resolution,
+            "num_classes": self.num_classes,
+            "macs": counts.macs,
+            "params": counts.params,
+            "acts": counts.acts,
+            "structure": counts.structure,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CustomArch:
+        """The network that `as_dict` described. Raises ValueError naming what is missing."""
+        try:
+            function = Function(
+                place=data["function"],
+                digest=data["digest"],
+                resolution=data["base_resolution"],
+                width=data["base_width"],
+                in_channels=data["in_channels"],
+                source=data.get("source", ""),
+            )
+            counts = Counts(data["macs"], data["params"], data["acts"], data["structure"])
+            return cls(
+                function=function,
+                depth=data["depth"],
+                width=data["width"],
+                resolution=data["resolution"],
+                num_classes=data["num_classes"],
+                counts=counts,
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"network: not a description of one: {error}") from error
+
+
+# ---- finding the function
+
+
+def is_place(text: str) -> bool:
+    """Whether a text names a function, as file.py:build or package.module:build, and not a network
+    or a TOML file."""
+    where, attribute = split_place(text)
+    return bool(where) and attribute.isidentifier() and not attribute.endswith(".toml")
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """path/to/file.py:build → (path/to/file.py, build). Windows' drives keep their colon."""
+    where, _, attribute = place.rpartition(":")
+    return where, attribute
+
+
+def find(place: str) -> Function:
+    """Read the function at a place, run its file, and check what it takes; its resolution is the
+    default of that argument, or 0 where it has none.
+
+    Raises FunctionError where there is no such function, its file cannot be run, or it takes other
+    arguments."""
+    where, attribute = split_place(place)
+    if not is_place(place):
+        raise FunctionError(
+            f"{place}: wanted is path/to/file.py:build or package.module:build, with {_WANTED}"
+        )
+    path = _source_path(where, place)
+    try:
+        source = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text in UTF-8"
+        raise FunctionError(f"{place}: {path}: {reason}") from error
+    if where.endswith(".py"):
+        place = f"{path.resolve()}:{attribute}"
+    function = Function(place, _digest(source, attribute), 0, source=source)
+    parameters = _signature(load(function), function)
+    default = parameters["resolution"].default if "resolution" in parameters else None
+    _sources[function.digest] = source
+    side = default if isinstance(default, int) and not isinstance(default, bool) else 0
+    return Function(place, function.digest, side, source=source)
+
+
+def recorded(
+    place: str, digest: str, resolution: int, *, width: float, in_channels: int
+) -> Function:
+    """A function as it was recorded. Its source is with it where it was found in this process."""
+    source = _sources.get(digest, "")
+    return Function(place, digest, resolution, width, in_channels, source)
+
+
+_sources: dict[str, str] = {}  # of the functions that were found in this process, by digest
+
+
+def _digest(source: str, attribute: str) -> str:
+    return hashlib.sha256(f"{attribute}\n{source}".encode()).hexdigest()[:16]
+
+
+def _source_path(where: str, place: str) -> Path:
+    """The file of a path or of a module. Raises FunctionError."""
+    if where.endswith(".py"):
+        path = Path(where)
+        if not path.is_file():
+            raise FunctionError(f"{place}: there is no file {path}")
+        return path
+    if any(not part.isidentifier() for part in where.split(".")):
+        raise FunctionError(
+            f"{place}: {where} is neither a .py file nor the name of a module, such as "
+            "package.module:build"
+        )
+    try:
+        with _importable_from_here():
+            spec = importlib.util.find_spec(where)
+    except ImportError as error:
+        raise FunctionError(f"{place}: {first_line(error)}") from error
+    except Exception as error:  # a parent package is run, and may raise anything
+        raise FunctionError(f"{place}: importing {where} raised {_last_frame(error)}") from error
+    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+        raise FunctionError(
+            f"{place}: no module named {where} here; give the path of its file, or install it"
+        )
+    return Path(spec.origin)
+
+
+class _importable_from_here:  # noqa: N801
+    """Within, modules of the working folder can be imported, as `python -m` finds them."""
+
+    def __enter__(self) -> None:
+        self._here = str(Path.cwd())
+        sys.path.append(self._here)
+
+    def __exit__(self, *_: object) -> None:
+        sys.path.remove(self._here)
+
+
+@functools.lru_cache(maxsize=8)
+def _run_source(where: str, digest: str, source: str) -> types.ModuleType:
+    """The module that a file's text makes. Its own folder can be imported from, as a script's can;
+    what is installed goes first."""
+    module = types.ModuleType(f"baseline_{digest}")
+    module.__file__ = where
+    folder = str(Path(where).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    sys.modules[module.__name__] = module  # dataclasses and pickles look their module up
+    exec(compile(source, where, "exec"), module.__dict__)
+    return module
+
+
+def load(function: Function) -> Build:
+    """The callable itself.
+
+    Raises FunctionError where its source is not at hand, is another one than its digest says,
+    cannot be run, or has no such function."""
+    where, attribute = split_place(function.place)
+    if not function.source:
+        raise FunctionError(
+            f"{function.place}: only what was recorded of this function is here; give the function "
+            "itself with --baseline FILE.py:FUNCTION"
+        )
+    try:
+        if where.endswith(".py"):
+            module = _run_source(where, function.digest, function.source)
+        else:
+            with _importable_from_here():
+                module = importlib.import_module(where)
+            here = Path(str(module.__file__)).read_text("utf-8-sig")
+            if _digest(here, attribute) != function.digest:
+                raise FunctionError(
+                    f"{function.place}: {module.__file__} is another one here than where the study "
+                    "began; install the same on every machine"
+                )
+    except FunctionError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise FunctionError(f"{function.place}: running {_last_frame(error, where)}") from error
+    build = getattr(module, attribute, None)
+    if build is None:
+        raise FunctionError(f"{function.place}: {where} has no function {attribute}")
+    if not callable(build):
+        raise FunctionError(f"{function.place}: {attribute} is no function: {_WANTED}")
+    return build  # type: ignore[no-any-return]
+
+
+def _signature(build: Build, function: Function) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function. Raises FunctionError where it cannot be called with the five
+    arguments, by name."""
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):
+        return {}  # of a builtin, whose call will tell
+    try:
+        signature.bind(**dict.fromkeys(ARGUMENTS, 1))
+    except TypeError as error:
+        raise FunctionError(
+            f"{function.place} takes {signature}: {error}; wanted is {_WANTED}"
+        ) from error
+    return signature.parameters
+
+
+def _last_frame(error: BaseException, where: str = "") -> str:
+    """The file's last line before an error, and the error: `vit.py, line 7: ValueError: ...`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not where or frame.filename == where]
+    line = ""
+    if own:
+        line = f"{Path(own[-1].filename).name}, line {own[-1].lineno}: "
+    elif isinstance(error, SyntaxError) and error.filename:
+        line = f"{Path(error.filename).name}, line {error.lineno}: "
+    return f"{line}{first_line(error, named=True)}"
+
+
+def explain(function: Function, call: str, error: BaseException) -> FunctionError:
+    """What a function raised in a call, as one line."""
+    where, _ = split_place(function.place)
+    return FunctionError(f"{function.place} at {call}: {_last_frame(error, where)}")
+
+
+# ---- networks, counted
+
+
+def network(
+    function: Function, depth: float, width: float, resolution: int, num_classes: int
+) -> CustomArch:
+    """The network of these multipliers, over the baseline's own width, counted.
+
+    Raises FunctionError, with depth, width and resolution, for what the function raises there, or
+    for a module that cannot be trained on such images."""
+    if not resolution:
+        raise FunctionError(
+            f"{function.place}: its resolution has no default; give it one, as in "
+            "build(depth, width, resolution=224, ...), or give --resolution"
+        )
+    counts = _counts(function, plain(depth), plain(width * function.width), resolution, num_classes)
+    return CustomArch(function, depth, width, resolution, num_classes, counts)
+
+
+def plain(multiplier: float) -> float:
+    """A multiplier to nine digits: 3 / 2 * 2 and 3 are one number to a function."""
+    return float(f"{multiplier:.9g}")
+
+
+def distinct_depths(function: Function, low: float, high: float, num_classes: int) -> list[float]:
+    """Depth multipliers in [low, high], one for each network that they make at the baseline's width
+    and side, in order of size: of those that make the same one, the shortest decimal.
+
+    Found by halving: where both ends of a range make one network, all of it does, as cost does not
+    fall when depth rises. Raises FunctionError, also where it does fall."""
+    unit = 100
+    first, last = round_half_up(low * unit), round_half_up(high * unit)
+    step = max(1, (last - first) // _MOST_DEPTHS)
+    positions = [*range(max(1, first), last + 1, step)]
+
+    def at(index: int) -> CustomArch:
+        return network(function, positions[index] / unit, 1.0, function.resolution, num_classes)
+
+    starts = [0]  # where each network begins
+    ranges = [(0, len(positions) - 1)]
+    while ranges:
+        begin, end = ranges.pop()
+        one, other = at(begin), at(end)
+        if one == other:
+            continue
+        if one.counts.macs > other.counts.macs:
+            raise FunctionError(
+                f"{function.place}: cost falls as depth rises: {one.counts.macs:,} multiply-adds "
+                f"at depth {one.depth:g}, {other.counts.macs:,} at {other.depth:g}"
+            )
+        if end - begin == 1:
+            starts.append(end)
+            continue
+        middle = (begin + end) // 2
+        ranges += [(begin, middle), (middle, end)]
+    starts.sort()
+    ends = [start - 1 for start in starts[1:]] + [len(positions) - 1]
+    multipliers = []
+    for start, end in zip(starts, ends, strict=True):
+        multipliers.append(shortest_decimal(positions[start], positions[end], unit) / unit)
+    return multipliers
+
+
+_known: dict[str, dict[str, Counts]] = {}  # by digest, and by what was counted
+
+
+def counted() -> int:
+    """How many networks are known by now, of all functions."""
+    return sum(len(counts) for counts in _known.values())
+
+
+def _counts(
+    function: Function, depth: float, width: float, resolution: int, num_classes: int
+) -> Counts:
+    known = _known.get(function.digest)
+    if known is None:
+        known = _known[function.digest] = _read_counts(function)
+    key = json.dumps([depth, width, resolution, num_classes, function.in_channels])
+    if key not in known:
+        from effnet.nn.count import count
+
+        known[key] = count(function, depth, width, resolution, num_classes)
+        _write_counts(function, key, known[key])
+    return known[key]
+
+
+# ---- counts kept on disk
+
+
+def _cache_file(function: Function) -> Path | None:
+    """The file of a function's counts; None where there is no folder for it. In it other releases
+    of torch, which may count otherwise, have files of their own."""
+    from importlib.metadata import version
+
+    own = os.environ.get("SCALING_SEARCH_CACHE")
+    try:
+        if own:
+            folder = Path(own)
+        else:
+            home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(home) / "scaling-search"
+        folder = folder / "counts"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:
+        logger.info("counts are not kept: %s", error)
+        return None
+    return folder / f"{function.digest}-torch-{version('torch')}.jsonl"
+
+
+def _read_counts(function: Function) -> dict[str, Counts]:
+    """The counts of earlier processes. A line that is cut short, as by a kill, is left out."""
+    path = _cache_file(function)
+    counts: dict[str, Counts] = {}
+    if path is None or not path.is_file():
+        return counts
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            key, *values = json.loads(line)
+            counts[key] = Counts(*values)
+        except (ValueError, TypeError):
+            continue
+    return counts
+
+
+def _write_counts(function: Function, key: str, counts: Counts) -> None:
+    path = _cache_file(function)
+    if path is None:
+        return
+    values = [key, counts.macs, counts.params, counts.acts, counts.structure]
+    try:
+        # one short line, which the system appends whole beside other processes' lines
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+    except OSError as error:
+        logger.info("counts are not kept in %s: %s", path, error)

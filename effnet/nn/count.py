@@ -1,0 +1,229 @@
+"""What torch counts of a network that a function builds: a pass over the meta device, where shapes
+are computed and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from effnet import custom
+from effnet.custom import Counts, CustomArch, Function, FunctionError, explain
+
+
+class _Outputs(TorchDispatchMode):
+    """Counts the elements that convolutions and matrix products put out: pycls' and fvcore's
+    activations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            first = result[0] if isinstance(result, tuple) else result
+            self.elements += first.numel()
+        return result
+
+
+def build(arch: CustomArch, without_dropout: bool = False) -> nn.Module:
+    """The module of a network, on the CPU, drawn from torch's present state of random numbers;
+    Python's and numpy's are set from it, so that a function may draw from any of them.
+    `without_dropout` sets the rate of its Dropout modules to 0.
+
+    Raises FunctionError for what the function raises, or where it is another network by now than
+    was counted."""
+    seed = int(torch.randint(2**31, ()).item())
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002: the generator that a function without its own draws from
+    function = arch.function
+    width = custom.plain(arch.width * function.width)
+    depth = custom.plain(arch.depth)
+    model = _call(function, depth, width, arch.resolution, arch.num_classes)
+    structure = _structure(model)
+    if structure != arch.counts.structure:
+        raise FunctionError(
+            f"{function.place} at {_words(depth, width, arch.resolution)}: another network than "
+            "when it was counted; a function gives the same one at every call"
+        )
+    if without_dropout:
+        for module in model.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
+    return model
+
+
+def count(
+    function: Function, depth: float, width: float, resolution: int, num_classes: int
+) -> Counts:
+    """Count the network of these multipliers.
+
+    Raises FunctionError, with the multipliers, for what the function or its module raises, for
+    what is no module, and for outputs that are not [images, classes]."""
+    call = _words(depth, width, resolution)
+    model = _on_meta(function, depth, width, resolution, num_classes)
+    model.eval()
+    images = torch.zeros(1, function.in_channels, resolution, resolution, device="meta")
+    outputs = _Outputs()
+    try:
+        with torch.no_grad(), outputs, FlopCounterMode(display=False) as counter:
+            logits = model(images)
+    except Exception as error:
+        raise explain(function, call, error) from error
+    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise FunctionError(
+            f"{function.place} at {call}: its module gives {shape} for one image; wanted is "
+            f"[1, {num_classes}], logits of {num_classes} classes"
+        )
+    macs = counter.get_total_flops() // 2
+    trainable = [p.numel() for p in model.parameters() if p.requires_grad]
+    if not macs or not trainable:
+        raise FunctionError(
+            f"{function.place} at {call}: its module has no convolution or matrix product to count"
+            if trainable
+            else f"{function.place} at {call}: its module has no parameters to train"
+        )
+    return Counts(macs, sum(trainable), outputs.elements, _structure(model))
+
+
+def check(function: Function, num_classes: int) -> list[str]:
+    """Hold a function to what a search takes for granted, at the baseline and at twice each dial;
+    lines for the user about what it ignores.
+
+    Raises FunctionError where it builds another network at the next call, where cost falls as a
+    dial rises, where width does nothing, or where a training step fails."""
+    side = function.resolution
+    base = custom.network(function, 1.0, 1.0, side, num_classes)
+    again = count(function, 1.0, custom.plain(function.width), side, num_classes)
+    if again != base.counts:
+        raise FunctionError(
+            f"{function.place}: another network at each call ({base.counts.macs:,} and "
+            f"{again.macs:,} multiply-adds, {base.counts.params:,} and {again.params:,} "
+            "parameters); a function gives the same one for the same arguments"
+        )
+    doubled = {
+        "depth": custom.network(function, 2.0, 1.0, side, num_classes),
+        "width": custom.network(function, 1.0, 2.0, side, num_classes),
+        "resolution": custom.network(function, 1.0, 1.0, 2 * side, num_classes),
+    }
+    notes = []
+    for dial, network in doubled.items():
+        if network.counts.macs < base.counts.macs:
+            raise FunctionError(
+                f"{function.place}: cost falls as {dial} rises: {base.counts.macs:,} "
+                f"multiply-adds at 1, {network.counts.macs:,} at 2"
+            )
+        if network.counts.macs == base.counts.macs:
+            notes.append(f"{function.name} costs the same at any {dial}: the map has no {dial}")
+    if doubled["width"].counts.macs == base.counts.macs:
+        raise FunctionError(
+            f"{function.place}: width does nothing (the same cost at 1 and at 2); it is the dial "
+            "that is solved for a budget"
+        )
+    _try_step(base)
+    return notes
+
+
+def _try_step(arch: CustomArch) -> None:
+    """One forward and backward pass on two images of noise, on the CPU. Raises FunctionError."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(arch).train()
+        images = torch.rand(2, arch.in_channels, arch.resolution, arch.resolution)
+        labels = torch.zeros(2, dtype=torch.int64)
+        try:
+            F.cross_entropy(model(images).float(), labels).backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            call = f"a training step of two images, {arch.resolution} px"
+            raise explain(arch.function, call, error) from error
+
+
+def saved_for_backward(arch: CustomArch) -> int:
+    """Elements per image that the forward pass of a training step leaves for the backward pass.
+    Raises FunctionError."""
+    function = arch.function
+    depth, width = custom.plain(arch.depth), custom.plain(arch.width * function.width)
+    model = _on_meta(function, depth, width, arch.resolution, arch.num_classes).train()
+    parameters = {id(p) for p in model.parameters()}
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []  # while they live, no other tensor has their id
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in parameters:
+            kept.append(tensor)
+            saved[id(tensor.untyped_storage())] = tensor.numel()
+        return tensor
+
+    images = torch.zeros(2, function.in_channels, arch.resolution, arch.resolution, device="meta")
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(images)
+    except Exception as error:
+        call = _words(depth, width, arch.resolution)
+        raise explain(function, call, error) from error
+    return sum(saved.values()) // 2
+
+
+_NEEDS_VALUES: set[str] = set()  # digests of functions that cannot build on the meta device
+
+
+def _on_meta(
+    function: Function, depth: float, width: float, resolution: int, num_classes: int
+) -> nn.Module:
+    """The module without weights. A function that reads values of tensors while it builds, as for
+    rates that rise from layer to layer, builds on the CPU first."""
+    if function.digest not in _NEEDS_VALUES:
+        try:
+            with torch.device("meta"):
+                return _call(function, depth, width, resolution, num_classes).to("meta")
+        except FunctionError as error:
+            cause = error.__cause__
+            # torch's own words for what has no values
+            if cause is None or "meta" not in str(cause).lower():
+                raise
+        _NEEDS_VALUES.add(function.digest)
+    return _call(function, depth, width, resolution, num_classes).to("meta")
+
+
+def _call(
+    function: Function, depth: float, width: float, resolution: int, num_classes: int
+) -> nn.Module:
+    """What the function returns. Raises FunctionError."""
+    function_itself = custom.load(function)
+    try:
+        model = function_itself(
+            depth=depth,
+            width=width,
+            resolution=resolution,
+            num_classes=num_classes,
+            in_channels=function.in_channels,
+        )
+    except Exception as error:
+        raise explain(function, _words(depth, width, resolution), error) from error
+    if not isinstance(model, nn.Module):
+        raise FunctionError(
+            f"{function.place} at {_words(depth, width, resolution)} returns "
+            f"{type(model).__name__}; wanted is a torch.nn.Module"
+        )
+    return model
+
+
+def _words(depth: float, width: float, resolution: int) -> str:
+    return f"depth {depth:g}, width {width:g}, {resolution} px"
+
+
+def _structure(model: nn.Module) -> str:
+    """12 hexadecimal digits for the names and shapes of parameters and buffers."""
+    lines = [f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
