@@ -13,7 +13,7 @@ from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.custom import Function
 from effnet.rounding import round_half_up
-from effnet.solve import Solution, fit
+from effnet.solve import Solution, fit, fit_width_within
 
 Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 
@@ -21,6 +21,8 @@ Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 # is seldom of low waste itself.
 _SIDES_FROM, _SIDES_TO = 0.8, 1.25
 _BEYOND = 1.1  # times the largest side: how far a function's waste is looked at
+# Of a function, which takes long to count: depths and widths are tried within these factors.
+_DEPTHS_AROUND, _WIDTHS_AROUND = 1.3, 1.5
 _CHOICES = 3  # block counts, and resolutions, that are tried around a direction
 
 
@@ -152,9 +154,12 @@ def toward(
     solutions = []
     for depth in _depths(base, exact.depth, num_classes):
         for side in sides:
-            solutions.append(
-                fit(base, budget, depth=depth, resolution=side, num_classes=num_classes)
-            )
+            if isinstance(base, Function):
+                around = (exact.width / _WIDTHS_AROUND, exact.width * _WIDTHS_AROUND)
+                solution = fit_width_within(base, budget, depth, side, num_classes, around)
+            else:
+                solution = fit(base, budget, depth=depth, resolution=side, num_classes=num_classes)
+            solutions.append(solution)
     best = min(solutions, key=rank)
     return best, sides[best.arch.resolution]
 
@@ -176,7 +181,8 @@ def _depths(base: AnyBaseline, depth: float, num_classes: int) -> list[float]:
     """Depth multipliers of the three networks whose block counts are nearest to that many times the
     baseline's."""
     if isinstance(base, Function):
-        multipliers = custom.distinct_depths(base, depth / 2, 2 * depth, num_classes)
+        low, high = depth / _DEPTHS_AROUND, depth * _DEPTHS_AROUND
+        multipliers = custom.distinct_depths(base, low, high, num_classes)
         return sorted(multipliers, key=lambda multiplier: abs(multiplier - depth))[:_CHOICES]
     blocks = depth * base.blocks
     if least_depth(base):  # depth moves in whole blocks

@@ -15,7 +15,7 @@ from effnet.budget import Budget, human
 from effnet.cost import macs
 from effnet.custom import Function
 from effnet.shares import waste
-from effnet.solve import nearest_width, shortest_width, width_within
+from effnet.solve import NEAR_ENOUGH, nearest_width, shortest_width, width_within
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate, in_words
 from scaling_search.study.context import ScalingContext, distinct
@@ -27,11 +27,8 @@ _TOLERABLE_WASTE = 0.25
 # Block counts, or resolutions, that a space is searched over: with all of a large budget's,
 # planning takes minutes.
 _MOST = 64
-# Depths of a function's networks, each of which takes torch some 50 ms to count.
-_MOST_COUNTED = 16
-# Of a function's networks the first within this part of the tolerance is taken, where the nearest
-# would take twice the counts.
-_NEAR_ENOUGH = 0.25
+# Depths, and sides, of a function's networks, each of which takes torch some 50 ms to count.
+_MOST_COUNTED, _MOST_COUNTED_SIDES = 16, 8
 
 _Value = TypeVar("_Value", int, float)
 Progress = Callable[[str], None]  # is told how far the search for networks is
@@ -96,19 +93,33 @@ def _solve_cells(
     sides, depths, width_limits = _reach(context, space, context.ratio(budget))
     wastes = waste(base, sides, classes)
     if isinstance(base, Function):
-        sides = [side for side in sides if wastes[side] <= max(_TOLERABLE_WASTE, space.max_waste)]
+        sides = _frugal_sides(context, sides, wastes)
     target = budget.target(context.base_macs)
     cells: list[_Cell] = []
     for depth, side in itertools.product(depths, sides):
         progress(f"{len(cells)} of {len(depths) * len(sides)} networks of {budget}")
         if isinstance(base, Function):
-            near = _NEAR_ENOUGH * budget.tolerance
+            near = NEAR_ENOUGH * budget.tolerance
             width = width_within(base, target, depth, side, classes, width_limits, near)
         else:
             width = nearest_width(base, target, depth, side, classes, width_limits)
         arch = scale(base, depth, width, side, num_classes=classes)
         cells.append(_Cell(arch, depth, width, side, macs(arch), wastes[side]))
     return cells
+
+
+def _frugal_sides(context: ScalingContext, sides: list[int], wastes: dict[int, float]) -> list[int]:
+    """The sides [px] at which a function's networks are looked for: those of least waste, where
+    there are enough, and of sides that cost the same the largest."""
+    largest: dict[int, int] = {}  # by what the baseline costs there
+    for side in sides:
+        arch = scale(context.base, resolution=side, num_classes=context.classes)
+        largest[macs(arch)] = side
+    distinct_sides = sorted({context.base.resolution, *largest.values()})
+    frugal = [side for side in distinct_sides if wastes[side] <= context.max_waste]
+    if len(frugal) < LEAST:
+        frugal = [side for side in distinct_sides if wastes[side] <= _TOLERABLE_WASTE]
+    return _thin(frugal, _MOST_COUNTED_SIDES)
 
 
 def _candidates(

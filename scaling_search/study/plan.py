@@ -83,7 +83,8 @@ def _plan(
     _check_counts(study, candidates)
     chosen_keys = {candidate.key for candidate in candidates}
     free = [candidate for candidate in distinct(pool) if candidate.key not in chosen_keys]
-    references = _references(context, study, {baseline.key, *chosen_keys})
+    references, unreachable = _references(context, study, {baseline.key, *chosen_keys})
+    notes += unreachable
     logger.info(
         "planned %d networks of %s, and %d references",
         len(candidates),
@@ -185,14 +186,22 @@ def _check_counts(study: Study, candidates: list[Candidate]) -> None:
             )
 
 
-def _references(context: ScalingContext, study: Study, taken: set[str]) -> list[Candidate]:
+def _references(
+    context: ScalingContext, study: Study, taken: set[str]
+) -> tuple[list[Candidate], list[str]]:
     """The networks along the paper's direction at other costs, for the front; none of those whose
-    keys are taken. With several budgets, these show the front themselves."""
+    keys are taken. With several budgets, these show the front themselves. And a line for each that
+    a function refuses to build."""
     if len(study.budgets) > 1:
-        return []
+        return [], []
     references: dict[str, Candidate] = {}
+    notes: list[str] = []
     for ratio in study.references:
-        member = context.toward(NAMED["paper"], ratio)
+        try:
+            member = context.toward(NAMED["paper"], ratio)
+        except FunctionError as error:
+            notes.append(f"the reference of {ratio:g}x is left out: {error}")
+            continue
         if member.key not in taken:
             references.setdefault(member.key, member)
-    return list(references.values())
+    return list(references.values()), notes

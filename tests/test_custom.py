@@ -1,0 +1,482 @@
+"""Functions as baselines: what torch counts of them, what is refused, and whole studies of one."""
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import effnet
+from effnet import custom
+from effnet.arch import network_from_dict, scale
+from effnet.cost import cost, training_memory
+from effnet.custom import CustomArch, Function, FunctionError
+from effnet.nn import count
+from effnet.solve import width_within
+from scaling_search import UserError
+from scaling_search.cli import main
+from scaling_search.study.plan import plan
+from scaling_search.study.settings import check, read
+from scaling_search.training.trial import Trial
+from tests import functions
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def network(place: str, depth: float = 1, width: float = 1, side: int = 12) -> CustomArch:
+    net = scale(custom.find(place), depth, width, side, num_classes=10)
+    assert isinstance(net, CustomArch)
+    return net
+
+
+# ---- counts
+
+
+def torchs_macs(model: nn.Module, side: int) -> int:
+    """What torch's own counter says of a pass. Not of the CPU's attention, of which it has no
+    formula: on the meta device attention is products of matrices."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval().to("meta")(torch.zeros(1, 3, side, side, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet", "convnext", "mobilenetv3"])
+def test_examples_are_counted_as_torch_counts(name: str) -> None:
+    function = custom.find(f"{EXAMPLES / name}.py:build")
+    rng = random.Random(name)
+    for _ in range(6):
+        depth, width = rng.uniform(0.6, 2), rng.uniform(0.6, 1.6)
+        side = rng.randrange(32, 97)
+        net = scale(function, depth, width, side, num_classes=rng.randrange(2, 30))
+        assert isinstance(net, CustomArch)
+        model = count.build(net)
+        assert net.counts.params == sum(p.numel() for p in model.parameters())
+        assert model(torch.zeros(2, 3, side, side)).shape == (2, net.num_classes)
+        assert net.counts.macs == torchs_macs(model, side)
+
+
+def test_attention_is_counted_as_its_products() -> None:
+    net = scale(custom.find(f"{EXAMPLES / 'vit.py'}:build"), 1, 1, 16, num_classes=10)
+    assert isinstance(net, CustomArch)
+    layers, tokens, c, hidden = 6, 8 * 8, 24, 48
+    layer = 4 * c * c * tokens + 2 * c * tokens**2 + 2 * c * hidden * tokens
+    assert net.counts.macs == 3 * 2 * 2 * c * tokens + layers * layer + 10 * c
+
+
+def test_b0_through_a_function_costs_what_the_table_says(tmp_path: Path) -> None:
+    place = functions.write(
+        tmp_path,
+        """
+        import effnet
+        from effnet.families import BASELINES
+
+        def build(depth, width, resolution=224, num_classes=1000, in_channels=3):
+            base = BASELINES["b0"]
+            return effnet.build(effnet.arch(base, depth=depth, width=width,
+                resolution=resolution, num_classes=num_classes, in_channels=in_channels))
+        """,
+    )
+    function = dataclasses.replace(custom.find(place), in_channels=4)
+    rng = random.Random(0)
+    for _ in range(4):
+        depth, width, side = rng.uniform(0.5, 2), rng.uniform(0.5, 2), rng.randrange(32, 300)
+        of_function = scale(function, depth, width, side)
+        of_table = effnet.arch("b0", depth=depth, width=width, resolution=side, in_channels=4)
+        assert cost(of_function) == cost(of_table)
+
+
+def test_a_network_is_known_by_what_it_is(tmp_path: Path) -> None:
+    place = functions.write(tmp_path)
+    one, other = network(place, depth=1.0), network(place, depth=1.1)
+    assert one == other  # four layers both
+    assert one.key == other.key
+    assert one != network(place, depth=1.25)
+    assert one != network(place, side=13)
+    assert network_from_dict(json.loads(json.dumps(one.as_dict()))) == one
+    assert "source" not in one.as_dict()
+    assert effnet.arch(place, depth=1.1, resolution=12, num_classes=10) == one
+
+
+def test_memory_is_what_a_step_saves(tmp_path: Path) -> None:
+    net = network(functions.write(tmp_path))
+    small, large = training_memory(net, 8), training_memory(net, 16)
+    # the input, and of each of the layers at 6 px what its backward pass reads
+    assert large - small > 8 * 4 * 8 * 36 * 5
+    assert training_memory(net, 8, "bf16") < small
+
+
+def test_counts_are_kept_for_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(custom, "_known", {})
+    place = functions.write(tmp_path)
+    net = network(place)
+    (file,) = (tmp_path / "cache" / "counts").iterdir()
+    with file.open("a") as lines:
+        lines.write('["[1.0, 1.0, 9')  # a process was killed as it wrote
+    monkeypatch.setattr(custom, "_known", {})
+
+    def never(*_: Any) -> None:
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr(count, "count", never)
+    assert network(place) == net
+    functions.write(tmp_path, functions.SMALL.replace("32 * width", "33 * width"))
+    with pytest.raises(AssertionError, match="counted again"):
+        network(place)
+
+
+def test_counts_that_cannot_be_kept_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(custom, "_known", {})
+    assert network(functions.write(tmp_path)).counts.macs > 0
+
+
+def test_a_function_that_reads_values_as_it_builds(tmp_path: Path) -> None:
+    place = functions.write(
+        tmp_path,
+        functions.SMALL.replace(
+            "channels = max",
+            "rates = [x.item() for x in torch.linspace(0, 1, 3)]\n        channels = max",
+        ),
+    )
+    (tmp_path / "other").mkdir()
+    assert network(place).counts.macs == network(functions.write(tmp_path / "other")).counts.macs
+
+
+# ---- depths and widths
+
+
+def test_depths_are_one_for_each_network(tmp_path: Path) -> None:
+    function = custom.find(functions.write(tmp_path))
+    # int(4 * depth + 0.5): 4 below 1.125, 5 below 1.375, ...
+    assert custom.distinct_depths(function, 1, 2, 10) == [1, 1.2, 1.5, 1.7, 2]
+    assert custom.distinct_depths(function, 0.5, 1, 10) == [0.6, 0.7, 1]
+
+
+def test_a_width_within(tmp_path: Path) -> None:
+    function = custom.find(functions.write(tmp_path))
+    macs = [network(function.place, 1, width / 1000).counts.macs for width in range(1000, 2001)]
+    target = 2 * macs[0]
+    width = width_within(function, target, 1, 12, 10, (1, 2), 0.0)
+    nearest = min(abs(each - target) for each in macs)
+    assert abs(network(function.place, 1, width).counts.macs - target) == nearest
+    assert width_within(function, macs[0] / 2, 1, 12, 10, (1, 2), 0.0) == 1
+    assert width_within(function, 100 * macs[0], 1, 12, 10, (1, 2), 0.0) == 2
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ((("def build", "def construct"),), "has no function build"),
+        ((("def build", "build = 3\n    def other"),), "build is no function"),
+        ((("depth, width, resolution=12", "d, w, resolution=12"),), "wanted is build(depth,"),
+        ((("import torch", "import torch_geometry"),), "line 2: ModuleNotFoundError"),
+        ((("return nn.Sequential", "return nn.Sequentia"),), "line 10: AttributeError"),
+        ((("return nn.Sequential(", "return list(("), ("num_classes))", "num_classes)))")), "list"),
+        ((("channels, num_classes)", "channels, 7)"),), "gives [1, 7] for one image; wanted is"),
+        ((("nn.Linear(channels, num_classes)", "nn.Identity()"),), "gives [1, 32] for one image"),
+        ((("channels = max(1, round(32 * width))", "channels ="),), "line 6: SyntaxError"),
+    ],
+)  # fmt: skip
+def test_functions_that_cannot_be_a_baseline(
+    changes: tuple[tuple[str, str], ...], words: str, tmp_path: Path
+) -> None:
+    source = functions.SMALL
+    for old, new in changes:
+        assert old in source
+        source = source.replace(old, new)
+    with pytest.raises(FunctionError) as raised:
+        network(functions.write(tmp_path, source))
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("channels = max", "import random; width *= random.uniform(1, 2); channels = max",
+         "another network at each call"),
+        ("int(4 * depth + 0.5)", "int(4 / depth)", "cost falls as depth rises"),
+        ("round(32 * width)", "8", "width does nothing"),
+        ("channels = max",
+         "if resolution > 20: raise ValueError('too large')\n        channels = max",
+         "24 px: net.py, line 6: ValueError: too large"),
+        ("nn.Flatten(),", "nn.Flatten(), nn.LogSoftmax(1), nn.BatchNorm1d(channels, affine=False),",
+         ""),
+        ("nn.Linear(channels, num_classes))",
+         "nn.Linear(channels, num_classes), Detached())\n\n    class Detached(nn.Module):\n"
+         "        def forward(self, x):\n            return x.detach()",
+         "a training step of two images, 12 px"),
+    ],
+)  # fmt: skip
+def test_functions_that_a_search_cannot_take(
+    old: str, new: str, words: str, tmp_path: Path
+) -> None:
+    assert old in functions.SMALL
+    function = custom.find(functions.write(tmp_path, functions.SMALL.replace(old, new)))
+    if not words:
+        assert count.check(function, 10) == []
+        return
+    with pytest.raises(FunctionError) as raised:
+        count.check(function, 10)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("nowhere.py:build", "there is no file nowhere.py"),
+        ("no.such.module:build", "no.such"),
+        ("torch:build", "has no function build"),
+        ("not a module:build", "is neither a .py file nor the name of a module"),
+    ],
+)
+def test_wrong_places(place: str, words: str) -> None:
+    with pytest.raises(FunctionError, match=words):
+        custom.find(place)
+
+
+def test_a_function_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    functions.write(tmp_path / "package")
+    monkeypatch.chdir(tmp_path)  # from where it can be imported
+    net = network("package.net:build")
+    assert net.counts == network(f"{tmp_path}/package/net.py:build").counts
+    assert isinstance(effnet.build(net), nn.Sequential)
+
+
+def test_a_file_beside_the_functions_own(tmp_path: Path) -> None:
+    (tmp_path / "layers_of_mine.py").write_text("WIDTH = 8\n")
+    source = functions.SMALL.replace("32 * width", "layers_of_mine.WIDTH * width")
+    place = functions.write(tmp_path, source.replace("import torch\n", "import layers_of_mine\n"))
+    assert network(place).counts.macs > 0
+
+
+# ---- building
+
+
+def test_weights_are_the_seeds(tmp_path: Path) -> None:
+    draws = (
+        "import random\n        import numpy as np\n"
+        "        bias = random.random() + np.random.rand()\n"
+        "        nn.init.constant_(layers[0].bias, bias)\n        return nn.Sequential"
+    )
+    source = functions.SMALL.replace("return nn.Sequential", draws)
+    net = network(functions.write(tmp_path, source))
+
+    def drawn(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        return [p.detach() for p in effnet.build(net).parameters()]
+
+    for one, other in zip(drawn(1), drawn(1), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(drawn(1)[1], drawn(2)[1])
+
+
+def test_dropout_is_the_recipes_affair(tmp_path: Path) -> None:
+    source = functions.SMALL.replace("nn.Flatten(),", "nn.Flatten(), nn.Dropout(0.4),")
+    net = network(functions.write(tmp_path, source))
+    rates = [m.p for m in effnet.build(net, dropout=0.0).modules() if isinstance(m, nn.Dropout)]
+    assert rates == [0.0]
+    rates = [m.p for m in effnet.build(net).modules() if isinstance(m, nn.Dropout)]
+    assert rates == [0.4]
+
+
+def test_what_was_recorded_runs_nothing(tmp_path: Path) -> None:
+    net = network(functions.write(tmp_path))
+    recorded = network_from_dict(net.as_dict())
+    with pytest.raises(FunctionError, match="only what was recorded of this function is here"):
+        effnet.build(recorded)
+
+
+def test_the_source_travels_with_a_trial(trial: Trial, tmp_path: Path) -> None:
+    net = network(functions.write(tmp_path))
+    sent = dataclasses.replace(trial, arch=net)
+    received = Trial.from_dict(json.loads(json.dumps(sent.as_dict())))
+    assert received == sent
+    assert received.key == sent.key
+    (tmp_path / "net.py").unlink()
+    assert isinstance(effnet.build(received.arch), nn.Module)
+
+
+# ---- studies
+
+
+def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a command is refused."""
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+QUICKLY = [
+    "--data", "shapes", "--device", "cpu", "--candidates", "4", "--extra", "0", "--batch", "16",
+    "--train-images", "96", "--val-images", "60", "--set", "references=[]",
+    "--set", "data.epoch_images=64", "--set", "recipe.bn_images=32", "--budget", "2x",
+]  # fmt: skip
+
+
+def test_a_study_of_a_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = functions.write(tmp_path)
+    command = ["search", "--baseline", "net.py:build", *QUICKLY, "--out", "run"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "net.py:build, width 1, at 12 px" in said
+    assert "a function's modules train as torch runs them" in " ".join(said.split())
+    assert Path("run/baseline.py").read_text() == Path("net.py").read_text()
+
+    # the same command goes on from there, and so does the study that was written
+    assert main(command) == 0
+    assert "every run of this study is recorded" in " ".join(capsys.readouterr().out.split())
+    assert main(["search", "--study", "run/study.toml", "--out", "run"]) == 0
+    capsys.readouterr()
+
+    # another function is another study
+    Path("net.py").write_text(Path("net.py").read_text() + "\n# changed\n")
+    assert "baseline.function is" in refused(command, capsys)
+    again = ["search", "--study", "run/study.toml", "--out", "run"]
+    assert "has changed since the study was made" in refused(again, capsys)
+
+    # a report needs no function, and runs none
+    Path("net.py").unlink()
+    assert main(["report", "run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "choose depth" in said
+    assert place not in Path("run/results.csv").read_text()
+
+
+def test_a_function_without_depth_makes_a_map_of_two(tmp_path: Path) -> None:
+    place = functions.write(tmp_path, functions.SMALL.replace("int(4 * depth + 0.5)", "4"))
+    study = read_study(place, {"space.candidates": 5})
+    planned = plan(study, 10, 64)
+    assert "net.py:build costs the same at any depth: the map has no depth" in planned.notes
+    for candidate in planned.candidates:
+        assert candidate.alpha == 1
+        assert candidate.shares is not None
+        assert candidate.shares[0] == 0
+
+
+def test_networks_of_a_function_meet_the_budget(tmp_path: Path) -> None:
+    said: list[str] = []
+    study = read_study(functions.write(tmp_path), {})
+    planned = plan(study, 10, 64, progress=said.append)
+    assert len(planned.candidates) >= 5
+    assert len({candidate.key for candidate in planned.candidates}) == len(planned.candidates)
+    for candidate in planned.candidates:
+        assert candidate.cost == cost(candidate.arch)
+        assert abs(candidate.ratio / 2 - 1) <= 0.02
+    assert any(words.startswith("0 of ") for words in said)
+
+
+def read_study(place: str, changes: dict[str, Any]) -> Any:
+    settings = {"baseline.name": place, "data.source": "shapes", **changes}
+    preset = Path(__file__).parent.parent / "studies" / "quick.toml"
+    return read(preset, settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"baseline.blocks": 8}, "blocks and divisor are of tables"),
+        ({"baseline.divisor": 2}, "blocks and divisor are of tables"),
+        ({"space.mode": "nominal"}, "the paper's nominal lattice takes a table"),
+    ],
+)
+def test_settings_of_tables(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        read_study(functions.write(tmp_path), changes)
+
+
+def test_a_resolution_is_needed(tmp_path: Path) -> None:
+    place = functions.write(
+        tmp_path,
+        functions.SMALL.replace(
+            "resolution=12, num_classes=10, in_channels=3", "resolution, num_classes, in_channels"
+        ),
+    )
+    with pytest.raises(UserError, match="its resolution has no default"):
+        read_study(place, {})
+    assert read_study(place, {"baseline.resolution": 14}).network().resolution == 14
+    with pytest.raises(FunctionError, match="its resolution has no default"):
+        effnet.arch(place)
+
+
+def test_a_study_that_is_only_read_runs_nothing(tmp_path: Path) -> None:
+    study = read_study(functions.write(tmp_path), {})
+    (tmp_path / "net.py").write_text("raise SystemExit('it was run')")
+    again = check(study.settings(), "study.toml")
+    assert isinstance(again.network(), Function)
+    assert again.network() == study.network()
+
+
+# ---- the other commands
+
+
+def test_cost_solve_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = functions.write(tmp_path)
+    assert main(["cost", place, "--classes", "10", "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "counted by torch on the meta device" in said
+    assert "equal to fvcore (macs)" in said
+    assert main(["solve", place, "--budget", "2x", "--depth", "1.5", "--resolution", "14"]) in (
+        0,
+        1,
+    )
+    assert "depth 1.5, width" in capsys.readouterr().out
+    assert main(["solve", place, "--budget", "2x", "--along", "paper"]) in (0, 1)
+    assert main(["solve", place, "--budget", "2x", "--shares", "0.4,0.3,0.3"]) in (0, 1)
+    for name in ("net.pt2", "net.safetensors"):
+        assert main(["export", place, "--classes", "10", "--to", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 1000
+    capsys.readouterr()
+    to = str(tmp_path / "x.safetensors")
+    for option in (["--to", str(tmp_path / "folder")], ["--to", to, "--names", "timm"]):
+        assert "a function" in refused(["export", place, *option], capsys)
+    for option in (["--blocks"], ["--convention", "all"]):
+        assert "whose blocks are its own" in refused(["cost", place, *option], capsys)
+    rounding = ["solve", place, "--budget", "2x", "--width", "1", "--rounding", "nearest"]
+    assert "rounds as it will" in refused(rounding, capsys)
+
+
+def test_train_and_its_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    functions.write(tmp_path)
+    words = ["train", "net.py:build", "--data", "shapes", "--device", "cpu", "--resolution", "12"]
+    words += ["--train-images", "96", "--val-images", "60", "--batch", "16", "--epochs", "2"]
+    assert main(words) == 0
+    assert "net.py:build, 12 px" in capsys.readouterr().out
+
+
+def test_a_function_from_the_shell(tmp_path: Path) -> None:
+    functions.write(tmp_path, functions.SMALL.replace("import torch\n", "import no_such_package\n"))
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES.parent / "run_search.py"), "--baseline", "net.py:build",
+         "--data", "shapes", "--device", "cpu"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "net.py, line 2: ModuleNotFoundError: No module named 'no_such_package'" in line
+    assert not (tmp_path / "runs").exists()
