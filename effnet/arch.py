@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, overload
 
-from effnet import custom
+from effnet import counting
 from effnet.custom import CustomArch, Function
 from effnet.rounding import round_half_up, rule, snap, spread_repeats
 
@@ -457,7 +457,7 @@ def scale(
     if isinstance(baseline, Function):
         _check_multiplier("depth", depth)
         _check_multiplier("width", width)
-        return custom.network(baseline, depth, width, resolution, num_classes)
+        return counting.network(baseline, depth, width, resolution, num_classes)
     return assemble(
         baseline,
         repeats_at(baseline, depth),

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from effnet import custom
+from effnet import counting
 from effnet.arch import AnyBaseline, Scaling, least_depth, least_side, repeats_at, scale
 from effnet.budget import Budget
 from effnet.cost import macs
@@ -182,7 +182,7 @@ def _depths(base: AnyBaseline, depth: float, num_classes: int) -> list[float]:
     baseline's."""
     if isinstance(base, Function):
         low, high = depth / _DEPTHS_AROUND, depth * _DEPTHS_AROUND
-        multipliers = custom.distinct_depths(base, low, high, num_classes)
+        multipliers = counting.distinct_depths(base, low, high, num_classes)
         return sorted(multipliers, key=lambda multiplier: abs(multiplier - depth))[:_CHOICES]
     blocks = depth * base.blocks
     if least_depth(base):  # depth moves in whole blocks

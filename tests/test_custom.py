@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import effnet
-from effnet import custom
+from effnet import counting, custom
 from effnet.arch import network_from_dict, scale
 from effnet.cost import cost, training_memory
 from effnet.custom import CustomArch, Function, FunctionError
@@ -116,13 +116,13 @@ def test_counts_are_kept_for_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(custom, "_known", {})
+    monkeypatch.setattr(counting, "_known", {})
     place = functions.write(tmp_path)
     net = network(place)
     (file,) = (tmp_path / "cache" / "counts").iterdir()
     with file.open("a") as lines:
         lines.write('["[1.0, 1.0, 9')  # a process was killed as it wrote
-    monkeypatch.setattr(custom, "_known", {})
+    monkeypatch.setattr(counting, "_known", {})
 
     def never(*_: Any) -> None:
         raise AssertionError("counted again")
@@ -139,7 +139,7 @@ def test_counts_that_cannot_be_kept_stop_nothing(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(custom, "_known", {})
+    monkeypatch.setattr(counting, "_known", {})
     assert network(functions.write(tmp_path)).counts.macs > 0
 
 
@@ -161,8 +161,8 @@ def test_a_function_that_reads_values_as_it_builds(tmp_path: Path) -> None:
 def test_depths_are_one_for_each_network(tmp_path: Path) -> None:
     function = custom.find(functions.write(tmp_path))
     # int(4 * depth + 0.5): 4 below 1.125, 5 below 1.375, ...
-    assert custom.distinct_depths(function, 1, 2, 10) == [1, 1.2, 1.5, 1.7, 2]
-    assert custom.distinct_depths(function, 0.5, 1, 10) == [0.6, 0.7, 1]
+    assert counting.distinct_depths(function, 1, 2, 10) == [1, 1.2, 1.5, 1.7, 2]
+    assert counting.distinct_depths(function, 0.5, 1, 10) == [0.6, 0.7, 1]
 
 
 def test_a_width_within(tmp_path: Path) -> None:
@@ -230,10 +230,10 @@ def test_functions_that_a_search_cannot_take(
     assert old in functions.SMALL
     function = custom.find(functions.write(tmp_path, functions.SMALL.replace(old, new)))
     if not words:
-        assert count.check(function, 10) == []
+        assert counting.check(function, 10) == []
         return
     with pytest.raises(FunctionError) as raised:
-        count.check(function, 10)
+        counting.check(function, 10)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -356,6 +356,14 @@ def test_a_study_of_a_function(
     assert "baseline.function is" in refused(command, capsys)
     again = ["search", "--study", "run/study.toml", "--out", "run"]
     assert "has changed since the study was made" in refused(again, capsys)
+
+    # a family asks for it
+    assert "--baseline net.py:build" in refused(["family", "run", "--budgets", "4x"], capsys)
+    of_another = ["family", "run", "--budgets", "4x", "--baseline", "net.py:build"]
+    assert "not the function of the study" in refused(of_another, capsys)
+    Path("net.py").write_text(Path("run/baseline.py").read_text())
+    assert main(of_another) in (0, 2)  # 2: the pick shrinks one dimension to grow another
+    capsys.readouterr()
 
     # a report needs no function, and runs none
     Path("net.py").unlink()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling_search import UserError
 from scaling_search.study.directions import (
     Direction,
     distance,
@@ -14,7 +15,8 @@ from scaling_search.study.directions import (
     sobol,
 )
 from scaling_search.study.plan import plan
-from scaling_search.study.settings import preset_path, read
+from scaling_search.study.settings import check, preset_path, read
+from tests.conftest import SMALL
 
 UNIT = st.floats(0, 1)
 
@@ -80,3 +82,34 @@ def test_a_direction_is_recorded_as_text(direction: Direction, text: str) -> Non
     assert str(direction) == text
     assert Direction.from_text(text) == direction
     assert direction.represents == (direction.match != "beside")
+
+
+def test_a_studys_own_directions() -> None:
+    """dWr of Dollár et al. (arXiv 2103.06877), alpha .8, is one such."""
+    space = {"candidates": 8}
+    own = {"dWr": [0.1, 0.8, 0.1], "deep": [0.8, 0.2, 0.0]}
+    study = check({**SMALL, "space": space, "directions": own}, "test")
+    planned = plan(study, 10, 64)
+    for name, aim in study.directions.items():
+        (network,) = [c for c in planned.candidates if c.direction(name) is not None]
+        assert math.dist(network.shares or (1, 1, 1), aim) <= 0.25
+    plain = check({**SMALL, "space": space}, "test")
+    assert "directions" not in str(plain.identity("digest"))
+    assert study.identity("digest")["directions.dWr"] == [0.1, 0.8, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"paper": [0.1, 0.8, 0.1]}, "are there already"),
+        ({"mine": [0.1, 0.8, 0.2]}, "that sum to 1"),
+        ({"mine": [-0.1, 0.8, 0.3]}, "each at least 0"),
+        ({"mine": [0.1, 0.9]}, "directions.mine"),
+        ({"a, b": [0.1, 0.8, 0.1]}, "without a comma"),
+        ({"nearest to mine": [0.1, 0.8, 0.1]}, "not beginning with"),
+        ({"": [0.1, 0.8, 0.1]}, "a name of at most"),
+    ],
+)
+def test_directions_that_are_none(own: dict[str, list[float]], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check({**SMALL, "directions": own}, "test")

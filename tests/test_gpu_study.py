@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests import functions
 from tests.cuda_stub import stub
 
 pytestmark = stub.needs_stub
@@ -21,6 +22,26 @@ ARGUMENTS = (
     *("--blocks", "7", "--width", "0.1", "--divisor", "2", "--resolution", "12"),
     *("--batch", "16", "--train-images", "48", "--val-images", "20"),
 )
+
+
+def test_a_function_trains_on_a_gpu(pets: str, tmp_path: Path) -> None:
+    place = functions.write(tmp_path)
+    out = tmp_path / "study"
+    output = stub.check(
+        *("run_search.py", "--preset", "standard", "--candidates", "3", "--extra", "0"),
+        *("--confirm", "0", "--epochs", "1", "--allocation", "flat", "--no-check"),
+        *("--baseline", place, "--set", "references=[]", "--batch", "16", "--train-images", "48"),
+        *("--val-images", "20", "--workers", "1", "--data", pets, "--out", str(out)),
+        gpus=1,
+        ledger=tmp_path / "ledger",
+        timeout=400,
+        variables={"FAKE_CUDA_BLANK": "1"},
+    )
+    assert "a function's modules train as torch runs them" in " ".join(output.split())
+    table = pd.read_csv(out / "results.csv")
+    assert set(table["status"]) == {"done"}, table[["network", "status", "note"]].to_string()
+    notes = table["note"].dropna().tolist()
+    assert not any("eager" in note for note in notes), notes
 
 
 # One device alone, its numbers checked first (15 s); two devices, each shared by two trainings. No

@@ -106,45 +106,7 @@ def count(
     return Counts(macs, sum(trainable), counter.outputs, _structure(model))
 
 
-def check(function: Function, num_classes: int) -> list[str]:
-    """Hold a function to what a search takes for granted, at the baseline and at twice each dial;
-    lines for the user about what it ignores.
-
-    Raises FunctionError where it builds another network at the next call, where cost falls as a
-    dial rises, where width does nothing, or where a training step fails."""
-    side = function.resolution
-    base = custom.network(function, 1.0, 1.0, side, num_classes)
-    again = count(function, 1.0, custom.plain(function.width), side, num_classes)
-    if again != base.counts:
-        raise FunctionError(
-            f"{function.place}: another network at each call ({base.counts.macs:,} and "
-            f"{again.macs:,} multiply-adds, {base.counts.params:,} and {again.params:,} "
-            "parameters); a function gives the same one for the same arguments"
-        )
-    doubled = {
-        "depth": custom.network(function, 2.0, 1.0, side, num_classes),
-        "width": custom.network(function, 1.0, 2.0, side, num_classes),
-        "resolution": custom.network(function, 1.0, 1.0, 2 * side, num_classes),
-    }
-    notes = []
-    for dial, network in doubled.items():
-        if network.counts.macs < base.counts.macs:
-            raise FunctionError(
-                f"{function.place}: cost falls as {dial} rises: {base.counts.macs:,} "
-                f"multiply-adds at 1, {network.counts.macs:,} at 2"
-            )
-        if network.counts.macs == base.counts.macs:
-            notes.append(f"{function.name} costs the same at any {dial}: the map has no {dial}")
-    if doubled["width"].counts.macs == base.counts.macs:
-        raise FunctionError(
-            f"{function.place}: width does nothing (the same cost at 1 and at 2); it is the dial "
-            "that is solved for a budget"
-        )
-    _try_step(base)
-    return notes
-
-
-def _try_step(arch: CustomArch) -> None:
+def try_step(arch: CustomArch) -> None:
     """One forward and backward pass on two images of noise, on the CPU. Raises FunctionError."""
     with torch.random.fork_rng(devices=[]):
         model = build(arch).train()

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from effnet.custom import FunctionError
 from scaling_search import UserError, __version__
 from scaling_search.cli.check import CHECK
 from scaling_search.cli.command import EVERYWHERE, Parser, add_argument, add_to
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
         # whoever read our output is gone; Python would complain once more when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (UserError, OSError) as error:  # OSError: a full disk, say
+    except (UserError, FunctionError, OSError) as error:  # OSError: a full disk, say
         cause = error if isinstance(error, OSError) else error.__cause__
         if debug and cause is not None:
             traceback.print_exception(cause)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from effnet import custom
 from effnet.budget import Budget, human
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, OneOf
@@ -89,7 +90,7 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search.study.family import aim_of, members
     from scaling_search.study.wording import spent
 
-    source = _read_source(args.run)
+    source = _read_source(args.run, args.baseline)
     aim = aim_of(source.pick)
     targets = _targets(args, phis, source, aim)
     console = Console()
@@ -102,8 +103,9 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
     return _train(args, source, family, console) if args.train else 0
 
 
-def _read_source(run: Path) -> _Source:
-    """The study of a run folder and its verdict, that of its largest budget. Raises UserError."""
+def _read_source(run: Path, place: str | None) -> _Source:
+    """The study of a run folder and its verdict, that of its largest budget; `place` is that of the
+    function that built its networks, where one did. Raises UserError."""
     from scaling_search.results.reading import open_results
     from scaling_search.study.plan import scaling_context
     from scaling_search.study.settings import check
@@ -112,6 +114,7 @@ def _read_source(run: Path) -> _Source:
     with open_results(run) as results:
         study, records = check(results.fact("settings"), str(run)), results.records()
         data_facts = results.fact("data facts") or {}
+    _find_function(study, place)
     native = data_facts.get("native")
     if native is None:  # its driver was killed as it began
         raise UserError(f"{run}: its data are not recorded; run its search again, which goes on")
@@ -125,6 +128,25 @@ def _read_source(run: Path) -> _Source:
     verdict = max(reached, key=lambda verdict: verdict.pick.candidate.ratio)
     context = scaling_context(study, baseline.arch.num_classes, native)
     return _Source(study, context, baseline, verdict)
+
+
+def _find_function(study: Study, place: str | None) -> None:
+    """Find the function that a study's networks were built by, at the place where the user says
+    that it is: a run folder may be somebody else's. Raises UserError."""
+    wanted = study.baseline.function
+    if place is None and wanted is None:
+        return
+    if wanted is None:
+        raise UserError(f"--baseline {place}: the study's networks are of {study.baseline.name}")
+    name = Path(study.baseline.name).name
+    if place is None:
+        raise UserError(f"the study's networks are built by a function: give it, --baseline {name}")
+    found = custom.find(place)
+    if found.digest != wanted:
+        raise UserError(
+            f"--baseline {place}: not the function of the study, {name} of digest {wanted}, but of "
+            f"{found.digest}; a copy of its file is in the run folder, as baseline.py"
+        )
 
 
 def _targets(
@@ -263,6 +285,12 @@ FAMILY = Command(
     "a study's direction at other costs; with --train: does error follow cost?",
     (
         Argument("run", "Run folder of a study.", options={"type": Path}),
+        Argument(
+            "--baseline",
+            "The function that built the study's networks, as FILE.py:FUNCTION, where one did.",
+            "none",
+            TRAINED,
+        ),
         OneOf(
             (
                 Argument(

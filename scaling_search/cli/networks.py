@@ -382,7 +382,11 @@ SOLVE = Command(
     "solve",
     "the network nearest to a budget; exit status 1 if it misses it",
     (
-        Argument("baseline", "Baseline: b0, b0-s4, mobilenetv2, resnet50, ... or a TOML file."),
+        Argument(
+            "baseline",
+            "Baseline: b0, b0-s4, mobilenetv2, resnet50, ... (see list), a TOML file of your own, "
+            "or a function as FILE.py:FUNCTION.",
+        ),
         Argument(
             "--budget",
             "Cost to meet: 2x, 400M, '5M params', '2x acts', or 8GiB@64 of training memory.",

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, given_settings, of_settings
-from scaling_search.cli.dials import dials, network
+from scaling_search.cli.dials import NETWORK, dials, network
 from scaling_search.study.flags import OUTPUT, SPENDING
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ TRAIN = Command(
     "train",
     "train one network, or say where its time goes",
     (
-        Argument("network", "Network: b0, b0-s4, ... (see list), or a TOML file of your own."),
+        NETWORK,
         *dials("the images' native side"),
         *of_settings("train"),
         Argument(

@@ -405,5 +405,7 @@ def runs_needed(study: Study, todo: Plan) -> int:
             if study.allocation == "rungs" and seed == 0 and i:
                 groups = [half(n) for n in groups]
             runs += always + sum(groups)
-    # an answer names at most three networks of each budget, and the baseline
-    return runs + study.extra * budgets + study.confirm * (3 * budgets + 1)
+    # an answer names at most three networks of each budget, one for each direction of the study's
+    # own, and the baseline
+    named = 3 + len(study.directions)
+    return runs + study.extra * budgets + study.confirm * (named * budgets + 1)

@@ -72,6 +72,10 @@ def write_table(source: Results, to: Path) -> int:
     name, facts = source.fact("dataset"), source.facts()
     settings = facts["settings"]
     facts["settings"] = {**settings, "data": {**settings["data"], "source": name}}
+    baseline = settings["baseline"]
+    if "function" in baseline:
+        file_name = Path(baseline["name"]).name
+        facts["settings"]["baseline"] = {**baseline, "name": file_name}
     facts["command"] = f"scaling-search search --study study.toml --data {shlex.quote(name)}"
     return curves.write(to, source.records(), facts)
 

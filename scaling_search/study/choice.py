@@ -4,7 +4,7 @@ map."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -37,9 +37,11 @@ def choose(
     sampler: str = "lattice",
     seed: int = 0,
     kept: Collection[str] = (),
+    directions: Mapping[str, Shares] = NAMED,
 ) -> tuple[list[Candidate], list[str]]:
     """`count` of the networks (None: all), and a line for each direction that none comes near.
-    Those whose keys are `kept`, which were chosen before, are among them.
+    Those whose keys are `kept`, which were chosen before, are among them; `directions` are those
+    that have a name.
 
     The named directions come first, then for each point of a lattice or a Sobol sequence over the
     shares the nearest network, unless it is taken; then, each time, the network farthest from all
@@ -47,7 +49,7 @@ def choose(
     seen the whole map."""
     choice = _Choice(networks, len(networks) if count is None else count, position)
     choice.keep(kept)
-    notes = choice.take_named()
+    notes = choice.take_named(directions)
     # A lattice of another size has other points: what is new goes between what is kept.
     if not kept and sampler == "sobol":
         for point in sobol(choice.most, seed):
@@ -78,10 +80,10 @@ class _Choice:
             if key in by_key:  # not of another budget
                 self.chosen[key] = by_key[key]
 
-    def take_named(self) -> list[str]:
+    def take_named(self, directions: Mapping[str, Shares]) -> list[str]:
         """Choose the network nearest to each named direction; a line for each without one."""
         notes = []
-        for name, aim in NAMED.items():
+        for name, aim in directions.items():
             by_distance = sorted(
                 self.networks, key=lambda network: (self._distance(network, aim), network.key)
             )

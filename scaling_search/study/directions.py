@@ -24,6 +24,8 @@ NAMED: dict[str, Shares] = {
     "EfficientNet-X": (0.38, 0.42, 0.20),
 }
 
+_LONGEST_NAME = 40  # of a direction: what a table's column and a legend hold
+
 _PREFIXES = {"along": "", "nearest": "nearest to ", "beside": "beside the "}
 
 
@@ -53,6 +55,25 @@ class Direction:
         if text.startswith(_PREFIXES["beside"]):
             return cls(text.removeprefix(_PREFIXES["beside"]), "beside")
         return cls(text)
+
+
+def check_direction(name: str, shares: Shares) -> None:
+    """Check a direction of a study. Raises ValueError."""
+    if name in NAMED:
+        raise ValueError(f"directions.{name}: {', '.join(NAMED)} are there already")
+    # a direction is recorded as a text, after one of these prefixes or none, between commas
+    ours = tuple(prefix for prefix in _PREFIXES.values() if prefix)
+    is_name = name.isprintable() and 0 < len(name) <= _LONGEST_NAME
+    if not is_name or "," in name or name.startswith(ours):
+        raise ValueError(
+            f"directions.{name}: a name of at most {_LONGEST_NAME} characters, without a comma and "
+            "not beginning with 'nearest to' or 'beside the'"
+        )
+    if min(shares) < 0 or abs(sum(shares) - 1) > 0.001:
+        raise ValueError(
+            f"directions.{name} = {list(shares)}: shares of depth, width and resolution, each at "
+            "least 0, that sum to 1"
+        )
 
 
 def simplex(m: int) -> list[Shares]:

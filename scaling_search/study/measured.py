@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from effnet import custom
+from effnet import counting
 from effnet.arch import Network, Scaling, least_side, scale
 from effnet.budget import Budget, human
 from effnet.cost import macs
@@ -169,7 +169,7 @@ def _depths(context: ScalingContext, low: float, high: float) -> list[float]:
     network that they make."""
     base = context.base
     if isinstance(base, Function):
-        return _thin(custom.distinct_depths(base, low, high, context.classes), _MOST_COUNTED)
+        return _thin(counting.distinct_depths(base, low, high, context.classes), _MOST_COUNTED)
     fewest = max(len(base.stages), math.floor(low * base.blocks))
     most = math.floor(high * base.blocks + 1e-9)
     return [blocks / base.blocks for blocks in _thin(list(range(fewest, most + 1)), _MOST)]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from effnet import counting
 from effnet.arch import Scaling
 from effnet.budget import Budget, human
 from effnet.custom import Function, FunctionError
@@ -120,9 +121,7 @@ def _check_function(context: ScalingContext) -> list[str]:
     Raises FunctionError."""
     if not isinstance(context.base, Function):
         return []
-    from effnet.nn.count import check  # torch
-
-    return check(context.base, context.classes)
+    return counting.check(context.base, context.classes)
 
 
 def _baseline(context: ScalingContext) -> Candidate:
@@ -170,7 +169,8 @@ def _choose(
         # TPE starts from the named directions and a first look around; it proposes the rest itself
         count = math.ceil((count or len(networks)) / 2)
     position = nominal_position if space.mode == "nominal" else real_position
-    return choose(networks, count, position, space.sampler, study.seed, kept)
+    directions = {**NAMED, **study.directions}
+    return choose(networks, count, position, space.sampler, study.seed, kept, directions)
 
 
 def _check_counts(study: Study, candidates: list[Candidate]) -> None:

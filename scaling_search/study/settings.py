@@ -38,6 +38,7 @@ from effnet.definition import parse_baseline, read_table
 from effnet.families import named_baseline
 from scaling_search import UserError
 from scaling_search.data.source import Options
+from scaling_search.study.directions import check_direction
 from scaling_search.study.flags import PLACE, RECIPE, SPACE, SPENDING, TRAINED, Flag
 from scaling_search.training.recipe import RECIPES, Recipe
 from scaling_search.training.trial import Metric
@@ -271,6 +272,12 @@ class Study(_Part):
         description="Networks along the paper's direction that are trained beside the baseline "
         "when there is one budget, as multiples of the baseline's cost.",
     )
+    directions: dict[str, tuple[float, float, float]] = Field(
+        {},
+        description="Directions by name, beside the paper's, the pure ones and EfficientNet-X's: "
+        "shares of depth, width and resolution, such as mine = [0.2, 0.5, 0.3]. The network "
+        "nearest to each is trained and compared with the pick.",
+    )
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag("--device", PLACE, _BOTH)] = Field(
         "auto",
         description="Device of every run: cpu, cuda, or auto, which is cuda where there is a GPU; "
@@ -344,6 +351,8 @@ class Study(_Part):
             )
         if any(not 0.01 <= ratio <= 100 for ratio in self.references):
             raise ValueError("references: ratios from 0.01 to 100")
+        for name, shares in self.directions.items():
+            check_direction(name, shares)
         for field in dataclasses.fields(self.recipe):
             value, valid = getattr(self.recipe, field.name), field.metadata["valid"]
             if valid is not None and value not in valid:

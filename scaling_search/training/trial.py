@@ -91,7 +91,8 @@ class Trial:
         fields = {name: getattr(self, name) for name in self.__slots__}
         arch = self.arch.as_dict()
         if isinstance(self.arch, CustomArch):  # the function goes to where it is trained
-            arch["source"] = self.arch.function.source
+            function = self.arch.function
+            arch |= {"function": function.place, "source": function.source}
         return {**fields, "arch": arch, "recipe": asdict(self.recipe)}
 
     @classmethod

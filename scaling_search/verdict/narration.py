@@ -52,6 +52,7 @@ def narrate(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentenc
         ("fastest", fastest_words(v)),
         ("paper", paper_words(v)),
         ("single", single_words(v)),
+        *(("direction", direction_words(v, name)) for name in study.directions),
         ("baseline", baseline_words(v)),
     ]
     compared = [Sentence(label, text) for label, text in others if text is not None]
@@ -193,8 +194,8 @@ def next_words(v: Verdict, study: Study) -> str | None:
         return f"settled: whatever is best lies within {margin} points of the pick"
 
     longer = (
-        "the networks lie too close for runs of this length, and longer ones (--epochs) would tell "
-        "more than more of them"
+        "the networks lie too close for runs of this length; longer ones (--epochs) may tell more, "
+        "which runs of this length cannot say"
     )
     shown = []  # that can be made, and would be seen in the answer
     for step in v.outlook:
@@ -277,6 +278,15 @@ def paper_words(v: Verdict) -> str | None:
     candidate = row.candidate
     direction = f"the paper's direction ({candidate.stands_for}; {candidate.label})"
     return f"{direction}: {_against_or_pick(v, row)}"
+
+
+def direction_words(v: Verdict, name: str) -> str | None:
+    """The network that stands for a direction of the study's own; None where none was reached."""
+    row = v.named(name)
+    if row is None:
+        return None
+    words = f"{row.candidate.direction(name)} ({row.candidate.label})"
+    return f"{words}: {_against_or_pick(v, row)}"
 
 
 def single_words(v: Verdict) -> str | None:

@@ -8,7 +8,7 @@ those left behind at a lower rung included.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,6 +110,7 @@ class Verdict:
     surface: Surface | None  # None: fewer than four networks have shares
     failed: tuple[Candidate, ...]  # networks left out since their longest run failed
     left_out: int  # failed runs of the networks that are not left out
+    directions: Mapping[str, Shares]  # the study's own
 
     @property
     def equal_cost(self) -> bool:
@@ -170,10 +171,11 @@ class Verdict:
     @property
     def finalists(self) -> tuple[Row, ...]:
         """The networks to confirm on the test split: the pick, the paper's direction, the best
-        single dimension, the baseline; each network once."""
+        single dimension, the study's own directions, the baseline; each network once."""
         rows = [self.pick, self.named("paper")]
         if self.best_single is not None:
             rows.append(self.best_single[1])
+        rows += [self.named(name) for name in self.directions]
         rows.append(self.baseline)
         return tuple({row.candidate.key: row for row in rows if row is not None}.values())
 
@@ -408,6 +410,7 @@ def _verdict(
         rows.append(row)
 
     return Verdict(
+        directions=study.directions,
         budget=budget,
         pick=rows[inside[pick]],
         rows=tuple(sorted((rows[i] for i in inside), key=lambda r: (-r.mean, r.candidate.key))),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
+from effnet.shares import Shares
 from scaling_search.report.figures.style import INK, RED, apply_layout, escape, network_texts
 from scaling_search.study.directions import NAMED
 from scaling_search.verdict.verdict import Surface, Verdict
@@ -56,9 +57,13 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
         },
         **network_texts([index[row.candidate.key] for row in networks]),
     )
-    pure = [name for name in NAMED if name != "paper"]
-    _add_directions(figure, "the paper's direction (nominal)", "diamond-open", ["paper"])
+    pure = {name: aim for name, aim in NAMED.items() if name != "paper"}
+    paper = {"paper": NAMED["paper"]}
+    _add_directions(figure, "the paper's direction (nominal)", "diamond-open", paper)
     _add_directions(figure, "pure scalings, EfficientNet-X", "triangle-up-open", pure)
+    if verdict.directions:
+        own = verdict.directions
+        _add_directions(figure, "the study's own directions", "square-open", own)
     return _with_axes(figure)
 
 
@@ -129,17 +134,18 @@ def _add_optimum(figure: go.Figure, surface: Surface) -> None:
     )
 
 
-def _add_directions(figure: go.Figure, name: str, symbol: str, directions: list[str]) -> None:
+def _add_directions(
+    figure: go.Figure, name: str, symbol: str, directions: Mapping[str, Shares]
+) -> None:
     """Add named directions, hollow: nothing was trained there."""
     texts = []
-    for direction in directions:
-        depth, width, resolution = NAMED[direction]
+    for direction, (depth, width, resolution) in directions.items():
         texts.append(
             f"{escape(direction)}: depth {depth:.0%}, width {width:.0%}, "
             f"resolution {resolution:.0%}"
         )
     figure.add_scatterternary(
-        **_places([NAMED[direction] for direction in directions]),
+        **_places(list(directions.values())),
         mode="markers",
         cliponaxis=False,
         name=name,
