@@ -1,6 +1,10 @@
 """Exact cost, against fvcore, torch's counter, the built module and published numbers."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -156,19 +160,35 @@ def test_what_fvcore_says_of_the_peers_themselves(ours: str, library: str, their
 # ---- memory
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("name", "depth", "batch"),
-    [("b0", 0.3, 24), ("resnet50", 1, 4), ("v2-s", 0.15, 16), ("mobilenetv2", 0.5, 16)],
-)
-def test_training_memory_is_what_the_allocator_sees(
-    name: str, depth: float, batch: int, precision: str
-) -> None:
-    """Within 10%: oneDNN's scratch for the weight gradients, some 30 MB here, is not in the
-    estimate. Few blocks: in bf16 a depthwise one takes a CPU a second."""
+# Few blocks: in bf16 a depthwise one takes a CPU a second.
+MEASURED = [("b0", 0.3, 24), ("resnet50", 1, 4), ("v2-s", 0.15, 16), ("mobilenetv2", 0.5, 16)]
+MEASURE = """
+import json, sys
+import effnet
+from effnet.nn.measure import peak_training_memory
+for name, depth, batch in json.loads(sys.argv[1]):
     net = effnet.arch(name, resolution=64, depth=depth)
-    measured = peak_training_memory(net, batch, precision, device="cpu")  # type: ignore[arg-type]
-    assert training_memory(net, batch, precision) == pytest.approx(measured, rel=0.1)  # type: ignore[arg-type]
+    for precision in ("fp32", "bf16"):
+        print(peak_training_memory(net, batch, precision, device="cpu"), flush=True)
+"""
+
+
+def test_training_memory_is_what_the_allocator_sees() -> None:
+    """Within 10%: oneDNN's scratch for the weight gradients, some 30 MB here, is not in the
+    estimate. It is larger where a CPU has wider registers, up to half of what such small networks
+    take, so that those are left aside (oneDNN reads the variable as it starts)."""
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(MEASURED)],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    estimates = []
+    for name, depth, batch in MEASURED:
+        net = effnet.arch(name, resolution=64, depth=depth)
+        estimates += [training_memory(net, batch, "fp32"), training_memory(net, batch, "bf16")]
+    assert estimates == pytest.approx([int(peak) for peak in measured], rel=0.1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
