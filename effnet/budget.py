@@ -106,6 +106,13 @@ class Budget:
             return training_memory(arch, self.batch, self.precision)
         return int(getattr(cost(arch), self.of))
 
+    @property
+    def unit(self) -> str:
+        """What it counts, in words."""
+        return {"macs": "multiply-adds", "params": "parameters", "acts": "activations"}.get(
+            self.of, "bytes of training memory"
+        )
+
     def target(self, base_cost: int) -> float:
         """The target in the budget's unit; `base_cost` is the baseline's cost in it."""
         return self.value * base_cost if self.relative else self.value

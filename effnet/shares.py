@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from effnet import counting
-from effnet.arch import AnyBaseline, Scaling, least_depth, least_side, repeats_at, scale
-from effnet.budget import Budget
+from effnet.arch import AnyBaseline, Network, Scaling, least_depth, least_side, repeats_at, scale
+from effnet.budget import Budget, Measure
 from effnet.cost import macs
 from effnet.custom import Function
 from effnet.rounding import round_half_up
@@ -26,11 +26,27 @@ _DEPTHS_AROUND, _WIDTHS_AROUND = 1.3, 1.5
 _CHOICES = 3  # block counts, and resolutions, that are tried around a direction
 
 
+# The powers of depth, width and resolution with which each measure grows, nominally (paper, section
+# 3.3, for multiply-adds). Training memory is activations, mostly.
+EXPONENTS: dict[Measure, tuple[int, int, int]] = {
+    "macs": (1, 2, 2),
+    "params": (1, 2, 0),
+    "acts": (1, 1, 2),
+    "memory": (1, 1, 2),
+}
+
+
 def shares(
-    base: AnyBaseline, depth: float, width: float, resolution: int, num_classes: int
+    base: AnyBaseline,
+    depth: float,
+    width: float,
+    resolution: int,
+    num_classes: int,
+    measure: Callable[[Network], int] = macs,
 ) -> Shares | None:
-    """Real cost shares: each dial's mean contribution to the log of exact cost over all six orders
-    of turning them (a Shapley value over 8 exact counts), divided by the log of the whole ratio.
+    """Real cost shares, of cost by `measure`: each dial's mean contribution to the log of exact
+    cost over all six orders of turning them (a Shapley value over 8 exact counts), divided by the
+    log of the whole ratio.
 
     None where the network costs what the baseline costs: nothing was added that could be shared."""
     # log cost for each choice of dials turned: (1, 0, 0) is depth alone
@@ -43,7 +59,7 @@ def shares(
             resolution if turned[2] else base.resolution,
             num_classes=num_classes,
         )
-        log_cost[turned] = math.log(macs(net))
+        log_cost[turned] = math.log(measure(net))
     whole = log_cost[1, 1, 1] - log_cost[0, 0, 0]
     if whole == 0:
         return None
@@ -69,9 +85,26 @@ def nominal_shares(s: Scaling) -> Shares:
     return (logs[0] / total, logs[1] / total, logs[2] / total)
 
 
-def direction(s: Shares, ratio: float) -> Scaling:
-    """The coefficients that spend `ratio` in these shares, nominally."""
-    return Scaling(ratio ** s[0], ratio ** (s[1] / 2), ratio ** (s[2] / 2))
+def direction(s: Shares, ratio: float, of: Measure = "macs") -> Scaling:
+    """The coefficients that spend `ratio` of a measure in these shares, nominally. A dimension that
+    the measure does not grow with stays as it is."""
+    factors = []
+    for share, exponent in zip(s, EXPONENTS[of], strict=True):
+        factors.append(ratio ** (share / exponent) if exponent else 1.0)
+    return Scaling(*factors)
+
+
+def translated(s: Shares, of: Measure) -> Shares | None:
+    """A direction in shares of multiply-adds as shares of another measure: the same ratio between
+    the logarithms of the three coefficients. None where nothing of it grows the measure, as
+    resolution does not grow parameters."""
+    grown = []
+    for share, ours, theirs in zip(s, EXPONENTS["macs"], EXPONENTS[of], strict=True):
+        grown.append(share / ours * theirs)
+    total = sum(grown)
+    if total == 0:
+        return None
+    return (grown[0] / total, grown[1] / total, grown[2] / total)
 
 
 def waste(base: AnyBaseline, sides: Iterable[int], num_classes: int) -> dict[int, float]:
@@ -133,20 +166,20 @@ def toward(
     counts and three resolutions of low waste around the direction, at most `top` px, width solved;
     of those that meet the budget the nearest in shares, else the nearest in cost.
 
-    Raises ValueError for a budget that is not of MACs, or an aim that does not sum to 1."""
-    if budget.of != "macs":
-        raise ValueError(f"shares are of multiply-adds: {budget} is not")
+    Shares are of the budget's measure. Raises ValueError for an aim that does not sum to 1."""
     if not (abs(sum(aim) - 1) <= 1e-6 and min(aim) >= 0):
         raise ValueError(
             f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1"
         )
-    base_macs = macs(scale(base, num_classes=num_classes))
-    exact = direction(aim, budget.target(base_macs) / base_macs)
-    sides = _sides(base, exact.resolution * base.resolution, top, max_waste, num_classes)
+    base_cost = budget.measure(scale(base, num_classes=num_classes))
+    exact = direction(aim, budget.target(base_cost) / base_cost, budget.of)
+    sides = {base.resolution: 0.0}
+    if EXPONENTS[budget.of][2]:  # else no side costs more than another
+        sides = _sides(base, exact.resolution * base.resolution, top, max_waste, num_classes)
 
     def rank(solution: Solution) -> tuple[float, float, int]:
         side = solution.arch.resolution
-        real = shares(base, solution.depth, solution.width, side, num_classes)
+        real = shares(base, solution.depth, solution.width, side, num_classes, budget.measure)
         distance = math.inf if real is None else math.dist(real, aim)
         miss = 0.0 if solution.met else abs(solution.off)
         return miss, distance, -side  # of equals the larger

@@ -145,13 +145,14 @@ def nearest_width(
     resolution: int,
     num_classes: int,
     limits: tuple[float, float] = (0.001, _MAX_WIDTH),
+    measure: Callable[[Network], int] = macs,
 ) -> float:
-    """The width multiplier, in whole thousandths within `limits`, that comes nearest to `target`
-    multiply-adds."""
+    """The width multiplier, in whole thousandths within `limits`, that comes nearest to `target` by
+    `measure`: multiply-adds, unless another is given."""
 
     def cost_at(position: int) -> int:
         width = position / _THOUSANDTHS
-        return macs(scale(base, depth, width, resolution, num_classes=num_classes))
+        return measure(scale(base, depth, width, resolution, num_classes=num_classes))
 
     low = max(1, round_half_up(_THOUSANDTHS * limits[0]))
     high = max(low, round_half_up(_THOUSANDTHS * limits[1]))
@@ -171,16 +172,17 @@ def width_within(
     num_classes: int,
     limits: tuple[float, float],
     within: float,
+    measure: Callable[[Network], int] = macs,
 ) -> float:
-    """A width multiplier, in whole thousandths within `limits`, whose multiply-adds lie within this
-    fraction of `target`, else the nearest: by few counts, where each takes long.
+    """A width multiplier, in whole thousandths within `limits`, whose cost by `measure` lies within
+    this fraction of `target`, else the nearest: by few counts, where each takes long.
 
     Regula falsi on logarithms, since cost grows as a power of width, every other step a halving,
     since channels round."""
 
     def cost_at(position: int) -> int:
         width = position / _THOUSANDTHS
-        return macs(scale(base, depth, width, resolution, num_classes=num_classes))
+        return measure(scale(base, depth, width, resolution, num_classes=num_classes))
 
     below, above = (round_half_up(_THOUSANDTHS * limit) for limit in limits)
     cost_below = cost_at(below)
@@ -216,14 +218,22 @@ def fit_width_within(
     num_classes: int,
     limits: tuple[float, float],
 ) -> Solution:
-    """The network of `width_within` as a Solution, for a budget of multiply-adds."""
-    base_cost = macs(scale(base, num_classes=num_classes))
-    target = budget.target(base_cost)
-    within = NEAR_ENOUGH * budget.tolerance
-    width = width_within(base, target, depth, resolution, num_classes, limits, within)
+    """The network of `width_within` as a Solution."""
+    base_cost = budget.measure(scale(base, num_classes=num_classes))
+    width = width_within(
+        base,
+        budget.target(base_cost),
+        depth,
+        resolution,
+        num_classes,
+        limits,
+        within=NEAR_ENOUGH * budget.tolerance,
+        measure=budget.measure,
+    )
     arch = scale(base, depth, width, resolution, num_classes=num_classes)
-    off = budget.off(macs(arch), base_cost)
-    return Solution(arch, budget, "width", width, depth, width, macs(arch), off)
+    cost = budget.measure(arch)
+    off = budget.off(cost, base_cost)
+    return Solution(arch, budget, "width", width, depth, width, cost, off)
 
 
 def shortest_width(base: AnyBaseline, arch: Network, depth: float, near: float) -> float:

@@ -343,7 +343,6 @@ def study_facts(
     machine: Machine | None,
 ) -> dict[str, object]:
     """What describes the study to the readers of its results, as plain data for JSON."""
-    baseline_macs = todo.baseline.cost.macs
     networks = ", ".join(f"{count} networks at {b}" for b, count in todo.sizes.items())
     notes = [f"The space holds {networks}; {len(todo.candidates)} were chosen."]
     notes += [*(f"Data: {note}." for note in data.notes), *todo.notes]
@@ -351,7 +350,7 @@ def study_facts(
         notes += [f"This machine failed a check of its numbers. {w}" for w in machine.warnings]
     targets: dict[str, float] = {}
     if study.space.mode != "nominal":
-        targets = {str(b): b.target(baseline_macs) for b in study.budgets}
+        targets = {str(b): b.target(b.measure(todo.baseline.arch)) for b in study.budgets}
     return {
         "settings": study.settings(),
         "data": data.line,
@@ -394,12 +393,14 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
     say(console, "baseline", baseline)
     for budget in study.budgets:
         chosen = [c for c in todo.candidates if c.budget == budget]
-        target = budget.target(base.cost.macs)
+        base_cost = budget.measure(base.arch)
+        target = budget.target(base_cost)
         if study.space.mode == "nominal":
             costs = [c.ratio for c in chosen]
             kind = f"nominally {budget}, really {min(costs):.2f}x to {max(costs):.2f}x"
         else:
-            kind = f"{target / base.cost.macs:.2f}x = {human(target)} MACs ± {budget.tolerance:.0%}"
+            unit = "MACs" if budget.of == "macs" else budget.unit
+            kind = f"{target / base_cost:.2f}x = {human(target)} {unit} ± {budget.tolerance:.0%}"
         distinct = todo.sizes[str(budget)]
         say(console, "budget", f"{kind} · {distinct} distinct networks, {len(chosen)} chosen")
     for note in todo.notes:

@@ -99,6 +99,27 @@ def test_a_study_from_start_to_finish(
     assert "belongs to a different study: recipe.lr is 0.008 there, 0.01 here" in different.err
 
 
+def test_networks_of_equal_parameters(
+    pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["--budget", "2x params", "--equal", "training", "--data", pets, "--out", str(out)]
+    words += [*SMALL, "--set", "data.epoch_images=64"]
+    assert main(["search", *words]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "resolution costs no parameters, so all networks are at" in said
+    assert "these networks are equal in parameters; their multiply-adds are" in said
+    assert "make the training cost the same" in said
+    with open_results(out) as store:
+        records = store.records()
+    base = next(r.candidate.cost.params for r in records if r.candidate.role == "baseline")
+    for record in records:
+        if record.candidate.role == "candidate":
+            assert abs(record.candidate.cost.params / base / 2 - 1) <= 0.02
+    page = (out / "report.html").read_text()
+    assert '"axes":{"params"' in page.replace(" ", "")
+
+
 def test_images_of_several_bands_and_classes_of_unlike_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,7 +131,7 @@ def test_phis() -> None:
         ),
         ("--phi 1e9", "past what any device can train"),
         ("--budgets 90000G", "past what any device can train"),
-        ("--budgets '5M params'", "a family is of multiply-adds"),
+        ("--budgets '5M params'", "the study's budget is 2x: give a family of multiply-adds too"),
         ("--budgets many", "a budget is a ratio such as 2x"),
         ("", "one of the arguments --phi --budgets is required"),
         ("--phi 1 --budgets 2x", "not allowed with argument"),

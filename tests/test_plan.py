@@ -149,6 +149,24 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
 # ---- which ones are chosen
 
 
+@pytest.mark.parametrize("budget", ["2x params", "2x acts", "2x memory@64", "0.5x acts"])
+@pytest.mark.parametrize("preset", ["quick", "quick-b0-s4"])
+def test_networks_of_another_measure(budget: str, preset: str) -> None:
+    todo = make({"budgets": [budget]}, preset=preset, native=32)
+    assert len(todo.candidates) >= 5
+    assert len({c.key for c in todo.everything}) == len(todo.everything)
+    wanted = Budget.parse(budget)
+    base = wanted.measure(todo.baseline.arch)
+    for c in todo.candidates:
+        assert wanted.met(wanted.measure(c.arch), base)
+        assert sum(c.shares) == pytest.approx(1)
+    if wanted.of == "params":
+        assert {c.arch.resolution for c in todo.candidates} == {todo.baseline.arch.resolution}
+        assert "resolution costs no parameters" in todo.notes[0]
+        names = {d.name for c in todo.candidates for d in c.directions}
+        assert "resolution only" not in names
+
+
 def test_choice_spreads_over_the_shares() -> None:
     study = read(preset_path("quick-b0-s4"), {"baseline.blocks": 16, "baseline.width": 0.25})
     context = ScalingContext(study.network(), classes=10, max_side=64, max_waste=0.08)

@@ -114,8 +114,18 @@ def test_identity_holds_what_determines_results() -> None:
         ({"baseline": {"name": "resnet"}}, "unknown baseline 'resnet': did you mean resnet50"),
         ({"baseline": {"blocks": 3}}, "3 blocks: at least one for each of the 7 stages"),
         (
-            {"budgets": ["5M params"]},
-            "budget 5M params: a search compares networks of equal multiply-adds",
+            {"budgets": ["5M params"], "space": {"mode": "nominal"}},
+            "budget 5M params: the paper's nominal lattice is of multiply-adds",
+        ),
+        ({"budgets": ["2x", "2x params"]}, "budgets: 2x, 2x params are of different measures"),
+        ({"equal": "training"}, "equal: training takes data.epoch_images"),
+        ({"equal": "cost"}, "equal: should be 'images' or 'training'"),
+        (
+            {
+                "baseline": {"name": "net.py:build", "function": "0", "resolution": 12},
+                "budgets": ["8GiB@64"],
+            },
+            "budget 8GiB@64/fp32: the memory of a function's networks is too rough",
         ),
         ({"baseline": {"definition": {"resolution": 32}}}, "b0-s4: name is missing"),
         ({"threads": 0}, "threads"),

@@ -7,7 +7,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scaling_search.study.settings import Study
     from scaling_search.verdict.verdict import Verdict
 
+MACS = Budget(1, relative=True)
 # A member whose cost is within this fraction of the baseline's is shown without its shares: of next
 # to no extra cost, they say nothing.
 _BASELINE_COST = 0.05
@@ -68,12 +69,17 @@ def parse_phis(text: str) -> list[float]:
     return sorted(set(phis))
 
 
-def parse_budgets(text: str, tolerance: float) -> list[Budget]:
-    """Budgets of multiply-adds, as in `2x,4x,8x`. Raises UserError."""
+def parse_budgets(text: str, tolerance: float, like: Budget = MACS) -> list[Budget]:
+    """Budgets as in `2x,4x,8x`, of the measure of `like`, which need not be repeated. Raises
+    UserError."""
     try:
         budgets = [Budget.parse(part, tolerance) for part in text.split(",")]
-        if any(budget.of != "macs" for budget in budgets):
-            raise ValueError("a family is of multiply-adds, such as 2x,4x or 400M,1.2G")
+        wanted = (like.of, like.batch, like.precision)
+        for i, budget in enumerate(budgets):
+            if budget.relative and budget.of == "macs":
+                budgets[i] = replace(like, value=budget.value, relative=True, tolerance=tolerance)
+            elif (budget.of, budget.batch, budget.precision) != wanted:
+                raise ValueError(f"the study's budget is {like}: give a family of {like.unit} too")
     except ValueError as error:
         raise UserError(f"--budgets {text}: {error}") from error
     return budgets
@@ -158,7 +164,8 @@ def _targets(
     context, tolerance = source.context, source.study.space.tolerance
     targets: dict[str, Budget] = {}
     if args.phi is None:
-        for budget in parse_budgets(args.budgets, tolerance):
+        like = source.study.budgets[0]
+        for budget in parse_budgets(args.budgets, tolerance, like):
             power = math.log(context.ratio(budget))
             check_reach(context, aim, f"--budgets {budget}", power, 0.0)
             targets[str(budget)] = budget
@@ -172,7 +179,8 @@ def _targets(
     for phi in phis:
         check_reach(context, aim, f"--phi {phi:g}", phi * unit, unit)
         ratio = math.exp(phi * unit)
-        targets[f"phi {phi:g}"] = Budget(ratio, relative=True, tolerance=tolerance)
+        budget = replace(source.verdict.budget, value=ratio, relative=True, tolerance=tolerance)
+        targets[f"phi {phi:g}"] = budget
     return targets
 
 

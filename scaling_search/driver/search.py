@@ -364,6 +364,16 @@ class Search:
                 untested.append(record)
         return untested
 
+    def _epoch_images(self, candidate: Candidate) -> int | None:
+        """How many images an epoch of a network has. Where training is to cost the same, those of a
+        network whose multiply-adds exceed its budget's share of the baseline's are fewer."""
+        images = self._study.data.epoch_images
+        if self._study.equal == "images" or images is None:
+            return images
+        base_cost = candidate.budget.measure(self._plan.baseline.arch)
+        ratio = candidate.budget.target(base_cost) / base_cost
+        return max(self._study.recipe.batch, round(images * ratio / candidate.ratio))
+
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
         study, conditions = self._study, self._conditions
         return Trial(
@@ -374,7 +384,7 @@ class Search:
             seed=seed,
             epochs=epochs,
             train_images=study.data.train_images,
-            epoch_images=study.data.epoch_images,
+            epoch_images=self._epoch_images(candidate),
             val_images=study.data.val_images,
             device=conditions.device,
             threads=study.threads,

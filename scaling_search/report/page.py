@@ -31,7 +31,7 @@ class Page:
     data: str  # the data set in one line
     command: str
     study: Study
-    targets: dict[str, float]  # budget → MACs; empty where the budget is nominal
+    targets: dict[str, float]  # budget → its cost; empty where the budget is nominal
     unfinished: str  # such as '4 of 19 runs'; empty for a finished study
     notes: list[str]
     provenance: dict[str, str]
@@ -39,6 +39,13 @@ class Page:
     verdicts: tuple[Verdict, ...]
     native: int = 0  # px of the images; 0: not known
     family: tuple[Record, ...] = ()  # runs of `scaling-search family --train`
+
+    @property
+    def axis(self) -> str:
+        """The cost by which the study's networks are drawn: its budgets' measure, or multiply-adds
+        where that is memory."""
+        of = self.study.budgets[0].of
+        return "macs" if of == "memory" else of
 
     @property
     def picks(self) -> set[str]:
@@ -52,7 +59,7 @@ def page_of(source: Results, folder: Path) -> Page:
     study = check(source.fact("settings"), str(folder))
     budgets = ", ".join(str(budget) for budget in study.budgets)
     return Page(
-        title=f"Scaling {study.baseline.name} on {source.fact('dataset')}: {budgets}",
+        title=f"Scaling {Path(study.baseline.name).name} on {source.fact('dataset')}: {budgets}",
         dataset=source.fact("dataset"),
         data=source.fact("data"),
         command=source.fact("command"),

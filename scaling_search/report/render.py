@@ -101,7 +101,8 @@ def _content(page: Page, words: dict[str, str]) -> str:
     parts: dict[str, object] = {
         "title": page.title,
         **words,
-        "axes": AXES,
+        # the first is shown until the reader chooses another
+        "axes": {page.axis: AXES[page.axis], **AXES},
         "tables": {"networks": networks, "runs": runs},
     }
     return _json(parts, figures.figures(page, networks))

@@ -60,6 +60,11 @@ def choose(
     return list(choice.chosen.values()), notes
 
 
+def _of_macs(candidate: Candidate) -> str:
+    """Words after a ratio that is of multiply-adds, where the budget is not."""
+    return "" if candidate.budget.of == "macs" else " the baseline's multiply-adds"
+
+
 class _Choice:
     """Networks chosen so far, of at most `most`, in the order in which they were."""
 
@@ -92,7 +97,7 @@ class _Choice:
             if away > _NEAREST:
                 notes.append(
                     f"{name} is unreachable; the nearest of this cost is {nearest.label} "
-                    f"({nearest.ratio:.2f}x), not close enough; skipped"
+                    f"({nearest.ratio:.2f}x{_of_macs(nearest)}), not close enough; skipped"
                 )
                 continue
             match: Literal["along", "nearest"] = "along" if away <= _ALONG else "nearest"

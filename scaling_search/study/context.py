@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -12,6 +12,9 @@ from effnet.budget import Budget
 from effnet.cost import cost, macs
 from effnet.shares import Shares
 from scaling_search.study.candidate import Candidate
+from scaling_search.study.directions import NAMED
+
+_MACS = Budget(1, relative=True)
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,14 @@ class ScalingContext:
         """The baseline's exact multiply-adds."""
         return macs(scale(self.base, num_classes=self.classes))
 
+    def base_cost(self, budget: Budget) -> int:
+        """What the baseline costs by the measure of a budget."""
+        return budget.measure(scale(self.base, num_classes=self.classes))
+
     def ratio(self, budget: Budget) -> float:
-        """A budget of multiply-adds as a multiple of the baseline's."""
-        return budget.target(self.base_macs) / self.base_macs
+        """A budget as a multiple of what the baseline costs by its measure."""
+        base_cost = self.base_cost(budget)
+        return budget.target(base_cost) / base_cost
 
     def candidate(
         self,
@@ -56,16 +64,16 @@ class ScalingContext:
             alpha=scaling.alpha,
             beta=scaling.beta,
             gamma=scaling.gamma,
-            shares=shares.shares(self.base, depth, width, side, self.classes),
+            shares=shares.shares(self.base, depth, width, side, self.classes, budget.measure),
             cost=exact,
             ratio=exact.macs / self.base_macs,
             waste=waste,
         )
 
-    def toward(self, aim: Shares, ratio: float) -> Candidate:
+    def toward(self, aim: Shares, ratio: float, like: Budget = _MACS) -> Candidate:
         """The network nearest to a direction at `ratio` times the baseline's cost
-        (effnet.shares.toward), as a reference."""
-        budget = Budget(ratio, relative=True)
+        (effnet.shares.toward), as a reference; cost and shares by the measure of `like`."""
+        budget = replace(like, value=ratio, relative=True)
         solution, waste = shares.toward(
             self.base,
             aim,
@@ -77,6 +85,12 @@ class ScalingContext:
         side = solution.arch.resolution
         scaling = Scaling(solution.depth, solution.width, side / self.base.resolution)
         return self.candidate(scaling, side, budget, waste, role="reference")
+
+    def toward_paper(self, ratio: float, like: Budget) -> Candidate:
+        """The network nearest to the paper's direction, as `toward` finds it."""
+        aim = shares.translated(NAMED["paper"], like.of)
+        assert aim is not None  # it grows depth
+        return self.toward(aim, ratio, like)
 
 
 def distinct(candidates: list[Candidate]) -> list[Candidate]:

@@ -21,7 +21,6 @@ from effnet.shares import Shares, direction
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.context import ScalingContext
-from scaling_search.study.directions import NAMED
 
 # What does not train in this many bytes, one image at a time, trains on no device there is: the
 # largest accelerators have 192 GiB.
@@ -188,13 +187,13 @@ def members(context: ScalingContext, aim: Shares, targets: dict[str, Budget]) ->
 
 def _member(context: ScalingContext, aim: Shares, name: str, budget: Budget) -> Member:
     base, ratio = context.base, context.ratio(budget)
-    net = context.toward(aim, ratio)
-    paper = context.toward(NAMED["paper"], ratio)
+    net = context.toward(aim, ratio, budget)
+    paper = context.toward_paper(ratio, budget)
     notes = []
-    off = net.ratio / ratio - 1
+    off = budget.off(budget.measure(net.arch), context.base_cost(budget))
     if abs(off) > budget.tolerance:
         notes.append(f"misses the budget by {off:+.1%}")
-    side = round_half_up(direction(aim, ratio).resolution * base.resolution)
+    side = round_half_up(direction(aim, ratio, budget.of).resolution * base.resolution)
     if side > context.max_side:
         notes.append(f"the direction wants {side} px, the images have {context.max_side:g}")
     arch = net.arch

@@ -30,6 +30,9 @@ _MOST = 64
 # Depths, and sides, of a function's networks, each of which takes torch some 50 ms to count.
 _MOST_COUNTED, _MOST_COUNTED_SIDES = 16, 8
 
+# How much farther than the budget's ratio a dial reaches that cost does not follow in proportion.
+_SLOW = 1.3
+
 _Value = TypeVar("_Value", int, float)
 Progress = Callable[[str], None]  # is told how far the search for networks is
 
@@ -42,13 +45,13 @@ class _Cell:
     depth: float
     width: float
     side: int
-    macs: int
+    cost: int  # by the budget's measure
     waste: float
 
-    def describe(self, base_macs: int) -> str:
+    def describe(self, base_cost: int) -> str:
         return (
             f"{in_words(self.arch, self.depth, self.width)} at "
-            f"{human(self.macs)} ({self.macs / base_macs:.2f}x), waste {self.waste:.0%}"
+            f"{human(self.cost)} ({self.cost / base_cost:.2f}x), waste {self.waste:.0%}"
         )
 
 
@@ -61,10 +64,16 @@ def measured(
 
     Raises UserError naming the nearest network where there is none."""
     cells = _solve_cells(context, budget, space, progress)
-    met = [cell for cell in cells if budget.met(cell.macs, context.base_macs)]
+    base_cost = context.base_cost(budget)
+    met = [cell for cell in cells if budget.met(cell.cost, base_cost)]
     progress(f"shares of {len(met)} networks")
     networks = _candidates(context, budget, met, context.max_waste)
     notes = []
+    if budget.of == "params":
+        notes.append(
+            f"{budget}: resolution costs no parameters, so all networks are at "
+            f"{context.base.resolution} px (--resolution takes another)"
+        )
     if len(networks) < LEAST and context.max_waste < _TOLERABLE_WASTE:
         networks = _candidates(context, budget, met, _TOLERABLE_WASTE)
         worst = max((candidate.waste for candidate in networks), default=0.0)
@@ -73,12 +82,12 @@ def measured(
             "too"
         )
     if not networks:
-        nearest = min(cells, key=lambda cell: abs(budget.off(cell.macs, context.base_macs)))
-        target = budget.target(context.base_macs)
+        nearest = min(cells, key=lambda cell: abs(budget.off(cell.cost, base_cost)))
+        target = budget.target(base_cost)
         raise UserError(
             f"budget {budget}: no network within {budget.tolerance:.0%} of {human(target)} and of "
             f"waste at most {space.max_waste:.0%} in this space; the nearest is "
-            f"{nearest.describe(context.base_macs)}. Widen the bounds, the tolerance or max_waste, "
+            f"{nearest.describe(base_cost)}. Widen the bounds, the tolerance or max_waste, "
             "or take another budget"
         )
     return networks, notes
@@ -90,21 +99,25 @@ def _solve_cells(
     """Every cell of the space, whether or not it meets the budget; of a function's not those that
     waste more than is ever taken."""
     base, classes = context.base, context.classes
-    sides, depths, width_limits = _reach(context, space, context.ratio(budget))
+    sides, depths, width_limits = _reach(context, space, budget)
+    if budget.of == "params":  # which no resolution costs
+        sides = [base.resolution]
     wastes = waste(base, sides, classes)
     if isinstance(base, Function):
         sides = _frugal_sides(context, sides, wastes)
-    target = budget.target(context.base_macs)
+    target = budget.target(context.base_cost(budget))
     cells: list[_Cell] = []
     for depth, side in itertools.product(depths, sides):
         progress(f"{len(cells)} of {len(depths) * len(sides)} networks of {budget}")
         if isinstance(base, Function):
             near = NEAR_ENOUGH * budget.tolerance
-            width = width_within(base, target, depth, side, classes, width_limits, near)
+            width = width_within(
+                base, target, depth, side, classes, width_limits, near, budget.measure
+            )
         else:
-            width = nearest_width(base, target, depth, side, classes, width_limits)
+            width = nearest_width(base, target, depth, side, classes, width_limits, budget.measure)
         arch = scale(base, depth, width, side, num_classes=classes)
-        cells.append(_Cell(arch, depth, width, side, macs(arch), wastes[side]))
+        cells.append(_Cell(arch, depth, width, side, budget.measure(arch), wastes[side]))
     return cells
 
 
@@ -140,22 +153,28 @@ def _candidates(
 
 
 def _reach(
-    context: ScalingContext, space: Space, ratio: float
+    context: ScalingContext, space: Space, budget: Budget
 ) -> tuple[list[int], list[float], tuple[float, float]]:
-    """Resolutions [px], depths and width limits within which a budget of `ratio` is sought.
+    """Resolutions [px], depths and width limits within which a budget is sought.
 
     Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
     resolution to 1.45 times the baseline's)."""
-    base = context.base
+    base, ratio = context.base, context.ratio(budget)
+    # Activations and memory grow with width itself, and less than depth does, as the stem has its
+    # part; a function's cost may grow so too, as with the tokens of attention.
+    of_width_itself = budget.of in ("acts", "memory")
+    slow = _SLOW if of_width_itself else 1.0
     if ratio < 1:
         shrink = math.sqrt(ratio) / 1.05
         low = max(least_side(base.total_stride), math.ceil(base.resolution * shrink))
         sides = list(range(low, base.resolution + 1))
-        return sides, _depths(context, ratio, 1.0), (shrink, 1.0)
+        narrowest = ratio / slow if of_width_itself else shrink
+        return sides, _depths(context, ratio / slow, 1.0), (narrowest, 1.0)
     root = math.sqrt(ratio / 2)
-    alpha = space.alpha_max or ratio
-    # of a function cost may grow with width itself, as with the tokens of attention
-    widest = ratio if isinstance(base, Function) else 1.5 * root
+    alpha = space.alpha_max or slow * ratio
+    widest = 1.5 * root
+    if of_width_itself or isinstance(base, Function):
+        widest = max(widest, _SLOW * ratio)
     beta = space.beta_max or max(1.0, widest)
     gamma = space.gamma_max or max(1.0, 1.45 * root)
     # 1e-9: 1.4 * 10 is 13.999... in floating point

@@ -12,7 +12,7 @@ from effnet import counting
 from effnet.arch import Scaling
 from effnet.budget import Budget, human
 from effnet.custom import Function, FunctionError
-from effnet.shares import waste
+from effnet.shares import translated, waste
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.choice import choose, nominal_position, real_position
@@ -141,9 +141,9 @@ def _networks_of(
     ratio = context.ratio(budget)
     if not 1 / _FARTHEST <= ratio <= _FARTHEST:
         raise UserError(
-            f"budget {budget}: {ratio:.3g} times the baseline's {human(context.base_macs)} "
-            f"multiply-adds; take one between 1/{_FARTHEST} and {_FARTHEST} times, or another "
-            "baseline"
+            f"budget {budget}: {ratio:.3g} times the baseline's "
+            f"{human(context.base_cost(budget))} {budget.unit}; take one "
+            f"between 1/{_FARTHEST} and {_FARTHEST} times, or another baseline"
         )
     notes: list[str] = []
     if study.space.mode == "nominal":
@@ -169,7 +169,11 @@ def _choose(
         # TPE starts from the named directions and a first look around; it proposes the rest itself
         count = math.ceil((count or len(networks)) / 2)
     position = nominal_position if space.mode == "nominal" else real_position
-    directions = {**NAMED, **study.directions}
+    directions = {}
+    for name, aim in {**NAMED, **study.directions}.items():
+        translated_aim = translated(aim, study.budgets[0].of)
+        if translated_aim is not None:
+            directions[name] = translated_aim
     return choose(networks, count, position, space.sampler, study.seed, kept, directions)
 
 
@@ -198,7 +202,7 @@ def _references(
     notes: list[str] = []
     for ratio in study.references:
         try:
-            member = context.toward(NAMED["paper"], ratio)
+            member = context.toward_paper(ratio, study.budgets[0])
         except FunctionError as error:
             notes.append(f"the reference of {ratio:g}x is left out: {error}")
             continue

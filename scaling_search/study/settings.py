@@ -211,7 +211,8 @@ class Study(_Part):
         (Budget(2, relative=True),),
         min_length=1,
         description="Cost of every network compared: a multiple of the baseline's multiply-adds "
-        "such as 2x or 0.5x, or a number such as 400M or 1.2G; several with commas.",
+        "such as 2x or 0.5x, or a number such as 400M or 1.2G; or of something else: '2x params', "
+        "'5M params', '2x acts', 8GiB@64 (training memory at batch 64); several with commas.",
     )
     space: Space = Space()
     data: DataSpec = DataSpec()
@@ -272,6 +273,12 @@ class Study(_Part):
         description="Networks along the paper's direction that are trained beside the baseline "
         "when there is one budget, as multiples of the baseline's cost.",
     )
+    equal: Annotated[Literal["images", "training"], Flag("--equal", SPENDING)] = Field(
+        "images",
+        description="What networks of a budget have alike in training: images, all see as many; or "
+        "training, those of more multiply-adds see fewer, so that their training costs the same "
+        "(for budgets of another measure than multiply-adds; takes data.epoch_images).",
+    )
     directions: dict[str, tuple[float, float, float]] = Field(
         {},
         description="Directions by name, beside the paper's, the pure ones and EfficientNet-X's: "
@@ -327,18 +334,31 @@ class Study(_Part):
         if not isinstance(tolerance, float) or not 0 < tolerance < 0.5:
             tolerance = Space().tolerance  # a wrong one is reported by the field itself
         budgets = [Budget.parse(str(text), tolerance) for text in settings["budgets"]]
-        for budget in budgets:
-            if budget.of != "macs":
-                raise ValueError(
-                    f"budget {budget}: a search compares networks of equal multiply-adds, such as "
-                    "2x or 400M"
-                )
         return {**settings, "budgets": tuple(budgets)}
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if len(set(self.budgets)) < len(self.budgets):
             raise ValueError("budgets: the same budget twice")
+        measures = {(b.of, b.batch, b.precision) for b in self.budgets}
+        if len(measures) > 1:
+            raise ValueError(
+                f"budgets: {', '.join(map(str, self.budgets))} are of different measures; a study "
+                "compares networks by one"
+            )
+        if self.equal == "training" and self.data.epoch_images is None:
+            raise ValueError("equal: training takes data.epoch_images, the length of a run")
+        measure = self.budgets[0].of
+        if measure != "macs" and self.space.mode == "nominal":
+            raise ValueError(
+                f"budget {self.budgets[0]}: the paper's nominal lattice is of multiply-adds, such "
+                "as 2x or 400M; other measures take space.mode measured"
+            )
+        if measure == "memory" and custom.is_place(self.baseline.name):
+            raise ValueError(
+                f"budget {self.budgets[0]}: the memory of a function's networks is too rough an "
+                "estimate to compare by; take multiply-adds, parameters or activations"
+            )
         increasing = list(self.rungs) == sorted(set(self.rungs))
         if min(self.rungs) < 1 or max(self.rungs) > _MOST_EPOCHS or not increasing:
             raise ValueError(

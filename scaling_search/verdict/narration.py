@@ -118,6 +118,8 @@ def choice_words(v: Verdict) -> str:
     if c.shares:
         shares = f"shares of the extra cost: {spent(c.shares)}"
     cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times the baseline's"
+    if v.budget.of in ("params", "acts"):
+        cost = f"{human(getattr(c.cost, v.budget.of))} {v.budget.unit}; {cost}"
     return (
         f"{c.label} for the budget {v.budget}: {coefficients} (multipliers of depth, width and "
         f"resolution); {shares}; {cost}"
@@ -160,7 +162,9 @@ def tied_words(v: Verdict) -> str:
     """How many of the networks may be the best; their cost where they differ in it."""
     total, tied = len(v.rows), len(v.tied)
     cost = "of this cost"
-    if not v.equal_cost:
+    if v.budget.of != "macs":
+        cost = f"of {v.budget}"
+    elif not v.equal_cost:
         ratios = [row.candidate.ratio for row in v.rows]
         cost = f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
     if tied == total:
@@ -304,6 +308,8 @@ def baseline_words(v: Verdict) -> str | None:
     if v.baseline is None:
         return None
     cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's cost"
+    if v.budget.of != "macs":
+        cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's multiply-adds"
     words = f"val {points(v.baseline.mean)}%, {cost}: {against(v.baseline)}"
     if v.pick.candidate.ratio > 1 and v.baseline.low <= 0:
         words += (
@@ -381,6 +387,8 @@ def agreement_words(a: Agreement) -> str:
 
 def cost_words(v: Verdict, study: Study) -> str:
     """Say what makes the comparison fair, or that it is not."""
+    if v.budget.of != "macs":
+        return _other_measure_words(v, study)
     if not v.equal_cost:
         return (
             "these networks are equal in nominal cost only: weigh each accuracy against its real "
@@ -389,6 +397,25 @@ def cost_words(v: Verdict, study: Study) -> str:
     return (
         f"these networks cost the same and trained for {trained_words(study)}: equal cost and "
         "equal length are equal training cost; short training is a proxy for long"
+    )
+
+
+def _other_measure_words(v: Verdict, study: Study) -> str:
+    """Say how networks of equal cost by another measure differ in multiply-adds, and what that is
+    for their training."""
+    ratios = [row.candidate.ratio for row in v.rows]
+    differ = (
+        f"these networks are equal in {v.budget.unit}; their multiply-adds are {min(ratios):.2f} "
+        f"to {max(ratios):.2f} times the baseline's"
+    )
+    if study.equal == "training":
+        return (
+            f"{differ}, and each trained for as many images as make the training cost the same; "
+            "short training is a proxy for long"
+        )
+    return (
+        f"{differ}, and each trained for {trained_words(study)}: training cost is not equal "
+        "(--equal training makes it so); short training is a proxy for long"
     )
 
 

@@ -53,11 +53,13 @@ _GROUPS = {
 
 def words(page: Page) -> str:
     """Return what stands above the figure."""
-    if page.targets:
+    if _bands(page):
         band = (
             "The shaded band is the budget. Networks outside it (baseline and references) cost "
             "less or more, and are there for the line, not to be compared with those inside."
         )
+    elif page.targets:
+        band = "The budget is training memory, which is no axis here."
     else:
         band = (
             "The budget is nominal, so these networks differ in real cost: compare along the front."
@@ -65,12 +67,17 @@ def words(page: Page) -> str:
     return f"Each point is a network at its exact cost; bars are one standard deviation. {band}"
 
 
+def _bands(page: Page) -> dict[str, float]:
+    """Return each budget's target on the axis; none of a budget that is no axis."""
+    return page.targets if page.axis == page.study.budgets[0].of else {}
+
+
 def draw(page: Page, table: dict[str, Any]) -> go.Figure:
     """Return the figure. `table` is the table of networks (`columns.networks`), whose rows the
     traces refer to."""
     figure = go.Figure()
     tolerance = page.study.space.tolerance
-    for budget, target in page.targets.items():
+    for budget, target in _bands(page).items():
         figure.add_vrect(
             x0=target * (1 - tolerance),
             x1=target * (1 + tolerance),
@@ -89,10 +96,10 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
     )
     _add_networks(figure, page, row_index(table))
     if page.dataset.replace("_", "-").lower() in ("imagenet", "imagenet-1k"):
-        _add_published(figure)
+        _add_published(figure, page.axis)
     if page.family:
-        _add_family(figure, page.family)
-    figure.update_xaxes(title={"text": AXES["macs"]}, type="log")
+        _add_family(figure, page.family, page.axis)
+    figure.update_xaxes(title={"text": AXES[page.axis]}, type="log")
     figure.update_yaxes(title={"text": accuracy_title(page.study.metric)})
     return apply_layout(figure, 480)
 
@@ -122,7 +129,7 @@ def _add_networks(figure: go.Figure, page: Page, index: dict[str, int]) -> None:
         if len(rows) > _MANY:
             bars, size = None, 5
         figure.add_scatter(
-            x=[row.candidate.cost.macs for row in rows],
+            x=[getattr(row.candidate.cost, page.axis) for row in rows],
             y=[100 * row.mean for row in rows],
             error_y=bars,
             mode="markers",
@@ -132,7 +139,7 @@ def _add_networks(figure: go.Figure, page: Page, index: dict[str, int]) -> None:
         )
 
 
-def _add_published(figure: go.Figure) -> None:
+def _add_published(figure: go.Figure, shown: str) -> None:
     """Add EfficientNet's published networks, which only ImageNet's accuracies can stand beside."""
     _add_line(
         figure,
@@ -141,10 +148,11 @@ def _add_published(figure: go.Figure) -> None:
         accuracies=list(_PUBLISHED.values()),
         texts=[f"EfficientNet-{member.upper()}" for member in _PUBLISHED],
         colour=GREEN,
+        shown=shown,
     )
 
 
-def _add_family(figure: go.Figure, family: tuple[Record, ...]) -> None:
+def _add_family(figure: go.Figure, family: tuple[Record, ...], shown: str) -> None:
     """Add the networks trained by `scaling-search family --train`, by the mean of their runs."""
     by_cost = sorted(family, key=lambda record: record.candidate.cost.macs)
     groups = by_network_key(by_cost).values()
@@ -156,6 +164,7 @@ def _add_family(figure: go.Figure, family: tuple[Record, ...]) -> None:
         accuracies=[100 * fmean(record.val_acc for record in records) for records in groups],
         texts=[member.label for member in members],
         colour=RED,
+        shown=shown,
     )
 
 
@@ -167,12 +176,13 @@ def _add_line(
     accuracies: list[float],
     texts: list[str],
     colour: str,
+    shown: str,
 ) -> None:
-    """Add networks that are no part of the study, joined by a line. They have no measured times, so
-    the axes of time leave them out."""
+    """Add networks that are no part of the study, joined by a line, at first on the axis `shown`.
+    They have no measured times, so the axes of time leave them out."""
     by_axis = {axis: [getattr(c, axis) for c in costs] for axis in ("macs", "params", "acts")}
     figure.add_scatter(
-        x=by_axis["macs"],
+        x=by_axis[shown],
         y=accuracies,
         mode="lines+markers",
         name=name,
