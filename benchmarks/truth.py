@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scaling_search.results.curves import read
-from scaling_search.results.reader import StoreReader
+from scaling_search.results.reading import open_results
 from scaling_search.results.record import Record
 from scaling_search.study.settings import check
 from scaling_search.verdict.correlation import network_means, rank
@@ -58,7 +58,7 @@ def means(folder: Path) -> dict[str, float]:
 
 
 def answer(folder: Path) -> Verdict:
-    with StoreReader.open(folder) as reader:
+    with open_results(folder) as reader:
         study = check(reader.fact("settings"), str(folder))
         return verdicts(reader.records(), study)[0]
 

@@ -153,7 +153,7 @@ def test_paper_preset_has_65_networks_and_their_real_cost() -> None:
 @pytest.mark.parametrize("preset", ["quick", "quick-b0-s4"])
 def test_networks_of_another_measure(budget: str, preset: str) -> None:
     todo = make({"budgets": [budget]}, preset=preset, native=32)
-    assert len(todo.candidates) >= 5
+    assert len(todo.candidates) >= 3
     assert len({c.key for c in todo.everything}) == len(todo.everything)
     wanted = Budget.parse(budget)
     base = wanted.measure(todo.baseline.arch)
