@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.jobs import Jobs
+from effnet import custom
+from effnet.arch import scale
 from scaling_search import UserError
 from scaling_search.cli import main
 from scaling_search.data.dataset import Dataset
@@ -34,6 +36,7 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.training import step
 from scaling_search.training.trial import Epoch, Outcome, Trial
+from tests import functions
 from tests.clusters import start_cluster
 from tests.cuda_stub import stub
 from tests.records import read_records
@@ -238,6 +241,17 @@ def test_wrong_clusters(data: Dataset, tmp_path: Path, monkeypatch: pytest.Monke
             UserError, match=rf"--ray-address {address}: .*; start a cluster with ray start --head "
         ):
             executor(data, tmp_path, 1, address)
+
+
+def test_the_source_of_a_function_travels_to_the_nodes(
+    data: Dataset, trial: Trial, tmp_path: Path, lasting_cluster: Cluster
+) -> None:
+    place = functions.write(tmp_path)
+    net = scale(custom.find(place), 1, 1, 12, num_classes=10)
+    (tmp_path / "net.py").unlink()
+    address = lasting_cluster.address
+    (ended,) = outcomes(executor(data, tmp_path, 1, address), [replace(trial, arch=net)])
+    assert ended.status == "done", ended.note
 
 
 # ---- GPUs, which Ray counts as it is told; where something is trained on them, the stand-in's
