@@ -12,7 +12,7 @@ from effnet.budget import Budget
 from effnet.cost import cost, macs
 from effnet.shares import Shares
 from scaling_search.study.candidate import Candidate
-from scaling_search.study.directions import NAMED
+from scaling_search.study.directions import NAMED, by_measure
 
 _MACS = Budget(1, relative=True)
 
@@ -88,8 +88,7 @@ class ScalingContext:
 
     def toward_paper(self, ratio: float, like: Budget) -> Candidate:
         """The network nearest to the paper's direction, as `toward` finds it."""
-        aim = shares.translated(NAMED["paper"], like.of)
-        assert aim is not None  # it grows depth
+        aim = by_measure(NAMED, like.of)["paper"]
         return self.toward(aim, ratio, like)
 
 

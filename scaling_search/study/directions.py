@@ -6,11 +6,13 @@ A point on this triangle is a direction to scale in. Some have a name; others ar
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from effnet.budget import Measure
 from effnet.families import PAPER
-from effnet.shares import Shares, nominal_shares
+from effnet.shares import Shares, nominal_shares, translated
 
 SINGLE: dict[str, Shares] = {
     "depth only": (1.0, 0.0, 0.0),
@@ -55,6 +57,17 @@ class Direction:
         if text.startswith(_PREFIXES["beside"]):
             return cls(text.removeprefix(_PREFIXES["beside"]), "beside")
         return cls(text)
+
+
+def by_measure(directions: Mapping[str, Shares], of: Measure) -> dict[str, Shares]:
+    """Directions, which are given in shares of multiply-adds, in shares of another measure; without
+    those that do not grow it, as resolution does not grow parameters."""
+    reached = {}
+    for name, aim in directions.items():
+        shares = translated(aim, of)
+        if shares is not None:
+            reached[name] = shares
+    return reached
 
 
 def check_direction(name: str, shares: Shares) -> None:

@@ -12,12 +12,12 @@ from effnet import counting
 from effnet.arch import Scaling
 from effnet.budget import Budget, human
 from effnet.custom import Function, FunctionError
-from effnet.shares import translated, waste
+from effnet.shares import waste
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.choice import choose, nominal_position, real_position
 from scaling_search.study.context import ScalingContext, distinct
-from scaling_search.study.directions import NAMED
+from scaling_search.study.directions import NAMED, by_measure
 from scaling_search.study.measured import LEAST, Progress, measured
 from scaling_search.study.nominal import nominal
 from scaling_search.study.settings import Study
@@ -169,11 +169,7 @@ def _choose(
         # TPE starts from the named directions and a first look around; it proposes the rest itself
         count = math.ceil((count or len(networks)) / 2)
     position = nominal_position if space.mode == "nominal" else real_position
-    directions = {}
-    for name, aim in {**NAMED, **study.directions}.items():
-        translated_aim = translated(aim, study.budgets[0].of)
-        if translated_aim is not None:
-            directions[name] = translated_aim
+    directions = by_measure({**NAMED, **study.directions}, study.budgets[0].of)
     return choose(networks, count, position, space.sampler, study.seed, kept, directions)
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from effnet.shares import Shares
 from scaling_search.report.figures.style import INK, RED, apply_layout, escape, network_texts
-from scaling_search.study.directions import NAMED
+from scaling_search.study.directions import NAMED, by_measure
 from scaling_search.verdict.verdict import Surface, Verdict
 
 WORDS = (
@@ -59,11 +59,15 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
     )
     pure = {name: aim for name, aim in NAMED.items() if name != "paper"}
     paper = {"paper": NAMED["paper"]}
-    _add_directions(figure, "the paper's direction (nominal)", "diamond-open", paper)
-    _add_directions(figure, "pure scalings, EfficientNet-X", "triangle-up-open", pure)
-    if verdict.directions:
-        own = verdict.directions
-        _add_directions(figure, "the study's own directions", "square-open", own)
+    groups = [
+        ("the paper's direction (nominal)", "diamond-open", paper),
+        ("pure scalings, EfficientNet-X", "triangle-up-open", pure),
+        ("the study's own directions", "square-open", verdict.directions),
+    ]
+    for name, symbol, directions in groups:
+        reached = by_measure(directions, verdict.budget.of)
+        if reached:
+            _add_directions(figure, name, symbol, reached)
     return _with_axes(figure)
 
 
