@@ -23,6 +23,7 @@ _SIDES_FROM, _SIDES_TO = 0.8, 1.25
 _BEYOND = 1.1  # times the largest side: how far a function's waste is looked at
 # Of a function, which takes long to count: depths and widths are tried within these factors.
 _DEPTHS_AROUND, _WIDTHS_AROUND = 1.3, 1.5
+_FARTHEST = 32  # times a function's depth and width: thousands of layers take seconds to count
 _CHOICES = 3  # block counts, and resolutions, that are tried around a direction
 
 
@@ -166,13 +167,19 @@ def toward(
     counts and three resolutions of low waste around the direction, at most `top` px, width solved;
     of those that meet the budget the nearest in shares, else the nearest in cost.
 
-    Shares are of the budget's measure. Raises ValueError for an aim that does not sum to 1."""
+    Shares are of the budget's measure. Raises ValueError for an aim that does not sum to 1, and for
+    a function where the direction leads too far."""
     if not (abs(sum(aim) - 1) <= 1e-6 and min(aim) >= 0):
         raise ValueError(
             f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1"
         )
     base_cost = budget.measure(scale(base, num_classes=num_classes))
     exact = direction(aim, budget.target(base_cost) / base_cost, budget.of)
+    if isinstance(base, Function) and max(exact.depth, exact.width) > _FARTHEST:
+        raise ValueError(
+            f"budget {budget}: depth {exact.depth:.3g} and width {exact.width:.3g}; a function is "
+            f"tried up to {_FARTHEST} times the baseline's: larger networks take long to count"
+        )
     sides = {base.resolution: 0.0}
     if EXPONENTS[budget.of][2]:  # else no side costs more than another
         sides = _sides(base, exact.resolution * base.resolution, top, max_waste, num_classes)
