@@ -22,10 +22,13 @@ from effnet.nn import count
 from effnet.solve import width_within
 from scaling_search import UserError
 from scaling_search.cli import main
+from scaling_search.data.dataset import Dataset
+from scaling_search.driver.search import StoppedError
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import check, read
 from scaling_search.training.trial import Trial
 from tests import functions
+from tests.searches import Quiet, Warm, search
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -371,6 +374,22 @@ def test_a_study_of_a_function(
     said = " ".join(capsys.readouterr().out.split())
     assert "choose depth" in said
     assert place not in Path("run/results.csv").read_text()
+
+
+def test_a_study_that_was_stopped_goes_on_from_its_records(
+    data: Dataset, warm: Warm, tmp_path: Path
+) -> None:
+    spent = {"extra": 0, "rungs": [1], "references": [], "space.candidates": 3, "device": "cpu"}
+    images = {"data.train_images": 96, "data.val_images": 60, "data.epoch_images": 64}
+    study = read_study(functions.write(tmp_path), {**spent, **images, "recipe.batch": 16})
+    watcher = Quiet()
+    folder = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        search(study, data, folder, warm(1), watcher, lambda: len(watcher.seen) >= 2)
+    _, table = search(study, data, folder, warm(1))
+    assert set(table["status"]) == {"done"}, table["note"].tolist()
+    # the baseline's run is of the first sitting, and is measured on the test split in the second
+    assert table["test_acc"].notna().sum() >= 2
 
 
 def test_a_function_without_depth_makes_a_map_of_two(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effnet.budget import Budget
+from effnet.custom import CustomArch, Function
 from scaling_search import UserError
 from scaling_search.data.dataset import Facts
 from scaling_search.driver.allocation import half, next_runs, promoted
@@ -376,8 +377,12 @@ class Search:
 
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
         study, conditions = self._study, self._conditions
+        arch, base = candidate.arch, study.network()
+        if isinstance(arch, CustomArch) and isinstance(base, Function):
+            # a network that comes from the store is without the source that a worker builds it from
+            arch = replace(arch, function=base)
         return Trial(
-            arch=candidate.arch,
+            arch=arch,
             data_digest=self._data.digest,
             data_folder=self._data.folder,
             recipe=study.recipe,
