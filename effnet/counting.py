@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -28,7 +29,11 @@ def network(
 
     Raises FunctionError, with depth, width and resolution, for what the function raises there, or
     for a module that cannot be trained on such images."""
-    if not resolution:
+    if resolution < 1 and function.resolution:
+        raise FunctionError(
+            f"{function.place}: resolution = {resolution}: must be a whole number from 1"
+        )
+    if resolution < 1:
         raise FunctionError(
             f"{function.place}: its resolution has no default; give it one, as in "
             "build(depth, width, resolution=224, ...), or give --resolution"
@@ -48,7 +53,8 @@ def distinct_depths(function: Function, low: float, high: float, num_classes: in
     unit = 100
     first, last = round_half_up(low * unit), round_half_up(high * unit)
     step = max(1, (last - first) // _MOST_DEPTHS)
-    positions = [*range(max(1, first), last + 1, step)]
+    first = max(1, first)
+    positions = [*range(first, max(first, last) + 1, step)]
 
     def at(index: int) -> CustomArch:
         return network(function, positions[index] / unit, 1.0, function.resolution, num_classes)
@@ -78,14 +84,14 @@ def distinct_depths(function: Function, low: float, high: float, num_classes: in
     return multipliers
 
 
-def check(function: Function, num_classes: int) -> list[str]:
-    """Hold a function to what a search takes for granted, at the baseline and at twice each dial;
-    lines for the user about what it ignores.
+def check(function: Function, num_classes: int, max_side: float = math.inf) -> list[str]:
+    """Hold a function to what a search takes for granted, at the baseline and at twice each dial
+    (sides up to `max_side` [px]); lines for the user about what it ignores.
 
     Raises FunctionError where it builds another network at the next call, where cost falls as a
     dial rises, where width does nothing, or where a training step fails."""
     side = function.resolution
-    from effnet.nn import count
+    from effnet.nn import count  # torch, which is imported when something is counted
 
     base = network(function, 1.0, 1.0, side, num_classes)
     again = count.count(function, 1.0, custom.plain(function.width), side, num_classes)
@@ -98,8 +104,10 @@ def check(function: Function, num_classes: int) -> list[str]:
     doubled = {
         "depth": network(function, 2.0, 1.0, side, num_classes),
         "width": network(function, 1.0, 2.0, side, num_classes),
-        "resolution": network(function, 1.0, 1.0, 2 * side, num_classes),
     }
+    larger_side = int(min(2 * side, max_side))
+    if larger_side > side:
+        doubled["resolution"] = network(function, 1.0, 1.0, larger_side, num_classes)
     notes = []
     for dial, larger in doubled.items():
         if larger.counts.macs < base.counts.macs:
@@ -129,13 +137,19 @@ def counted() -> int:
 def _counts(
     function: Function, depth: float, width: float, resolution: int, num_classes: int
 ) -> Counts:
+    from effnet.nn.count import count
+
+    key = json.dumps([depth, width, resolution, num_classes, function.in_channels])
     known = _known.get(function.digest)
     if known is None:
-        known = _known[function.digest] = _read_counts(function)
-    key = json.dumps([depth, width, resolution, num_classes, function.in_channels])
+        known = _read_counts(function)
+        # What the file imports may have changed since: the first network that is asked for is
+        # counted anew, and where it is another, so may all be.
+        if key in known and known[key] != count(function, depth, width, resolution, num_classes):
+            known = {}
+            _forget_counts(function)
+        _known[function.digest] = known
     if key not in known:
-        from effnet.nn.count import count
-
         known[key] = count(function, depth, width, resolution, num_classes)
         _write_counts(function, key, known[key])
     return known[key]
@@ -177,6 +191,12 @@ def _read_counts(function: Function) -> dict[str, Counts]:
         except (ValueError, TypeError):
             continue
     return counts
+
+
+def _forget_counts(function: Function) -> None:
+    path = _cache_file(function)
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _write_counts(function: Function, key: str, counts: Counts) -> None:

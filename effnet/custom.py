@@ -6,8 +6,8 @@ def build(depth: float, width: float, resolution: int, num_classes: int, in_chan
 Depth and width are multipliers, of what is the function's own affair. What a network of it costs is
 counted by torch on the meta device (counting.py). No torch is imported here.
 
-The function's code is run from the place that the user named alone. What was recorded of it, its
-digest, its networks and their costs, is read without it.
+Code is only run from the place that the user named. What was recorded of a function, its digest,
+its networks and their costs, is read without it, and no source is taken from a record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,15 +134,16 @@ class CustomArch:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CustomArch:
-        """The network that `as_dict` described. Raises ValueError naming what is missing."""
+        """The network that `as_dict` described, whose function cannot be run: a record may be
+        somebody else's. Raises ValueError naming what is missing or wrong."""
         try:
+            _check_record(data)
             function = Function(
                 place=data["function"],
                 digest=data["digest"],
                 resolution=data["base_resolution"],
                 width=data["base_width"],
                 in_channels=data["in_channels"],
-                source=data.get("source", ""),
             )
             counts = Counts(data["macs"], data["params"], data["acts"], data["structure"])
             return cls(
@@ -157,6 +158,22 @@ class CustomArch:
             raise ValueError(f"network: not a description of one: {error}") from error
 
 
+_RECORDED: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("function", "digest", "structure"), str),
+    **dict.fromkeys(("base_width", "depth", "width"), (int, float)),
+    **dict.fromkeys(("base_resolution", "in_channels", "resolution", "num_classes"), int),
+    **dict.fromkeys(("macs", "params", "acts"), int),
+}
+
+
+def _check_record(data: Mapping[str, Any]) -> None:
+    """Check the types of a recorded network. Raises ValueError, KeyError for what is missing."""
+    for name, kind in _RECORDED.items():
+        value = data[name]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"network: {name} = {value!r}: not what is recorded of a function's")
+
+
 # ---- finding the function
 
 
@@ -164,7 +181,7 @@ def is_place(text: str) -> bool:
     """Whether a text names a function, as file.py:build or package.module:build, and not a network
     or a TOML file."""
     where, attribute = split_place(text)
-    return bool(where) and attribute.isidentifier() and not attribute.endswith(".toml")
+    return bool(where) and attribute.isidentifier()
 
 
 def split_place(place: str) -> tuple[str, str]:
@@ -173,12 +190,9 @@ def split_place(place: str) -> tuple[str, str]:
     return where, attribute
 
 
-def find(place: str) -> Function:
-    """Read the function at a place, run its file, and check what it takes; its resolution is the
-    default of that argument, or 0 where it has none.
-
-    Raises FunctionError where there is no such function, its file cannot be run, or it takes other
-    arguments."""
+def read(place: str) -> Function:
+    """The function at a place, its file read and not run (of a module in a package, whose parents
+    are run as it is looked for); its resolution is 0. Raises FunctionError where there is none."""
     where, attribute = split_place(place)
     if not is_place(place):
         raise FunctionError(
@@ -192,23 +206,35 @@ def find(place: str) -> Function:
         raise FunctionError(f"{place}: {path}: {reason}") from error
     if where.endswith(".py"):
         place = f"{path.resolve()}:{attribute}"
-    function = Function(place, _digest(source, attribute), 0, source=source)
+    return Function(place, _digest(source, attribute), 0, source=source)
+
+
+def find(place: str) -> Function:
+    """Read the function at a place, run its file, and check what it takes; its resolution is the
+    default of that argument, or 0 where it has none.
+
+    Raises FunctionError where there is no such function, its file cannot be run, or it takes other
+    arguments."""
+    function = read(place)
     parameters = _signature(load(function), function)
     default = parameters["resolution"].default if "resolution" in parameters else None
-    _sources[function.digest] = source
+    _found[function.digest] = function
     side = default if isinstance(default, int) and not isinstance(default, bool) else 0
-    return Function(place, function.digest, side, source=source)
+    return replace(function, resolution=side)
 
 
 def recorded(
     place: str, digest: str, resolution: int, *, width: float, in_channels: int
 ) -> Function:
-    """A function as it was recorded. Its source is with it where it was found in this process."""
-    source = _sources.get(digest, "")
+    """A function as it was recorded. Where it was found in this process, its place and source are
+    those that were found: the user named these, a record may name anything."""
+    source = ""
+    if digest in _found:
+        place, source = _found[digest].place, _found[digest].source
     return Function(place, digest, resolution, width, in_channels, source)
 
 
-_sources: dict[str, str] = {}  # of the functions that were found in this process, by digest
+_found: dict[str, Function] = {}  # in this process, by digest
 
 
 def _digest(source: str, attribute: str) -> str:
@@ -227,12 +253,12 @@ def _source_path(where: str, place: str) -> Path:
             f"{place}: {where} is neither a .py file nor the name of a module, such as "
             "package.module:build"
         )
+    _import_from_here()
     try:
-        with _importable_from_here():
-            spec = importlib.util.find_spec(where)
+        spec = importlib.util.find_spec(where)
     except ImportError as error:
         raise FunctionError(f"{place}: {first_line(error)}") from error
-    except Exception as error:  # a parent package is run, and may raise anything
+    except (Exception, SystemExit) as error:  # a parent package is run, and may raise anything
         raise FunctionError(f"{place}: importing {where} raised {_last_frame(error)}") from error
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         raise FunctionError(
@@ -241,15 +267,12 @@ def _source_path(where: str, place: str) -> Path:
     return Path(spec.origin)
 
 
-class _importable_from_here:  # noqa: N801
-    """Within, modules of the working folder can be imported, as `python -m` finds them."""
-
-    def __enter__(self) -> None:
-        self._here = str(Path.cwd())
-        sys.path.append(self._here)
-
-    def __exit__(self, *_: object) -> None:
-        sys.path.remove(self._here)
+def _import_from_here() -> None:
+    """From now on modules of the working folder can be imported, as `python -m` finds them; what is
+    installed goes first."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 @functools.lru_cache(maxsize=8)
@@ -277,12 +300,14 @@ def load(function: Function) -> Build:
             f"{function.place}: only what was recorded of this function is here; give the function "
             "itself with --baseline FILE.py:FUNCTION"
         )
+    if _digest(function.source, attribute) != function.digest:
+        raise FunctionError(f"{function.place}: its source is not the one of its digest")
     try:
         if where.endswith(".py"):
             module = _run_source(where, function.digest, function.source)
         else:
-            with _importable_from_here():
-                module = importlib.import_module(where)
+            _import_from_here()
+            module = importlib.import_module(where)
             here = Path(str(module.__file__)).read_text("utf-8-sig")
             if _digest(here, attribute) != function.digest:
                 raise FunctionError(
@@ -291,9 +316,7 @@ def load(function: Function) -> Build:
                 )
     except FunctionError:
         raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (Exception, SystemExit) as error:
         raise FunctionError(f"{function.place}: running {_last_frame(error, where)}") from error
     build = getattr(module, attribute, None)
     if build is None:

@@ -11,7 +11,7 @@ from effnet import counting
 from effnet.arch import AnyBaseline, Network, Scaling, least_depth, least_side, repeats_at, scale
 from effnet.budget import Budget, Measure
 from effnet.cost import macs
-from effnet.custom import Function
+from effnet.custom import Function, FunctionError
 from effnet.rounding import round_half_up
 from effnet.solve import Solution, fit, fit_width_within
 
@@ -21,9 +21,12 @@ Shares = tuple[float, float, float]  # depth, width, resolution; they sum to 1
 # is seldom of low waste itself.
 _SIDES_FROM, _SIDES_TO = 0.8, 1.25
 _BEYOND = 1.1  # times the largest side: how far a function's waste is looked at
+# Where cost grows less than depth, networks so much deeper are tried too.
+_DEEPER = 1.15
 # Of a function, which takes long to count: depths and widths are tried within these factors.
 _DEPTHS_AROUND, _WIDTHS_AROUND = 1.3, 1.5
 _FARTHEST = 32  # times a function's depth and width: thousands of layers take seconds to count
+_DIMENSIONS = ("depth", "width", "resolution")
 _CHOICES = 3  # block counts, and resolutions, that are tried around a direction
 
 
@@ -133,7 +136,12 @@ def _waste_of_function(base: Function, sides: list[int], num_classes: int) -> di
     beyond = range(max(sides) + 1, math.ceil(_BEYOND * max(sides)) + 1)
     points = []
     for px in sorted({*sides, *beyond}):
-        net = scale(base, resolution=px, num_classes=num_classes)
+        try:
+            net = scale(base, resolution=px, num_classes=num_classes)
+        except FunctionError:
+            if px <= max(sides):
+                raise
+            break  # it is not built for more
         points.append((math.log(px), math.log(macs(net))))
     hull: list[tuple[float, float]] = []
     for point in points:
@@ -173,10 +181,13 @@ def toward(
         raise ValueError(
             f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1"
         )
+    for share, exponent, dimension in zip(aim, EXPONENTS[budget.of], _DIMENSIONS, strict=True):
+        if share > 0 and not exponent:
+            raise ValueError(f"shares {aim}: {dimension} costs no {budget.unit}")
     base_cost = budget.measure(scale(base, num_classes=num_classes))
     exact = direction(aim, budget.target(base_cost) / base_cost, budget.of)
     if isinstance(base, Function) and max(exact.depth, exact.width) > _FARTHEST:
-        raise ValueError(
+        raise FunctionError(
             f"budget {budget}: depth {exact.depth:.3g} and width {exact.width:.3g}; a function is "
             f"tried up to {_FARTHEST} times the baseline's: larger networks take long to count"
         )
@@ -192,7 +203,11 @@ def toward(
         return miss, distance, -side  # of equals the larger
 
     solutions = []
-    for depth in _depths(base, exact.depth, num_classes):
+    depths = _depths(base, exact.depth, num_classes)
+    if budget.of in ("acts", "memory") and aim[0] > 0:
+        # these grow less than depth does, as the stem has its part
+        depths += _depths(base, exact.depth * _DEEPER, num_classes)
+    for depth in depths:
         for side in sides:
             if isinstance(base, Function):
                 around = (exact.width / _WIDTHS_AROUND, exact.width * _WIDTHS_AROUND)

@@ -419,8 +419,9 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
         logger.info("%s; %s", _hardware(machine), _versions(machine))
     # what is run, with every default: `--study` of another machine takes it
     atomic.write(folder / "study.toml", study.to_toml().encode())
-    if isinstance(base := study.network(), Function):
-        atomic.write(folder / "baseline.py", base.source.encode())
+    base = study.network()
+    if isinstance(base, Function):
+        _keep_source(base, folder / "baseline.py")
     finished = count_ended(store.records())
     if finished:
         session.say("resume", f"{finished} runs are recorded in {folder}")
@@ -456,6 +457,18 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
             with suppress(UserError):  # whatever is wrong with the store has been said
                 store.set_fact("spent", spent + time.monotonic() - session.clock.began)
     return 0
+
+
+def _keep_source(function: Function, path: Path) -> None:
+    """Put a copy of a function's file into the run folder. Raises UserError where another file of
+    that name is there."""
+    source = function.source.encode()
+    if path.exists() and path.read_bytes() != source:
+        raise UserError(
+            f"{path}: a file of yours is where the study's copy of {function.name} goes; choose "
+            "another folder with --out"
+        )
+    atomic.write(path, source)
 
 
 def _run_search(

@@ -1,6 +1,7 @@
 """Functions as baselines: what torch counts of them, what is refused, and whole studies of one."""
 
 import dataclasses
+import importlib
 import json
 import random
 import subprocess
@@ -191,6 +192,9 @@ def test_a_width_within(tmp_path: Path) -> None:
         ((("import torch", "import torch_geometry"),), "line 2: ModuleNotFoundError"),
         ((("return nn.Sequential", "return nn.Sequentia"),), "line 10: AttributeError"),
         ((("return nn.Sequential(", "return list(("), ("num_classes))", "num_classes)))")), "list"),
+        ((("return nn.Sequential", "raise SystemExit(0)\n        return nn.Sequential"),),
+         "SystemExit"),
+        ((("nn.Linear(channels, num_classes)", "nn.LazyLinear(num_classes)"),), "lazy layers"),
         ((("channels, num_classes)", "channels, 7)"),), "gives [1, 7] for one image; wanted is"),
         ((("nn.Linear(channels, num_classes)", "nn.Identity()"),), "gives [1, 32] for one image"),
         ((("channels = max(1, round(32 * width))", "channels ="),), "line 6: SyntaxError"),
@@ -307,6 +311,74 @@ def test_what_was_recorded_runs_nothing(tmp_path: Path) -> None:
     recorded = network_from_dict(net.as_dict())
     with pytest.raises(FunctionError, match="only what was recorded of this function is here"):
         effnet.build(recorded)
+
+
+def test_no_source_is_taken_from_a_record(tmp_path: Path) -> None:
+    net = network(functions.write(tmp_path))
+    recorded = {**net.as_dict(), "source": net.function.source}
+    with pytest.raises(FunctionError, match="only what was recorded of this function is here"):
+        custom.load(CustomArch.from_dict(recorded).function)
+    altered = dataclasses.replace(net.function, source=net.function.source + "print('mine')")
+    with pytest.raises(FunctionError, match="its source is not the one of its digest"):
+        custom.load(altered)
+    for name, wrong in (("macs", None), ("resolution", "<b>"), ("depth", "a"), ("function", 5)):
+        with pytest.raises(ValueError, match=f"network: {name} = "):
+            CustomArch.from_dict({**net.as_dict(), name: wrong})
+    with pytest.raises(ValueError, match="not a description of one"):
+        CustomArch.from_dict({"function": "net.py:build"})
+
+
+def test_what_has_changed_or_is_not_asked_for_is_not_run(tmp_path: Path) -> None:
+    place = functions.write(tmp_path)
+    (tmp_path / "study.toml").write_text(read_study(place, {}).to_toml())
+    (tmp_path / "net.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(UserError, match="has changed since the study was made"):
+        read(tmp_path / "study.toml")
+    assert read(tmp_path / "study.toml", {"baseline.name": "b0-s4"}).baseline.name == "b0-s4"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_file_draws_as_it_is_run_changes_no_run(tmp_path: Path) -> None:
+    source = functions.SMALL.replace("import torch\n", "import torch\n    torch.manual_seed(0)\n")
+    net = network(functions.write(tmp_path, source))
+
+    def first_weights() -> torch.Tensor:
+        torch.manual_seed(5)
+        return next(effnet.build(net).parameters()).detach()
+
+    custom._run_source.cache_clear()  # as in a process that has not run it
+    assert torch.equal(first_weights(), first_weights())
+
+
+def test_counts_are_forgotten_where_what_a_file_imports_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "width_of_mine.py").write_text("WIDTH = 8\n")
+    source = functions.SMALL.replace("32 * width", "width_of_mine.WIDTH * width")
+    place = functions.write(
+        tmp_path, source.replace("import torch\n", "import width_of_mine\n    import torch\n")
+    )
+    monkeypatch.setattr(counting, "_known", {})
+    before = network(place)
+    (tmp_path / "width_of_mine.py").write_text("WIDTH = 16\n")
+    for module in ("width_of_mine", f"baseline_{before.function.digest}"):
+        sys.modules.pop(module)
+    custom._run_source.cache_clear()
+    importlib.invalidate_caches()
+    monkeypatch.setattr(counting, "_known", {})
+    assert network(place).counts.macs > 2 * before.counts.macs
+
+
+def test_a_file_of_the_users_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = functions.write(tmp_path)
+    (tmp_path / "baseline.py").write_text("# precious\n")
+    command = ["search", "--baseline", place, *QUICKLY, "--out", str(tmp_path)]
+    assert main(command) == 2
+    assert "a file of yours" in capsys.readouterr().err
+    assert (tmp_path / "baseline.py").read_text() == "# precious\n"
 
 
 def test_the_source_travels_with_a_trial(trial: Trial, tmp_path: Path) -> None:

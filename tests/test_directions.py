@@ -104,6 +104,7 @@ def test_a_studys_own_directions() -> None:
         ({"paper": [0.1, 0.8, 0.1]}, "are there already"),
         ({"mine": [0.1, 0.8, 0.2]}, "that sum to 1"),
         ({"mine": [-0.1, 0.8, 0.3]}, "each at least 0"),
+        ({"mine": [math.nan, 0.5, 0.5]}, "each at least 0"),
         ({"mine": [0.1, 0.9]}, "directions.mine"),
         ({"a, b": [0.1, 0.8, 0.1]}, "without a comma"),
         ({"nearest to mine": [0.1, 0.8, 0.1]}, "not beginning with"),

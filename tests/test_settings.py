@@ -119,6 +119,11 @@ def test_identity_holds_what_determines_results() -> None:
         ),
         ({"budgets": ["2x", "2x params"]}, "budgets: 2x, 2x params are of different measures"),
         ({"equal": "training"}, "equal: training takes data.epoch_images"),
+        (
+            {"equal": "training", "data": {"epoch_images": 64}},
+            "equal: networks of equal multiply-adds cost the same to train",
+        ),
+        ({"baseline": {"function": "0"}}, "baseline.function goes with a function"),
         ({"equal": "cost"}, "equal: should be 'images' or 'training'"),
         (
             {

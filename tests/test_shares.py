@@ -177,6 +177,7 @@ def test_directions_of_other_measures_have_the_same_coefficients() -> None:
 def test_toward_refuses() -> None:
     for aim, budget, message in (
         ((0.5, 0.5, 0.5), "2x", "must sum to 1"),
+        ((0.2, 0.4, 0.4), "2x params", "resolution costs no parameters"),
         ((math.nan, 0.4, 0.4), "2x", "must sum to 1"),
         ((-1.0, 1.0, 1.0), "2x", "each at least 0"),
         ((1e300, -1e300, 1.0), "2x", "each at least 0"),

@@ -3,8 +3,10 @@ are computed and nothing else."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -53,6 +56,8 @@ def build(arch: CustomArch, without_dropout: bool = False) -> nn.Module:
 
     Raises FunctionError for what the function raises, or where it is another network by now than
     was counted."""
+    with _random_numbers_kept():
+        custom.load(arch.function)
     seed = int(torch.randint(2**31, ()).item())
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002: the generator that a function without its own draws from
@@ -87,7 +92,7 @@ def count(
     try:
         with torch.no_grad(), _Counter() as counter:
             logits = model(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise explain(function, call, error) from error
     if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -114,7 +119,7 @@ def try_step(arch: CustomArch) -> None:
         labels = torch.zeros(2, dtype=torch.int64)
         try:
             F.cross_entropy(model(images).float(), labels).backward()  # type: ignore[no-untyped-call]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             call = f"a training step of two images, {arch.resolution} px"
             raise explain(arch.function, call, error) from error
 
@@ -139,7 +144,7 @@ def saved_for_backward(arch: CustomArch) -> int:
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         call = _words(depth, width, arch.resolution)
         raise explain(function, call, error) from error
     return sum(saved.values()) // 2
@@ -170,7 +175,8 @@ def _call(
     function: Function, depth: float, width: float, resolution: int, num_classes: int
 ) -> nn.Module:
     """What the function returns. Raises FunctionError."""
-    function_itself = custom.load(function)
+    with _random_numbers_kept():  # a file may draw, or seed, as it is run: in each process once
+        function_itself = custom.load(function)
     try:
         model = function_itself(
             depth=depth,
@@ -179,8 +185,12 @@ def _call(
             num_classes=num_classes,
             in_channels=function.in_channels,
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise explain(function, _words(depth, width, resolution), error) from error
+    if isinstance(model, nn.Module) and any(map(is_lazy, model.parameters())):
+        raise FunctionError(
+            f"{function.place}: lazy layers have no sizes before a pass; give them theirs"
+        )
     if not isinstance(model, nn.Module):
         raise FunctionError(
             f"{function.place} at {_words(depth, width, resolution)} returns "
@@ -189,11 +199,24 @@ def _call(
     return model
 
 
+@contextlib.contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """Whatever is drawn or seeded within, torch, numpy and Python go on as before."""
+    state, numpys_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(state)
+    np.random.set_state(numpys_state)
+
+
 def _words(depth: float, width: float, resolution: int) -> str:
     return f"depth {depth:g}, width {width:g}, {resolution} px"
 
 
 def _structure(model: nn.Module) -> str:
     """12 hexadecimal digits for the names and shapes of parameters and buffers."""
-    lines = [f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
+    lines = []
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):  # a module may keep anything beside
+            lines.append(f"{name} {list(value.shape)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

@@ -310,7 +310,8 @@ def _parse(data: bytes, path: Path) -> State:
 
 def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
     """Write tensors into a .safetensors file, put in place whole; return its SHA-256."""
-    data = save_bytes({key: value.contiguous() for key, value in state.items()})
+    # copies, since safetensors refuses tensors that share memory, as tied weights do
+    data = save_bytes({key: value.detach().clone().contiguous() for key, value in state.items()})
     atomic.write(Path(path), data)
     return hashlib.sha256(data).hexdigest()
 

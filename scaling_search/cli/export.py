@@ -85,7 +85,11 @@ def _build(args: argparse.Namespace, net: Network) -> Any:
     if not isinstance(net, Arch):
         model = build(net).eval()
         if args.weights:
-            model.load_state_dict(weights.read_state(args.weights))
+            try:
+                model.load_state_dict(weights.read_state(args.weights))
+            except RuntimeError as error:  # torch's, of several lines
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"--weights {args.weights}: {reason}") from error
         return model
     if _is_saved(args):
         model = weights.load(args.weights)

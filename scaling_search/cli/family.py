@@ -76,7 +76,8 @@ def parse_budgets(text: str, tolerance: float, like: Budget = MACS) -> list[Budg
         budgets = [Budget.parse(part, tolerance) for part in text.split(",")]
         wanted = (like.of, like.batch, like.precision)
         for i, budget in enumerate(budgets):
-            if budget.relative and budget.of == "macs":
+            says_macs = "macs" in text.lower()
+            if budget.relative and budget.of == "macs" and not says_macs:
                 budgets[i] = replace(like, value=budget.value, relative=True, tolerance=tolerance)
             elif (budget.of, budget.batch, budget.precision) != wanted:
                 raise ValueError(f"the study's budget is {like}: give a family of {like.unit} too")
@@ -131,7 +132,8 @@ def _read_source(run: Path, place: str | None) -> _Source:
         raise UserError(
             f"{run}: no verdict yet, no network of the budget has finished; let the search go on"
         )
-    verdict = max(reached, key=lambda verdict: verdict.pick.candidate.ratio)
+    largest = study.budgets[0].measure  # of one measure, all of them
+    verdict = max(reached, key=lambda verdict: largest(verdict.pick.candidate.arch))
     context = scaling_context(study, baseline.arch.num_classes, native)
     return _Source(study, context, baseline, verdict)
 

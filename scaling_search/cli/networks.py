@@ -289,10 +289,13 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         raise UserError(str(error)) from error
     print(solution if solution.met else InfeasibleError(solution))
     arch = solution.arch
-    real = shares(base, solution.depth, solution.width, arch.resolution, args.classes)
+    real = shares(
+        base, solution.depth, solution.width, arch.resolution, args.classes, budget.measure
+    )
     if real:
         depth, width, side = (round(share, 2) + 0.0 for share in real)  # never "-0%"
-        print(f"shares of MACs: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}")
+        unit = "MACs" if budget.of == "macs" else budget.unit
+        print(f"shares of {unit}: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}")
     total = cost(arch)
     print(f"macs {total.macs:,} · params {total.params:,} · acts {total.acts:,}")
     return 0 if solution.met else 1

@@ -138,6 +138,8 @@ def next_runs(
     # Multiply-adds stand for seconds: those of a clock would make a study that goes on, or is
     # repeated elsewhere, decide otherwise.
     costs = np.array([network.cost.macs for network in networks], dtype=np.float64)
+    if study.equal == "training":
+        costs = np.ones(len(networks))
     left = {row: len(open_seeds.get(network.key, ())) for row, network in enumerate(networks)}
     chosen = []
     for row in most_telling(seen, samples.run, costs, left, count):

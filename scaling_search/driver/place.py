@@ -66,6 +66,7 @@ def examine_machine(study: Study, todo: Plan, place: Place, console: Console) ->
         machine = replace(machine, kernels="torch")
         note = "a function's modules train as torch runs them, without kernels of ours"
         say(console, "note", note)
+        _say_failed_checks(machine, console)
     else:
         _say_what_is_wrong(study, machine, place, console)
     if machine.memory:
@@ -87,10 +88,14 @@ def _describe(study: Study, place: Place, check_numbers: bool) -> Machine:
     return machine
 
 
-def _say_what_is_wrong(study: Study, machine: Machine, place: Place, console: Console) -> None:
+def _say_failed_checks(machine: Machine, console: Console) -> None:
     for warning in machine.warnings:
         logger.warning("a check of this machine's numbers failed: %s", warning)
         say(console, "check", f"FAIL {warning}; scaling-search check says more")
+
+
+def _say_what_is_wrong(study: Study, machine: Machine, place: Place, console: Console) -> None:
+    _say_failed_checks(machine, console)
     if study.device == "cuda" and machine.kernels == "torch":
         reason, remedy = _why_no_triton(machine, place)
         say(console, "note", f"{reason}: plain modules train; {remedy}, before the first run")

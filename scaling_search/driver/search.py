@@ -378,7 +378,9 @@ class Search:
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
         study, conditions = self._study, self._conditions
         arch, base = candidate.arch, study.network()
-        if isinstance(arch, CustomArch) and isinstance(base, Function):
+        if isinstance(arch, CustomArch):
+            if not isinstance(base, Function) or base.digest != arch.function.digest:
+                raise UserError(f"{arch.name}: a recorded network of another function, or of none")
             # a network that comes from the store is without the source that a worker builds it from
             arch = replace(arch, function=base)
         return Trial(

@@ -82,7 +82,7 @@ def check_direction(name: str, shares: Shares) -> None:
             f"directions.{name}: a name of at most {_LONGEST_NAME} characters, without a comma and "
             "not beginning with 'nearest to' or 'beside the'"
         )
-    if min(shares) < 0 or abs(sum(shares) - 1) > 0.001:
+    if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 0.001):  # also of NaN
         raise ValueError(
             f"directions.{name} = {list(shares)}: shares of depth, width and resolution, each at "
             "least 0, that sum to 1"

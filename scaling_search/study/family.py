@@ -16,6 +16,7 @@ from effnet import families
 from effnet.arch import AnyBaseline, Arch, Baseline, least_side, scale
 from effnet.budget import Budget, human
 from effnet.cost import macs, training_memory
+from effnet.custom import Function
 from effnet.rounding import round_half_up
 from effnet.shares import Shares, direction
 from scaling_search import UserError
@@ -126,7 +127,7 @@ def check_reach(context: ScalingContext, aim: Shares, name: str, power: float, u
         return
     if 0 < power <= most and _trains_somewhere(context, aim, math.exp(power)):
         return
-    size = f"10^{power / math.log(10):,.1f} times the baseline's multiply-adds"
+    size = f"10^{power / math.log(10):,.1f} times the baseline's cost"
     if power < 0:
         raise UserError(f"{name}: {size}; take at least 10^-5 times")
     low, high = 0.0, most
@@ -150,6 +151,8 @@ def _trains_somewhere(context: ScalingContext, aim: Shares, ratio: float) -> boo
     resolution is cut at the context's largest and width takes up the rest."""
     base = context.base
     s = direction(aim, ratio)
+    if isinstance(base, Function):  # shares.toward refuses those that take too long to count
+        return True
     wanted = round_half_up(min(context.max_side, s.resolution * base.resolution))
     side = max(least_side(base.total_stride), wanted)
     width = max(1.0, math.sqrt(ratio / s.depth) * base.resolution / side)

@@ -69,9 +69,10 @@ def measured(
     progress(f"shares of {len(met)} networks")
     networks = _candidates(context, budget, met, context.max_waste)
     notes = []
-    if budget.of == "params":
+    sides, *_ = _reach(context, space, budget)
+    if not _resolution_costs(context, budget, sides):
         notes.append(
-            f"{budget}: resolution costs no parameters, so all networks are at "
+            f"{budget}: resolution costs no {budget.unit}, so all networks are at "
             f"{context.base.resolution} px (--resolution takes another)"
         )
     if len(networks) < LEAST and context.max_waste < _TOLERABLE_WASTE:
@@ -100,7 +101,7 @@ def _solve_cells(
     waste more than is ever taken."""
     base, classes = context.base, context.classes
     sides, depths, width_limits = _reach(context, space, budget)
-    if budget.of == "params":  # which no resolution costs
+    if not _resolution_costs(context, budget, sides):
         sides = [base.resolution]
     wastes = waste(base, sides, classes)
     if isinstance(base, Function):
@@ -119,6 +120,15 @@ def _solve_cells(
         arch = scale(base, depth, width, side, num_classes=classes)
         cells.append(_Cell(arch, depth, width, side, budget.measure(arch), wastes[side]))
     return cells
+
+
+def _resolution_costs(context: ScalingContext, budget: Budget, sides: list[int]) -> bool:
+    """Whether the largest of these sides costs more than the smallest, by the budget's measure."""
+    smallest, largest = (
+        scale(context.base, resolution=side, num_classes=context.classes)
+        for side in (sides[0], sides[-1])
+    )
+    return len(sides) == 1 or budget.measure(largest) > budget.measure(smallest)
 
 
 def _frugal_sides(context: ScalingContext, sides: list[int], wastes: dict[int, float]) -> list[int]:

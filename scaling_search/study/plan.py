@@ -121,14 +121,17 @@ def _check_function(context: ScalingContext) -> list[str]:
     Raises FunctionError."""
     if not isinstance(context.base, Function):
         return []
-    return counting.check(context.base, context.classes)
+    return counting.check(context.base, context.classes, context.max_side)
 
 
 def _baseline(context: ScalingContext) -> Candidate:
     """The baseline as a candidate; its waste is stated beside the resolutions that a budget of 2x
     reaches."""
     side = context.base.resolution
-    wastes = waste(context.base, range(side, math.floor(1.45 * side) + 1), context.classes)
+    most = math.floor(1.45 * side)
+    if isinstance(context.base, Function):  # which may refuse what is larger than the images
+        most = max(side, int(min(most, context.max_side)))
+    wastes = waste(context.base, range(side, most + 1), context.classes)
     budget = Budget(1, relative=True)
     return context.candidate(Scaling(1, 1, 1), side, budget, wastes[side], role="baseline")
 

@@ -346,9 +346,14 @@ class Study(_Part):
                 f"budgets: {', '.join(map(str, self.budgets))} are of different measures; a study "
                 "compares networks by one"
             )
+        measure = self.budgets[0].of
         if self.equal == "training" and self.data.epoch_images is None:
             raise ValueError("equal: training takes data.epoch_images, the length of a run")
-        measure = self.budgets[0].of
+        if self.equal == "training" and measure == "macs":
+            raise ValueError(
+                "equal: networks of equal multiply-adds cost the same to train; training is for "
+                "budgets of another measure"
+            )
         if measure != "macs" and self.space.mode == "nominal":
             raise ValueError(
                 f"budget {self.budgets[0]}: the paper's nominal lattice is of multiply-adds, such "
@@ -388,6 +393,8 @@ class Study(_Part):
         spec = self.baseline
         if custom.is_place(spec.name):
             return self._function()
+        if spec.function is not None:
+            raise ValueError(f"baseline.function goes with a function, which {spec.name} is not")
         if spec.definition is not None:
             base = parse_baseline(spec.definition, spec.name)
         else:
@@ -543,6 +550,8 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
             f"study {path}: {reason}; a study is a TOML file such as studies/quick.toml"
         ) from error
     others = _take_others(settings, path)
+    if overrides and "baseline.name" in overrides:
+        _forget_function(settings)
     _embed_definition(settings, str(path))
     study = check(settings, str(path))  # what is wrong in the file is not blamed on the command
     logger.info("study read from %s", path)
@@ -554,6 +563,14 @@ def read(path: Path, overrides: dict[str, Any] | None = None) -> Study:
     logger.info("settings of the command line: %s", overrides)
     _embed_definition(settings, "command line")
     return check(settings, "command line")
+
+
+def _forget_function(settings: dict[str, Any]) -> None:
+    """Take a function out of a study's file, which the command line has another baseline for: it is
+    not to be run."""
+    spec = settings.get("baseline")
+    if isinstance(spec, dict) and custom.is_place(str(spec.get("name", ""))):
+        settings["baseline"] = {}
 
 
 def _take_others(settings: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -618,10 +635,13 @@ def _embed_definition(settings: dict[str, Any], where: str) -> None:
 def _embed_function(spec: dict[str, Any], place: str, where: str) -> None:
     """Put what is known of the function at a place into the baseline's table."""
     try:
-        function = custom.find(place)
+        function = custom.read(place)
+        same = spec.get("function") in (None, function.digest)
+        if same:  # what has changed is not run
+            function = custom.find(place)
     except FunctionError as error:
         raise UserError(f"{where}: baseline.name: {error}") from error
-    if spec.get("function") not in (None, function.digest):
+    if not same:
         raise UserError(
             f"{where}: baseline.function: {place} has changed since the study was made (its digest "
             f"was {spec['function']}, now it is {function.digest}); bring back what it was, a copy "

@@ -1,9 +1,9 @@
 """One training step of one network on one device, as fast as the device takes it.
 
 CPU: effnet's fused kernels where numba is, else (and for modules that are not effnet's) the plain
-modules, in fp32. CUDA: bf16 (fp32 on
-cards without it), channels_last, the whole step with its batch captured as a CUDA graph after a few
-eager ones, so that small networks do not wait for kernel launches.
+modules, in fp32. CUDA: bf16 (fp32 on cards without it), channels_last, the whole step with its
+batch captured as a CUDA graph after a few eager ones, so that small networks do not wait for kernel
+launches.
 """
 
 from __future__ import annotations

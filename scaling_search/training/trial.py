@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from effnet.arch import Network, network_from_dict
@@ -98,6 +98,8 @@ class Trial:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trial:
         arch, recipe = network_from_dict(data["arch"]), Recipe(**data["recipe"])
+        if isinstance(arch, CustomArch):  # a trial comes from the study's own driver
+            arch = replace(arch, function=replace(arch.function, source=data["arch"]["source"]))
         return cls(**{**data, "arch": arch, "recipe": recipe})
 
 

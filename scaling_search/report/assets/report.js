@@ -145,10 +145,9 @@ function themedLayout(figure) {
   }
   if (figure.control) {
     layout.xaxis.uirevision = chosenAxis();
-    if (chosenAxis() !== "macs") { // the budget's band is in multiply-adds
-      layout.shapes = layout.annotations = [];
-      layout.xaxis.title = { text: content.axes[chosenAxis()] };
-    }
+    const budgetsAxis = Object.keys(content.axes)[0];
+    if (chosenAxis() !== budgetsAxis) layout.shapes = layout.annotations = []; // the budget's band
+    layout.xaxis.title = { text: content.axes[chosenAxis()] };
   }
   return layout;
 }
