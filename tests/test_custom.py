@@ -18,7 +18,7 @@ import effnet
 from effnet import counting, custom
 from effnet.arch import network_from_dict, scale
 from effnet.cost import cost, training_memory
-from effnet.custom import CustomArch, Function, FunctionError
+from effnet.custom import Counts, CustomArch, Function, FunctionError
 from effnet.nn import count
 from effnet.solve import width_within
 from scaling_search import UserError
@@ -122,20 +122,24 @@ def test_counts_are_kept_for_the_next_process(
     monkeypatch.setenv("SCALING_SEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(counting, "_known", {})
     place = functions.write(tmp_path)
-    net = network(place)
+    nets = [network(place), network(place, depth=2)]
     (file,) = (tmp_path / "cache" / "counts").iterdir()
     with file.open("a") as lines:
         lines.write('["[1.0, 1.0, 9')  # a process was killed as it wrote
     monkeypatch.setattr(counting, "_known", {})
+    counted: list[int] = []
+    of_torch = count.count
 
-    def never(*_: Any) -> None:
-        raise AssertionError("counted again")
+    def count_and_note(*call: Any) -> Counts:
+        counted.append(1)
+        return of_torch(*call)
 
-    monkeypatch.setattr(count, "count", never)
-    assert network(place) == net
+    monkeypatch.setattr(count, "count", count_and_note)
+    assert [network(place), network(place, depth=2)] == nets
+    assert len(counted) == 1  # the first, to see that nothing has changed
     functions.write(tmp_path, functions.SMALL.replace("32 * width", "33 * width"))
-    with pytest.raises(AssertionError, match="counted again"):
-        network(place)
+    assert network(place) != nets[0]
+    assert len(counted) == 2
 
 
 def test_counts_that_cannot_be_kept_stop_nothing(
