@@ -126,6 +126,10 @@ class Budget:
         return abs(self.off(cost, base_cost)) <= self.tolerance
 
 
+# As many multiply-adds as the baseline has.
+BASELINE_MACS = Budget(1, relative=True)
+
+
 def _read(text: str) -> dict[str, Any]:
     """The fields of a Budget that a text states, all but its tolerance. Raises ValueError."""
     match = _TEXT.fullmatch(text.strip())

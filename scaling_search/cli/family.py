@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from effnet import custom
-from effnet.budget import Budget, human
+from effnet.budget import BASELINE_MACS, Budget, human
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, OneOf
 from scaling_search.study.flags import OUTPUT, PLACE, SPENDING, TRAINED
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from scaling_search.study.settings import Study
     from scaling_search.verdict.verdict import Verdict
 
-MACS = Budget(1, relative=True)
 # A member whose cost is within this fraction of the baseline's is shown without its shares: of next
 # to no extra cost, they say nothing.
 _BASELINE_COST = 0.05
@@ -69,7 +68,7 @@ def parse_phis(text: str) -> list[float]:
     return sorted(set(phis))
 
 
-def parse_budgets(text: str, tolerance: float, like: Budget = MACS) -> list[Budget]:
+def parse_budgets(text: str, tolerance: float, like: Budget = BASELINE_MACS) -> list[Budget]:
     """Budgets as in `2x,4x,8x`, of the measure of `like`, which need not be repeated. Raises
     UserError."""
     try:

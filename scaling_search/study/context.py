@@ -8,13 +8,11 @@ from typing import Literal
 
 from effnet import shares
 from effnet.arch import AnyBaseline, Scaling, scale
-from effnet.budget import Budget
+from effnet.budget import BASELINE_MACS, Budget
 from effnet.cost import cost, macs
 from effnet.shares import Shares
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import NAMED, by_measure
-
-_MACS = Budget(1, relative=True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class ScalingContext:
             waste=waste,
         )
 
-    def toward(self, aim: Shares, ratio: float, like: Budget = _MACS) -> Candidate:
+    def toward(self, aim: Shares, ratio: float, like: Budget = BASELINE_MACS) -> Candidate:
         """The network nearest to a direction at `ratio` times the baseline's cost
         (effnet.shares.toward), as a reference; cost and shares by the measure of `like`."""
         budget = replace(like, value=ratio, relative=True)

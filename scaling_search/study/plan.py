@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from effnet import counting
 from effnet.arch import Scaling
-from effnet.budget import Budget, human
+from effnet.budget import BASELINE_MACS, Budget, human
 from effnet.custom import Function, FunctionError
 from effnet.shares import waste
 from scaling_search import UserError
@@ -132,8 +132,7 @@ def _baseline(context: ScalingContext) -> Candidate:
     if isinstance(context.base, Function):  # which may refuse what is larger than the images
         most = max(side, int(min(most, context.max_side)))
     wastes = waste(context.base, range(side, most + 1), context.classes)
-    budget = Budget(1, relative=True)
-    return context.candidate(Scaling(1, 1, 1), side, budget, wastes[side], role="baseline")
+    return context.candidate(Scaling(1, 1, 1), side, BASELINE_MACS, wastes[side], role="baseline")
 
 
 def _networks_of(
