@@ -99,7 +99,7 @@ def _nearest(
     if start is not None and low <= start <= high:
         below, above = start, start
         while low < below and cost_at(below) >= target:
-            below = max(low, below // 2)
+            below = max(low, below // 2) if below > 1 else low  # phi goes below 0
         while above < high and cost_at(above) < target:
             above = min(high, 2 * above)
         low, high = below, above
