@@ -326,3 +326,11 @@ def test_shortest_width_rebuilds_the_network(thousandths: int, blocks: int) -> N
     of_shortest = [n for n, size in zip(every, lengths, strict=True) if size == min(lengths)]
     middle = (every[0] + every[-1]) / 2
     assert abs(round(1000 * short) - middle) == min(abs(n - middle) for n in of_shortest)
+
+
+@pytest.mark.parametrize("budget", ["0.5x", "0.9x", "1x", "0.3x params"])
+def test_phi_below_zero_is_found(budget: str) -> None:
+    """Where the baseline costs more than the budget, phi is negative."""
+    solution = fit("b0", budget, along="paper")
+    assert solution.value <= 0
+    assert abs(solution.off) < 0.1
