@@ -47,8 +47,8 @@ def test_help_is_grouped_and_says_defaults(capsys: pytest.CaptureFixture[str]) -
     assert positions == sorted(positions)
     assert "First random seed; seed + 1, ... follow." in words
     assert "CPU threads of one training; another number" in words
-    assert "multiply-adds such as 2x or 0.5x, or a number such as 400M or 1.2G; several" in words
-    assert "with commas (default: 2x)." in words
+    assert "multiply-adds such as 2x or 0.5x, or a number such as 400M or 1.2G; or of" in words
+    assert "several with commas (default: 2x)." in words
     assert "Images per step (default: the preset's)." in words
 
 

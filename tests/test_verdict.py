@@ -321,7 +321,7 @@ def test_what_would_help_in_words() -> None:
     assert f"--extra {v.extra + step.runs} in the same folder" in words
     assert f"from {points(v.bound)} to about {points(step.bound)} points" in words
     far = replace(v, outlook=(Outlook(8, 0.009), Outlook(100_000, 0.0049)))
-    assert "longer ones (--epochs) would tell more" in (next_words(far, STUDY) or "")
+    assert "longer ones (--epochs) may tell more" in (next_words(far, STUDY) or "")
     no_help = replace(v, bound=0.009, outlook=(Outlook(8, 0.0089), Outlook(100_000, 0.0049)))
     assert "more runs would hardly narrow the 0.9 points" in (next_words(no_help, STUDY) or "")
     slow = replace(v, bound=0.009, outlook=(Outlook(8, 0.0088), Outlook(64, 0.0078)))
