@@ -7,7 +7,7 @@ model = effnet.build(net)      # needs torch; nothing else here does
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 from effnet.arch import Arch, Baseline, Network, Scaling, Stage
 from effnet.blocks import Block
@@ -50,38 +50,29 @@ __all__ = [
 ]
 
 
+class BuildOptions(TypedDict, total=False):
+    """What `build` passes on to `effnet.nn.model.ConvNet`, which has the defaults."""
+
+    dropout: float | None
+    drop_path: float
+    bn_eps: float | None
+    same_padding: bool
+
+
 @overload
 def build(
-    net: Arch,
-    *,
-    num_classes: int | None = None,
-    dropout: float | None = None,
-    drop_path: float = 0.2,
-    bn_eps: float | None = None,
-    same_padding: bool = False,
+    net: Arch, *, num_classes: int | None = None, **options: Unpack[BuildOptions]
 ) -> ConvNet: ...
 
 
 @overload
 def build(
-    net: Network | str,
-    *,
-    num_classes: int | None = None,
-    dropout: float | None = None,
-    drop_path: float = 0.2,
-    bn_eps: float | None = None,
-    same_padding: bool = False,
+    net: Network | str, *, num_classes: int | None = None, **options: Unpack[BuildOptions]
 ) -> nn.Module: ...
 
 
 def build(
-    net: Network | str,
-    *,
-    num_classes: int | None = None,
-    dropout: float | None = None,
-    drop_path: float = 0.2,
-    bn_eps: float | None = None,
-    same_padding: bool = False,
+    net: Network | str, *, num_classes: int | None = None, **options: Unpack[BuildOptions]
 ) -> nn.Module:
     """The torch module of a network or of a published member (`build("b3", num_classes=10)`).
 
@@ -97,7 +88,5 @@ def build(
     if isinstance(net, CustomArch):
         from effnet.nn import count
 
-        return count.build(net, without_dropout=dropout == 0)
-    return ConvNet(
-        net, dropout=dropout, drop_path=drop_path, bn_eps=bn_eps, same_padding=same_padding
-    )
+        return count.build(net, without_dropout=options.get("dropout") == 0)
+    return ConvNet(net, **options)

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from effnet import counting
 from effnet.custom import CustomArch, Function
@@ -401,6 +401,8 @@ class Arch:
 
 # ---- from the one to the other
 
+_NUM_CLASSES = 1000  # ImageNet's
+
 AnyBaseline = Baseline | Function
 Network = Arch | CustomArch
 
@@ -410,16 +412,21 @@ def network_from_dict(data: Mapping[str, Any]) -> Network:
     return CustomArch.from_dict(data) if "function" in data else Arch.from_dict(data)
 
 
+class ScaleOptions(TypedDict, total=False):
+    """What `scale` passes on: as in `assemble`, with its defaults."""
+
+    num_classes: int
+    dropout_percent: int | None
+    name: str
+
+
 @overload
 def scale(
     baseline: Baseline,
     depth: float = 1.0,
     width: float = 1.0,
     resolution: int | None = None,
-    *,
-    num_classes: int = 1000,
-    dropout_percent: int | None = None,
-    name: str = "",
+    **options: Unpack[ScaleOptions],
 ) -> Arch: ...
 
 
@@ -429,10 +436,7 @@ def scale(
     depth: float = 1.0,
     width: float = 1.0,
     resolution: int | None = None,
-    *,
-    num_classes: int = 1000,
-    dropout_percent: int | None = None,
-    name: str = "",
+    **options: Unpack[ScaleOptions],
 ) -> Network: ...
 
 
@@ -441,10 +445,7 @@ def scale(
     depth: float = 1.0,
     width: float = 1.0,
     resolution: int | None = None,
-    *,
-    num_classes: int = 1000,
-    dropout_percent: int | None = None,
-    name: str = "",
+    **options: Unpack[ScaleOptions],
 ) -> Network:
     """Apply multipliers of depth and width and a resolution in px; round by the baseline's rule, or
     as its function does, which has dropout and name of its own.
@@ -457,16 +458,10 @@ def scale(
     if isinstance(baseline, Function):
         _check_multiplier("depth", depth)
         _check_multiplier("width", width)
+        num_classes = options.get("num_classes", _NUM_CLASSES)
         return counting.network(baseline, depth, width, resolution, num_classes)
-    return assemble(
-        baseline,
-        repeats_at(baseline, depth),
-        widths_at(baseline, width),
-        resolution,
-        num_classes=num_classes,
-        dropout_percent=dropout_percent,
-        name=name,
-    )
+    repeats, widths = repeats_at(baseline, depth), widths_at(baseline, width)
+    return assemble(baseline, repeats, widths, resolution, **options)
 
 
 def repeats_at(baseline: Baseline, depth: float) -> tuple[int, ...]:
@@ -523,7 +518,7 @@ def assemble(
     widths: tuple[int, ...],
     resolution: int,
     *,
-    num_classes: int = 1000,
+    num_classes: int = _NUM_CLASSES,
     dropout_percent: int | None = None,
     name: str = "",
 ) -> Arch:

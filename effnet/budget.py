@@ -117,6 +117,10 @@ class Budget:
         """The target in the budget's unit; `base_cost` is the baseline's cost in it."""
         return self.value * base_cost if self.relative else self.value
 
+    def ratio(self, base_cost: int) -> float:
+        """The target as a multiple of `base_cost`."""
+        return self.target(base_cost) / base_cost
+
     def off(self, cost: int, base_cost: int) -> float:
         """Signed relative distance of `cost` from the target."""
         return cost / self.target(base_cost) - 1

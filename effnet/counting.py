@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from pathlib import Path
 
-from effnet import custom
 from effnet.custom import Counts, CustomArch, Function, FunctionError
+from effnet.folders import cache_folder
 from effnet.rounding import round_half_up, shortest_decimal
 
 logger = logging.getLogger(__name__)
@@ -38,9 +37,7 @@ def network(
             f"{function.place}: its resolution has no default; give it one, as in "
             "build(depth, width, resolution=224, ...), or give --resolution"
         )
-    counts = _counts(
-        function, custom.plain(depth), custom.plain(width * function.width), resolution, num_classes
-    )
+    counts = _counts(function, *function.multipliers(depth, width), resolution, num_classes)
     return CustomArch(function, depth, width, resolution, num_classes, counts)
 
 
@@ -94,7 +91,7 @@ def check(function: Function, num_classes: int, max_side: float = math.inf) -> l
     from effnet.nn import count  # torch, which is imported when something is counted
 
     base = network(function, 1.0, 1.0, side, num_classes)
-    again = count.count(function, 1.0, custom.plain(function.width), side, num_classes)
+    again = count.count(function, *function.multipliers(1.0, 1.0), side, num_classes)
     if again != base.counts:
         raise FunctionError(
             f"{function.place}: another network at each call ({base.counts.macs:,} and "
@@ -163,14 +160,8 @@ def _cache_file(function: Function) -> Path | None:
     of torch, which may count otherwise, have files of their own."""
     from importlib.metadata import version
 
-    own = os.environ.get("SCALING_SEARCH_CACHE")
     try:
-        if own:
-            folder = Path(own)
-        else:
-            home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(home) / "scaling-search"
-        folder = folder / "counts"
+        folder = cache_folder() / "counts"
         folder.mkdir(parents=True, exist_ok=True)
     except (RuntimeError, OSError) as error:
         logger.info("counts are not kept: %s", error)

@@ -66,6 +66,11 @@ class Function:
         where, attribute = split_place(self.place)
         return f"{Path(where).name}:{attribute}"
 
+    def multipliers(self, depth: float, width: float) -> tuple[float, float]:
+        """What the function is given for these multipliers of the baseline: to nine digits, since
+        3 / 2 * 2 and 3 are one number to a function."""
+        return float(f"{depth:.9g}"), float(f"{width * self.width:.9g}")
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -218,7 +223,7 @@ def find(place: str) -> Function:
     function = read(place)
     parameters = _signature(load(function), function)
     default = parameters["resolution"].default if "resolution" in parameters else None
-    _found[function.digest] = function
+    _by_digest[function.digest] = function
     side = default if isinstance(default, int) and not isinstance(default, bool) else 0
     return replace(function, resolution=side)
 
@@ -229,12 +234,12 @@ def recorded(
     """A function as it was recorded. Where it was found in this process, its place and source are
     those that were found: the user named these, a record may name anything."""
     source = ""
-    if digest in _found:
-        place, source = _found[digest].place, _found[digest].source
+    if digest in _by_digest:
+        place, source = _by_digest[digest].place, _by_digest[digest].source
     return Function(place, digest, resolution, width, in_channels, source)
 
 
-_found: dict[str, Function] = {}  # in this process, by digest
+_by_digest: dict[str, Function] = {}  # those that were found in this process
 
 
 def _digest(source: str, attribute: str) -> str:
@@ -358,8 +363,3 @@ def explain(function: Function, call: str, error: BaseException) -> FunctionErro
     """What a function raised in a call, as one line."""
     where, _ = split_place(function.place)
     return FunctionError(f"{function.place} at {call}: {_last_frame(error, where)}")
-
-
-def plain(multiplier: float) -> float:
-    """A multiplier to nine digits: 3 / 2 * 2 and 3 are one number to a function."""
-    return float(f"{multiplier:.9g}")

@@ -185,7 +185,7 @@ def toward(
         if share > 0 and not exponent:
             raise ValueError(f"shares {aim}: {dimension} costs no {budget.unit}")
     base_cost = budget.measure(scale(base, num_classes=num_classes))
-    exact = direction(aim, budget.target(base_cost) / base_cost, budget.of)
+    exact = direction(aim, budget.ratio(base_cost), budget.of)
     if isinstance(base, Function) and max(exact.depth, exact.width) > _FARTHEST:
         raise FunctionError(
             f"budget {budget}: depth {exact.depth:.3g} and width {exact.width:.3g}; a function is "

@@ -56,14 +56,11 @@ def build(arch: CustomArch, without_dropout: bool = False) -> nn.Module:
 
     Raises FunctionError for what the function raises, or where it is another network by now than
     was counted."""
-    with _random_numbers_kept():
-        custom.load(arch.function)
     seed = int(torch.randint(2**31, ()).item())
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002: the generator that a function without its own draws from
     function = arch.function
-    width = custom.plain(arch.width * function.width)
-    depth = custom.plain(arch.depth)
+    depth, width = function.multipliers(arch.depth, arch.width)
     model = _call(function, depth, width, arch.resolution, arch.num_classes)
     structure = _structure(model)
     if structure != arch.counts.structure:
@@ -128,7 +125,7 @@ def saved_for_backward(arch: CustomArch) -> int:
     """Elements per image that the forward pass of a training step leaves for the backward pass.
     Raises FunctionError."""
     function = arch.function
-    depth, width = custom.plain(arch.depth), custom.plain(arch.width * function.width)
+    depth, width = function.multipliers(arch.depth, arch.width)
     model = _on_meta(function, depth, width, arch.resolution, arch.num_classes).train()
     parameters = {id(p) for p in model.parameters()}
     saved: dict[int, int] = {}

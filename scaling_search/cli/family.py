@@ -74,8 +74,8 @@ def parse_budgets(text: str, tolerance: float, like: Budget = BASELINE_MACS) -> 
     try:
         budgets = [Budget.parse(part, tolerance) for part in text.split(",")]
         wanted = (like.of, like.batch, like.precision)
+        says_macs = "macs" in text.lower()
         for i, budget in enumerate(budgets):
-            says_macs = "macs" in text.lower()
             if budget.relative and budget.of == "macs" and not says_macs:
                 budgets[i] = replace(like, value=budget.value, relative=True, tolerance=tolerance)
             elif (budget.of, budget.batch, budget.precision) != wanted:
@@ -148,11 +148,11 @@ def _find_function(study: Study, place: str | None) -> None:
     name = Path(study.baseline.name).name
     if place is None:
         raise UserError(f"the study's networks are built by a function: give it, --baseline {name}")
-    found = custom.find(place)
-    if found.digest != wanted:
+    function = custom.find(place)
+    if function.digest != wanted:
         raise UserError(
             f"--baseline {place}: not the function of the study, {name} of digest {wanted}, but of "
-            f"{found.digest}; a copy of its file is in the run folder, as baseline.py"
+            f"{function.digest}; a copy of its file is in the run folder, as baseline.py"
         )
 
 

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from effnet.folders import cache_folder
 from scaling_search import UserError
 
 logger = logging.getLogger(__name__)
@@ -221,11 +222,8 @@ def is_cached(folder: Path) -> bool:
 def cache_root() -> Path:
     """Return $SCALING_SEARCH_CACHE, or scaling-search under the user's cache folder. Raises
     UserError where there is neither."""
-    own = os.environ.get("SCALING_SEARCH_CACHE")
-    if own:
-        return Path(own)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-search"
+        return cache_folder()
     except RuntimeError as error:
         raise UserError(
             "data cache: there is no home folder; set SCALING_SEARCH_CACHE to a folder that can be "

@@ -371,8 +371,8 @@ class Search:
         images = self._study.data.epoch_images
         if self._study.equal == "images" or images is None:
             return images
-        base_cost = candidate.budget.measure(self._plan.baseline.arch)
-        ratio = candidate.budget.target(base_cost) / base_cost
+        budget = candidate.budget
+        ratio = budget.ratio(budget.measure(self._plan.baseline.arch))
         return max(self._study.recipe.batch, round(images * ratio / candidate.ratio))
 
     def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:

@@ -39,8 +39,7 @@ class ScalingContext:
 
     def ratio(self, budget: Budget) -> float:
         """A budget as a multiple of what the baseline costs by its measure."""
-        base_cost = self.base_cost(budget)
-        return budget.target(base_cost) / base_cost
+        return budget.ratio(self.base_cost(budget))
 
     def candidate(
         self,

@@ -63,18 +63,19 @@ def measured(
     instead of growing.
 
     Raises UserError naming the nearest network where there is none."""
-    cells = _solve_cells(context, budget, space, progress)
-    base_cost = context.base_cost(budget)
-    met = [cell for cell in cells if budget.met(cell.cost, base_cost)]
-    progress(f"shares of {len(met)} networks")
-    networks = _candidates(context, budget, met, context.max_waste)
+    sides, depths, widths = _reach(context, space, budget)
     notes = []
-    sides, *_ = _reach(context, space, budget)
     if not _resolution_costs(context, budget, sides):
+        sides = [context.base.resolution]
         notes.append(
             f"{budget}: resolution costs no {budget.unit}, so all networks are at "
             f"{context.base.resolution} px (--resolution takes another)"
         )
+    cells = _solve_cells(context, budget, sides, depths, widths, progress)
+    base_cost = context.base_cost(budget)
+    met = [cell for cell in cells if budget.met(cell.cost, base_cost)]
+    progress(f"shares of {len(met)} networks")
+    networks = _candidates(context, budget, met, context.max_waste)
     if len(networks) < LEAST and context.max_waste < _TOLERABLE_WASTE:
         networks = _candidates(context, budget, met, _TOLERABLE_WASTE)
         worst = max((candidate.waste for candidate in networks), default=0.0)
@@ -95,14 +96,16 @@ def measured(
 
 
 def _solve_cells(
-    context: ScalingContext, budget: Budget, space: Space, progress: Progress
+    context: ScalingContext,
+    budget: Budget,
+    sides: list[int],
+    depths: list[float],
+    width_limits: tuple[float, float],
+    progress: Progress,
 ) -> list[_Cell]:
     """Every cell of the space, whether or not it meets the budget; of a function's not those that
-    waste more than is ever taken."""
+    waste more than is ever taken. Sides, depths and limits are those of `_reach`."""
     base, classes = context.base, context.classes
-    sides, depths, width_limits = _reach(context, space, budget)
-    if not _resolution_costs(context, budget, sides):
-        sides = [base.resolution]
     wastes = waste(base, sides, classes)
     if isinstance(base, Function):
         sides = _frugal_sides(context, sides, wastes)
