@@ -30,14 +30,24 @@ _DIMENSIONS = ("depth", "width", "resolution")
 _CHOICES = 3  # block counts, and resolutions, that are tried around a direction
 
 
-# The powers of depth, width and resolution with which each measure grows, nominally (paper, section
-# 3.3, for multiply-adds). Training memory is activations, mostly.
-EXPONENTS: dict[Measure, tuple[int, int, int]] = {
+# The powers of depth, width and resolution with which a measure grows.
+Exponents = tuple[float, float, float]
+
+# Those of each measure, nominally (paper, section 3.3, for multiply-adds). Training memory is
+# activations, mostly. Latency grows as the device will: see `exponents`.
+EXPONENTS: dict[Measure, Exponents] = {
     "macs": (1, 2, 2),
     "params": (1, 2, 0),
     "acts": (1, 1, 2),
     "memory": (1, 1, 2),
 }
+
+
+def exponents(budget: Budget) -> Exponents:
+    """Those of a budget's measure: of latency as measured, else multiply-adds'."""
+    if budget.times is not None:
+        return budget.times.exponents
+    return EXPONENTS.get(budget.of, EXPONENTS["macs"])
 
 
 def shares(
@@ -89,21 +99,21 @@ def nominal_shares(s: Scaling) -> Shares:
     return (logs[0] / total, logs[1] / total, logs[2] / total)
 
 
-def direction(s: Shares, ratio: float, of: Measure = "macs") -> Scaling:
-    """The coefficients that spend `ratio` of a measure in these shares, nominally. A dimension that
-    the measure does not grow with stays as it is."""
+def direction(s: Shares, ratio: float, powers: Exponents = EXPONENTS["macs"]) -> Scaling:
+    """The coefficients that spend `ratio` of a measure in these shares, where it grows with these
+    powers of the dimensions. A dimension that it does not grow with stays as it is."""
     factors = []
-    for share, exponent in zip(s, EXPONENTS[of], strict=True):
+    for share, exponent in zip(s, powers, strict=True):
         factors.append(ratio ** (share / exponent) if exponent else 1.0)
     return Scaling(*factors)
 
 
-def translated(s: Shares, of: Measure) -> Shares | None:
-    """A direction in shares of multiply-adds as shares of another measure: the same ratio between
-    the logarithms of the three coefficients. None where nothing of it grows the measure, as
-    resolution does not grow parameters."""
+def translated(s: Shares, powers: Exponents) -> Shares | None:
+    """A direction in shares of multiply-adds as shares of a measure that grows with these powers:
+    the same ratio between the logarithms of the three coefficients. None where nothing of it grows
+    the measure, as resolution does not grow parameters."""
     grown = []
-    for share, ours, theirs in zip(s, EXPONENTS["macs"], EXPONENTS[of], strict=True):
+    for share, ours, theirs in zip(s, EXPONENTS["macs"], powers, strict=True):
         grown.append(share / ours * theirs)
     total = sum(grown)
     if total == 0:
@@ -181,18 +191,19 @@ def toward(
         raise ValueError(
             f"shares {aim}: depth, width and resolution, each at least 0, must sum to 1"
         )
-    for share, exponent, dimension in zip(aim, EXPONENTS[budget.of], _DIMENSIONS, strict=True):
+    powers = exponents(budget)
+    for share, exponent, dimension in zip(aim, powers, _DIMENSIONS, strict=True):
         if share > 0 and not exponent:
             raise ValueError(f"shares {aim}: {dimension} costs no {budget.unit}")
     base_cost = budget.measure(scale(base, num_classes=num_classes))
-    exact = direction(aim, budget.ratio(base_cost), budget.of)
+    exact = direction(aim, budget.ratio(base_cost), powers)
     if isinstance(base, Function) and max(exact.depth, exact.width) > _FARTHEST:
         raise FunctionError(
             f"budget {budget}: depth {exact.depth:.3g} and width {exact.width:.3g}; a function is "
             f"tried up to {_FARTHEST} times the baseline's: larger networks take long to count"
         )
     sides = {base.resolution: 0.0}
-    if EXPONENTS[budget.of][2]:  # else no side costs more than another
+    if powers[2]:  # else no side costs more than another
         sides = _sides(base, exact.resolution * base.resolution, top, max_waste, num_classes)
 
     def rank(solution: Solution) -> tuple[float, float, int]:
@@ -204,7 +215,7 @@ def toward(
 
     solutions = []
     depths = _depths(base, exact.depth, num_classes)
-    if budget.of in ("acts", "memory") and aim[0] > 0:
+    if budget.of in ("acts", "memory", "latency") and aim[0] > 0:
         # these grow less than depth does, as the stem has its part
         depths += _depths(base, exact.depth * _DEEPER, num_classes)
     for depth in depths:

@@ -24,7 +24,7 @@ from effnet.arch import (
     scale,
     side_at,
 )
-from effnet.budget import Budget, human
+from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.families import PAPER, baseline
 from effnet.rounding import round_half_up, shortest_decimal
@@ -61,13 +61,12 @@ class Solution:
         return abs(self.off) <= self.budget.tolerance
 
     def __str__(self) -> str:
-        unit = {"macs": "multiply-adds", "memory": "bytes"}.get(self.budget.of, self.budget.of)
         size = f"{self.arch.blocks} blocks"
         if self.arch.blocks is None:  # of a function
             size = f"depth {self.depth:.4g}"
         return (
             f"{self.free} {self.value:g}: {size}, width {self.width:.4g}, "
-            f"{self.arch.resolution} px, {human(self.cost)} {unit} "
+            f"{self.arch.resolution} px, {self.budget.quantity(self.cost)} "
             f"({self.off:+.2%} of {self.budget})"
         )
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +20,8 @@ from rich.console import Console
 from effnet import atomic
 from effnet.budget import human
 from effnet.custom import Function
+from effnet.latency import Table
+from effnet.shares import exponents
 from scaling_search import UserError, __version__
 from scaling_search.data.dataset import Facts
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
@@ -51,6 +53,7 @@ from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
 from scaling_search.study.growth import GROWING, Addition, grown
+from scaling_search.study.latency import again, open_bench, plan_by_latency
 from scaling_search.study.plan import Plan, plan
 from scaling_search.study.settings import Study, check, check_same, identity_hash
 from scaling_search.study.wording import percent
@@ -116,14 +119,16 @@ def search(
     console: Console,
     clock: Clock,
     replay: Path | None = None,
+    latency_table: Path | None = None,
     retry_failed: bool = False,
     overridden: Collection[str] = (),
 ) -> int:
-    """The main job. `replay`: a table of curves in place of training. `retry_failed`: runs that
-    crashed, timed out or ran out of memory are tried again. `overridden`: the settings that come
-    from the command line and not from the study's file. Exit status 0; 1 when no network of the
-    budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was recorded stays, and the same
-    command goes on).
+    """The main job. `replay`: a table of curves in place of training. `latency_table`: a file of
+    measured latencies, read where it is there, else written, for budgets of latency.
+    `retry_failed`: runs that crashed, timed out or ran out of memory are tried again. `overridden`:
+    the settings that come from the command line and not from the study's file. Exit status 0; 1
+    when no network of the budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was
+    recorded stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
     curves = read_curves(replay) if replay else None
@@ -145,15 +150,7 @@ def search(
     kept: tuple[str, ...] = ()
     if recorded:
         study, more, kept = grown(study, recorded.study, overridden)
-    with console.status("planning") as line:
-        earlier = recorded.candidates if recorded else ()
-        todo = plan(
-            study,
-            data.classes,
-            data.native,
-            earlier,
-            progress=lambda words: line.update(f"planning: {words}"),
-        )
+    study, todo, latencies = _plan(study, data, recorded, curves, latency_table, console)
     _say_plan(console, study, todo)
     for words in kept:
         say(console, "kept", words)
@@ -179,6 +176,10 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
+    if latencies:
+        keys = [candidate.key for candidate in todo.candidates]
+        powers = exponents(study.budgets[0])
+        facts |= {"latencies": latencies.text(), "powers": powers, "candidates": keys}
     # a replay takes seconds, and is not worth a database
     if curves:
         store = Store.in_memory(facts)
@@ -191,6 +192,8 @@ def search(
         if retry_failed:
             _free_failed(store, console)
         status = _train(session, store, log_file)
+        if latencies and machine and not status:
+            _measure_again(session, store)
         has_results = any(r.outcome for r in store.records())
         if has_results and curves:  # in place of study.db
             write_table(store, folder / TABLE)
@@ -236,6 +239,7 @@ class _Recorded:
 
     study: Study
     candidates: tuple[str, ...]
+    latencies: str | None = None  # the table that its networks were chosen by
 
 
 def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> _Recorded | None:
@@ -247,10 +251,15 @@ def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> 
             return None
         recorded = check(settings, str(folder))
         check_same(folder, recorded.identity(data.digest), study.identity(data.digest), GROWING)
-        candidates = reader.fact("candidates")
-        if candidates is None and recorded.space.candidates != study.space.candidates:
+        candidates, latencies = reader.fact("candidates"), reader.fact("latencies")
+        of_latency = recorded.budgets[0].of == "latency"  # planned by measurements, not again
+        if (
+            candidates is None
+            and not of_latency
+            and recorded.space.candidates != study.space.candidates
+        ):
             candidates = [c.key for c in plan(recorded, data.classes, data.native).candidates]
-        return _Recorded(recorded, tuple(candidates or ()))
+        return _Recorded(recorded, tuple(candidates or ()), latencies)
     return None
 
 
@@ -263,12 +272,72 @@ def _record_addition(
     earlier = store.fact("additions") or []
     store.set_fact("additions", [*earlier, addition.as_dict()])
     store.set_fact("candidates", [candidate.key for candidate in todo.candidates])
-    for name in ("settings", "planned", "notes"):
-        store.set_fact(name, facts[name])
+    for name in ("settings", "planned", "notes", "latencies"):
+        if name in facts:
+            store.set_fact(name, facts[name])
     logger.info("the study grows: %s", addition)
 
 
 # ---- what is settled before the first run
+
+
+def _plan(
+    study: Study,
+    data: Facts,
+    recorded: _Recorded | None,
+    curves: Curves | None,
+    latency_table: Path | None,
+    console: Console,
+) -> tuple[Study, Plan, Table | None]:
+    """The study, its plan, and the latencies that it went by where its budget is one. Raises
+    UserError."""
+    earlier = recorded.candidates if recorded else ()
+    with console.status("planning") as line:
+
+        def progress(words: str) -> None:
+            line.update(f"planning: {words}")
+
+        if study.budgets[0].of != "latency":
+            if latency_table:
+                raise UserError(
+                    f"--latency-table {latency_table}: for a budget of latency, such as 2x latency "
+                    f"or 5ms; this one is {study.budgets[0]}"
+                )
+            return study, plan(study, data.classes, data.native, earlier, progress), None
+        known = recorded.latencies if recorded else None
+        if curves:
+            known = curves.fact("latencies")
+        with open_bench(study, known, latency_table, measures=curves is None) as bench:
+            study, todo = plan_by_latency(
+                study, data.classes, data.native, earlier, bench, progress
+            )
+        if latency_table and bench.stopwatch:
+            _write_table(latency_table, bench.table)
+        return study, todo, bench.table
+
+
+def _write_table(path: Path, table: Table) -> None:
+    """Raises UserError."""
+    try:
+        atomic.write(path, table.text().encode())
+    except OSError as error:
+        raise UserError(f"--latency-table {path}: {error.strerror}") from error
+
+
+def _measure_again(session: _Session, store: Store) -> None:
+    """Measure the networks' latencies once more after the training, unless that was done. Raises
+    UserError."""
+    networks = sorted(candidate.key for candidate in session.todo.candidates)
+    if store.fact("latency again of") == networks:
+        return
+    with open_bench(session.study, store.fact("latencies"), None, measures=True) as bench:
+        if bench.stopwatch is None:
+            return
+        with session.console.status("measuring latencies again"):
+            words = again(bench, session.todo)
+    store.set_fact("latency again", [words])
+    store.set_fact("latency again of", networks)
+    session.say("latency", words)
 
 
 def resolve_device_and_data(
@@ -283,6 +352,7 @@ def resolve_device_and_data(
     # a device and a data set that `auto` stood for are part of the study from here on
     settings = study.settings()
     settings["device"] = device
+    settings["budgets"] = _with_device(study, device)
     channels = data.input_channels(study.data.channels)
     settings["data"]["channels"] = None if channels == data.channels == 3 else channels
     path = own_path(study.data.source)
@@ -291,6 +361,16 @@ def resolve_device_and_data(
     elif path.exists():
         settings["data"]["source"] = str(path.resolve())  # study.toml can be run from anywhere
     return check(settings, "study"), data.facts(study.data.train_images, study.data.val_images)
+
+
+def _with_device(study: Study, device: str) -> list[str]:
+    """The budgets, those of a latency on the study's own device where they name none."""
+    budgets = []
+    for budget in study.budgets:
+        if budget.of == "latency" and not budget.device:
+            budget = replace(budget, device=device)  # type: ignore[arg-type]
+        budgets.append(str(budget))
+    return budgets
 
 
 def _as_recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
@@ -308,6 +388,7 @@ def _as_recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
     settings["data"]["source"] = curves.data.name
     settings["data"]["channels"] = recorded.data.channels
     settings["device"] = recorded.device if study.device == "auto" else study.device
+    settings["budgets"] = _with_device(study, settings["device"])
     return check(settings, "study"), curves.data
 
 
@@ -399,8 +480,8 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
             costs = [c.ratio for c in chosen]
             kind = f"nominally {budget}, really {min(costs):.2f}x to {max(costs):.2f}x"
         else:
-            unit = "MACs" if budget.of == "macs" else budget.unit
-            kind = f"{target / base_cost:.2f}x = {human(target)} {unit} ± {budget.tolerance:.0%}"
+            tolerance = f"{budget.tolerance:.0%}"
+            kind = f"{target / base_cost:.2f}x = {budget.quantity(target)} ± {tolerance}"
         distinct = todo.sizes[str(budget)]
         say(console, "budget", f"{kind} · {distinct} distinct networks, {len(chosen)} chosen")
     for note in todo.notes:

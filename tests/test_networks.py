@@ -103,7 +103,7 @@ def test_check_and_measure(capsys: pytest.CaptureFixture[str]) -> None:
         (
             "b0 --budget 2x --width 1 --resolution 224",
             0,
-            "shares of MACs: depth 100%, width 0%",
+            "shares of multiply-adds: depth 100%, width 0%",
         ),
         ("b0 --budget 1x --along paper", 0, "phi 0: 16 blocks, width 1, 224 px"),
         (
@@ -117,7 +117,7 @@ def test_check_and_measure(capsys: pytest.CaptureFixture[str]) -> None:
             1,
             "nothing within 2% of 5M params; the nearest has",
         ),
-        ("b0 --budget 4x --shares 0.28,0.29,0.43", 0, "shares of MACs: depth"),
+        ("b0 --budget 4x --shares 0.28,0.29,0.43", 0, "shares of multiply-adds: depth"),
     ],
 )
 def test_solve(capsys: pytest.CaptureFixture[str], words: str, status: int, expected: str) -> None:

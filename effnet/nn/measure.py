@@ -23,8 +23,8 @@ import effnet
 from effnet.arch import Arch, Network
 from effnet.cost import Cost, Precision, cost, cost_by_kind
 from effnet.custom import CustomArch
-from effnet.nn import cuda
 from effnet.nn.model import ConvNet
+from effnet.nn.timing import DTYPES, WARM_UP, forward_pass, on_device
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore decorates with the deprecated torch.jit.script
@@ -32,14 +32,11 @@ with warnings.catch_warnings():
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 # Latency is the median of this many passes; where they are slow, of as many (but at least three)
 # as begin within the limit: B0 on 32 images takes one CPU core some seconds a pass.
 _PASSES, _FEWEST_PASSES, _LIMIT = 20, 3, 10.0  # s
-# Passes before the measured ones: libraries choose their kernels in the first. One is enough where
-# a pass is slow.
-_WARM_UP, _SLOW_PASS = 3, 1.0  # s
+# One pass before the measured ones is enough where it is so slow.
+_SLOW_PASS = 1.0  # s
 
 
 # ---- counters
@@ -240,9 +237,7 @@ def latency(
     """Median seconds of one forward pass of `batch` images in eval mode, after unmeasured ones; of
     `runs` passes, or fewer where they are slow.
 
-    On CUDA the pass is captured as a graph, as a network in use would be: launched one by one, its
-    kernels' launches would be measured. Weights and images are in `precision` there; on a CPU
-    autocast casts them."""
+    timing.forward_pass says how it is run."""
     return statistics.median(_passes(arch, batch, precision, device, runs))
 
 
@@ -251,22 +246,9 @@ def _passes(
 ) -> Iterator[float]:
     """Yield the seconds of one forward pass after the other, `runs` at the most."""
     place = _place(device)
-    dtype = _DTYPES[precision]
-    model = _on_device(effnet.build(arch).eval(), place)
-    images = _images(arch, batch, place)
     on_cuda = place.type == "cuda"
-    if on_cuda:
-        model, images = model.to(dtype), images.to(dtype)
-    casts = place.type == "cpu" and precision != "fp32"
-
-    def forward() -> None:
-        # entered for every pass, since a generator must not leave its caller in these modes
-        with torch.inference_mode(), torch.autocast(place.type, dtype, enabled=casts):
-            model(images)
-
-    work: Callable[[], object] = forward
-    if on_cuda:
-        work = _captured(forward, place)
+    model = effnet.build(arch).eval()
+    work = forward_pass(model, _images(arch, batch, place), precision)
 
     def timed() -> float:
         start = time.perf_counter()
@@ -275,7 +257,7 @@ def _passes(
             torch.cuda.synchronize(place)
         return time.perf_counter() - start
 
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         if timed() > _SLOW_PASS:
             break
     begin = time.perf_counter()
@@ -285,20 +267,6 @@ def _passes(
         yield timed()
 
 
-def _captured(work: Callable[[], object], place: torch.device) -> Callable[[], object]:
-    """`work` as one graph launch; as it is, with a warning, where it cannot be captured."""
-    for _ in range(_WARM_UP):
-        work()
-    graph, refusal = cuda.capture(place, work)
-    if graph is None:
-        warnings.warn(
-            f"latency is that of single launches, which a graph would not have: {refusal}",
-            stacklevel=3,
-        )
-        return work
-    return graph.replay
-
-
 def peak_training_memory(
     arch: Network, batch: int = 32, precision: Precision = "fp32", *, device: str | None = None
 ) -> int:
@@ -306,12 +274,12 @@ def peak_training_memory(
     momentum): of the second step, when the optimizer's states exist. The truth beside
     `cost.training_memory`."""
     place = _place(device)
-    model = _on_device(effnet.build(arch).train(), place)
+    model = on_device(effnet.build(arch).train(), place)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     images = _images(arch, batch, place)
 
     def step() -> None:
-        with torch.autocast(place.type, _DTYPES[precision], enabled=precision != "fp32"):
+        with torch.autocast(place.type, DTYPES[precision], enabled=precision != "fp32"):
             loss = model(images).float().square().mean()
         loss.backward()
         optimizer.step()
@@ -333,11 +301,6 @@ def _place(device: str | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
-
-
-def _on_device(model: nn.Module, place: torch.device) -> nn.Module:
-    """The model there in channels_last, the layout in which convolutions are fast on both."""
-    return model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _images(arch: Network, batch: int, place: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class _Style(NamedTuple):
+class BlockStyle(NamedTuple):
     """The properties that all layers of a network share."""
 
     activation: str
@@ -56,7 +56,7 @@ def _convolution(op: Op, same_padding: bool = False) -> nn.Conv2d:
 class ConvNorm(nn.Sequential):
     """Convolution, batch norm and, where the layer has one, the activation."""
 
-    def __init__(self, op: Op, style: _Style) -> None:
+    def __init__(self, op: Op, style: BlockStyle) -> None:
         layers: list[nn.Module] = [
             _convolution(op, style.same_padding),
             nn.BatchNorm2d(op.c_out, eps=style.bn_eps, momentum=style.bn_momentum),
@@ -88,7 +88,7 @@ class ConvBlock(nn.Module):
     `drop` is the probability that an image's residual branch is dropped in training (stochastic
     depth, arXiv 1603.09382)."""
 
-    def __init__(self, block: Block, drop: float, style: _Style) -> None:
+    def __init__(self, block: Block, drop: float, style: BlockStyle) -> None:
         super().__init__()
         self.path: list[str] = []
         self.shortcut: nn.Module | None = None
@@ -173,7 +173,7 @@ class ConvNet(nn.Module):
         self.arch = arch
         self.bn_eps = bn_eps
         self.same_padding = same_padding
-        style = _Style(arch.activation, same_padding, bn_eps, arch.bn_momentum)
+        style = BlockStyle(arch.activation, same_padding, bn_eps, arch.bn_momentum)
 
         stem, *middle, head = blocks(arch)
         self.stem = ConvNorm(ops(stem)[0], style)
@@ -224,6 +224,22 @@ class ConvNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.pool(self.stem(x))))
         return cast(Tensor, self.classifier(self.dropout(x.mean((2, 3)))))
+
+
+def block_module(block: Block, style: BlockStyle, stem_pool: int = 1) -> nn.Module:
+    """One repeat of a block alone, of the stem and the head too, as the network runs it: [N, C,
+    side, side] → the next block's input, or the logits."""
+    if block.operator == "stem":
+        stem = ConvNorm(ops(block)[0], style)
+        if stem_pool == 1:
+            return stem
+        return nn.Sequential(stem, nn.MaxPool2d(kernel_size=3, stride=stem_pool, padding=1))
+    if block.operator != "head":
+        return ConvBlock(block, 0.0, style)
+    *convolution, linear = ops(block)
+    layers: list[nn.Module] = [ConvNorm(op, style) for op in convolution]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(linear.c_in, linear.c_out)]
+    return nn.Sequential(*layers)
 
 
 def _check_rates(bn_eps: float, drop_path: float, dropout: float) -> None:

@@ -73,12 +73,15 @@ def parse_budgets(text: str, tolerance: float, like: Budget = BASELINE_MACS) -> 
     UserError."""
     try:
         budgets = [Budget.parse(part, tolerance) for part in text.split(",")]
-        wanted = (like.of, like.batch, like.precision)
         says_macs = "macs" in text.lower()
         for i, budget in enumerate(budgets):
             if budget.relative and budget.of == "macs" and not says_macs:
                 budgets[i] = replace(like, value=budget.value, relative=True, tolerance=tolerance)
-            elif (budget.of, budget.batch, budget.precision) != wanted:
+                continue
+            if budget.of == like.of == "latency" and not budget.device:
+                budget = replace(budget, device=like.device)
+            budgets[i] = replace(budget, times=like.times)
+            if not budget.like(like):
                 raise ValueError(f"the study's budget is {like}: give a family of {like.unit} too")
     except ValueError as error:
         raise UserError(f"--budgets {text}: {error}") from error
@@ -113,6 +116,7 @@ def _read_source(run: Path, place: str | None) -> _Source:
     """The study of a run folder and its verdict, that of its largest budget; `place` is that of the
     function that built its networks, where one did. Raises UserError."""
     from scaling_search.results.reading import open_results
+    from scaling_search.study.latency import recorded_times, with_times
     from scaling_search.study.plan import scaling_context
     from scaling_search.study.settings import check
     from scaling_search.verdict.verdict import verdicts
@@ -120,10 +124,13 @@ def _read_source(run: Path, place: str | None) -> _Source:
     with open_results(run) as results:
         study, records = check(results.fact("settings"), str(run)), results.records()
         data_facts = results.fact("data facts") or {}
+        latencies, powers = results.fact("latencies"), results.fact("powers")
     _find_function(study, place)
     native = data_facts.get("native")
     if native is None:  # its driver was killed as it began
         raise UserError(f"{run}: its data are not recorded; run its search again, which goes on")
+    if latencies is not None:
+        study = with_times(study, recorded_times(study, latencies, powers))
     candidates = [record.candidate for record in records]
     baseline = next((c for c in candidates if c.role == "baseline"), None)
     reached = verdicts(records, study)
@@ -192,6 +199,8 @@ def _lines(member: Member) -> list[tuple[str, str]]:
     network = member.network
     cost = f"{human(network.cost.macs)} MACs ({network.ratio:.2f}x)"
     words = [network.label, f"{cost}, {human(network.cost.params)} params"]
+    if network.latency is not None:
+        words.append(f"{network.budget.quantity(network.latency)}, by the study's measurements")
     if network.shares and abs(network.ratio - 1) > _BASELINE_COST:
         words.append(spent(network.shares))
     words.append(f"dropout {network.arch.dropout_percent / 100:g}")

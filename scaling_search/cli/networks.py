@@ -294,8 +294,9 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
     )
     if real:
         depth, width, side = (round(share, 2) + 0.0 for share in real)  # never "-0%"
-        unit = "MACs" if budget.of == "macs" else budget.unit
-        print(f"shares of {unit}: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}")
+        print(
+            f"shares of {budget.unit}: depth {depth:.0%}, width {width:.0%}, resolution {side:.0%}"
+        )
     total = cost(arch)
     print(f"macs {total.macs:,} · params {total.params:,} · acts {total.acts:,}")
     return 0 if solution.met else 1

@@ -15,7 +15,7 @@ from rich.console import Console
 from scaling_search import UserError, without_secrets
 from scaling_search.cli.command import Argument, Command, given_settings, of_settings
 from scaling_search.cli.values import plain
-from scaling_search.study.flags import OUTPUT, PLACE, SPENDING, TRAINED
+from scaling_search.study.flags import OUTPUT, PLACE, SPACE, SPENDING, TRAINED
 
 _LEAST_TIME = 60  # s: workers start, a few networks train, a report is written
 
@@ -79,6 +79,7 @@ def _run(
         console=Console(),
         clock=session.Clock(limit, began),
         replay=args.replay,
+        latency_table=args.latency_table,
         retry_failed=args.retry_failed,
         overridden=overrides.keys(),
     )
@@ -173,6 +174,14 @@ SEARCH = Command(
             "none",
             TRAINED,
             {"action": "append", "default": [], "metavar": "NAME=VALUE"},
+        ),
+        Argument(
+            "--latency-table",
+            "Table of measured latencies (CSV), for budgets of latency: written, or read where it "
+            "is there; of another device it is all that is gone by.",
+            "measured, and kept in the run folder's database",
+            SPACE,
+            {"type": Path, "metavar": "TABLE"},
         ),
         Argument(
             "--time",

@@ -43,6 +43,7 @@ _NETWORKS = (
     ("waste", "waste", "of the resolution's rounding", "percent1"),
     ("params", "params", "", "si"),
     ("acts", "acts", "output elements per image", "si"),
+    ("latency_ms", "latency, ms", "of a forward pass, as the budget says", "fixed2"),
     ("image_ms", "ms/image", "training time per image, median of its runs", "fixed2"),
     ("seconds", "seconds", "of a run at the last rung, median", "number"),
     ("stages", "stages", "blocks × channels of each", "text"),
@@ -90,7 +91,10 @@ def networks(page: Page) -> dict[str, Any]:
         if key in verdicts:
             row |= _conclusions(verdicts[key], is_pick=key in page.picks)
         rows.append(row)
-    return _as_columns(_NETWORKS, rows)
+    headings: Sequence[tuple[str, str, str, str]] = _NETWORKS
+    if all(row["latency_ms"] is None for row in rows):  # no budget asked for it
+        headings = tuple(head for head in _NETWORKS if head[0] != "latency_ms")
+    return _as_columns(headings, rows)
 
 
 def runs(records: Sequence[Record], index: dict[str, int]) -> dict[str, Any]:

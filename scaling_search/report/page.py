@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from effnet.shares import EXPONENTS, Exponents, exponents
 from scaling_search import UserError
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
@@ -39,13 +40,14 @@ class Page:
     verdicts: tuple[Verdict, ...]
     native: int = 0  # px of the images; 0: not known
     family: tuple[Record, ...] = ()  # runs of `scaling-search family --train`
+    powers: Exponents = EXPONENTS["macs"]  # of depth, width, resolution: the budgets' measure grows
 
     @property
     def axis(self) -> str:
-        """The cost by which the study's networks are drawn: its budgets' measure, or multiply-adds
-        where that is memory."""
+        """The cost by which the study's networks are drawn, a column of the table of networks: its
+        budgets' measure, or multiply-adds where that is memory."""
         of = self.study.budgets[0].of
-        return "macs" if of == "memory" else of
+        return {"memory": "macs", "latency": "latency_ms"}.get(of, of)
 
     @property
     def picks(self) -> set[str]:
@@ -66,13 +68,25 @@ def page_of(source: Results, folder: Path) -> Page:
         study=study,
         targets=source.fact("targets"),
         unfinished=unfinished_words(source, records),
-        notes=[*source.fact("notes"), *additions_in_words(source)],
+        notes=[
+            *source.fact("notes"),
+            *additions_in_words(source),
+            *(source.fact("latency again") or []),
+        ],
         provenance=source.fact("provenance"),
         records=records,
         verdicts=tuple(verdicts(records, study)),
         native=(source.fact("data facts") or {}).get("native", 0),
         family=_family(folder / "family"),
+        powers=_powers(source, study),
     )
+
+
+def _powers(source: Results, study: Study) -> Exponents:
+    """Return the powers of the dimensions with which the budgets' measure grows: of a latency those
+    that were measured."""
+    depth, width, resolution = source.fact("powers") or exponents(study.budgets[0])
+    return depth, width, resolution
 
 
 def additions_in_words(source: Results) -> list[str]:

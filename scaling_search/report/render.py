@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from scaling_search.report import columns, figures
 from scaling_search.report.figures import compare
-from scaling_search.report.figures.style import AXES
+from scaling_search.report.figures.style import axes_of
 from scaling_search.report.page import Page, warnings
 from scaling_search.results.record import count_ended
 from scaling_search.verdict.narration import in_brief, narrate, opening
@@ -102,7 +102,7 @@ def _content(page: Page, words: dict[str, str]) -> str:
         "title": page.title,
         **words,
         # the first is shown until the reader chooses another
-        "axes": {page.axis: AXES[page.axis], **AXES},
+        "axes": axes_of(page),
         "tables": {"networks": networks, "runs": runs},
     }
     return _json(parts, figures.figures(page, networks))

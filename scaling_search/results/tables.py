@@ -11,6 +11,8 @@ from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 
 NOT_FINISHED = "not finished"  # in place of a status, for a run without an outcome
+# In results.csv where the study's budget is a latency, after acts.
+LATENCY = "latency_ms"
 COLUMNS = [
     "network", "alpha", "beta", "gamma", "blocks", "width", "resolution",
     "share_depth", "share_width", "share_resolution", "macs", "params", "acts",
@@ -38,6 +40,7 @@ def network_row(candidate: Candidate) -> dict[str, Any]:
         "macs": candidate.cost.macs,
         "params": candidate.cost.params,
         "acts": candidate.cost.acts,
+        LATENCY: None if candidate.latency is None else candidate.latency / 1e6,
     }
 
 
@@ -77,7 +80,10 @@ def row(record: Record) -> dict[str, Any]:
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each run that has an outcome, with the columns of results.csv."""
     rows = [row(record) for record in records if record.outcome is not None]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    columns = list(COLUMNS)
+    if any(each[LATENCY] is not None for each in rows):
+        columns.insert(columns.index("acts") + 1, LATENCY)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def csv_text(records: Sequence[Record]) -> str:

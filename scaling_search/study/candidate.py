@@ -19,7 +19,7 @@ class Candidate:
 
     `alpha`, `beta`, `gamma` rebuild it at phi = 1. `ratio` is that of its exact MACs to the
     baseline's, `waste` that of its resolution (effnet.shares.waste); `directions` are those it was
-    chosen for."""
+    chosen for; `latency` [ns] is known where the study's budget is one."""
 
     arch: Network
     role: Literal["baseline", "reference", "candidate"]
@@ -32,6 +32,7 @@ class Candidate:
     ratio: float
     waste: float
     directions: tuple[Direction, ...] = ()
+    latency: int | None = None
 
     @cached_property
     def key(self) -> str:
@@ -59,6 +60,8 @@ class Candidate:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as it is recorded; `from_dict` is its inverse."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.latency is None:  # as recorded before there were such budgets
+            del plain["latency"]
         return {
             **plain,
             "arch": self.arch.as_dict(),

@@ -10,6 +10,7 @@ from effnet import shares
 from effnet.arch import AnyBaseline, Scaling, scale
 from effnet.budget import BASELINE_MACS, Budget
 from effnet.cost import cost, macs
+from effnet.latency import Times
 from effnet.shares import Shares
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import NAMED, by_measure
@@ -21,12 +22,13 @@ class ScalingContext:
 
     `classes` of the data set; `max_side` [px] is the images' native side, or infinity where
     upscaling is allowed; `max_waste` is the largest fraction by which a pixel may cost more than at
-    the cheapest resolution."""
+    the cheapest resolution; `times` are the networks' latencies, where the budget is one."""
 
     base: AnyBaseline
     classes: int
     max_side: float
     max_waste: float
+    times: Times | None = None
 
     @cached_property
     def base_macs(self) -> int:
@@ -65,6 +67,7 @@ class ScalingContext:
             cost=exact,
             ratio=exact.macs / self.base_macs,
             waste=waste,
+            latency=self.times.latency(arch) if self.times else None,
         )
 
     def toward(self, aim: Shares, ratio: float, like: Budget = BASELINE_MACS) -> Candidate:
@@ -85,7 +88,7 @@ class ScalingContext:
 
     def toward_paper(self, ratio: float, like: Budget) -> Candidate:
         """The network nearest to the paper's direction, as `toward` finds it."""
-        aim = by_measure(NAMED, like.of)["paper"]
+        aim = by_measure(NAMED, shares.exponents(like))["paper"]
         return self.toward(aim, ratio, like)
 
 

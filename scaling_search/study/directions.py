@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from effnet.budget import Measure
 from effnet.families import PAPER
-from effnet.shares import Shares, nominal_shares, translated
+from effnet.shares import Exponents, Shares, nominal_shares, translated
 
 SINGLE: dict[str, Shares] = {
     "depth only": (1.0, 0.0, 0.0),
@@ -59,12 +58,13 @@ class Direction:
         return cls(text)
 
 
-def by_measure(directions: Mapping[str, Shares], of: Measure) -> dict[str, Shares]:
-    """Directions, which are given in shares of multiply-adds, in shares of another measure; without
-    those that do not grow it, as resolution does not grow parameters."""
+def by_measure(directions: Mapping[str, Shares], powers: Exponents) -> dict[str, Shares]:
+    """Directions, which are given in shares of multiply-adds, in shares of a measure that grows
+    with these powers of the dimensions; without those that do not grow it, as resolution does not
+    grow parameters."""
     reached = {}
     for name, aim in directions.items():
-        shares = translated(aim, of)
+        shares = translated(aim, powers)
         if shares is not None:
             reached[name] = shares
     return reached

@@ -18,7 +18,7 @@ from effnet.budget import Budget, human
 from effnet.cost import macs, training_memory
 from effnet.custom import Function
 from effnet.rounding import round_half_up
-from effnet.shares import Shares, direction
+from effnet.shares import Shares, direction, exponents
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.context import ScalingContext
@@ -196,14 +196,14 @@ def _member(context: ScalingContext, aim: Shares, name: str, budget: Budget) -> 
     off = budget.off(budget.measure(net.arch), context.base_cost(budget))
     if abs(off) > budget.tolerance:
         notes.append(f"misses the budget by {off:+.1%}")
-    side = round_half_up(direction(aim, ratio, budget.of).resolution * base.resolution)
+    side = round_half_up(direction(aim, ratio, exponents(budget)).resolution * base.resolution)
     if side > context.max_side:
         notes.append(f"the direction wants {side} px, the images have {context.max_side:g}")
     arch = net.arch
     if isinstance(arch, Arch) and isinstance(base, Baseline):  # a function has its own dropout
         arch = replace(arch, dropout_percent=dropout(base.dropout_percent, net.ratio))
     # the budget as it is recorded, without the many digits of e^(phi · unit)
-    recorded = Budget.from_text(str(budget))
+    recorded = replace(Budget.from_text(str(budget)), times=budget.times)
     network = replace(net, arch=arch, role="candidate", budget=recorded)
     near = published(base, net.cost.macs, context.classes)
     return Member(name, network, paper, near, tuple(notes))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from effnet import counting
 from effnet.arch import Network, Scaling, least_side, scale
-from effnet.budget import Budget, human
+from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.custom import Function
 from effnet.shares import waste
@@ -48,10 +48,10 @@ class _Cell:
     cost: int  # by the budget's measure
     waste: float
 
-    def describe(self, base_cost: int) -> str:
+    def describe(self, budget: Budget, base_cost: int) -> str:
         return (
             f"{in_words(self.arch, self.depth, self.width)} at "
-            f"{human(self.cost)} ({self.cost / base_cost:.2f}x), waste {self.waste:.0%}"
+            f"{budget.quantity(self.cost)} ({self.cost / base_cost:.2f}x), waste {self.waste:.0%}"
         )
 
 
@@ -63,7 +63,7 @@ def measured(
     instead of growing.
 
     Raises UserError naming the nearest network where there is none."""
-    sides, depths, widths = _reach(context, space, budget)
+    sides, depths, widths = reach(context, space, budget)
     notes = []
     if not _resolution_costs(context, budget, sides):
         sides = [context.base.resolution]
@@ -74,6 +74,8 @@ def measured(
     cells = _solve_cells(context, budget, sides, depths, widths, progress)
     base_cost = context.base_cost(budget)
     met = [cell for cell in cells if budget.met(cell.cost, base_cost)]
+    if budget.times is not None:
+        met = [cell for cell in met if budget.times.may_be_compared(cell.arch)]
     progress(f"shares of {len(met)} networks")
     networks = _candidates(context, budget, met, context.max_waste)
     if len(networks) < LEAST and context.max_waste < _TOLERABLE_WASTE:
@@ -85,11 +87,11 @@ def measured(
         )
     if not networks:
         nearest = min(cells, key=lambda cell: abs(budget.off(cell.cost, base_cost)))
-        target = budget.target(base_cost)
+        target = budget.quantity(budget.target(base_cost))
         raise UserError(
-            f"budget {budget}: no network within {budget.tolerance:.0%} of {human(target)} and of "
+            f"budget {budget}: no network within {budget.tolerance:.0%} of {target} and of "
             f"waste at most {space.max_waste:.0%} in this space; the nearest is "
-            f"{nearest.describe(base_cost)}. Widen the bounds, the tolerance or max_waste, "
+            f"{nearest.describe(budget, base_cost)}. Widen the bounds, the tolerance or max_waste, "
             "or take another budget"
         )
     return networks, notes
@@ -104,7 +106,7 @@ def _solve_cells(
     progress: Progress,
 ) -> list[_Cell]:
     """Every cell of the space, whether or not it meets the budget; of a function's not those that
-    waste more than is ever taken. Sides, depths and limits are those of `_reach`."""
+    waste more than is ever taken. Sides, depths and limits are those of `reach`."""
     base, classes = context.base, context.classes
     wastes = waste(base, sides, classes)
     if isinstance(base, Function):
@@ -165,7 +167,7 @@ def _candidates(
     return distinct(candidates)
 
 
-def _reach(
+def reach(
     context: ScalingContext, space: Space, budget: Budget
 ) -> tuple[list[int], list[float], tuple[float, float]]:
     """Resolutions [px], depths and width limits within which a budget is sought.
@@ -173,9 +175,9 @@ def _reach(
     Each dial may spend the whole budget alone and a little more (at 2x: depth to 2, width to 1.5,
     resolution to 1.45 times the baseline's)."""
     base, ratio = context.base, context.ratio(budget)
-    # Activations and memory grow with width itself, and less than depth does, as the stem has its
-    # part; a function's cost may grow so too, as with the tokens of attention.
-    of_width_itself = budget.of in ("acts", "memory")
+    # Activations, memory and latency grow with width itself, and less than depth does, as the stem
+    # has its part; a function's cost may grow so too, as with the tokens of attention.
+    of_width_itself = budget.of in ("acts", "memory", "latency")
     slow = _SLOW if of_width_itself else 1.0
     if ratio < 1:
         shrink = math.sqrt(ratio) / 1.05

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from effnet import counting
 from effnet.arch import Scaling
-from effnet.budget import BASELINE_MACS, Budget, human
+from effnet.budget import BASELINE_MACS, Budget
 from effnet.custom import Function, FunctionError
-from effnet.shares import waste
+from effnet.shares import exponents, waste
 from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.choice import choose, nominal_position, real_position
@@ -113,7 +113,7 @@ def scaling_context(study: Study, classes: int, native: float) -> ScalingContext
             f"interpolated pixels carry nothing; take at most {native}, or give --upscale"
         )
     max_side = math.inf if space.upscale else native
-    return ScalingContext(base, classes, max_side, space.max_waste)
+    return ScalingContext(base, classes, max_side, space.max_waste, study.budgets[0].times)
 
 
 def _check_function(context: ScalingContext) -> list[str]:
@@ -144,7 +144,7 @@ def _networks_of(
     if not 1 / _FARTHEST <= ratio <= _FARTHEST:
         raise UserError(
             f"budget {budget}: {ratio:.3g} times the baseline's "
-            f"{human(context.base_cost(budget))} {budget.unit}; take one "
+            f"{budget.quantity(context.base_cost(budget))}; take one "
             f"between 1/{_FARTHEST} and {_FARTHEST} times, or another baseline"
         )
     notes: list[str] = []
@@ -171,7 +171,7 @@ def _choose(
         # TPE starts from the named directions and a first look around; it proposes the rest itself
         count = math.ceil((count or len(networks)) / 2)
     position = nominal_position if space.mode == "nominal" else real_position
-    directions = by_measure({**NAMED, **study.directions}, study.budgets[0].of)
+    directions = by_measure({**NAMED, **study.directions}, exponents(study.budgets[0]))
     return choose(networks, count, position, space.sampler, study.seed, kept, directions)
 
 

@@ -212,7 +212,8 @@ class Study(_Part):
         min_length=1,
         description="Cost of every network compared: a multiple of the baseline's multiply-adds "
         "such as 2x or 0.5x, or a number such as 400M or 1.2G; or of something else: '2x params', "
-        "'5M params', '2x acts', 8GiB@64 (training memory at batch 64); several with commas.",
+        "'5M params', '2x acts', 8GiB@64 (training memory at batch 64), 5ms or '2x latency@8/cuda' "
+        "(a forward pass of 1 or 8 images, measured here); several with commas.",
     )
     space: Space = Space()
     data: DataSpec = DataSpec()
@@ -297,6 +298,13 @@ class Study(_Part):
         description="CPU threads of one training; another number changes the last bits of every "
         "sum.",
     )
+    latency_threads: Annotated[int, Flag("--latency-threads", SPACE)] = Field(
+        1,
+        ge=1,
+        le=256,
+        description="CPU threads of a forward pass whose latency is measured, for budgets of "
+        "latency.",
+    )
     compile: Annotated[bool, Flag("--compile", PLACE, ("train",))] = Field(
         False, description="Use torch.compile on CUDA, which pays in runs of many epochs."
     )
@@ -340,7 +348,7 @@ class Study(_Part):
     def _check_consistency(self) -> Self:
         if len(set(self.budgets)) < len(self.budgets):
             raise ValueError("budgets: the same budget twice")
-        measures = {(b.of, b.batch, b.precision) for b in self.budgets}
+        measures = {budget.measured_as for budget in self.budgets}
         if len(measures) > 1:
             raise ValueError(
                 f"budgets: {', '.join(map(str, self.budgets))} are of different measures; a study "
@@ -358,6 +366,11 @@ class Study(_Part):
             raise ValueError(
                 f"budget {self.budgets[0]}: the paper's nominal lattice is of multiply-adds, such "
                 "as 2x or 400M; other measures take space.mode measured"
+            )
+        if measure == "latency" and self.space.sampler == "tpe":
+            raise ValueError(
+                f"budget {self.budgets[0]}: tpe proposes networks as it goes, whose latency has "
+                "not been measured; take space.sampler lattice or sobol"
             )
         if measure == "memory" and custom.is_place(self.baseline.name):
             raise ValueError(

@@ -74,7 +74,7 @@ def _of_each_budget(page: Page, index: dict[str, int]) -> list[Figure]:
             budget = str(verdict.budget)
             map_heading = f"Where the budget {budget} went"
             differences_heading = f"Differences to the pick of {budget}"
-        figure = share_map.draw(verdict, index).to_json()
+        figure = share_map.draw(verdict, index, page.powers).to_json()
         maps.append(Figure(f"map{suffix}", map_heading, share_map.WORDS, figure))
         if len(verdict.rows) > 1:
             words = differences.words(verdict)

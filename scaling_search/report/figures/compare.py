@@ -92,7 +92,7 @@ def maps(page: Page) -> list[tuple[Verdict, str]]:
     for verdict in page.verdicts:
         index = {row.candidate.key: number for number, row in enumerate(verdict.rows)}
         texts = [f"{escape(row.candidate.label)}: {100 * row.mean:.1f} %" for row in verdict.rows]
-        figure = json.loads(share_map.draw(verdict, index).to_json())
+        figure = json.loads(share_map.draw(verdict, index, page.powers).to_json())
         for trace in figure["data"]:
             meta = trace.pop("meta", {})
             if "rows" in meta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -21,6 +22,7 @@ from scaling_search.report.figures.style import (
     RED,
     accuracy_title,
     apply_layout,
+    axes_of,
     escape,
     network_texts,
 )
@@ -69,7 +71,11 @@ def words(page: Page) -> str:
 
 def _bands(page: Page) -> dict[str, float]:
     """Return each budget's target on the axis; none of a budget that is no axis."""
-    return page.targets if page.axis == page.study.budgets[0].of else {}
+    of = page.study.budgets[0].of
+    if of == "memory":
+        return {}
+    nanoseconds = of == "latency"
+    return {b: target / 1e6 if nanoseconds else target for b, target in page.targets.items()}
 
 
 def draw(page: Page, table: dict[str, Any]) -> go.Figure:
@@ -92,27 +98,30 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
         line={"color": GREY, "shape": "hv", "width": 1, "dash": "dot"},
         name="front (best at each cost)",
         hoverinfo="skip",
-        meta={"front": fronts(table)},
+        meta={"front": fronts(table, axes_of(page))},
     )
-    _add_networks(figure, page, row_index(table))
+    _add_networks(figure, page, row_index(table), table["rows"][page.axis])
     if page.dataset.replace("_", "-").lower() in ("imagenet", "imagenet-1k"):
         _add_published(figure, page.axis)
     if page.family:
         _add_family(figure, page.family, page.axis)
-    figure.update_xaxes(title={"text": AXES[page.axis]}, type="log")
+    figure.update_xaxes(title={"text": axes_of(page)[page.axis]}, type="log")
     figure.update_yaxes(title={"text": accuracy_title(page.study.metric)})
     return apply_layout(figure, 480)
 
 
-def fronts(table: dict[str, Any]) -> dict[str, list[int]]:
+def fronts(table: dict[str, Any], axes: Iterable[str] = AXES) -> dict[str, list[int]]:
     """Return, for each cost, the rows of the front in order of that cost."""
-    names = [*AXES, "mean"]
+    names = [*axes, "mean"]
     frame = pd.DataFrame({name: table["rows"][name] for name in names}).astype(float)
-    return {axis: [int(row) for row in front_of_table(frame, axis).index] for axis in AXES}
+    return {axis: [int(row) for row in front_of_table(frame, axis).index] for axis in axes}
 
 
-def _add_networks(figure: go.Figure, page: Page, index: dict[str, int]) -> None:
-    """Add the networks that have a finished run, a trace for each group of them."""
+def _add_networks(
+    figure: go.Figure, page: Page, index: dict[str, int], costs: list[float | None]
+) -> None:
+    """Add the networks that have a finished run, a trace for each group of them. `index`: network
+    key → its row in the table; `costs` on the axis, by row."""
     groups: dict[str, list[Row]] = {group: [] for group in _GROUPS}
     for key, row in verdict_rows(page).items():
         groups["pick" if key in page.picks else row.candidate.role].append(row)
@@ -129,7 +138,7 @@ def _add_networks(figure: go.Figure, page: Page, index: dict[str, int]) -> None:
         if len(rows) > _MANY:
             bars, size = None, 5
         figure.add_scatter(
-            x=[getattr(row.candidate.cost, page.axis) for row in rows],
+            x=[costs[index[row.candidate.key]] for row in rows],
             y=[100 * row.mean for row in rows],
             error_y=bars,
             mode="markers",
@@ -182,7 +191,7 @@ def _add_line(
     They have no measured times, so the axes of time leave them out."""
     by_axis = {axis: [getattr(c, axis) for c in costs] for axis in ("macs", "params", "acts")}
     figure.add_scatter(
-        x=by_axis[shown],
+        x=by_axis.get(shown, []),
         y=accuracies,
         mode="lines+markers",
         name=name,

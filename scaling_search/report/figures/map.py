@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from effnet.shares import Shares
+from effnet.shares import Exponents, Shares
 from scaling_search.report.figures.style import INK, RED, apply_layout, escape, network_texts
 from scaling_search.study.directions import NAMED, by_measure
 from scaling_search.verdict.verdict import Surface, Verdict
@@ -22,8 +22,9 @@ WORDS = (
 )
 
 
-def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
-    """Return the figure of one budget. `index`: network key → row in the table of networks."""
+def draw(verdict: Verdict, index: dict[str, int], powers: Exponents) -> go.Figure:
+    """Return the figure of one budget. `index`: network key → row in the table of networks;
+    `powers` of the dimensions with which the budget's measure grows."""
     networks = [row for row in verdict.rows if row.candidate.shares is not None]
     accuracies = [100 * row.mean for row in networks]
     heights: list[float] = []
@@ -65,7 +66,7 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
         ("the study's own directions", "square-open", verdict.directions),
     ]
     for name, symbol, directions in groups:
-        reached = by_measure(directions, verdict.budget.of)
+        reached = by_measure(directions, powers)
         if reached:
             _add_directions(figure, name, symbol, reached)
     return _with_axes(figure)

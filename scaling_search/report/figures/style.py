@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from scaling_search.report.page import Page
 from scaling_search.results.record import Record
 
 # Okabe and Ito's colours, which the colour-blind can tell from one another
@@ -26,6 +27,14 @@ AXES = {
     "image_ms": "training time per image, ms, here",
     "seconds": "training seconds of a run, here",
 }
+# Of a study under a latency budget.
+LATENCY_AXIS = {"latency_ms": "latency of a forward pass, ms"}
+
+
+def axes_of(page: Page) -> dict[str, str]:
+    """Return the costs that a study's networks can be drawn by, its budgets' measure first."""
+    known = {**LATENCY_AXIS, **AXES} if page.axis in LATENCY_AXIS else AXES
+    return {page.axis: known[page.axis], **known}
 
 
 def accuracy_title(*metrics: str) -> str:
