@@ -91,7 +91,7 @@ def _errors(study, args, stopwatch: Stopwatch, baseline: Network, base_cost: int
         some = archs[first : first + AT_ONCE]
         base, *measured = stopwatch.networks([baseline, *some])
         for arch, each in zip(some, measured, strict=True):
-            errors.append(times.estimate(arch) / (each * base_cost / base) - 1)
+            errors.append(times.model.estimate(arch) / (each * base_cost / base) - 1)
     return errors
 
 

@@ -50,7 +50,8 @@ def test_measures_that_are_none() -> None:
         {"of": "memory", "precision": "fp64"},
     ):
         with pytest.raises(
-            ValueError, match="of macs, params, acts, memory; a batch of at least 1, a precision"
+            ValueError,
+            match="of macs, params, acts, memory, latency; a batch of at least 1, a precision",
         ):
             Budget(2.0, True, **wrong)
 

@@ -130,7 +130,7 @@ def test_the_model_finds_what_times_grow_with() -> None:
             else:
                 unknown.append(single)
     times = Times(CPU, known)
-    errors = [times.block_estimate(block) / block_time(block) - 1 for block in unknown]
+    errors = [times.model.block_estimate(block) / block_time(block) - 1 for block in unknown]
     assert np.median(np.abs(errors)) < 0.05
     wider = scale(base, 1.0, 2.0, 16, num_classes=10)
     assert times.latency(wider) >= times.latency(scale(base, resolution=16, num_classes=10))

@@ -10,7 +10,7 @@ from effnet.arch import Baseline, Scaling, scale
 from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.families import BASELINES, PAPER
-from effnet.shares import direction, nominal_shares, shares, toward, translated, waste
+from effnet.shares import EXPONENTS, direction, nominal_shares, shares, toward, translated, waste
 from effnet.solve import Solution, fit
 
 
@@ -164,14 +164,14 @@ def test_directions_of_other_measures_have_the_same_coefficients() -> None:
     paper = nominal_shares(PAPER)
     exact = direction(paper, 2.0)
     for of in ("params", "acts", "memory"):
-        aim = translated(paper, of)
+        aim = translated(paper, EXPONENTS[of])
         assert aim is not None
-        other = direction(aim, 2.0, of)
+        other = direction(aim, 2.0, EXPONENTS[of])
         assert sum(aim) == pytest.approx(1)
         ratio = math.log(exact.alpha) / math.log(exact.beta)
         assert math.log(other.alpha) / math.log(other.beta) == pytest.approx(ratio)
-    assert translated((0.0, 0.0, 1.0), "params") is None
-    assert translated(paper, "macs") == pytest.approx(paper)
+    assert translated((0.0, 0.0, 1.0), EXPONENTS["params"]) is None
+    assert translated(paper, EXPONENTS["macs"]) == pytest.approx(paper)
 
 
 def test_toward_refuses() -> None:

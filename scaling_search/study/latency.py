@@ -28,10 +28,11 @@ from effnet.latency import (
     parse_table,
     read_table,
 )
+from effnet.latency_model import FEWEST_NETWORKS
 from effnet.nn.timing import Stopwatch, TimingError
 from scaling_search import UserError
 from scaling_search.study.context import ScalingContext
-from scaling_search.study.measured import LEAST, Progress, reach
+from scaling_search.study.measured import Progress, reach
 from scaling_search.study.plan import Plan, plan, scaling_context
 from scaling_search.study.settings import Study
 
@@ -258,7 +259,7 @@ def _model(
         samples.append(scale(base, depth, width, side, num_classes=context.classes))
     bench.networks(baseline, samples)
     networks = bench.table.networks
-    if not known and len(networks) < LEAST:
+    if not known and len(networks) < FEWEST_NETWORKS:
         raise UserError(f"latency table {bench.name}: none of its rows are of {base.name}")
     times = Times(bench.table.inference, known, dict(networks))
     return replace(times, exponents=_powers(times, context, like, (sides, depths, widths)))
@@ -327,7 +328,7 @@ def _powers(
     depth = depths[-1] if outward else depths[0]
     width = widths[1] if outward else widths[0]
     side = sides[-1] if outward else sides[0]
-    least = times.estimate(scale(base, num_classes=classes))
+    least = times.model.estimate(scale(base, num_classes=classes))
     ends = (
         (depth, scale(base, depth, num_classes=classes)),
         (width, scale(base, width=width, num_classes=classes)),
@@ -335,7 +336,9 @@ def _powers(
     )
     powers = []
     for factor, arch in ends:
-        grown = 0.0 if factor == 1 else math.log(times.estimate(arch) / least) / math.log(factor)
+        grown = (
+            0.0 if factor == 1 else math.log(times.model.estimate(arch) / least) / math.log(factor)
+        )
         powers.append(float(np.clip(grown, 0.05, 4.0)))
     return powers[0], powers[1], powers[2]
 
