@@ -1,9 +1,9 @@
 """Random networks of every family: our cost beside fvcore, torch's counter and the built module.
 
-python benchmarks/exact.py [--networks 1000] [--jobs 2] [--seed 0] [--check]
+python benchmarks/exact.py [--networks 1000] [--jobs 2] [--seed 0] [--sides 96x160] [--check]
 
 The last line is how many are equal to all of them to the unit. `--check` exits 1 unless every one
-is."""
+is. With `--sides` all inputs have these rows and columns, or larger ones in their proportion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from effnet.rounding import ROUNDINGS
 MOST_MACS, MOST_PARAMS = 2e9, 1e8
 
 
-def draw(rng: random.Random) -> tuple[Arch, str, float, float]:
+def draw(rng: random.Random, sides: str) -> tuple[Arch, str, float, float]:
     """A network within the limits, with its baseline's name, depth and width multipliers."""
     while True:
         base = BASELINES[rng.choice(sorted(BASELINES))]
@@ -36,6 +36,9 @@ def draw(rng: random.Random) -> tuple[Arch, str, float, float]:
         if base.rounding == "spread":
             depth = max(depth, len(base.stages) / base.blocks)
         side = 2 * rng.randrange(8, 120) + 1
+        if sides:
+            base = base.at(sides)
+            side = base.resolution + rng.choice((0, rng.randrange(64)))
         net = scale(base, depth, width, side, num_classes=int(22000 ** rng.random()))
         total = cost(net)
         if total.macs <= MOST_MACS and total.params <= MOST_PARAMS:
@@ -62,10 +65,11 @@ def main() -> int:
     parser.add_argument("--networks", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sides", default="", help="such as 96x160")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    drawn = [draw(rng) for _ in range(args.networks)]
+    drawn = [draw(rng, args.sides) for _ in range(args.networks)]
     families: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=context) as pool:

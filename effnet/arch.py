@@ -134,7 +134,8 @@ def _check_network(net: Baseline | Arch, where: str) -> None:
     _check_fraction(where, "bn_momentum", net.bn_momentum)
     _check_choice(where, "initialisation", net.initialisation, INITIALISATIONS)
     _check_choice(where, "drop_path_rule", net.drop_path_rule, DROP_PATH_RULES)
-    _check_side(net.resolution, net.total_stride)
+    _check_count(where, "columns", net.columns, least=0)
+    _check_side(min(net.resolution, net.columns or net.resolution), net.total_stride)
 
 
 def _check_side(resolution: int, total_stride: int) -> None:
@@ -161,9 +162,9 @@ def _total_stride(net: Baseline | Arch) -> int:
 # These fields came after the first recorded studies, in which the rows implied them: a network
 # with the notebook's operator was the notebook, and trained with torch's defaults. So that recorded
 # keys, checkpoints and studies hold, a field is left out of them where it is what was implied.
-_LATER_FIELDS = ("bn_eps", "bn_momentum", "initialisation", "drop_path_rule")
-_TENSORFLOWS_VALUES = (1e-3, 0.01, "tensorflow", "linear")
-_NOTEBOOKS_VALUES = (1e-5, 0.1, "torch", "constant")
+_LATER_FIELDS = ("bn_eps", "bn_momentum", "initialisation", "drop_path_rule", "columns")
+_TENSORFLOWS_VALUES = (1e-3, 0.01, "tensorflow", "linear", 0)
+_NOTEBOOKS_VALUES = (1e-5, 0.1, "torch", "constant", 0)
 
 
 def _implied_fields(stages: Iterable[Stage]) -> dict[str, Any]:
@@ -222,6 +223,12 @@ class Baseline:
     initialisation: str = "tensorflow"  # or torch: as each module initialises itself
     drop_path_rule: str = "linear"  # or constant: every block drops alike
     in_channels: int = 3  # of the images
+    columns: int = 0  # px across, where images are not square: `resolution` are their rows then
+
+    def at(self, resolution: str | int) -> Baseline:
+        """This baseline at another resolution, such as 224 or "96x160". Raises ValueError."""
+        rows, columns = parse_sides(resolution)
+        return replace(self, resolution=rows, columns=columns)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -325,7 +332,7 @@ class Arch:
     stem_stride: int
     stages: tuple[Stage, ...]
     head_width: int
-    resolution: int  # px, square input
+    resolution: int  # px
     num_classes: int
     dropout_percent: int
     in_channels: int = 3
@@ -337,6 +344,17 @@ class Arch:
     bn_momentum: float = 0.01
     initialisation: str = "tensorflow"
     drop_path_rule: str = "linear"
+    columns: int = 0  # px across, where the input is not square; `resolution` are its rows then
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns of the input [px]."""
+        return self.resolution, self.columns or self.resolution
+
+    @property
+    def px(self) -> str:
+        """The input's size in words: 20 px, 96×160 px."""
+        return f"{self.resolution}×{self.columns} px" if self.columns else f"{self.resolution} px"
 
     @property
     def blocks(self) -> int:
@@ -503,6 +521,25 @@ def side_at(baseline: AnyBaseline, resolution: float, step: int = 1) -> int:
     return step * round_half_up(baseline.resolution * resolution / step)
 
 
+def parse_sides(text: str | int) -> tuple[int, int]:
+    """Rows and columns [px] of a resolution such as 224 or "96x160"; columns are 0 where it is
+    square. Raises ValueError."""
+    parts = [part.strip() for part in str(text).lower().replace("×", "x").split("x", 1)]
+    if isinstance(text, bool) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(
+            f"resolution = {text!r}: px, such as 224, or rows and columns, such as 96x160"
+        )
+    sides = [int(part) for part in parts]
+    return sides[0], 0 if len(set(sides)) == 1 else sides[1]
+
+
+def columns_at(baseline: AnyBaseline, resolution: int) -> int:
+    """Columns [px] at so many rows, in the baseline's own proportion; 0 where it is square."""
+    if isinstance(baseline, Function) or not baseline.columns:
+        return 0
+    return max(1, round_half_up(resolution * baseline.columns / baseline.resolution))
+
+
 def least_depth(baseline: AnyBaseline) -> float:
     """The depth multiplier below which the rule refuses, having fewer blocks than stages; 0 where
     it gives every stage a block at any depth, and of a function, which refuses what it will."""
@@ -532,7 +569,8 @@ def assemble(
             raise ValueError(
                 f"{label} = {count}: must be a whole number from 1 to {_FARTHEST:,.0f}"
             )
-    _check_side(int(resolution), baseline.total_stride)
+    columns = columns_at(baseline, int(resolution)) or int(resolution)
+    _check_side(min(int(resolution), columns), baseline.total_stride)
     if dropout_percent is None:
         dropout_percent = baseline.dropout_percent
     rows = [
@@ -545,6 +583,7 @@ def assemble(
         stages=tuple(rows),
         head_width=widths[-1],
         resolution=int(resolution),
+        columns=columns_at(baseline, int(resolution)),
         num_classes=int(num_classes),
         dropout_percent=dropout_percent,
         in_channels=baseline.in_channels,

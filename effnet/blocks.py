@@ -16,12 +16,14 @@ class Block(NamedTuple):
     """One block fully resolved, with its count of identical repeats.
 
     `expanded` is the inner width (the head's is its convolution's width, 0 without one), `squeezed`
-    the squeeze-and-excitation width (0: none). Sides are in px; the stem's `side_out` is its
-    convolution's."""
+    the squeeze-and-excitation width (0: none). Sides are in px, of rows (`side_`) and of columns
+    (`across_`); the stem's outputs are its convolution's."""
 
     repeats: int
     side_in: int
     side_out: int
+    across_in: int
+    across_out: int
     # what follows decides weights and layers, whatever the sides
     operator: str  # an Operator, stem or head
     c_in: int
@@ -31,6 +33,16 @@ class Block(NamedTuple):
     kernel: int
     stride: int
     shortcut: Literal["", "identity", "conv"] = ""
+
+    @property
+    def area_in(self) -> int:
+        """Pixels of a map that it reads."""
+        return self.side_in * self.across_in
+
+    @property
+    def area_out(self) -> int:
+        """Pixels of a map that it writes."""
+        return self.side_out * self.across_out
 
 
 class Op(NamedTuple):
@@ -52,11 +64,14 @@ def blocks(arch: Arch) -> Iterator[Block]:
 
     An odd kernel k with padding k // 2 makes a side ceil(side / stride)."""
     channels = arch.stem_width
-    stem_side = -(-arch.resolution // arch.stem_stride)
+    rows, columns = arch.sides
+    stem_rows, stem_columns = -(-rows // arch.stem_stride), -(-columns // arch.stem_stride)
     yield Block(
         repeats=1,
-        side_in=arch.resolution,
-        side_out=stem_side,
+        side_in=rows,
+        side_out=stem_rows,
+        across_in=columns,
+        across_out=stem_columns,
         operator="stem",
         c_in=arch.in_channels,
         expanded=0,
@@ -65,22 +80,24 @@ def blocks(arch: Arch) -> Iterator[Block]:
         kernel=arch.stem_kernel,
         stride=arch.stem_stride,
     )
-    side = -(-stem_side // arch.stem_pool)
+    sides = (-(-stem_rows // arch.stem_pool), -(-stem_columns // arch.stem_pool))
     for stage in arch.stages:
         # Only the first repeat of a stage changes width and side. It differs from the others then,
         # and in a bottleneck always: a stage begins with a convolution on the shortcut.
         alike = channels == stage.width and stage.stride == 1 and stage.operator != "bottleneck"
         first_repeats = stage.repeats if alike else 1
-        first = _block(stage, first_repeats, side, channels, stage.stride, first=True)
+        first = _block(stage, first_repeats, sides, channels, stage.stride, first=True)
         yield first
-        side, channels = first.side_out, stage.width
+        sides, channels = (first.side_out, first.across_out), stage.width
         others = stage.repeats - first_repeats
         if others:
-            yield _block(stage, others, side, channels, 1, first=False)
+            yield _block(stage, others, sides, channels, 1, first=False)
     yield Block(
         repeats=1,
-        side_in=side,
+        side_in=sides[0],
         side_out=1,
+        across_in=sides[1],
+        across_out=1,
         operator="head",
         c_in=channels,
         expanded=arch.head_width,
@@ -91,8 +108,10 @@ def blocks(arch: Arch) -> Iterator[Block]:
     )
 
 
-def _block(stage: Stage, repeats: int, side: int, channels: int, stride: int, first: bool) -> Block:
-    """`repeats` repeats of a row on maps of `channels` channels and `side` px."""
+def _block(
+    stage: Stage, repeats: int, sides: tuple[int, int], channels: int, stride: int, first: bool
+) -> Block:
+    """`repeats` repeats of a row on maps of `channels` channels and so many rows and columns."""
     shortcut: Literal["", "identity", "conv"] = ""
     if stage.operator == "bottleneck":
         inner = max(1, stage.width // stage.expand)
@@ -105,9 +124,10 @@ def _block(stage: Stage, repeats: int, side: int, channels: int, stride: int, fi
     if stage.se_percent:
         squeezed = max(1, channels * stage.se_percent // 100)
     # by position: networks are costed twenty thousand a second, and names cost time
+    rows, columns = sides
     return Block(
-        repeats, side, -(-side // stride), stage.operator, channels, inner, squeezed, stage.width,
-        stage.kernel, stride, shortcut,
+        repeats, rows, -(-rows // stride), columns, -(-columns // stride), stage.operator, channels,
+        inner, squeezed, stage.width, stage.kernel, stride, shortcut,
     )  # fmt: skip
 
 

@@ -60,13 +60,12 @@ def _parts(layers: Iterable[Op]) -> _Parts:
 def _block_parts(*shape: Any) -> _Parts:
     """The parts of one repeat of a block, given all its fields but repeats and sides. Remembered:
     networks differ far more often than their blocks' shapes do."""
-    return _parts(ops(Block(1, 1, 1, *shape)))
+    return _parts(ops(Block(1, 1, 1, 1, 1, *shape)))
 
 
-def _at(parts: _Parts, side_in: int, side_out: int) -> tuple[int, int, int]:
-    """macs, params and acts at these sides [px]."""
+def _at(parts: _Parts, area_in: int, area_out: int) -> tuple[int, int, int]:
+    """macs, params and acts on maps of these areas [px]."""
     macs_in, macs_out, macs_one, acts_in, acts_out, acts_one, params = parts
-    area_in, area_out = side_in * side_in, side_out * side_out
     return (
         macs_in * area_in + macs_out * area_out + macs_one,
         params,
@@ -76,7 +75,7 @@ def _at(parts: _Parts, side_in: int, side_out: int) -> tuple[int, int, int]:
 
 def op_cost(op: Op, block: Block) -> Cost:
     """The cost of one layer of one repeat, with its batch norm or its bias."""
-    return Cost(*_at(_parts((op,)), block.side_in, block.side_out))
+    return Cost(*_at(_parts((op,)), block.area_in, block.area_out))
 
 
 def cost(arch: Network) -> Cost:
@@ -85,8 +84,9 @@ def cost(arch: Network) -> Cost:
         return Cost(arch.counts.macs, arch.counts.params, arch.counts.acts)
     total_macs = total_params = total_acts = 0
     for block in blocks(arch):
-        n, side_in, side_out = block[:3]
-        macs, params, acts = _at(_block_parts(*block[3:]), side_in, side_out)
+        n, side_in, side_out, across_in, across_out = block[:5]
+        parts = _block_parts(*block[5:])
+        macs, params, acts = _at(parts, side_in * across_in, side_out * across_out)
         total_macs += n * macs
         total_params += n * params
         total_acts += n * acts
@@ -144,8 +144,8 @@ def _kept_acts(op: Op, acts: int, block: Block, activation: str) -> int:
 def _kept_by_pool(block: Block, stem_pool: int, element: int) -> int:
     """Bytes per image that the max-pool after the stem leaves: its result, and an int64 index for
     each."""
-    side = -(-block.side_out // stem_pool)
-    return block.c_out * side**2 * (element + 8)
+    rows, columns = -(-block.side_out // stem_pool), -(-block.across_out // stem_pool)
+    return block.c_out * rows * columns * (element + 8)
 
 
 def training_memory(
@@ -177,7 +177,8 @@ def training_memory(
         return max(kept, 4 * params) + 4 * params * (1 + states)
     # Walked forward: at each layer, what is kept by then, and the gradients of the layers after it,
     # which the backward pass has computed when it comes back to this one.
-    kept = batch * arch.in_channels * arch.resolution**2 * 4
+    rows, columns = arch.sides
+    kept = batch * arch.in_channels * rows * columns * 4
     params_so_far = 0
     peak = 0
     for block in blocks(arch):
@@ -230,9 +231,9 @@ def conventions(arch: Arch) -> dict[str, int]:
             else:
                 biases += acts
             if op.kind == "squeeze":
-                pooled_by_gates += block.repeats * op.c_in * block.side_out**2
+                pooled_by_gates += block.repeats * op.c_in * block.area_out
             if op.kind == "classifier":
-                pooled_at_the_end += op.c_in * block.side_in**2
+                pooled_at_the_end += op.c_in * block.area_in
     plain = macs(arch)
     # fvcore counts two per element that a batch norm scales and shifts, one per element pooled
     timm = plain + 2 * normed + pooled_at_the_end

@@ -96,6 +96,16 @@ class CustomArch:
     num_classes: int
     counts: Counts
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns of the input [px]."""
+        return self.resolution, self.resolution
+
+    @property
+    def px(self) -> str:
+        """The input's size in words."""
+        return f"{self.resolution} px"
+
     blocks = None  # what a block is, is the function's affair
     dropout_percent = 0
 

@@ -23,10 +23,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from effnet.arch import GATED_OPERATORS, STAGE_KEYS, Arch, Baseline, Stage
+from effnet.arch import GATED_OPERATORS, STAGE_KEYS, Arch, Baseline, Stage, parse_sides
 
 # the channels of the images are the data's, and no part of a table
-_KEYS = tuple([field.name for field in fields(Baseline) if field.name != "in_channels"])
+_KEYS = tuple([f.name for f in fields(Baseline) if f.name not in ("in_channels", "columns")])
 _NEEDED = tuple([field.name for field in fields(Baseline) if field.default is MISSING])
 
 
@@ -60,7 +60,11 @@ def parse_baseline(table: Mapping[str, Any], where: str) -> Baseline:
         )
     stages = tuple([_stage(row, f"{where}: stage {i}") for i, row in enumerate(rows, 1)])
     try:
-        return Baseline(**{**table, "stages": stages})
+        sides = {}
+        if isinstance(table["resolution"], str):  # "96x160"
+            rows, columns = parse_sides(table["resolution"])
+            sides = {"resolution": rows, "columns": columns}
+        return Baseline(**{**table, **sides, "stages": stages})
     except ValueError as error:
         # the file is named already: not its baseline once more
         reason = str(error).removeprefix(f"baseline {table['name']}: ")

@@ -17,6 +17,7 @@ from effnet.arch import (
     Operator,
     Scaling,
     Stage,
+    parse_sides,
     scale,
     side_at,
 )
@@ -354,7 +355,7 @@ def arch(
     phi: float | None = None,
     depth: float | None = None,
     width: float | None = None,
-    resolution: int | None = None,
+    resolution: int | str | None = None,
     num_classes: int = 1000,
     in_channels: int = 3,
     rounding: str | None = None,
@@ -362,7 +363,8 @@ def arch(
 ) -> Network:
     """A published member (`arch("b3")`, at another `resolution` too), compound coefficients on a
     baseline (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
-    (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px).
+    (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px, or rows and columns as
+    in "96x160").
 
     `phi` defaults to 1; it may be any real number. `in_channels` are those of the images: 1 for
     grey ones, more for those of several bands. `rounding` is the name of another rule
@@ -395,12 +397,20 @@ def arch(
     if isinstance(base, Baseline):
         base = replace(base, rounding=base.rounding if rounding is None else rounding)
         base = base.with_stages(stages or {})
+        if isinstance(resolution, str):
+            base = base.at(resolution)
+            resolution = base.resolution
     elif rounding is not None or stages:
         raise ValueError(f"{base.place}: rounding and stages are of tables, a function has its own")
     if compound:
         scaling = Scaling(_or_one(alpha), _or_one(beta), _or_one(gamma), _or_one(phi))
         depth, width = scaling.depth, scaling.width
         resolution = max(1, side_at(base, scaling.resolution))
+    if isinstance(resolution, str):
+        rows, columns = parse_sides(resolution)
+        if columns:
+            raise ValueError(f"{base.name} at {resolution}: a function is given one side")
+        resolution = rows
     return scale(
         base,
         _or_one(depth),

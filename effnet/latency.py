@@ -70,6 +70,7 @@ class Times:
 
 _SHAPE = (
     "operator", "side", "c_in", "expanded", "squeezed", "c_out", "kernel", "stride", "shortcut",
+    "across",
 )  # fmt: skip
 _PLACE = ("hardware", "device", "batch", "precision", "threads")
 _COLUMNS = (*_PLACE, *_SHAPE, "network", "ms")
@@ -98,8 +99,9 @@ class Table:
         writer.writeheader()
         place = {name: getattr(self.inference, name) for name in _PLACE}
         for block, time in self.blocks.items():
-            shape = {name: getattr(block, name) for name in _SHAPE if name != "side"}
-            writer.writerow({**place, **shape, "side": block.side_in, "ms": _milliseconds(time)})
+            shape = {name: getattr(block, name) for name in _SHAPE if name in Block._fields}
+            shape |= {"side": block.side_in, "across": block.across_in}
+            writer.writerow({**place, **shape, "ms": _milliseconds(time)})
         for arch, time in self.networks.items():
             network = json.dumps(arch.as_dict())
             writer.writerow({**place, "network": network, "ms": _milliseconds(time)})
@@ -131,7 +133,7 @@ def parse_table(text: str, otherwise: Inference, name: str) -> Table:
     names = set(reader.fieldnames or ())
     missing = {"ms"} - names
     if "network" not in names:
-        missing |= set(_SHAPE) - {"shortcut"} - names
+        missing |= set(_SHAPE) - {"shortcut", "across"} - names
     if missing:
         raise TableError(f"{name}: no column {', '.join(sorted(missing))}; {_WANTED}")
     table: Table | None = None
@@ -183,15 +185,18 @@ def _add_row(table: Table, row: Mapping[str, str]) -> None:
     numbers = {}
     for name in _SHAPE:
         if name not in ("operator", "shortcut"):
-            numbers[name] = _whole(name, row[name])
+            numbers[name] = _whole(name, row.get(name) or "")
     side, stride = numbers.pop("side"), numbers["stride"]
+    across = numbers.pop("across") or side
     if min(side, stride, numbers["c_in"], numbers["c_out"], numbers["kernel"]) < 1:
         raise ValueError("side, stride, kernel, c_in and c_out must be at least 1")
-    side_out = 1 if row["operator"] == "head" else -(-side // stride)
+    is_head = row["operator"] == "head"
     block = Block(
         repeats=1,
         side_in=side,
-        side_out=side_out,
+        side_out=1 if is_head else -(-side // stride),
+        across_in=across,
+        across_out=1 if is_head else -(-across // stride),
         operator=row["operator"],
         shortcut=row.get("shortcut") or "",  # type: ignore[arg-type]
         **numbers,

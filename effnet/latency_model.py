@@ -123,8 +123,6 @@ def _block_features(block: Block, batch: int) -> Array:
     for op in ops(block):
         first = _PER_KIND * _KINDS.index(_kind(op))
         area_in, area_out = _areas(op, block)
-        if op.kind == "shortcut":
-            area_in = block.side_in**2
         lanes_in, lanes_out = _padded(op.c_in), _padded(op.c_out)
         weights = op.c_in // op.groups * op.c_out * op.kernel**2
         padded = lanes_out * op.kernel**2
@@ -135,11 +133,11 @@ def _block_features(block: Block, batch: int) -> Array:
         row[first + 2] += batch * (op.c_in * area_in + op.c_out * area_out)
         row[first + 3] += weights
         if op.kind == "squeeze":  # a mean over the maps before it, and its gate over them after
-            row[-2] += batch * op.c_in * block.side_out**2
+            row[-2] += batch * op.c_in * block.area_out
         if op.kind == "classifier":
-            row[-1] += batch * op.c_in * block.side_in**2
+            row[-1] += batch * op.c_in * block.area_in
     if block.shortcut:
-        row[-3] += batch * block.c_out * block.side_out**2
+        row[-3] += batch * block.c_out * block.area_out
     return row
 
 
@@ -156,8 +154,9 @@ def _areas(op: Op, block: Block) -> tuple[int, int]:
     if op.side == "one":
         return 1, 1
     if op.side == "in":
-        return block.side_in**2, block.side_in**2
-    return (block.side_out * op.stride) ** 2, block.side_out**2
+        return block.area_in, block.area_in
+    read = block.area_in if op.stride > 1 else block.area_out
+    return read, block.area_out
 
 
 def _padded(channels: int) -> int:

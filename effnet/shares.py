@@ -132,7 +132,7 @@ def waste(base: AnyBaseline, sides: Iterable[int], num_classes: int) -> dict[int
     per_pixel = {}
     for px in sides:
         net = scale(base, resolution=px, num_classes=num_classes)
-        per_pixel[px] = macs(net) / px**2
+        per_pixel[px] = macs(net) / math.prod(net.sides)
     best = min(per_pixel.values())
     return {px: each / best - 1 for px, each in per_pixel.items()}
 

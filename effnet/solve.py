@@ -66,7 +66,7 @@ class Solution:
             size = f"depth {self.depth:.4g}"
         return (
             f"{self.free} {self.value:g}: {size}, width {self.width:.4g}, "
-            f"{self.arch.resolution} px, {self.budget.quantity(self.cost)} "
+            f"{self.arch.px}, {self.budget.quantity(self.cost)} "
             f"({self.off:+.2%} of {self.budget})"
         )
 

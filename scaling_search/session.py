@@ -348,7 +348,7 @@ def resolve_device_and_data(
     `place`: where it runs, by default this machine. Raises UserError."""
     device = resolve_device(study, place or Place(), console)
     with console.status("reading data (once; it is cached)"):
-        data = load_or_explain(study.data.source, study.data.options)
+        data = load_or_explain(study.data.source, study.reading)
     # a device and a data set that `auto` stood for are part of the study from here on
     settings = study.settings()
     settings["device"] = device
@@ -466,7 +466,7 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
     base, spec = todo.baseline, study.baseline
     blocks = f"{base.arch.blocks} blocks, " if base.arch.blocks else ""
     baseline = (
-        f"{base.arch.name}, {blocks}width {spec.width:g}, at {base.arch.resolution} px · "
+        f"{base.arch.name}, {blocks}width {spec.width:g}, at {base.arch.px} · "
         f"{human(base.cost.macs)} MACs"
     )
     if base.waste > 0.005:

@@ -237,7 +237,7 @@ def test_tables_that_do_not_fit_the_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it is of 8 images in fp32 on cpu, 1 thread; the budget"):
         open_bench(study, None, path, measures=False)
     only_fused = {block: 1.0 for block in bench.table.blocks if block.operator == "fused"}
-    only_fused[Block(1, 8, 8, "fused", 8, 8, 0, 8, 3, 1)] = 1.0
+    only_fused[Block(1, 8, 8, 8, 8, "fused", 8, 8, 0, 8, 3, 1)] = 1.0
     table = Table(CPU, only_fused)
     with pytest.raises(UserError, match="no row of head, mbconv, stem, which the networks of b0"):
         plan_by_latency(study, 10, 32, (), Bench(table, "t", None), lambda words: None)

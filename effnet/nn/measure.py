@@ -122,7 +122,7 @@ def compare(arch: Arch) -> Report:
 
 def _count(model: ConvNet, arch: Arch) -> _Counts:
     """Trace the model by both counters; it lies on the meta device afterwards."""
-    image = torch.zeros(1, arch.in_channels, arch.resolution, arch.resolution)
+    image = torch.zeros(1, arch.in_channels, *arch.sides)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("fvcore").setLevel(logging.ERROR)
@@ -153,7 +153,7 @@ def fvcore_macs(arch: CustomArch) -> tuple[int, tuple[str, ...]]:
     operators with such products that it does not count. Raises FunctionError."""
     with torch.random.fork_rng(devices=[]):
         model = effnet.build(arch).eval()
-    images = torch.zeros(1, arch.in_channels, arch.resolution, arch.resolution)
+    images = torch.zeros(1, arch.in_channels, *arch.sides)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # which is one operator for all of an attention, and fvcore counts none of it
     torch.backends.mha.set_fastpath_enabled(False)
@@ -304,7 +304,7 @@ def _place(device: str | None) -> torch.device:
 
 
 def _images(arch: Network, batch: int, place: torch.device) -> Tensor:
-    images = torch.randn(batch, arch.in_channels, arch.resolution, arch.resolution, device=place)
+    images = torch.randn(batch, arch.in_channels, *arch.sides, device=place)
     return images.to(memory_format=torch.channels_last)
 
 

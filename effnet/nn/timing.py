@@ -111,7 +111,7 @@ def _time_blocks(inference: Inference, arch: Arch, shapes: list[Block]) -> list[
     works = []
     for shape in shapes:
         module = block_module(shape._replace(repeats=1), style, arch.stem_pool)
-        size = (inference.batch, shape.c_in, shape.side_in, shape.side_in)
+        size = (inference.batch, shape.c_in, shape.side_in, shape.across_in)
         works.append(_work(module, size, inference, passes))
     return [each / passes for each in _interleaved(works, inference, _SECONDS_EACH_BLOCK)]
 
@@ -119,7 +119,7 @@ def _time_blocks(inference: Inference, arch: Arch, shapes: list[Block]) -> list[
 def _time_networks(inference: Inference, archs: list[Network]) -> list[float]:
     works = []
     for arch in archs:
-        size = (inference.batch, arch.in_channels, arch.resolution, arch.resolution)
+        size = (inference.batch, arch.in_channels, *arch.sides)
         works.append(_work(effnet.build(arch), size, inference))
     return _interleaved(works, inference, _SECONDS_EACH)
 

@@ -363,7 +363,7 @@ def load(folder: str | Path) -> ConvNet:
 
 def _example(net: Network) -> Tensor:
     # two images: torch.export takes a dimension of 1 for a constant
-    return torch.zeros(2, net.in_channels, net.resolution, net.resolution)
+    return torch.zeros(2, net.in_channels, *net.sides)
 
 
 def program(model: nn.Module, net: Network) -> torch.export.ExportedProgram:

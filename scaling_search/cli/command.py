@@ -154,7 +154,7 @@ def _of_setting(setting: Setting, default: str) -> Argument:
     if setting.kind == "true or false":
         options |= {"action": "store_const", "const": True}
         default = ""
-    elif setting.kind in ("int", "float"):
+    elif setting.kind in ("int", "float") and not setting.flag.is_text:
         options["type"] = int if setting.kind == "int" else float
     return Argument(setting.flag.name, setting.description, default, setting.flag.group, options)
 

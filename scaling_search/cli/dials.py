@@ -62,9 +62,8 @@ def dials(resolution: str) -> tuple[Argument, ...]:
     """Everything that scales a named network; `resolution` is how that one's default reads."""
     side = Argument(
         "--resolution",
-        "Resolution in px, without alpha, beta, gamma.",
+        "Resolution in px, or rows and columns such as 96x160, without alpha, beta, gamma.",
         resolution,
-        options={"type": int},
     )
     return (*SCALE, side, ROUNDING, STAGE)
 

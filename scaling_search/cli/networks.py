@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import AnyBaseline, Arch, Baseline, Network, Scaling
+from effnet.arch import AnyBaseline, Arch, Baseline, Network, Scaling, columns_at
 from effnet.budget import Budget
 from effnet.cost import (
     CONVENTIONS,
@@ -106,7 +106,7 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     total = cost(net)
     memory = training_memory(net, args.batch, args.precision)
     blocks = f"{net.blocks} blocks, " if net.blocks else ""
-    print(f"{args.network}: {blocks}{net.resolution} px, {net.num_classes} classes")
+    print(f"{args.network}: {blocks}{net.px}, {net.num_classes} classes")
     print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
     print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
     training = f"training at batch {args.batch} in {args.precision}, without the kernels' workspace"
@@ -197,6 +197,9 @@ def _by_block(net: Arch) -> Table:
             block.stride,
         )
         sides = f"{block.side_in} → {block.side_out}"
+        if block.side_in != block.across_in:
+            rows = f"{block.side_in}×{block.across_in}"
+            sides = f"{rows} → {block.side_out}×{block.across_out}"
         table.add_row(block.operator, *map(str, shape), sides, *_cells(part))
     return table
 
@@ -244,7 +247,7 @@ def _measure(net: Network, args: argparse.Namespace, estimate: int) -> int:
     except (RuntimeError, ValueError) as error:
         # too little memory; one pixel for a batch norm to normalise over
         reason = first_line(error)
-        raise UserError(f"--batch {args.batch} at {net.resolution} px: {reason}") from error
+        raise UserError(f"--batch {args.batch} at {net.px}: {reason}") from error
     return 0
 
 
@@ -268,6 +271,12 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         base = families.baseline(args.baseline)
         if isinstance(base, Baseline):
             base = replace(base, rounding=args.rounding or base.rounding)
+            if args.resolution is not None:
+                sides = base.at(args.resolution)
+                args.resolution = sides.resolution
+                # the baseline is one of these proportions: at its own rows
+                columns = columns_at(sides, base.resolution)
+                base = replace(base, columns=columns)
         elif args.rounding:
             raise ValueError(f"--rounding {args.rounding}: {base.place} rounds as it will")
         if not 0 < args.tolerance < 1:
@@ -408,9 +417,8 @@ SOLVE = Command(
         Argument("--width", "Width multiplier.", "solved, or 1", options={"type": float}),
         Argument(
             "--resolution",
-            "Resolution in px.",
+            "Resolution in px; rows and columns, such as 96x160, set the baseline's too.",
             "solved, or the baseline's",
-            options={"type": int},
         ),
         ROUNDING,
         Argument(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from effnet import families
+from effnet.arch import columns_at, parse_sides
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, given_settings, of_settings
 from scaling_search.cli.dials import NETWORK, dials, network
@@ -17,6 +19,7 @@ from scaling_search.study.flags import OUTPUT, SPENDING
 
 if TYPE_CHECKING:
     from scaling_search.data.dataset import Dataset
+    from scaling_search.data.source import Options
     from scaling_search.study.settings import Study
     from scaling_search.training.trial import Trial
 
@@ -41,7 +44,7 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     if indices is not None:
         device = f"{device}:{indices[0]}"
     with console.status("reading data (once; it is cached)"):
-        data = load_or_explain(study.data.source, study.data.options)
+        data = load_or_explain(study.data.source, _reading(args, study))
     trial = _make_trial(args, study, data, device)
     facts = data.facts(study.data.train_images, study.data.val_images)
     say(console, "data", facts.line)
@@ -49,10 +52,24 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
         say(console, "note", note)
     arch = trial.arch
     blocks = f"{arch.blocks} blocks, " if arch.blocks else ""
-    say(console, "network", f"{arch.name}, {blocks}{arch.resolution} px")
+    say(console, "network", f"{arch.name}, {blocks}{arch.px}")
     if args.profile:
         return _profile(trial, data, console)
     return _run(trial, data, console)
+
+
+def _reading(args: argparse.Namespace, study: Study) -> Options:
+    """How the images are read: cut to the proportion of the network's input. Raises UserError."""
+    options = study.data.options
+    try:
+        if args.resolution is not None:
+            return options.cut_to(*parse_sides(args.resolution))
+        if args.network.endswith(".toml"):  # which may state such a resolution
+            base = families.baseline(args.network)
+            return options.cut_to(base.resolution, columns_at(base, base.resolution))
+        return options
+    except ValueError as error:
+        raise UserError(f"--resolution: {error}") from error
 
 
 def _check(flat: dict[str, Any]) -> Study:
@@ -134,7 +151,7 @@ def _profile(trial: Trial, data: Dataset, console: Console) -> int:
     try:
         profiled = profile(short, data)
     except (RuntimeError, MemoryError) as error:
-        raise UserError(f"batch {batch} at {trial.arch.resolution} px: {error}") from error
+        raise UserError(f"batch {batch} at {trial.arch.px}: {error}") from error
     total = sum(profiled.seconds.values())
     columns = [Column(name, justify="right", no_wrap=True) for name in ("ms per step", "share")]
     table = Table("part", *columns, box=None)

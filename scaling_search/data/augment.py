@@ -15,8 +15,8 @@ def augmented(
     centre: Tensor | None = None,
     cutout: int = 0,
 ) -> Tensor:
-    """Return images [n, c, side, side] flipped where `mirror` [n] says so, moved by `shift` [n, 2]
-    px (down, right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2].
+    """Return images [n, c, h, w] flipped where `mirror` [n] says so, moved by `shift` [n, 2] px
+    (down, right; edges repeated), with a grey square of `cutout` px around `centre` [n, 2].
 
     None leaves a change out. All of it happens on the images' device, without a copy or a wait, so
     that a captured step holds it."""
@@ -29,23 +29,24 @@ def augmented(
 
 def _moved(images: Tensor, mirror: Tensor | None, shift: Tensor | None) -> Tensor:
     """Return each image's pixels looked up where a flip and a shift take them from."""
-    n, channels, side, _ = images.shape
-    pixels = torch.arange(side, device=images.device)
-    rows = columns = pixels.expand(n, side)
+    n, channels, side, across = images.shape
+    rows = torch.arange(side, device=images.device).expand(n, side)
+    columns = torch.arange(across, device=images.device).expand(n, across)
     if mirror is not None:
-        columns = torch.where(mirror[:, None], side - 1 - pixels, columns)
+        columns = torch.where(mirror[:, None], across - 1 - columns, columns)
     if shift is not None:
         rows = (rows + shift[:, :1]).clamp_(0, side - 1)
-        columns = (columns + shift[:, 1:]).clamp_(0, side - 1)
-    sources = (rows[:, :, None] * side + columns[:, None, :]).view(n, 1, -1)
+        columns = (columns + shift[:, 1:]).clamp_(0, across - 1)
+    sources = (rows[:, :, None] * across + columns[:, None, :]).view(n, 1, -1)
     return images.flatten(2).gather(2, sources.expand(-1, channels, -1)).view(images.shape)
 
 
 def _cut_out(images: Tensor, centre: Tensor, size: int) -> Tensor:
     """Return the images with a grey square around `centre`; at the border it is cut off."""
-    pixels = torch.arange(images.shape[-1], device=images.device)
-    outside = (2 * (pixels - centre[:, :, None])).abs() >= size  # [n, 2, side]: rows, columns
-    outside_rows, outside_columns = outside.unbind(1)
+    rows = torch.arange(images.shape[-2], device=images.device)
+    columns = torch.arange(images.shape[-1], device=images.device)
+    outside_rows = (2 * (rows - centre[:, :1])).abs() >= size  # [n, rows]
+    outside_columns = (2 * (columns - centre[:, 1:])).abs() >= size
     keep = outside_rows[:, None, :, None] | outside_columns[:, None, None, :]
     return torch.where(keep, images, 128)
 

@@ -61,7 +61,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images [N, side, side, channels] uint8; labels [N] int64; one 64-bit content hash per
+    """Images [N, rows, columns, channels] uint8 (squares, unless a study asks for others; `native`
+    are the rows); labels [N] int64; one 64-bit content hash per
     training image."""
 
     name: str
@@ -175,13 +176,19 @@ class Dataset:
             f"{len(train):,} train / {len(val):,} validation ({FOLDS} rotating folds) / "
             f"{len(self.test_labels):,} test",
             *([self.kind] if self.kind else []),
-            f"{self.native} px native",
+            f"{self._native_px} px native",
         ]
         used_train = min(train_limit or len(train), len(train))
         used_val = min(val_limit or len(val), len(val))
         if (used_train, used_val) != (len(train), len(val)):
             parts.append(f"each run uses {used_train:,} / {used_val:,}")
         return " · ".join(parts)
+
+    @property
+    def _native_px(self) -> str:
+        """The cached images' size, one number for squares."""
+        rows, columns = self.train_images.shape[1:3]
+        return f"{rows}" if rows == columns else f"{rows}×{columns}"
 
     def _images_per_class(self) -> NDArray[np.int64]:
         """Return the training images of each class, validation included."""
@@ -296,10 +303,12 @@ class CacheWriter:
         if isinstance(error, OSError) and error.errno in FULL:
             raise _unusable(self.folder.parent, error) from error
 
-    def array(self, name: str, count: int, side: int, channels: int) -> NDArray[np.uint8]:
-        """Return a writable array [count, side, side, channels] on disk, to be committed. Raises
+    def array(
+        self, name: str, count: int, sides: tuple[int, int], channels: int
+    ) -> NDArray[np.uint8]:
+        """Return a writable array [count, rows, columns, channels] on disk, to be committed. Raises
         OSError where the disk has no room for it."""
-        return self._mapped(self._partial / f"{name}.npy", (count, side, side, channels))
+        return self._mapped(self._partial / f"{name}.npy", (count, *sides, channels))
 
     def scratch(self, name: str) -> Path:
         """Return the path of a file that is gone when the data set is made."""

@@ -94,16 +94,17 @@ class _Header:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What every image of the set becomes: squares of `side` px."""
+    """What every image of the set becomes: rectangles of so many rows and columns [px]."""
 
-    side: int
+    rows: int
+    columns: int
     channels: int
     deepest: int  # the highest value of the images with more than 8 bits
 
 
 @dataclass(frozen=True, slots=True)
-class _Square:
-    """A decoded image, uint8 [side, side, channels], and whether it lay on white."""
+class _Cut:
+    """A decoded image, uint8 [rows, columns, channels], and whether it lay on white."""
 
     pixels: NDArray[np.uint8]
     was_transparent: bool
@@ -118,11 +119,12 @@ def decode(
     notes: Sequence[str] = (),
 ) -> Dataset:
     """Decode every image: shorter side to the native side, antialiased, and the middle square of
-    it.
+    it; or the middle rectangle of `source.proportion`, whose rows are the native side.
 
-    The native side is the one that three quarters of the training images reach, at most MAX_SIDE.
-    Without `source.channels` there is one where all training images are grey. Raises UserError,
-    which names the image, for one that cannot be read or does not go with the others."""
+    The native side is the one that three quarters of the training images reach, at most MAX_SIDE,
+    as are the columns. Without `source.channels` there is one where all training images are grey.
+    Raises UserError, which names the image, for one that cannot be read or does not go with the
+    others."""
     # Pillow warns of damaged EXIF and of large images, line by line and without their names
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -138,17 +140,19 @@ def decode(
             for split in splits:
                 highest = _mapped(pool, partial(_highest, channels=count), split.items())
                 deepest = max(deepest, *highest)
-        sides = [min(header.width, header.height) for header in of_train]
-        native = min(MAX_SIDE, int(np.quantile(sides, 0.25, method="lower")))
-        form = _Form(native, count, deepest)
+        rows, columns = source.proportion
+        sides = [min(header.height, header.width * rows // columns) for header in of_train]
+        most = MAX_SIDE * rows // max(rows, columns)
+        native = max(1, min(most, int(np.quantile(sides, 0.25, method="lower"))))
+        form = _Form(native, max(1, round(native * columns / rows)), count, deepest)
         arrays = []
         transparent = 0
         for name, split in zip(("train_images", "test_images"), splits, strict=False):
-            images = writer.array(name, len(split.labels), form.side, form.channels)
-            squares = _mapped(pool, partial(_square, form=form), split.items())
-            for i, square in enumerate(squares):
-                images[i] = square.pixels
-                transparent += square.was_transparent
+            images = writer.array(name, len(split.labels), (form.rows, form.columns), form.channels)
+            cuts = _mapped(pool, partial(_cut, form=form), split.items())
+            for i, cut in enumerate(cuts):
+                images[i] = cut.pixels
+                transparent += cut.was_transparent
             arrays.append((images, np.asarray(split.labels, dtype=np.int64)))
     (images, labels), *held_out = arrays
     return writer.commit(
@@ -214,7 +218,7 @@ def _header(item: Encoded, channels: int | None) -> _Header:
     is_deep = image.mode in _DEEP_MODES
     try:
         has_more = getattr(image, "n_frames", 1) > 1
-    except Exception as error:  # as in _square
+    except Exception as error:  # as in _cut
         raise _unreadable(item, error) from error
     is_cut = not is_deep and _png_depth(image) > 8
     return _Header(image.width, image.height, channels, is_deep, has_more, is_cut, item.where)
@@ -299,7 +303,7 @@ def _highest(item: Encoded, channels: int) -> int:
             return 0
         try:
             values = np.asarray(image)
-        except Exception as error:  # as in _square
+        except Exception as error:  # as in _cut
             raise _unreadable(item, error) from error
         if values.min() < 0:
             raise UserError(
@@ -325,7 +329,7 @@ def _opened(item: Encoded, channels: int | None) -> Image.Image | _Bands:
         return _array(item, content)
     try:
         image = Image.open(io.BytesIO(content))
-    except Exception as error:  # as in _square
+    except Exception as error:  # as in _cut
         if content.startswith(_TIFF):
             return _tiff(item, content)
         raise _unreadable(item, error) from error
@@ -341,14 +345,14 @@ def _opened(item: Encoded, channels: int | None) -> Image.Image | _Bands:
     return image
 
 
-def _square(item: Encoded, form: _Form) -> _Square:
+def _cut(item: Encoded, form: _Form) -> _Cut:
     """Decode one image. Raises UserError where it is damaged."""
     image = _opened(item, form.channels)
     try:
         if isinstance(image, np.ndarray):
-            return _Square(_scaled(image, image.dtype.itemsize > 1, form), False)
+            return _Cut(_scaled(image, image.dtype.itemsize > 1, form), False)
         # a JPEG of many megapixels is decoded at a half, a quarter or an eighth of its sides
-        image.draft(None, (2 * form.side, 2 * form.side))
+        image.draft(None, (2 * form.columns, 2 * form.rows))
         with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
             return _shrunk(image, form)
     # Decoders raise whatever they meet (struct.error, KeyError, zlib.error, ...), and whoever has a
@@ -357,12 +361,13 @@ def _square(item: Encoded, form: _Form) -> _Square:
         raise _unreadable(item, error) from error
 
 
-def _shrunk(image: Image.Image, form: _Form) -> _Square:
+def _shrunk(image: Image.Image, form: _Form) -> _Cut:
     image = _upright(image)
     if image.mode in _DEEP_MODES:
         # Pillow clips values above 255 where it converts to 8 bits
-        return _Square(_scaled(np.asarray(image)[..., None], True, form), False)
-    size = (form.side, form.side)
+        return _Cut(_scaled(np.asarray(image)[..., None], True, form), False)
+    size = (form.columns, form.rows)  # as Pillow has them
+    shape = (form.rows, form.columns, -1)
     mode = "L" if form.channels == 1 else "RGB"
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
@@ -370,9 +375,9 @@ def _shrunk(image: Image.Image, form: _Form) -> _Square:
             # Pillow weighs colours by their alpha as it shrinks: those that are hidden stay so
             square = ImageOps.fit(with_alpha, size, Image.Resampling.BILINEAR)
             square = Image.alpha_composite(Image.new("RGBA", size, "white"), square)
-            return _Square(np.asarray(square.convert(mode)).reshape(*size, -1), True)
+            return _Cut(np.asarray(square.convert(mode)).reshape(shape), True)
     square = ImageOps.fit(image.convert(mode), size, Image.Resampling.BILINEAR)
-    return _Square(np.asarray(square).reshape(*size, -1), False)
+    return _Cut(np.asarray(square).reshape(shape), False)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -388,8 +393,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _scaled(bands: NDArray[Any], is_deep: bool, form: _Form) -> NDArray[np.uint8]:
-    """Return bands [h, w, bands] as a square of 8 bits [side, side, channels]."""
-    size = (form.side, form.side)
+    """Return bands [h, w, bands] in 8 bits, as [rows, columns, channels]."""
+    size = (form.columns, form.rows)  # as Pillow has them
     squares = []
     for band in np.moveaxis(bands.astype(np.float32), 2, 0):
         square = ImageOps.fit(Image.fromarray(band), size, Image.Resampling.BILINEAR)
@@ -400,7 +405,7 @@ def _scaled(bands: NDArray[Any], is_deep: bool, form: _Form) -> NDArray[np.uint8
     if form.channels == 1:
         values = values @ _LUMINANCE[len(squares)]
     values = np.rint(values).clip(0, 255).astype(np.uint8)
-    return np.broadcast_to(values, (*size, form.channels))
+    return np.broadcast_to(values, (form.rows, form.columns, form.channels))
 
 
 def _tiff(item: Encoded, content: bytes) -> _Bands:
@@ -413,7 +418,7 @@ def _tiff(item: Encoded, content: bytes) -> _Bands:
             bands = page.asarray()
             is_planar = bands.ndim == 3 and page.axes.startswith("S")
             orientation = page.tags.valueof(_ORIENTATION, 1)
-    except Exception as error:  # as in _square
+    except Exception as error:  # as in _cut
         raise _unreadable(item, error) from error
     bands = _checked(item, np.moveaxis(bands, 0, 2) if is_planar else bands)
     return _TURNED.get(orientation, np.asarray)(bands)
@@ -424,7 +429,7 @@ def _array(item: Encoded, content: bytes) -> _Bands:
     UserError."""
     try:
         bands = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # as in _square
+    except Exception as error:  # as in _cut
         raise _unreadable(item, error) from error
     is_first = is_last = False
     if bands.ndim == 3:

@@ -31,7 +31,7 @@ def free_memory(device: torch.device) -> int:
 
 
 class Images:
-    """Images `at` of a data set's array [N, h, h, c], as uint8 [n, c, side, side] on a device.
+    """Images `at` of a data set's array [N, h, w, c], as uint8 [n, c, side, across] on a device.
 
     Resized once, antialiased from the original, and resident where half of the free memory holds
     them; else read from the mapped file ahead of time and resized batch by batch, through pinned
@@ -44,12 +44,15 @@ class Images:
         side: int,
         device: torch.device,
         progress: Callable[[], None] = lambda: None,
+        across: int | None = None,
     ) -> None:
-        """`progress` is called again and again while they are read and resized."""
+        """`progress` is called again and again while they are read and resized. `across`: columns
+        [px] where they are not as many as the rows, `side`."""
         self._source, self._at, self.side, self.device = source, at, side, device
+        self.across = across or side
         self.channels: int = source.shape[3]
         self._resident: Tensor | None = None
-        shape = (len(at), self.channels, side, side)
+        shape = (len(at), self.channels, side, self.across)
         if 2 * math.prod(shape) <= free_memory(device):
             self._resident = torch.empty(shape, dtype=torch.uint8, device=device)
             for start in range(0, len(at), _CHUNK):
@@ -73,7 +76,7 @@ class Images:
         return self.place(self.fetch(index))
 
     def fetch(self, index: Tensor) -> Tensor:
-        """Return the originals at the places `index`, uint8 [n, h, h, c] in the host's memory
+        """Return the originals at the places `index`, uint8 [n, h, w, c] in the host's memory
         (pinned for a CUDA device). Another thread may call this."""
         rows = self._at[index.numpy()]
         order = np.argsort(rows)  # a disk reads fastest in the file's order
@@ -83,7 +86,7 @@ class Images:
 
     def place(self, originals: Tensor) -> Tensor:
         """Return originals as `fetch` gives them, resized and on the device."""
-        return resized(originals.to(self.device, non_blocking=True), self.side)
+        return resized(originals.to(self.device, non_blocking=True), self.side, self.across)
 
     def batches(self, size: int, index: Tensor | None = None) -> Iterator[Tensor]:
         """Yield all images, or those at `index`, `size` at a time. The next are read meanwhile."""
@@ -131,12 +134,14 @@ class ReadAhead:
         return self._reading.popleft().result()
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """Resize uint8 [n, h, h, c] to [n, c, side, side] on the same device, antialiased."""
+def resized(images: Tensor, side: int, across: int | None = None) -> Tensor:
+    """Resize uint8 [n, h, w, c] to [n, c, side, across] on the same device, antialiased; to squares
+    where `across` is not given."""
     images = images.permute(0, 3, 1, 2)
-    if side == images.shape[-1]:
+    size = (side, across or side)
+    if size == tuple(images.shape[2:]):
         return images.contiguous()
-    scaled = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    scaled = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -59,9 +59,11 @@ def randaugmented(images: Tensor, operations: Tensor, signs: Tensor) -> Tensor:
     The first call for a device, a side and a number of channels copies constants there, so that it
     has to come before a capture. Later ones copy nothing from the host and wait for nothing.
     """
-    constants = _constants(images.shape[1], images.shape[2], images.device)
+    constants = _constants(*images.shape[1:], images.device)
     rows = torch.add(signs, operations, alpha=2)
-    places, inside = _places(constants.matrices[rows], constants.centred)
+    places, inside = _places(
+        constants.matrices[rows], constants.centred_rows, constants.centred_columns
+    )
     curves = constants.curves[rows]
     factors, weights = constants.factors[rows], constants.weights[rows]
     chosen = operations[:, :, None] == constants.image_dependent
@@ -81,23 +83,25 @@ class _Constants:
     Tables: `matrices` [28, 2, 3] lead from a place in the new image to the one in the old (see
     _matrix), `curves` [28, 256] are what each value becomes, `factors` [28, 1, 1, 1] belong to the
     image in a blend and `weights` [28, 1, 1, 1] to the other image, in units of _BLEND.
-    Shared: `image_dependent` [4] int64 are the operations of _IMAGE_DEPENDENT, `centred` [s] the
-    distances of columns (or rows) from the image's centre in px, `values` [256] 0 to 255, `one`
-    [1, 1, 1] int32. All but `image_dependent` and `one` are float32."""
+    Shared: `image_dependent` [4] int64 are the operations of _IMAGE_DEPENDENT, `centred_rows` [h]
+    and `centred_columns` [w] the distances of rows and columns from the image's centre in px,
+    `values` [256] 0 to 255, `one` [1, 1, 1] int32. All but `image_dependent` and `one` are
+    float32."""
 
     matrices: Tensor
     curves: Tensor
     factors: Tensor
     weights: Tensor
     image_dependent: Tensor
-    centred: Tensor
+    centred_rows: Tensor
+    centred_columns: Tensor
     values: Tensor
     one: Tensor
 
 
 @functools.cache
-def _constants(channels: int, side: int, device: torch.device) -> _Constants:
-    """Return the constants for images of so many channels and `side` px, made once for a device."""
+def _constants(channels: int, height: int, width: int, device: torch.device) -> _Constants:
+    """Return the constants for images of so many channels and px, made once for a device."""
     values = torch.arange(float(_VALUES))
     count = 2 * len(OPERATIONS)
     matrices = torch.empty((count, 2, 3), dtype=torch.float64)
@@ -105,7 +109,7 @@ def _constants(channels: int, side: int, device: torch.device) -> _Constants:
     factors, weights = torch.ones(count), torch.zeros(count)
     for row in range(count):
         operation, sign = OPERATIONS[row // 2], -1 if row % 2 else 1
-        matrices[row] = torch.tensor(_matrix(operation, sign, side), dtype=torch.float64)
+        matrices[row] = torch.tensor(_matrix(operation, sign, height, width), dtype=torch.float64)
         if operation == "Posterize":
             dropped_bits = round(_MAGNITUDE / ((_BINS - 1) / 4))  # of 8
             curves[row] = values - values % 2**dropped_bits
@@ -124,51 +128,55 @@ def _constants(channels: int, side: int, device: torch.device) -> _Constants:
         factors=factors.view(-1, 1, 1, 1).to(device),
         weights=weights.view(-1, 1, 1, 1).to(device),
         image_dependent=torch.tensor(image_dependent).to(device),
-        centred=(torch.arange(side) - (side - 1) / 2).to(device),
+        centred_rows=(torch.arange(height) - (height - 1) / 2).to(device),
+        centred_columns=(torch.arange(width) - (width - 1) / 2).to(device),
         values=values.to(device),
         one=torch.ones((1, 1, 1), dtype=torch.int32).to(device),
     )
 
 
-def _matrix(operation: str, sign: int, side: int) -> list[list[float]]:
+def _matrix(operation: str, sign: int, height: int, width: int) -> list[list[float]]:
     """Return two rows that lead from (x, y, 1) in the new image to x and y in the old one, px.
 
     The new image's are measured from its centre, the old one's from its first pixel."""
     shear = sign * _magnitude(0.0, 0.3)
-    shift = sign * int(_magnitude(0.0, 150.0 / 331.0 * side))  # whole px
+    across = sign * int(_magnitude(0.0, 150.0 / 331.0 * width))  # whole px
+    down = sign * int(_magnitude(0.0, 150.0 / 331.0 * height))
     angle = sign * math.radians(_magnitude(0.0, 30.0))
-    centre = (side - 1) / 2
+    x, y = (width - 1) / 2, (height - 1) / 2  # the centre
     if operation == "ShearX":  # the upper edge stays; in ShearY the left one
-        return [[1.0, shear, centre + shear * side / 2], [0.0, 1.0, centre]]
+        return [[1.0, shear, x + shear * height / 2], [0.0, 1.0, y]]
     if operation == "ShearY":
-        return [[1.0, 0.0, centre], [shear, 1.0, centre + shear * side / 2]]
+        return [[1.0, 0.0, x], [shear, 1.0, y + shear * width / 2]]
     if operation == "TranslateX":
-        return [[1.0, 0.0, centre - shift], [0.0, 1.0, centre]]
+        return [[1.0, 0.0, x - across], [0.0, 1.0, y]]
     if operation == "TranslateY":
-        return [[1.0, 0.0, centre], [0.0, 1.0, centre - shift]]
+        return [[1.0, 0.0, x], [0.0, 1.0, y - down]]
     if operation == "Rotate":
         cosine, sine = math.cos(angle), math.sin(angle)
-        return [[cosine, -sine, centre], [sine, cosine, centre]]
-    return [[1.0, 0.0, centre], [0.0, 1.0, centre]]
+        return [[cosine, -sine, x], [sine, cosine, y]]
+    return [[1.0, 0.0, x], [0.0, 1.0, y]]
 
 
-def _places(matrices: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
+def _places(
+    matrices: Tensor, centred_rows: Tensor, centred_columns: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the old pixel nearest to where matrices [n, rounds, 2, 3] lead from each new one.
 
-    int64 [n, rounds, s · s]; with it whether that place is inside the image, bool."""
-    side = len(centred)
-    across = torch.addcmul(matrices[..., 2:], matrices[..., :1], centred)
-    down = matrices[..., 1:2] * centred
-    exact = (across[..., None, :] + down[..., :, None]).round_()  # [n, rounds, 2, s, s]: x, then y
-    nearest = exact.clamp(0, side - 1)
-    inside_x, inside_y = (nearest == exact).unbind(2)
-    columns, rows = nearest.unbind(2)
-    places = torch.add(columns, rows, alpha=side).long()
-    return places.flatten(2), (inside_x & inside_y).flatten(2)
+    int64 [n, rounds, h · w]; with it whether that place is inside the image, bool."""
+    height, width = len(centred_rows), len(centred_columns)
+    across = torch.addcmul(matrices[..., 2:], matrices[..., :1], centred_columns)
+    down = matrices[..., 1:2] * centred_rows
+    exact = (across[..., None, :] + down[..., :, None]).round_()  # [n, rounds, 2, h, w]: x, then y
+    exact_x, exact_y = exact.unbind(2)
+    columns, rows = exact_x.clamp(0, width - 1), exact_y.clamp(0, height - 1)
+    inside = (columns == exact_x) & (rows == exact_y)
+    places = torch.add(columns, rows, alpha=width).long()
+    return places.flatten(2), inside.flatten(2)
 
 
 def _moved(images: Tensor, places: Tensor, inside: Tensor) -> Tensor:
-    """Return images [n, c, s, s] of the pixels at `places` [n, s · s], black where not `inside`."""
+    """Return images [n, c, h, w] of the pixels at `places` [n, h · w], black where not `inside`."""
     places = places[:, None].expand(-1, images.shape[1], -1)
     return (images.flatten(2).gather(2, places) * inside[:, None]).view(images.shape)
 

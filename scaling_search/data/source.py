@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scaling_search.data.dataset import CacheWriter, Dataset
@@ -17,11 +18,20 @@ _READING = 2
 @dataclass(frozen=True, slots=True)
 class Options:
     """How images are to be read, where their owner says it: the columns of parquet files, and the
-    number of channels (1 or 3). None is what the files themselves say."""
+    number of channels (1 or 3). None is what the files themselves say. `proportion` is that of the
+    rows to the columns that images are cut to, in smallest terms; None for squares."""
 
     image_column: str | None = None
     label_column: str | None = None
     channels: int | None = None
+    proportion: tuple[int, int] | None = field(default=None, repr=False)
+
+    def cut_to(self, rows: int, columns: int) -> Options:
+        """The same, cut to the proportion of so many rows and columns; 0 columns are a square."""
+        if columns in (0, rows):
+            return self
+        divisor = math.gcd(rows, columns)
+        return replace(self, proportion=(rows // divisor, columns // divisor))
 
 
 AS_THEY_ARE = Options()
@@ -30,17 +40,19 @@ AS_THEY_ARE = Options()
 @dataclass(frozen=True, slots=True)
 class Source:
     """`fingerprint` changes when the files do; `read` decodes them into the cache, with `channels`
-    where that many are wanted in place of the images' own."""
+    where that many are wanted in place of the images' own, cut to `proportion`."""
 
     name: str
     origin: str  # for people
     fingerprint: str
     read: Callable[[CacheWriter, Source], Dataset]
     channels: int | None = None
+    proportion: tuple[int, int] = (1, 1)
 
     def key(self, options: Options) -> str:
         """What the folder in the cache depends on."""
-        return f"{_READING}\n{replace(options, channels=self.channels)}\n{self.fingerprint}"
+        key = f"{_READING}\n{replace(options, channels=self.channels)}\n{self.fingerprint}"
+        return key if self.proportion == (1, 1) else f"{key}\n{self.proportion}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
         return _load_first(_AUTO if spec == "auto" else spec, options)
     remove_abandoned(cache_root())
     if spec in NAMED:
+        if options.proportion:
+            rows, columns = options.proportion
+            raise UserError(
+                f"data {spec}: its images are square; a resolution of {rows} to {columns} is for "
+                "images of your own"
+            )
         folder = cache_root() / NAMED[spec].folder
         if is_cached(folder):
             return Dataset.open(folder)
@@ -47,7 +53,7 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
     else:
         # three channels are made of one as images are trained on, and most sets have what is asked
         # for anyway: then the cache is that of the images as they are
-        source = _source(spec, options)
+        source = replace(_source(spec, options), proportion=options.proportion or (1, 1))
         folder = _own_folder(source, options)
         if is_cached(folder):
             data = Dataset.open(folder)

@@ -8,6 +8,7 @@ few seconds (executors/local.py), and the number that this module chooses holds 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -102,7 +103,7 @@ def predicted_peak(arch: Network, recipe: Recipe, images: int, precision: Precis
     """Bytes that one training is predicted to take from its device, its process's `CONTEXT` not
     counted: those of a step (effnet.cost) and of `images` that lie there as uint8."""
     step = training_memory(arch, recipe.batch, precision, recipe.optimizer_states)
-    return step + images * arch.in_channels * arch.resolution**2
+    return step + images * arch.in_channels * math.prod(arch.sides)
 
 
 def room(memory: int, each: float) -> int:

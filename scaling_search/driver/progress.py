@@ -27,7 +27,7 @@ class _Running:
     def words(self) -> str:
         candidate, arch = self.candidate, self.candidate.arch
         size = f"d{candidate.alpha:g}" if arch.blocks is None else f"{arch.blocks}b"
-        name = f"{size} w{candidate.beta:g} {arch.resolution}px"
+        name = f"{size} w{candidate.beta:g} {arch.px.replace(' ', '')}"
         return f"{name} ({self.epochs_done}/{self.epochs})"
 
 

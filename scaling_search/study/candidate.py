@@ -89,4 +89,4 @@ def in_words(arch: Network, depth: float, width: float) -> str:
     """A network of these multipliers as "8 blocks, width 1.2, 20 px"; a function's, whose blocks
     are its own affair, by its depth multiplier."""
     size = f"depth {depth:g}" if arch.blocks is None else f"{arch.blocks} blocks"
-    return f"{size}, width {width:g}, {arch.resolution} px"
+    return f"{size}, width {width:g}, {arch.px}"

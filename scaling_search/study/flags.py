@@ -19,10 +19,12 @@ class Flag:
     """The command-line option of a setting, kept in the annotation of its field.
 
     `commands` have it. `unset` is how the default reads where it is None. `setting` is the name
-    that the option sets where it is not the field's own: `--recipe` sets `recipe.base`."""
+    that the option sets where it is not the field's own: `--recipe` sets `recipe.base`. `is_text`:
+    it is handed on as it is typed, for the setting to read."""
 
     name: str
     group: str
     commands: tuple[str, ...] = ("search",)
     unset: str = ""
     setting: str = ""
+    is_text: bool = False

@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from effnet import custom
-from effnet.arch import AnyBaseline
+from effnet.arch import AnyBaseline, parse_sides
 from effnet.budget import Budget
 from effnet.custom import Function, FunctionError
 from effnet.definition import parse_baseline, read_table
@@ -89,9 +89,31 @@ class BaselineSpec(_Part):
     divisor: Annotated[int, Flag("--divisor", TRAINED)] = Field(
         8, ge=1, description="Channels are rounded to multiples of this number."
     )
-    resolution: Annotated[int | None, Flag("--resolution", TRAINED, unset="that of its table")] = (
-        Field(None, ge=4, le=2048, description="Resolution of the baseline in px.")
+    resolution: Annotated[
+        int | None, Flag("--resolution", TRAINED, unset="that of its table", is_text=True)
+    ] = Field(
+        None,
+        ge=4,
+        le=2048,
+        description="Resolution of the baseline in px; or rows and columns, such as 96x160, where "
+        "images are not square: every network keeps their proportion.",
     )
+    columns: int | None = Field(
+        None,
+        ge=4,
+        le=2048,
+        description="Columns of the baseline's resolution where images are not square, in px; "
+        'resolution = "96x160" sets both.',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_resolution(cls, settings: Any) -> Any:
+        """Make of "96x160" its rows and its columns."""
+        if not isinstance(settings, dict) or not isinstance(settings.get("resolution"), str):
+            return settings
+        rows, columns = parse_sides(settings["resolution"])
+        return {**settings, "resolution": rows, "columns": columns or None}
 
 
 class Space(_Part):
@@ -414,14 +436,25 @@ class Study(_Part):
             base = named_baseline(spec.name)
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
+        rows, columns = base.resolution, spec.columns or base.columns
+        if spec.resolution is not None:
+            rows, columns = spec.resolution, spec.columns or 0
         return dataclasses.replace(
             base,
             width=spec.width * base.width,
             divisor=spec.divisor,
-            resolution=spec.resolution or base.resolution,
+            resolution=rows,
+            columns=columns,
             in_channels=self.data.channels or 3,
             rounding=base.rounding if self.space.mode == "nominal" else "spread",
         )
+
+    @property
+    def reading(self) -> Options:
+        """How the images are read: cut to the proportion of a baseline that is not square."""
+        base = self.network()
+        columns = 0 if isinstance(base, Function) else base.columns
+        return self.data.options.cut_to(base.resolution, columns)
 
     def _function(self) -> Function:
         """The function that is the baseline. It is not run: a study is read wherever its report is
@@ -431,6 +464,11 @@ class Study(_Part):
             raise ValueError(
                 f"baseline.name = {spec.name}: a function's digest and resolution go with it; give "
                 "it with --baseline, or in a study file that search reads"
+            )
+        if spec.columns is not None:
+            raise ValueError(
+                f"baseline {spec.name} at {spec.resolution}x{spec.columns}: a function is given "
+                "one side; give --resolution one number"
             )
         if spec.blocks is not None or spec.divisor != BaselineSpec().divisor:
             raise ValueError(

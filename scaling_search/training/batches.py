@@ -48,7 +48,7 @@ class Batches:
         self.per_epoch = self._per_pass
         if epoch_images is not None:
             self.per_epoch = max(1, epoch_images // self.size)
-        self._shift = round(recipe.shift * images.side)  # px
+        self._shift = round(recipe.shift * images.side)  # px, both ways
         self._cutout = round(recipe.cutout * images.side)
         self._pass = -1
         self._order: list[Tensor] = []  # indices of the pass's batches
@@ -66,7 +66,7 @@ class Batches:
             shape = (min(_PLANNED, self._per_pass), self.size, _COLUMNS)
             self._plan = torch.zeros(shape, dtype=torch.int64, device=images.device)
             if not images.resident:
-                maps = (self.size, images.channels, images.side, images.side)
+                maps = (self.size, images.channels, images.side, images.across)
                 self._images_now = torch.empty(maps, dtype=torch.uint8, device=images.device)
 
     def close(self) -> None:
@@ -124,12 +124,13 @@ class Batches:
         """Return the draws [n, columns] of the pass's batch i, on the CPU.
 
         Without a generator they come from torch's global one."""
-        index, n, side = self._order[i], self.size, self._images.side
+        index, n = self._order[i], self.size
+        side, across = self._images.side, self._images.across
         draws = torch.zeros((n, _COLUMNS), dtype=torch.int64)
         draws[:, _INDEX] = index
         if self._plain:
             # cutout's centre is off the image
-            draws[:, _CENTRE] = -self._cutout - side
+            draws[:, _CENTRE] = -self._cutout - max(side, across)
             return draws
         if self._mirrored is not None:
             draws[:, _MIRROR] = self._mirrored[index]
@@ -138,7 +139,12 @@ class Batches:
             for column in range(_SHIFT.start, _SHIFT.stop):
                 draws[:, column] = torch.randint(low, high, (n,), generator=generator)
         if self._cutout:
-            draws[:, _CENTRE] = torch.randint(0, side, (2, n), generator=generator).t()
+            if side == across:
+                centre = torch.randint(0, side, (2, n), generator=generator)
+            else:
+                rows = torch.randint(0, side, (n,), generator=generator)
+                centre = torch.stack([rows, torch.randint(0, across, (n,), generator=generator)])
+            draws[:, _CENTRE] = centre.t()
         if self._recipe.randaugment:
             shape = (n, ROUNDS)
             draws[:, _OPERATIONS] = torch.randint(0, len(OPERATIONS), shape, generator=generator)

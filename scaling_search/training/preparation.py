@@ -59,10 +59,10 @@ def prepare(trial: Trial, data: Dataset) -> Ready:
     torch.set_num_threads(trial.threads)
     memory.keep_freed_pages()
 
-    side = trial.arch.resolution
+    sides = trial.arch.sides
     train_at, val_at = split(data.train_hashes, trial.seed, trial.train_images, trial.val_images)
-    images, labels = on_device(data.train_images, data.train_labels, train_at, side, device)
-    val_images, val_labels = on_device(data.train_images, data.train_labels, val_at, side, device)
+    images, labels = on_device(data.train_images, data.train_labels, train_at, sides, device)
+    val_images, val_labels = on_device(data.train_images, data.train_labels, val_at, sides, device)
     # drawn at random: files often come sorted by class, so the first ones are no sample
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))
 
@@ -97,11 +97,15 @@ def on_device(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     at: NDArray[np.int64],
-    side: int,
+    sides: tuple[int, int],
     device: torch.device,
 ) -> tuple[Images, Tensor]:
-    """Return the images at these places, resized to `side` px, and their labels on the device."""
-    return Images(images, at, side, device, alive), torch.from_numpy(labels[at]).to(device)
+    """Return the images at these places, resized to `sides` (rows, columns [px]), and their labels
+    on the device."""
+    rows, columns = sides
+    return Images(images, at, rows, device, alive, across=columns), torch.from_numpy(labels[at]).to(
+        device
+    )
 
 
 def _choose_kernels(trial: Trial, device: torch.device) -> str:

@@ -338,10 +338,9 @@ class _Training:
         data, trial = self._data, self._trial
         count = len(data.test_labels)
         at = _evenly(count, count if trial.test_images is None else trial.test_images)
-        side = trial.arch.resolution
         with self._step.averaged():
             images, labels = on_device(
-                data.test_images, data.test_labels, at, side, self._totals.device
+                data.test_images, data.test_labels, at, trial.arch.sides, self._totals.device
             )
             return measure(self._step, images, labels, trial.metric).accuracy
 
