@@ -226,9 +226,11 @@ class Baseline:
     columns: int = 0  # px across, where images are not square: `resolution` are their rows then
 
     def at(self, resolution: str | int) -> Baseline:
-        """This baseline at another resolution, such as 224 or "96x160". Raises ValueError."""
+        """This baseline at another resolution: "96x160", or rows alone, in its own proportion.
+        Raises ValueError."""
         rows, columns = parse_sides(resolution)
-        return replace(self, resolution=rows, columns=columns)
+        columns = columns or columns_at(self, rows) or rows
+        return replace(self, resolution=rows, columns=0 if columns == rows else columns)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -522,15 +524,15 @@ def side_at(baseline: AnyBaseline, resolution: float, step: int = 1) -> int:
 
 
 def parse_sides(text: str | int) -> tuple[int, int]:
-    """Rows and columns [px] of a resolution such as 224 or "96x160"; columns are 0 where it is
-    square. Raises ValueError."""
+    """Rows and columns [px] of a resolution such as "96x160"; columns are 0 where it is rows alone,
+    such as 224. Raises ValueError."""
     parts = [part.strip() for part in str(text).lower().replace("×", "x").split("x", 1)]
     if isinstance(text, bool) or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(
             f"resolution = {text!r}: px, such as 224, or rows and columns, such as 96x160"
         )
-    sides = [int(part) for part in parts]
-    return sides[0], 0 if len(set(sides)) == 1 else sides[1]
+    rows, *columns = (int(part) for part in parts)
+    return rows, columns[0] if columns else 0
 
 
 def columns_at(baseline: AnyBaseline, resolution: int) -> int:

@@ -267,7 +267,7 @@ def test_a_full_disk_is_one_line_and_nothing_stays(small_disk: Path) -> None:
         pytest.raises(UserError, match="No space left on device"),
         CacheWriter(small_disk / "x") as writer,
     ):
-        writer.array("train_images", 1000, 64, 3)
+        writer.array("train_images", 1000, (64, 64), 3)
     assert list(small_disk.iterdir()) == []
 
 
@@ -284,7 +284,7 @@ def test_a_folder_without_its_lock_yet_is_nobodys_prey(
 
     monkeypatch.setattr(fcntl, "flock", start_another)
     with CacheWriter(tmp_path / "x") as writer:
-        assert writer.array("train_images", 10, 8, 3).shape == (10, 8, 8, 3)
+        assert writer.array("train_images", 10, (8, 8), 3).shape == (10, 8, 8, 3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,7 +312,7 @@ def test_a_disk_that_fills_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         pytest.raises(UserError, match="No space left on device; set SCALING_SEARCH_CACHE"),
         CacheWriter(tmp_path / "x") as writer,
     ):
-        writer.array("train_images", 10, 8, 3)
+        writer.array("train_images", 10, (8, 8), 3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -323,7 +323,7 @@ def test_what_a_killed_reader_left_is_removed(sent: signal.Signals, tmp_path: Pa
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup ignores it, for its children too
         "from scaling_search.data.dataset import CacheWriter\n"
         "writer = CacheWriter(pathlib.Path(sys.argv[1]) / 'x')\n"
-        "writer.array('train_images', 10, 8, 3)\n"
+        "writer.array('train_images', 10, (8, 8), 3)\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
     )

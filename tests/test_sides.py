@@ -31,7 +31,10 @@ from scaling_search.study.settings import preset_path, read
 def test_what_is_typed() -> None:
     assert parse_sides(224) == (224, 0)
     assert parse_sides("96x160") == parse_sides("96×160") == parse_sides(" 96 X 160 ") == (96, 160)
-    assert parse_sides("96x96") == (96, 0)
+    assert parse_sides("96x96") == (96, 96)
+    wide = named_baseline("b0").at("96x160")
+    assert (wide.at(48).resolution, wide.at(48).columns) == (48, 80)
+    assert wide.at("48x48").columns == 0
     for wrong in ("96x", "x96", "96x160x3", "a", "0x4", "-3", "9.5", True):
         with pytest.raises(ValueError, match="rows and columns, such as 96x160"):
             parse_sides(wrong)

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import AnyBaseline, Arch, Baseline, Network, Scaling, columns_at
+from effnet.arch import AnyBaseline, Arch, Baseline, Network, Scaling, columns_at, parse_sides
 from effnet.budget import Budget
 from effnet.cost import (
     CONVENTIONS,
@@ -271,14 +271,16 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         base = families.baseline(args.baseline)
         if isinstance(base, Baseline):
             base = replace(base, rounding=args.rounding or base.rounding)
-            if args.resolution is not None:
-                sides = base.at(args.resolution)
-                args.resolution = sides.resolution
-                # the baseline is one of these proportions: at its own rows
-                columns = columns_at(sides, base.resolution)
-                base = replace(base, columns=columns)
         elif args.rounding:
             raise ValueError(f"--rounding {args.rounding}: {base.place} rounds as it will")
+        rows = None
+        if args.resolution is not None:
+            rows, columns = parse_sides(args.resolution)
+            if columns and isinstance(base, Baseline):
+                # the baseline is one of these proportions, at its own rows
+                base = replace(base, columns=columns_at(base.at(args.resolution), base.resolution))
+            elif columns:
+                raise ValueError(f"--resolution {args.resolution}: a function is given one side")
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
@@ -290,7 +292,7 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
                 budget,
                 depth=args.depth,
                 width=args.width,
-                resolution=args.resolution,
+                resolution=rows,
                 along=_along(args.along),
                 num_classes=args.classes,
             )

@@ -106,6 +106,19 @@ class BaselineSpec(_Part):
         'resolution = "96x160" sets both.',
     )
 
+    @property
+    def sides(self) -> str:
+        """The resolution as it is typed; "" where it is the table's."""
+        if self.resolution is None:
+            return ""
+        return f"{self.resolution}x{self.columns}" if self.columns else f"{self.resolution}"
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if self.columns is not None and self.resolution is None:
+            raise ValueError("columns: give resolution with it, or both as 96x160")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _split_resolution(cls, settings: Any) -> Any:
@@ -436,15 +449,12 @@ class Study(_Part):
             base = named_baseline(spec.name)
         if spec.blocks is not None:
             base = base.with_blocks(spec.blocks)
-        rows, columns = base.resolution, spec.columns or base.columns
         if spec.resolution is not None:
-            rows, columns = spec.resolution, spec.columns or 0
+            base = base.at(spec.sides)
         return dataclasses.replace(
             base,
             width=spec.width * base.width,
             divisor=spec.divisor,
-            resolution=rows,
-            columns=columns,
             in_channels=self.data.channels or 3,
             rounding=base.rounding if self.space.mode == "nominal" else "spread",
         )
