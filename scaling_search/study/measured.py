@@ -108,6 +108,7 @@ def _solve_cells(
     """Every cell of the space, whether or not it meets the budget; of a function's not those that
     waste more than is ever taken. Sides, depths and limits are those of `reach`."""
     base, classes = context.base, context.classes
+    progress(f"the baseline at {len(sides)} resolutions")
     wastes = waste(base, sides, classes)
     if isinstance(base, Function):
         sides = _frugal_sides(context, sides, wastes)

@@ -67,6 +67,7 @@ def _plan(
     study: Study, classes: int, native: int, kept: Collection[str], progress: Progress
 ) -> Plan:
     context = scaling_context(study, classes, native)
+    progress(f"counting {context.base.name}")
     notes = _check_function(context)
     baseline = _baseline(context)
     chosen: list[Candidate] = []
