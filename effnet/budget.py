@@ -18,7 +18,7 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 _SIZES = {"K": 1e3, "M": 1e6, "G": 1e9, "KI": 2.0**10, "MI": 2.0**20, "GI": 2.0**30}
 _NANOSECONDS = {"us": 1e3, "ms": 1e6, "s": 1e9}
 _TEXT = re.compile(
-    r"(?P<value>\d+(?:\.\d*)?|\.\d+)(?P<unit>x|us|ms|s|[KMG](?P<bytes>i?B)?)"
+    r"(?P<value>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>x|us|ms|s|[KMG](?P<bytes>i?B)?)"
     r"(?:\s*(?P<of>macs|params|acts|memory|latency))?(?:[@/](?P<step>\w+(?:/\w+)*))?",
     re.IGNORECASE,
 )

@@ -98,10 +98,16 @@ def check(function: Function, num_classes: int, max_side: float = math.inf) -> l
             f"{again.macs:,} multiply-adds, {base.counts.params:,} and {again.params:,} "
             "parameters); a function gives the same one for the same arguments"
         )
-    doubled = {
-        "depth": network(function, 2.0, 1.0, side, num_classes),
-        "width": network(function, 1.0, 2.0, side, num_classes),
-    }
+    try:
+        doubled = {
+            "depth": network(function, 2.0, 1.0, side, num_classes),
+            "width": network(function, 1.0, 2.0, side, num_classes),
+        }
+    except FunctionError as error:
+        raise FunctionError(
+            f"{error} (asked for to see what depth and width do: a function is to build twice the "
+            "baseline's)"
+        ) from error
     larger_side = int(min(2 * side, max_side))
     if larger_side > side:
         doubled["resolution"] = network(function, 1.0, 1.0, larger_side, num_classes)

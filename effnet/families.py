@@ -306,6 +306,8 @@ def _canonical(name: str) -> str:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
+    if name.endswith(".py"):
+        return ValueError(f"{name}: say which of its functions builds the network: {name}:build")
     nearest = difflib.get_close_matches(_canonical(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return ValueError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from effnet.arch import Network, network_from_dict
-from effnet.blocks import Block, ops
+from effnet.arch import OPERATORS, Network, network_from_dict
+from effnet.blocks import Block
 from effnet.cost import Precision
 
 if TYPE_CHECKING:
@@ -128,16 +128,20 @@ def read_table(path: Path, otherwise: Inference) -> Table:
 
 def parse_table(text: str, otherwise: Inference, name: str) -> Table:
     """The table of a CSV text; what its rows do not say of the device is as in `otherwise`, but for
-    the hardware's name. `name` is for errors. Raises TableError."""
+    the hardware's name, "" then. `name` is for errors. Raises TableError."""
     reader = csv.DictReader(io.StringIO(text))
-    names = set(reader.fieldnames or ())
+    try:
+        names = set(reader.fieldnames or ())
+        rows = list(enumerate(reader, 2))
+    except csv.Error as error:
+        raise TableError(f"{name}: {error}; {_WANTED}") from error
     missing = {"ms"} - names
     if "network" not in names:
         missing |= set(_SHAPE) - {"shortcut", "across"} - names
     if missing:
         raise TableError(f"{name}: no column {', '.join(sorted(missing))}; {_WANTED}")
     table: Table | None = None
-    for number, row in enumerate(reader, 2):
+    for number, row in rows:
         where = f"{name}, line {number}"
         try:
             inference = _inference_of(row, otherwise)
@@ -148,7 +152,7 @@ def parse_table(text: str, otherwise: Inference, name: str) -> Table:
             _add_row(table, row)
         except TableError:
             raise
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise TableError(f"{where}: {error}; {_WANTED}") from error
     if table is None:
         raise TableError(f"{name}: no rows; {_WANTED}")
@@ -161,7 +165,7 @@ def _inference_of(row: Mapping[str, str], otherwise: Inference) -> Inference:
         batch=int(row.get("batch") or otherwise.batch),
         precision=row.get("precision") or otherwise.precision,  # type: ignore[arg-type]
         threads=int(row.get("threads") or otherwise.threads),
-        hardware=row.get("hardware") or "another device",
+        hardware=row.get("hardware") or "",
     )
 
 
@@ -190,6 +194,10 @@ def _add_row(table: Table, row: Mapping[str, str]) -> None:
     across = numbers.pop("across") or side
     if min(side, stride, numbers["c_in"], numbers["c_out"], numbers["kernel"]) < 1:
         raise ValueError("side, stride, kernel, c_in and c_out must be at least 1")
+    if numbers["kernel"] % 2 == 0 or min(numbers["expanded"], numbers["squeezed"]) < 0:
+        raise ValueError("kernel must be odd, expanded and squeezed at least 0")
+    if row["operator"] in OPERATORS and row["operator"] != "separable" and not numbers["expanded"]:
+        raise ValueError("expanded = 0: the channels inside the block")
     is_head = row["operator"] == "head"
     block = Block(
         repeats=1,
@@ -201,5 +209,10 @@ def _add_row(table: Table, row: Mapping[str, str]) -> None:
         shortcut=row.get("shortcut") or "",  # type: ignore[arg-type]
         **numbers,
     )
-    ops(block)  # raises KeyError for an operator that there is not
+    if not {block.operator} & {"stem", "head", *OPERATORS}:
+        raise ValueError(
+            f"operator = {block.operator!r}: known are stem, {', '.join(OPERATORS)}, head"
+        )
+    if table.blocks.get(block, nanoseconds) != nanoseconds:
+        raise ValueError("the same block as in a row before, with another time")
     table.blocks[block] = nanoseconds

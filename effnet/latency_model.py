@@ -86,6 +86,8 @@ def fit(
     blocks_alone = LatencyModel(batch, of_blocks, np.array([1.0, 0.0, 0.0]), none, none)
     features = [blocks_alone.network_features(arch) for arch in networks]
     of_networks = blocks_alone.of_networks
+    if any(isinstance(arch, CustomArch) for arch in networks):
+        of_networks = np.array([0.0, 0.0, 0.0, 0.0, np.mean(list(networks.values()))])
     if len(features) >= FEWEST_NETWORKS:
         of_networks = _least_squares(features, list(networks.values()))
     errors = []

@@ -21,7 +21,6 @@ from effnet import atomic
 from effnet.budget import human
 from effnet.custom import Function
 from effnet.latency import Table
-from effnet.shares import exponents
 from scaling_search import UserError, __version__
 from scaling_search.data.dataset import Facts
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
@@ -53,7 +52,15 @@ from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record, count_ended
 from scaling_search.results.store import Store
 from scaling_search.study.growth import GROWING, Addition, grown
-from scaling_search.study.latency import again, open_bench, plan_by_latency
+from scaling_search.study.latency import (
+    Recorded,
+    again,
+    grown_plan,
+    open_bench,
+    plan_by_latency,
+    save_given,
+    with_times,
+)
 from scaling_search.study.plan import Plan, plan
 from scaling_search.study.settings import Study, check, check_same, identity_hash
 from scaling_search.study.wording import percent
@@ -74,6 +81,11 @@ class Clock:
 
     limit: float = math.inf
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether this session has lasted as long as the whole study may."""
+        return time.monotonic() - self.began >= self.limit
 
     def ends(self, spent: float) -> tuple[float, float]:
         """time.monotonic() at which training stops, and testing, when earlier sessions took `spent`
@@ -177,9 +189,7 @@ def search(
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
     if latencies:
-        keys = [candidate.key for candidate in todo.candidates]
-        powers = exponents(study.budgets[0])
-        facts |= {"latencies": latencies.text(), "powers": powers, "candidates": keys}
+        facts["latencies"] = Recorded.of(study, todo, latencies).as_dict()
     # a replay takes seconds, and is not worth a database
     if curves:
         store = Store.in_memory(facts)
@@ -193,7 +203,7 @@ def search(
             _free_failed(store, console)
         status = _train(session, store, log_file)
         if latencies and machine and not status:
-            _measure_again(session, store)
+            _measure_again(session, store, latencies)
         has_results = any(r.outcome for r in store.records())
         if has_results and curves:  # in place of study.db
             write_table(store, folder / TABLE)
@@ -239,7 +249,11 @@ class _Recorded:
 
     study: Study
     candidates: tuple[str, ...]
-    latencies: str | None = None  # the table that its networks were chosen by
+    latencies: Recorded | None = None  # what its networks were chosen by
+
+    def is_growing(self, study: Study) -> bool:
+        """Whether `study` compares another number of networks."""
+        return self.study.space.candidates != study.space.candidates
 
 
 def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> _Recorded | None:
@@ -259,7 +273,8 @@ def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> 
             and recorded.space.candidates != study.space.candidates
         ):
             candidates = [c.key for c in plan(recorded, data.classes, data.native).candidates]
-        return _Recorded(recorded, tuple(candidates or ()), latencies)
+        known = Recorded.read(latencies, recorded) if latencies else None
+        return _Recorded(recorded, tuple(candidates or ()), known)
     return None
 
 
@@ -304,38 +319,41 @@ def _plan(
                     f"or 5ms; this one is {study.budgets[0]}"
                 )
             return study, plan(study, data.classes, data.native, earlier, progress), None
-        known = recorded.latencies if recorded else None
+        was = recorded.latencies if recorded else None
         if curves:
-            known = curves.fact("latencies")
-        with open_bench(study, known, latency_table, measures=curves is None) as bench:
-            study, todo = plan_by_latency(
-                study, data.classes, data.native, earlier, bench, progress
-            )
+            if curves.fact("latencies") is None:
+                raise UserError(f"{curves.path}: no latencies were recorded with its runs")
+            was = Recorded.read(curves.fact("latencies"), study)
+        if was:
+            was_planned = len(was.plan.candidates) >= (study.space.candidates or 0)
+            if curves or recorded is None or was_planned or not recorded.is_growing(study):
+                return with_times(study, was.times), was.plan, was.table
+        with open_bench(study, was.table if was else None, latency_table) as bench:
+            if was:
+                study, todo = grown_plan(study, was, data.classes, data.native, bench, progress)
+            else:
+                study, todo = plan_by_latency(study, data.classes, data.native, (), bench, progress)
         if latency_table and bench.stopwatch:
-            _write_table(latency_table, bench.table)
+            save_given(latency_table, study, bench.table)
         return study, todo, bench.table
 
 
-def _write_table(path: Path, table: Table) -> None:
-    """Raises UserError."""
-    try:
-        atomic.write(path, table.text().encode())
-    except OSError as error:
-        raise UserError(f"--latency-table {path}: {error.strerror}") from error
-
-
-def _measure_again(session: _Session, store: Store) -> None:
-    """Measure the networks' latencies once more after the training, unless that was done. Raises
-    UserError."""
+def _measure_again(session: _Session, store: Store, table: Table) -> None:
+    """Measure the networks' latencies once more after the training, unless that was done, the time
+    is up, or this is another machine than they were measured on."""
     networks = sorted(candidate.key for candidate in session.todo.candidates)
-    if store.fact("latency again of") == networks:
+    if store.fact("latency again of") == networks or session.clock.is_up:
         return
-    with open_bench(session.study, store.fact("latencies"), None, measures=True) as bench:
-        if bench.stopwatch is None:
-            return
-        with session.console.status("measuring latencies again"):
-            words = again(bench, session.todo)
-    store.set_fact("latency again", [words])
+    try:
+        with open_bench(session.study, table, None) as bench:
+            if bench.stopwatch is None:
+                return
+            with session.console.status("measuring latencies again"):
+                words = again(bench, session.todo)
+    except UserError as error:  # the answer does not depend on it
+        session.say("latency", f"not measured again: {error}")
+        return
+    store.set_fact("latency again", [f"Latency: {words}."])
     store.set_fact("latency again of", networks)
     session.say("latency", words)
 

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -107,15 +108,31 @@ def test_images_are_turned_and_moved_alike() -> None:
     cut = augmented(images, centre=torch.tensor([[5, 9], [0, 0]]), cutout=4)
     assert cut[0, 0, 5, 9] == 128
     assert (cut[0, 0, 0, :3] == 200).all()
-    for operation in range(len(OPERATIONS)):
-        operations = torch.full((2, 2), operation)
-        changed = randaugmented(images, operations, torch.zeros(2, 2, dtype=torch.bool))
-        assert changed.shape == images.shape
-    shift = OPERATIONS.index("TranslateX")
-    there = randaugmented(
-        images, torch.tensor([[shift, 0]] * 2), torch.zeros(2, 2, dtype=torch.bool)
-    )
-    assert (there[0, 0, 0, :3] != 200).any()
+
+
+@pytest.mark.parametrize("operation", ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"])
+def test_randaugment_beside_a_larger_square(operation: str) -> None:
+    """Shears and turns of a rectangle are those of a square around it, about the same centre; a
+    shift is in proportion to its own side."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(1, 256, (2, 3, 20, 36), generator=generator, dtype=torch.uint8)
+    number, identity = OPERATIONS.index(operation), OPERATIONS.index("Identity")
+    operations = torch.tensor([[number, identity]] * 2)
+    signs = torch.tensor([[False, False], [True, False]])
+    wide = randaugmented(images, operations, signs)
+    turned = {"ShearX": "ShearY", "TranslateX": "TranslateY"}
+    turned |= {there: here for here, there in turned.items()}
+    if operation != "Rotate":  # of the transposed image it is the other one's
+        number = OPERATIONS.index(turned[operation])
+        operations = torch.tensor([[number, identity]] * 2)
+        tall = randaugmented(images.transpose(2, 3), operations, signs)
+        assert torch.equal(tall.transpose(2, 3), wide)
+    else:  # turned the other way
+        tall = randaugmented(images.transpose(2, 3), operations, ~signs)
+        inside = (wide > 0) & (tall.transpose(2, 3) > 0)
+        same = wide == tall.transpose(2, 3)
+        assert same[inside].float().mean() > 0.95
+    assert not torch.equal(wide, images)
 
 
 def folder(root: Path, height: int, width: int) -> Path:
@@ -140,7 +157,9 @@ def test_images_keep_their_sides(tmp_path: Path) -> None:
     assert square.train_images.shape[1:] == (60, 60, 3)
     assert wide.train_images.shape[1:] == (60, 100, 3)
     assert square.folder != wide.folder
-    assert "60×100 px native" in wide.describe()
+    assert "60 rows × 100 columns native" in wide.describe()
+    assert any("40% of the usual image is cut away" in note for note in square.notes)
+    assert not wide.notes
     assert (wide.train_images[:, :, 0, 0] > 200).all()  # red
     assert (wide.train_images[:, :, -1, 2] > 200).all()  # blue
     assert not (square.train_images[:, :, 0, 0] > 240).any()
@@ -166,7 +185,7 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "16×24 px" in printed
-    assert "36×54 px native" in printed
+    assert "36 rows × 54 columns native" in printed
     with open_results(out) as results:
         records = results.records()
     budget = Budget.parse("2x")
@@ -178,6 +197,8 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if record.candidate.role == "candidate":
             assert budget.met(cost(arch).macs, cost(base).macs)
     assert "16×24 px" in (out / "report.html").read_text()
+    results = pd.read_csv(out / "results.csv")
+    assert (results["columns"] == results["resolution"] * 1.5).all()
     study = read(out / "study.toml")
     again = read(preset_path("quick"), {"baseline.resolution": "16x24"})
     assert study.network() == again.network()

@@ -7,12 +7,13 @@ import os
 import platform
 import signal
 import statistics
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -60,7 +61,14 @@ class Stopwatch:
         self._pool = ProcessPoolExecutor(
             1, mp_context=context, initializer=_begin, initargs=(inference.threads,)
         )
-        self._process, hardware = self._run(_describe, inference.device)
+        # Ctrl-C is the parent's, which ends this process; ignored from its first moment on
+        with _interrupts_ignored():
+            description = self._pool.submit(_describe, inference.device)
+        try:
+            self._process, hardware = self._result(description)
+        except TimingError:
+            self._pool.shutdown()
+            raise
         self.inference = replace(inference, hardware=hardware)
 
     def __enter__(self) -> Stopwatch:
@@ -87,15 +95,40 @@ class Stopwatch:
         return self._run(_time_networks, self.inference, list(archs))
 
     def _run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        return self._result(self._pool.submit(work, *arguments))
+
+    def _result(self, future: Future[Result]) -> Result:
         try:
-            return self._pool.submit(work, *arguments).result()
+            return future.result()
         except BrokenProcessPool as error:
             raise TimingError("the process that measures latencies was killed") from error
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore SIGINT for a moment, as a process that is started then goes on to do. Only the main
+    thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _begin(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _describe(device: str) -> tuple[int, str]:
@@ -109,31 +142,41 @@ def _time_blocks(inference: Inference, arch: Arch, shapes: list[Block]) -> list[
     style = BlockStyle(arch.activation, False, arch.bn_eps, arch.bn_momentum)
     passes = _PASSES_A_LAUNCH if inference.device == "cuda" else 1
     works = []
-    for shape in shapes:
-        module = block_module(shape._replace(repeats=1), style, arch.stem_pool)
-        size = (inference.batch, shape.c_in, shape.side_in, shape.across_in)
-        works.append(_work(module, size, inference, passes))
-    return [each / passes for each in _interleaved(works, inference, _SECONDS_EACH_BLOCK)]
+    with _explained(inference):
+        for shape in shapes:
+            module = block_module(shape._replace(repeats=1), style, arch.stem_pool)
+            size = (inference.batch, shape.c_in, shape.side_in, shape.across_in)
+            works.append(_work(module, size, inference, passes))
+        return [each / passes for each in _interleaved(works, inference, _SECONDS_EACH_BLOCK)]
 
 
 def _time_networks(inference: Inference, archs: list[Network]) -> list[float]:
     works = []
-    for arch in archs:
-        size = (inference.batch, arch.in_channels, *arch.sides)
-        works.append(_work(effnet.build(arch), size, inference))
-    return _interleaved(works, inference, _SECONDS_EACH)
+    with _explained(inference):
+        for arch in archs:
+            size = (inference.batch, arch.in_channels, *arch.sides)
+            works.append(_work(effnet.build(arch), size, inference))
+        return _interleaved(works, inference, _SECONDS_EACH)
+
+
+@contextmanager
+def _explained(inference: Inference) -> Iterator[None]:
+    """Raises TimingError for what a device cannot run, as with too little memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise TimingError(
+            f"measuring latency of {inference.batch} images on {inference.device}: "
+            f"{first_line(error, named=True)}"
+        ) from error
 
 
 def _work(
     module: nn.Module, size: tuple[int, ...], inference: Inference, passes: int = 1
 ) -> Callable[[], object]:
-    """`passes` forward passes, ready to be called. Raises TimingError."""
-    place = torch.device(inference.device)
-    try:
-        images = torch.randn(size, device=place)
-        return forward_pass(module.eval(), images, inference.precision, passes)
-    except RuntimeError as error:
-        raise TimingError(f"measuring latency on {place}: {first_line(error)}") from error
+    """`passes` forward passes, ready to be called."""
+    images = torch.randn(size, device=torch.device(inference.device))
+    return forward_pass(module.eval(), images, inference.precision, passes)
 
 
 def _interleaved(

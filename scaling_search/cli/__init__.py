@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
         print(f"{prog}: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:  # before any training: nothing to keep
+        print(f"{prog}: stopped before anything was recorded", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if debug:

@@ -116,7 +116,7 @@ def _read_source(run: Path, place: str | None) -> _Source:
     """The study of a run folder and its verdict, that of its largest budget; `place` is that of the
     function that built its networks, where one did. Raises UserError."""
     from scaling_search.results.reading import open_results
-    from scaling_search.study.latency import recorded_times, with_times
+    from scaling_search.study.latency import Recorded, with_times
     from scaling_search.study.plan import scaling_context
     from scaling_search.study.settings import check
     from scaling_search.verdict.verdict import verdicts
@@ -124,13 +124,13 @@ def _read_source(run: Path, place: str | None) -> _Source:
     with open_results(run) as results:
         study, records = check(results.fact("settings"), str(run)), results.records()
         data_facts = results.fact("data facts") or {}
-        latencies, powers = results.fact("latencies"), results.fact("powers")
+        latencies = results.fact("latencies")
     _find_function(study, place)
     native = data_facts.get("native")
     if native is None:  # its driver was killed as it began
         raise UserError(f"{run}: its data are not recorded; run its search again, which goes on")
     if latencies is not None:
-        study = with_times(study, recorded_times(study, latencies, powers))
+        study = with_times(study, Recorded.read(latencies, study).times)
     candidates = [record.candidate for record in records]
     baseline = next((c for c in candidates if c.role == "baseline"), None)
     reached = verdicts(records, study)

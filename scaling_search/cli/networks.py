@@ -419,7 +419,7 @@ SOLVE = Command(
         Argument("--width", "Width multiplier.", "solved, or 1", options={"type": float}),
         Argument(
             "--resolution",
-            "Resolution in px; rows and columns, such as 96x160, set the baseline's too.",
+            "Resolution in px; rows and columns (96x160) give the baseline their proportion.",
             "solved, or the baseline's",
         ),
         ROUNDING,

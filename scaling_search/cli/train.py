@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import columns_at, parse_sides
+from effnet.arch import Baseline, parse_sides
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, given_settings, of_settings
 from scaling_search.cli.dials import NETWORK, dials, network
@@ -53,6 +53,8 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     arch = trial.arch
     blocks = f"{arch.blocks} blocks, " if arch.blocks else ""
     say(console, "network", f"{arch.name}, {blocks}{arch.px}")
+    if arch.resolution > data.native:
+        say(console, "note", f"the images are enlarged: they have {data.native} rows")
     if args.profile:
         return _profile(trial, data, console)
     return _run(trial, data, console)
@@ -62,14 +64,16 @@ def _reading(args: argparse.Namespace, study: Study) -> Options:
     """How the images are read: cut to the proportion of the network's input. Raises UserError."""
     options = study.data.options
     try:
-        if args.resolution is not None:
-            return options.cut_to(*parse_sides(args.resolution))
         if args.network.endswith(".toml"):  # which may state such a resolution
             base = families.baseline(args.network)
-            return options.cut_to(base.resolution, columns_at(base, base.resolution))
+            assert isinstance(base, Baseline)
+            base = base if args.resolution is None else base.at(args.resolution)
+            return options.cut_to(base.resolution, base.columns)
+        if args.resolution is not None:
+            return options.cut_to(*parse_sides(args.resolution))
         return options
     except ValueError as error:
-        raise UserError(f"--resolution: {error}") from error
+        raise UserError(str(error)) from error
 
 
 def _check(flat: dict[str, Any]) -> Study:

@@ -176,7 +176,7 @@ class Dataset:
             f"{len(train):,} train / {len(val):,} validation ({FOLDS} rotating folds) / "
             f"{len(self.test_labels):,} test",
             *([self.kind] if self.kind else []),
-            f"{self._native_px} px native",
+            f"{self._native_px} native",
         ]
         used_train = min(train_limit or len(train), len(train))
         used_val = min(val_limit or len(val), len(val))
@@ -188,7 +188,7 @@ class Dataset:
     def _native_px(self) -> str:
         """The cached images' size, one number for squares."""
         rows, columns = self.train_images.shape[1:3]
-        return f"{rows}" if rows == columns else f"{rows}×{columns}"
+        return f"{rows} px" if rows == columns else f"{rows} rows × {columns} columns"
 
     def _images_per_class(self) -> NDArray[np.int64]:
         """Return the training images of each class, validation included."""

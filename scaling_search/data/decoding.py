@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from effnet.rounding import round_half_up
 from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset, channels_in_words
 from scaling_search.data.source import Encoded, Source, Split, counted
@@ -64,6 +65,8 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _SAMPLES_PER_PIXEL = 277  # the TIFF tag
 _BITS_PER_SAMPLE = 258  # the TIFF tag
 _COMPRESSION = 259  # the TIFF tag
+_ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF orientations
+_MUCH_CUT = 0.35  # of an image's area; of 3 to 2, as cameras have it, a square leaves a third out
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NPY = b"\x93NUMPY"
 
@@ -80,8 +83,8 @@ _Bands = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What an image is before its pixels are decoded. `is_cut` where Pillow keeps but the upper 8
-    of its bits."""
+    """What an image is before its pixels are decoded, its sides as it is to be seen. `is_cut` where
+    Pillow keeps but the upper 8 of its bits."""
 
     width: int  # px
     height: int
@@ -144,7 +147,7 @@ def decode(
         sides = [min(header.height, header.width * rows // columns) for header in of_train]
         most = MAX_SIDE * rows // max(rows, columns)
         native = max(1, min(most, int(np.quantile(sides, 0.25, method="lower"))))
-        form = _Form(native, max(1, round(native * columns / rows)), count, deepest)
+        form = _Form(native, max(1, round_half_up(native * columns / rows)), count, deepest)
         arrays = []
         transparent = 0
         for name, split in zip(("train_images", "test_images"), splits, strict=False):
@@ -163,7 +166,7 @@ def decode(
         labels,
         held_out[0] if held_out else None,
         _kind(of_train),
-        [*notes, *_changes(headers, transparent, form)],
+        [*notes, *_changes(headers, transparent, form), *_cut_away(of_train, form)],
     )
 
 
@@ -187,6 +190,23 @@ def _changes(headers: Sequence[_Header], transparent: int, form: _Form) -> list[
         files = counted(cut, "PNG has", "PNGs have")
         changes.append(f"{files} colours of 16 bits: their upper 8 are read")
     return changes
+
+
+def _cut_away(headers: Sequence[_Header], form: _Form) -> list[str]:
+    """Return what is lost of the images, where that is much of the usual one, for people."""
+    kept = []
+    for header in headers:
+        across = min(header.width, header.height * form.columns / form.rows)
+        kept.append(across * (across * form.rows / form.columns) / (header.width * header.height))
+    usual = float(np.median(kept))
+    if usual >= 1 - _MUCH_CUT:
+        return []
+    header = min(zip(kept, headers, strict=True), key=lambda pair: abs(pair[0] - usual))[1]
+    return [
+        f"{1 - usual:.0%} of the usual image is cut away: the middle {form.rows} × {form.columns} "
+        f"(rows × columns) is kept; --resolution with rows and columns in proportion, such as "
+        f"{header.height}x{header.width}, keeps more"
+    ]
 
 
 def _mapped(
@@ -221,7 +241,10 @@ def _header(item: Encoded, channels: int | None) -> _Header:
     except Exception as error:  # as in _cut
         raise _unreadable(item, error) from error
     is_cut = not is_deep and _png_depth(image) > 8
-    return _Header(image.width, image.height, channels, is_deep, has_more, is_cut, item.where)
+    width, height = image.size
+    if _orientation(image) in _ON_THEIR_SIDE:
+        width, height = height, width
+    return _Header(width, height, channels, is_deep, has_more, is_cut, item.where)
 
 
 def _png_depth(image: Image.Image) -> int:
@@ -352,7 +375,8 @@ def _cut(item: Encoded, form: _Form) -> _Cut:
         if isinstance(image, np.ndarray):
             return _Cut(_scaled(image, image.dtype.itemsize > 1, form), False)
         # a JPEG of many megapixels is decoded at a half, a quarter or an eighth of its sides
-        image.draft(None, (2 * form.columns, 2 * form.rows))
+        most = 2 * max(form.rows, form.columns)  # it may yet be turned
+        image.draft(None, (most, most))
         with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
             return _shrunk(image, form)
     # Decoders raise whatever they meet (struct.error, KeyError, zlib.error, ...), and whoever has a
@@ -384,12 +408,17 @@ def _upright(image: Image.Image) -> Image.Image:
     """Return the image as it is to be seen. Of its EXIF nothing but the orientation is needed, and
     EXIF that cannot be read turns nothing."""
     image.load()  # Pillow turns a TIFF itself, as it is loaded
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where none can be read."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # any of struct.error, SyntaxError, ValueError, ...
-        orientation = None
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _scaled(bands: NDArray[Any], is_deep: bool, form: _Form) -> NDArray[np.uint8]:

@@ -41,10 +41,9 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
     remove_abandoned(cache_root())
     if spec in NAMED:
         if options.proportion:
-            rows, columns = options.proportion
             raise UserError(
-                f"data {spec}: its images are square; a resolution of {rows} to {columns} is for "
-                "images of your own"
+                f"data {spec}: its images are square; a resolution of unequal sides is for images "
+                "of your own"
             )
         folder = cache_root() / NAMED[spec].folder
         if is_cached(folder):

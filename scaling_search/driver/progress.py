@@ -93,8 +93,9 @@ class Live:
         name = candidate.label
         if candidate.role != "candidate":
             name = f"{candidate.role}, {name}"
+        of_macs = "" if candidate.budget.of == "macs" else " MACs"
         line = (
-            f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x  "
+            f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x{of_macs}  "
             f"seed {job.trial.seed}  {self._result(candidate, outcome)}  "
             f"{outcome.seconds:.0f} s · {self._time_left()} left"
         )

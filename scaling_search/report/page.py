@@ -85,7 +85,8 @@ def page_of(source: Results, folder: Path) -> Page:
 def _powers(source: Results, study: Study) -> Exponents:
     """Return the powers of the dimensions with which the budgets' measure grows: of a latency those
     that were measured."""
-    depth, width, resolution = source.fact("powers") or exponents(study.budgets[0])
+    latencies = source.fact("latencies") or {}
+    depth, width, resolution = latencies.get("powers") or exponents(study.budgets[0])
     return depth, width, resolution
 
 

@@ -11,6 +11,8 @@ from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 
 NOT_FINISHED = "not finished"  # in place of a status, for a run without an outcome
+# In results.csv where inputs are not square, after resolution, which are the rows then: px across.
+ACROSS = "columns"
 # In results.csv where the study's budget is a latency, after acts.
 LATENCY = "latency_ms"
 COLUMNS = [
@@ -34,6 +36,7 @@ def network_row(candidate: Candidate) -> dict[str, Any]:
         "blocks": candidate.arch.blocks,
         "width": candidate.beta,
         "resolution": candidate.arch.resolution,
+        ACROSS: candidate.arch.sides[1],
         "share_depth": depth,
         "share_width": width,
         "share_resolution": resolution,
@@ -81,6 +84,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each run that has an outcome, with the columns of results.csv."""
     rows = [row(record) for record in records if record.outcome is not None]
     columns = list(COLUMNS)
+    if any(each[ACROSS] != each["resolution"] for each in rows):
+        columns.insert(columns.index("resolution") + 1, ACROSS)
     if any(each[LATENCY] is not None for each in rows):
         columns.insert(columns.index("acts") + 1, LATENCY)
     return pd.DataFrame(rows, columns=columns)

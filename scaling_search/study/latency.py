@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from effnet.arch import Arch, Baseline, Network, scale
+from effnet import atomic
+from effnet.arch import Arch, Network, scale
 from effnet.blocks import Block, blocks
 from effnet.budget import Budget
+from effnet.cost import macs
+from effnet.custom import CustomArch
 from effnet.latency import (
     Inference,
     Table,
@@ -30,15 +34,20 @@ from effnet.latency import (
 )
 from effnet.latency_model import FEWEST_NETWORKS
 from effnet.nn.timing import Stopwatch, TimingError
+from effnet.shares import exponents
 from scaling_search import UserError
 from scaling_search.study.context import ScalingContext
 from scaling_search.study.measured import Progress, reach
-from scaling_search.study.plan import Plan, plan, scaling_context
+from scaling_search.study.plan import Plan, check_ratio, plan, scaling_context
 from scaling_search.study.settings import Study
 
 logger = logging.getLogger(__name__)
 
 _BLOCKS, _NETWORKS = 100, 10  # measured for the model
+# Times a budget's ratio of the baseline's multiply-adds: no network of the model has more
+_HEAVIEST = 8
+# A baseline that is so many times slower or faster than its table says was not measured here.
+_OTHER_PACE = 3
 # How often networks are chosen, measured, and chosen again.
 _CHOICES = 16
 
@@ -91,6 +100,12 @@ class Bench:
             measured = self.measure(baseline, wanted)
             first = known.setdefault(baseline, as_recorded(measured[baseline]))
             pace = first / measured[baseline]
+            if not self.is_settled and not 1 / _OTHER_PACE < pace < _OTHER_PACE:
+                raise UserError(
+                    f"latency table {self.name}: it says {first / 1e6:.3g} ms for the baseline, "
+                    f"which takes {measured[baseline] / 1e6:.3g} ms here: it is of another machine "
+                    "(its column hardware should say so), or not in milliseconds"
+                )
             for arch in wanted:
                 now = pace * measured[arch]
                 known[arch] = as_recorded(math.sqrt(known.get(arch, now) * now))
@@ -113,44 +128,68 @@ def _explained(measure: Callable[[Stopwatch], list[float]], stopwatch: Stopwatch
         raise UserError(str(error)) from error
 
 
-def open_bench(study: Study, recorded: str | None, given: Path | None, measures: bool) -> Bench:
-    """The latencies of a study's device: those that were `recorded` (a table as CSV) when the study
-    began, else those in the file that the user has `given`, where it is there; and what is measured
-    here, where it `measures`, unless the table is of another device.
+def open_bench(study: Study, recorded: Table | None, given: Path | None) -> Bench:
+    """The latencies of a study's device: those that were `recorded` when the study began, else
+    those in the file that the user has `given`, where it is there; and what is measured here,
+    unless the table is of another device.
 
     Raises UserError for a file that is no such table, and for a device that is not here."""
-    budget = study.budgets[0]
     wanted = inference_of(study)
-    table, name = None, "of this study"
-    try:
-        if recorded is not None:
-            table = parse_table(recorded, wanted, name)
-        elif given is not None and given.exists():
-            name = str(given)
-            table = read_table(given, wanted)
-    except TableError as error:
-        raise UserError(f"latency table {error}") from error
-    if table is None and not measures:
-        raise UserError(f"budget {budget}: no latencies were recorded; give --latency-table")
-    if table and replace(table.inference, hardware="") != wanted:
-        raise UserError(
-            f"latency table {name}: it is of {in_words(table.inference)}; the budget {budget} is "
-            f"of {in_words(wanted)}"
-        )
-    if table and not measures:
-        return Bench(table, name, None)
+    table, name = recorded, "of this study"
+    if given is not None and given.exists():
+        in_file = read_given(given, study)
+        if recorded is None:
+            table, name = in_file, str(given)
+        elif in_file.inference != recorded.inference:
+            raise UserError(
+                f"latency table {given}: of {in_file.inference.hardware or 'a device unnamed'}; "
+                f"the study's own is of {recorded.inference.hardware}, and it goes on by that: "
+                "leave --latency-table out"
+            )
     try:
         stopwatch = Stopwatch(wanted)
     except TimingError as error:
-        raise UserError(f"budget {budget}: {error}") from error
+        if table is not None:  # of a device that is not here
+            return Bench(table, name, None)
+        raise UserError(f"budget {study.budgets[0]}: {error}") from error
     if table is None:
         return Bench(Table(stopwatch.inference), name, stopwatch)
-    is_settled = recorded is not None
     if table.inference != stopwatch.inference:
         with stopwatch:  # of another device: the table is all there is
             logger.info("latency table %s is of %s", name, table.inference.hardware)
-        return Bench(table, name, None, is_settled)
-    return Bench(table, name, stopwatch, is_settled)
+        return Bench(table, name, None)
+    return Bench(table, name, stopwatch, is_settled=recorded is not None)
+
+
+def read_given(path: Path, study: Study) -> Table:
+    """The table in a file, of what the study's budget is of. Raises UserError."""
+    wanted = inference_of(study)
+    try:
+        table = read_table(path, wanted)
+    except TableError as error:
+        raise UserError(f"latency table {error}") from error
+    if replace(table.inference, hardware="") != wanted:
+        raise UserError(
+            f"latency table {path}: it is of {in_words(table.inference)}; the budget "
+            f"{study.budgets[0]} is of {in_words(wanted)}"
+        )
+    return table
+
+
+def save_given(path: Path, study: Study, table: Table) -> None:
+    """Write a table into the file that the user has given, beside what that holds already. Raises
+    UserError."""
+    if path.exists():
+        earlier = read_given(path, study)
+        table = Table(
+            table.inference,
+            {**earlier.blocks, **table.blocks},
+            {**earlier.networks, **table.networks},
+        )
+    try:
+        atomic.write(path, table.text().encode())
+    except OSError as error:
+        raise UserError(f"--latency-table {path}: {error.strerror}") from error
 
 
 def inference_of(study: Study) -> Inference:
@@ -199,7 +238,7 @@ def plan_by_latency(
         else:
             bench.networks(baseline, networks, anew=True)
             bench.is_settled = True
-        times = replace(times, networks=dict(bench.table.networks))
+        times = replace(times, networks=_of_kind(bench.table.networks, baseline))
     return study, replace(todo, notes=(*todo.notes, _source_words(bench, times)))
 
 
@@ -208,6 +247,8 @@ def _source_words(bench: Bench, times: Times) -> str:
     inference = times.inference
     words = f"latency is of {in_words(inference)} ({inference.hardware})"
     if bench.stopwatch is None:
+        if not inference.hardware:
+            words = f"latency is taken to be of {in_words(inference)}, which its table does not say"
         table = f"the latency table {bench.name}"
         return f"{words}, estimated from {len(times.blocks)} blocks of {table}, not measured here"
     return f"{words}, of every network compared as measured, the median of rounds with the baseline"
@@ -226,11 +267,17 @@ def again(bench: Bench, todo: Plan) -> str:
         offs.append(candidate.budget.off(round(now), round(base_now)))
         drifts.append((now / base_now) / (before / base_before) - 1)
     pace = base_now / base_before - 1
-    return (
-        f"Latency measured again after training: the networks compared lie {min(offs):+.1%} to "
+    words = (
+        f"measured again after training, the networks compared lie {min(offs):+.1%} to "
         f"{max(offs):+.1%} off the budget; against the baseline they changed by at most "
         f"{max(map(abs, drifts)):.1%}, and the baseline itself by {pace:+.1%}"
     )
+    tolerance = todo.candidates[0].budget.tolerance
+    if max(map(abs, offs)) > tolerance:
+        words += (
+            f" (within {tolerance:.0%} before: what the machine does meanwhile is not the same)"
+        )
+    return words
 
 
 # ---- the model
@@ -242,59 +289,81 @@ def _model(
     """The times of the space's blocks and of some of its networks. Raises UserError."""
     base = context.base
     progress("measuring the latency of the baseline")
-    known = dict(bench.table.blocks)
-    first = Times(bench.table.inference, known, bench.networks(baseline, [baseline]))
-    if bench.stopwatch is None and isinstance(base, Baseline):
-        _check_operators(known, baseline, bench)
-    like = max(with_times(study, first).budgets, key=lambda budget: budget.value)
-    sides, depths, widths = reach(replace(context, times=first), study.space, like)
-    corners = _spread(sides, depths, widths)
-    if isinstance(base, Baseline):
+    bench.networks(baseline, [baseline])
+    blocks_known = dict(bench.table.blocks)
+    if bench.stopwatch is None:
+        _check_table(bench, baseline)
+    first = Times(bench.table.inference, blocks_known, _of_kind(bench.table.networks, baseline))
+    context = replace(context, times=first)
+    budgets = with_times(study, first).budgets
+    for budget in budgets:
+        check_ratio(context, budget)
+    like = max(budgets, key=lambda budget: budget.value)
+    ranges = reach(context, study.space, like)
+    settings = _settings(context, ranges, context.ratio(like))
+    if isinstance(baseline, Arch):
         progress(f"measuring the latency of {_BLOCKS} blocks")
-        assert isinstance(baseline, Arch)
-        known = bench.blocks(baseline, _shapes(base, context, corners))
+        blocks_known = bench.blocks(baseline, _shapes(baseline, context, settings))
     progress(f"measuring the latency of {_NETWORKS} networks")
-    samples: list[Network] = [baseline]
-    for depth, width, side in corners[:_NETWORKS]:
+    samples = []
+    for depth, width, side in settings[:_NETWORKS]:
         samples.append(scale(base, depth, width, side, num_classes=context.classes))
     bench.networks(baseline, samples)
-    networks = bench.table.networks
-    if not known and len(networks) < FEWEST_NETWORKS:
-        raise UserError(f"latency table {bench.name}: none of its rows are of {base.name}")
-    times = Times(bench.table.inference, known, dict(networks))
-    return replace(times, exponents=_powers(times, context, like, (sides, depths, widths)))
+    networks = _of_kind(bench.table.networks, baseline)
+    times = Times(bench.table.inference, blocks_known, networks)
+    return replace(times, exponents=_powers(times, context, like, ranges))
 
 
-def _spread(
-    sides: list[int], depths: list[float], widths: tuple[float, float]
+def _of_kind(networks: Mapping[Network, float], baseline: Network) -> dict[Network, float]:
+    """Those of a table's networks that are of the baseline's kind: of its function, or of its rows.
+    A file may hold those of several studies."""
+    return {arch: time for arch, time in networks.items() if _kind(arch) == _kind(baseline)}
+
+
+def _kind(arch: Network) -> tuple[object, ...]:
+    """What all networks of a baseline have in common."""
+    if isinstance(arch, CustomArch):
+        return arch.function.digest, arch.in_channels
+    rows = [(s.operator, s.expand, s.kernel, s.stride, s.se_percent) for s in arch.stages]
+    return tuple(rows), arch.stem_stride, arch.in_channels, arch.activation
+
+
+def _settings(
+    context: ScalingContext,
+    ranges: tuple[list[int], list[float], tuple[float, float]],
+    ratio: float,
 ) -> list[tuple[float, float, int]]:
-    """Settings of the three dials spread over their ranges, a Sobol sequence of them."""
+    """Sixteen settings of depth, width and side spread over their ranges, by a Sobol sequence;
+    none that is far heavier than any network of such a ratio."""
     from scipy.stats import qmc
 
-    points = qmc.Sobol(3, scramble=False).random(16)
+    sides, depths, widths = ranges
+    most = _HEAVIEST * max(1.0, ratio) * context.base_macs
     settings = []
-    for depth, width, side in points:
-        settings.append(
-            (
-                depths[int(depth * len(depths))],
-                round(widths[0] + width * (widths[1] - widths[0]), 3),
-                sides[int(side * len(sides))],
-            )
-        )
+    for at_depth, at_width, at_side in qmc.Sobol(3, scramble=False).random(256):
+        depth = depths[int(at_depth * len(depths))]
+        width = round(widths[0] + at_width * (widths[1] - widths[0]), 3)
+        side = sides[int(at_side * len(sides))]
+        arch = scale(context.base, depth, width, side, num_classes=context.classes)
+        if macs(arch) <= most:
+            settings.append((depth, width, side))
+        if len(settings) == 16:
+            break
     return settings
 
 
 def _shapes(
-    base: Baseline, context: ScalingContext, settings: Sequence[tuple[float, float, int]]
+    baseline: Arch, context: ScalingContext, settings: Sequence[tuple[float, float, int]]
 ) -> list[Block]:
     """The blocks to measure: those of the baseline, and of networks over the space, evenly."""
     shapes: dict[Block, None] = {}
-    classes = context.classes
-    for block in blocks(scale(base, num_classes=classes)):
+    for block in blocks(baseline):
         shapes[block._replace(repeats=1)] = None
     others: dict[Block, None] = {}
     for depth, width, side in settings:
-        for block in blocks(scale(base, depth, width, side, num_classes=classes)):
+        arch = scale(context.base, depth, width, side, num_classes=context.classes)
+        assert isinstance(arch, Arch)
+        for block in blocks(arch):
             others[block._replace(repeats=1)] = None
     left = [block for block in others if block not in shapes]
     count = min(len(left), max(0, _BLOCKS - len(shapes)))
@@ -303,10 +372,17 @@ def _shapes(
     return list(shapes)
 
 
-def _check_operators(known: Iterable[Block], baseline: Network, bench: Bench) -> None:
-    """Raises UserError where the table has no block of an operator that the networks have."""
-    assert isinstance(baseline, Arch)
-    missing = {block.operator for block in blocks(baseline)} - {block.operator for block in known}
+def _check_table(bench: Bench, baseline: Network) -> None:
+    """Raises UserError where a table that is all there is says too little of such networks."""
+    if isinstance(baseline, CustomArch):
+        if len(_of_kind(bench.table.networks, baseline)) < FEWEST_NETWORKS:
+            raise UserError(
+                f"latency table {bench.name}: of the networks of {baseline.name} it has fewer than "
+                f"{FEWEST_NETWORKS}, and a function's are known by no blocks"
+            )
+        return
+    known = {block.operator for block in bench.table.blocks}
+    missing = {block.operator for block in blocks(baseline)} - known
     if missing:
         raise UserError(
             f"latency table {bench.name}: no row of {', '.join(sorted(missing))}, which the "
@@ -343,14 +419,62 @@ def _powers(
     return powers[0], powers[1], powers[2]
 
 
-# ---- from a record
+# ---- what a study records
 
 
-def recorded_times(study: Study, table: str, powers: Sequence[float]) -> Times:
-    """The times that a study went by, of its recorded table and powers. Raises UserError."""
-    try:
-        known = parse_table(table, inference_of(study), "of this study")
-    except TableError as error:
-        raise UserError(f"latency table {error}") from error
-    depth, width, resolution = powers
-    return Times(known.inference, known.blocks, known.networks, (depth, width, resolution))
+@dataclass(frozen=True)
+class Recorded:
+    """What a study of a latency went by: its table, the powers of the dimensions, its plan."""
+
+    table: Table
+    powers: tuple[float, float, float]
+    plan: Plan
+
+    @classmethod
+    def of(cls, study: Study, todo: Plan, table: Table) -> Recorded:
+        """Of a study that has been planned."""
+        return cls(table, exponents(study.budgets[0]), todo)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "table": self.table.text(),
+            "powers": list(self.powers),
+            "plan": self.plan.as_dict(),
+        }
+
+    @classmethod
+    def read(cls, data: dict[str, Any], study: Study) -> Recorded:
+        """Of recorded plain data. Raises UserError."""
+        try:
+            depth, width, resolution = data["powers"]
+            table = parse_table(data["table"], inference_of(study), "of this study")
+            return cls(table, (depth, width, resolution), Plan.from_dict(data["plan"]))
+        except (TableError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the recorded latencies of this study cannot be read: {error}"
+            ) from error
+
+    @property
+    def times(self) -> Times:
+        """The times that the study's budgets measure by."""
+        return Times(self.table.inference, self.table.blocks, self.table.networks, self.powers)
+
+
+def grown_plan(
+    study: Study, recorded: Recorded, classes: int, native: int, bench: Bench, progress: Progress
+) -> tuple[Study, Plan]:
+    """The plan of a study that is to compare more networks than it did: those that were there, as
+    they were, and new ones. Raises UserError where those cannot be measured."""
+    was = recorded.plan
+    if bench.stopwatch is None and any(c.arch in recorded.table.networks for c in was.candidates):
+        raise UserError(
+            f"more --candidates: their latency is measured on {recorded.table.inference.hardware}, "
+            "as that of the others was; go on there"
+        )
+    kept = [candidate.key for candidate in was.candidates]
+    study, todo = plan_by_latency(study, classes, native, kept, bench, progress)
+    new = [candidate for candidate in todo.candidates if candidate.key not in kept]
+    if study.space.candidates is not None:
+        new = new[: max(0, study.space.candidates - len(kept))]
+    return study, replace(was, candidates=(*was.candidates, *new), notes=todo.notes)

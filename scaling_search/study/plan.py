@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from effnet import counting
 from effnet.arch import Scaling
@@ -25,6 +26,9 @@ from scaling_search.study.settings import Study
 logger = logging.getLogger(__name__)
 
 _FARTHEST = 256  # times the baseline's cost, either way
+# A reference of a latency with so many times fewer multiply-adds than its latency says is no
+# network that anybody would use.
+_DEGENERATE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,27 @@ class Plan:
     sizes: dict[str, int]
     notes: tuple[str, ...]
     pool: tuple[Candidate, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the pool; `from_dict` is its inverse."""
+        return {
+            "baseline": self.baseline.as_dict(),
+            "references": [candidate.as_dict() for candidate in self.references],
+            "candidates": [candidate.as_dict() for candidate in self.candidates],
+            "sizes": self.sizes,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Plan:
+        """The plan of recorded plain data. Raises what a malformed record raises."""
+        return cls(
+            Candidate.from_dict(data["baseline"]),
+            tuple(map(Candidate.from_dict, data["references"])),
+            tuple(map(Candidate.from_dict, data["candidates"])),
+            dict(data["sizes"]),
+            tuple(data["notes"]),
+        )
 
     @property
     def everything(self) -> tuple[Candidate, ...]:
@@ -136,11 +161,8 @@ def _baseline(context: ScalingContext) -> Candidate:
     return context.candidate(Scaling(1, 1, 1), side, BASELINE_MACS, wastes[side], role="baseline")
 
 
-def _networks_of(
-    context: ScalingContext, study: Study, budget: Budget, progress: Progress
-) -> tuple[list[Candidate], list[str]]:
-    """Every network of a budget, and notes for the user. Raises UserError where there are too
-    few."""
+def check_ratio(context: ScalingContext, budget: Budget) -> None:
+    """Raises UserError for a budget that is too far from the baseline's cost."""
     ratio = context.ratio(budget)
     if not 1 / _FARTHEST <= ratio <= _FARTHEST:
         raise UserError(
@@ -148,6 +170,14 @@ def _networks_of(
             f"{budget.quantity(context.base_cost(budget))}; take one "
             f"between 1/{_FARTHEST} and {_FARTHEST} times, or another baseline"
         )
+
+
+def _networks_of(
+    context: ScalingContext, study: Study, budget: Budget, progress: Progress
+) -> tuple[list[Candidate], list[str]]:
+    """Every network of a budget, and notes for the user. Raises UserError where there are too
+    few."""
+    check_ratio(context, budget)
     notes: list[str] = []
     if study.space.mode == "nominal":
         networks = nominal(context, budget, study.space)
@@ -157,7 +187,7 @@ def _networks_of(
         raise UserError(
             f"budget {budget}: only {len(networks)} distinct networks within "
             f"{budget.tolerance:.0%}; a search takes at least {LEAST}. Take another budget, a "
-            "larger baseline, or a wider tolerance"
+            "larger baseline, or a wider tolerance (--set space.tolerance=0.04)"
         )
     return networks, notes
 
@@ -204,6 +234,12 @@ def _references(
             member = context.toward_paper(ratio, study.budgets[0])
         except FunctionError as error:
             notes.append(f"the reference of {ratio:g}x is left out: {error}")
+            continue
+        if study.budgets[0].of == "latency" and member.ratio < ratio / _DEGENERATE:
+            notes.append(
+                f"the reference of {ratio:g}x is left out: it has {member.ratio:.2f} of the "
+                "baseline's multiply-adds, as launches are most of such a latency"
+            )
             continue
         if member.key not in taken:
             references.setdefault(member.key, member)

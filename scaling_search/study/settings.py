@@ -16,6 +16,7 @@ import json
 import logging
 import tomllib
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,6 +37,7 @@ from effnet.budget import Budget
 from effnet.custom import Function, FunctionError
 from effnet.definition import parse_baseline, read_table
 from effnet.families import named_baseline
+from effnet.rounding import round_half_up
 from scaling_search import UserError
 from scaling_search.data.source import Options
 from scaling_search.study.directions import check_direction
@@ -123,10 +125,18 @@ class BaselineSpec(_Part):
     @classmethod
     def _split_resolution(cls, settings: Any) -> Any:
         """Make of "96x160" its rows and its columns."""
-        if not isinstance(settings, dict) or not isinstance(settings.get("resolution"), str):
-            return settings
-        rows, columns = parse_sides(settings["resolution"])
-        return {**settings, "resolution": rows, "columns": columns or None}
+        return _split_sides(settings) if isinstance(settings, dict) else settings
+
+
+def _split_sides(baseline: dict[str, Any]) -> dict[str, Any]:
+    """A baseline's table with a resolution such as "96x160" as its rows and its columns. Raises
+    ValueError."""
+    if not isinstance(baseline.get("resolution"), str):
+        return baseline
+    rows, columns = parse_sides(baseline["resolution"])
+    if not columns and baseline.get("columns"):
+        return {**baseline, "resolution": rows}
+    return {**baseline, "resolution": rows, "columns": columns or None}
 
 
 class Space(_Part):
@@ -658,6 +668,7 @@ def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
     elif "baseline.name" in overrides:
         for own in ("definition", "function"):
             settings.get("baseline", {}).pop(own, None)
+    _keep_proportion(settings.get("baseline"), overrides)
     if "recipe.base" in overrides:
         settings["recipe"] = {}  # another recipe, not the file's numbers put over it
     if isinstance(settings.get("recipe"), str):
@@ -670,6 +681,19 @@ def override(settings: dict[str, Any], overrides: dict[str, Any]) -> None:
             if not isinstance(table, dict):
                 raise UserError(f"command line: {path}: {parent} has no parts")
         table[last] = value
+
+
+def _keep_proportion(baseline: Any, overrides: dict[str, Any]) -> None:
+    """Where a baseline's table states rows and columns and the command line rows alone, give the
+    columns in proportion."""
+    rows = str(overrides.get("baseline.resolution", ""))
+    if not isinstance(baseline, dict) or not rows.isdecimal():
+        return
+    with suppress(ValueError):  # which is said when the whole is checked
+        baseline = _split_sides(baseline)
+    before, columns = baseline.get("resolution"), baseline.get("columns")
+    if isinstance(before, int) and isinstance(columns, int):
+        overrides["baseline.columns"] = max(1, round_half_up(int(rows) * columns / before))
 
 
 def _embed_definition(settings: dict[str, Any], where: str) -> None:

@@ -118,12 +118,21 @@ def choice_words(v: Verdict) -> str:
     if c.shares:
         shares = f"shares of the extra cost: {spent(c.shares)}"
     cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times the baseline's"
+    if c.latency is not None:
+        cost = f"{v.budget.quantity(c.latency)}{_latency_ratio(v)}; {cost}"
     if v.budget.of in ("params", "acts"):
         cost = f"{human(getattr(c.cost, v.budget.of))} {v.budget.unit}; {cost}"
     return (
         f"{c.label} for the budget {v.budget}: {coefficients} (multipliers of depth, width and "
         f"resolution); {shares}; {cost}"
     )
+
+
+def _latency_ratio(v: Verdict) -> str:
+    """The pick's latency beside the baseline's, where both are known."""
+    ours = v.pick.candidate.latency
+    base = v.baseline.candidate.latency if v.baseline else None
+    return f", {ours / base:.2f} times the baseline's" if ours and base else ""
 
 
 def accuracy_words(v: Verdict, study: Study) -> str:
@@ -404,19 +413,32 @@ def _other_measure_words(v: Verdict, study: Study) -> str:
     """Say how networks of equal cost by another measure differ in multiply-adds, and what that is
     for their training."""
     ratios = [row.candidate.ratio for row in v.rows]
+    span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    if len(ratios) == 1:
+        span = f"{ratios[0]:.2f}"
     differ = (
-        f"these networks are equal in {v.budget.unit}; their multiply-adds are {min(ratios):.2f} "
-        f"to {max(ratios):.2f} times the baseline's"
+        f"these networks are equal in {v.budget.unit}; their multiply-adds are {span} times the "
+        "baseline's"
     )
     if study.equal == "training":
         return (
-            f"{differ}, and each trained for as many images as make the training cost the same; "
-            "short training is a proxy for long"
+            f"{differ}, and each trained for as many images as make the training cost the same"
+            f"{_fewest_words(v, study, ratios)}; short training is a proxy for long"
         )
     return (
         f"{differ}, and each trained for {trained_words(study)}: training cost is not equal "
         "(--equal training makes it so); short training is a proxy for long"
     )
+
+
+def _fewest_words(v: Verdict, study: Study, ratios: Sequence[float]) -> str:
+    """How many images the networks saw, where a relative budget says it."""
+    images = study.data.epoch_images
+    if images is None or not v.budget.relative:
+        return ""
+    whole = study.rungs[-1] * images * v.budget.value
+    least, most = (max(study.recipe.batch, whole / ratio) for ratio in (max(ratios), min(ratios)))
+    return f" ({least:,.0f} to {most:,.0f})"
 
 
 def _why_none(records: Sequence[Record]) -> str:
