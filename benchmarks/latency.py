@@ -41,7 +41,7 @@ def main() -> int:
     args = parser.parse_args()
     study = read(preset_path(args.preset), {"budgets": [args.budget]})
     begin = time.perf_counter()
-    with open_bench(study, None, None, measures=True) as bench:
+    with open_bench(study, None, None) as bench:
         study, todo = plan_by_latency(study, CLASSES, args.native, (), bench, lambda words: None)
         seconds = time.perf_counter() - begin
         assert bench.stopwatch is not None

@@ -39,7 +39,7 @@ WARM_UP = 3
 # for all. So many at least, and at most, and in between until each has had its time.
 _FEWEST_ROUNDS, _MOST_ROUNDS = 9, 1000
 _IN_A_ROW = 3  # passes of one in a round, after an unmeasured one
-_SECONDS_EACH, _SECONDS_EACH_BLOCK = 0.25, 0.05
+_SECONDS_EACH, _SECONDS_EACH_BLOCK = 0.4, 0.05
 # Of a single block on CUDA so many passes are one launch: a launch takes longer than most blocks.
 _PASSES_A_LAUNCH = 10
 

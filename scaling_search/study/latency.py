@@ -48,8 +48,9 @@ _BLOCKS, _NETWORKS = 100, 10  # measured for the model
 _HEAVIEST = 8
 # A baseline that is so many times slower or faster than its table says was not measured here.
 _OTHER_PACE = 3
-# How often networks are chosen, measured, and chosen again.
-_CHOICES = 16
+# How often networks are chosen, measured, and chosen again; how often those that all are known
+# are measured once more; and how far from the budget they may lie until the last choice.
+_CHOICES, _REPEATS, _AIM = 20, 3, 0.012
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Bench:
     """The latencies of one device, by a table: what it lacks is measured here and put into it, or
     stays unknown where there is no `stopwatch`, as for a table of another device. `name` of the
     table is for messages. `is_settled`: networks that a study compares are in it, measured
-    twice, and nothing in it changes any more."""
+    several times, and nothing in it changes any more."""
 
     table: Table
     name: str
@@ -225,21 +226,32 @@ def plan_by_latency(
     context = scaling_context(study, classes, native)
     baseline = scale(context.base, num_classes=classes)
     times = _model(study, context, baseline, bench, progress)
+    repeats = _REPEATS if not bench.is_settled else 0
     for last in [*[False] * (_CHOICES - 1), True]:
         study = with_times(study, replace(times, is_final=last and bench.stopwatch is not None))
-        todo = plan(study, classes, native, kept, progress)
+        aim = study if last or bench.stopwatch is None else _aimed(study)
+        todo = plan(aim, classes, native, kept, progress)
         networks = [candidate.arch for candidate in todo.everything]
         unknown = [arch for arch in networks if arch not in times.networks]
-        if last or bench.stopwatch is None or (not unknown and bench.is_settled):
+        if last or bench.stopwatch is None or (not unknown and not repeats):
             break
         progress(f"measuring the latency of {len(unknown) or len(networks)} networks")
         if unknown:
             bench.networks(baseline, unknown)
         else:
             bench.networks(baseline, networks, anew=True)
-            bench.is_settled = True
+            repeats -= 1
         times = replace(times, networks=_of_kind(bench.table.networks, baseline))
     return study, replace(todo, notes=(*todo.notes, _source_words(bench, times)))
+
+
+def _aimed(study: Study) -> Study:
+    """The study with the tolerance that its networks are looked for within: what measures within it
+    now is within the study's own when it is measured again."""
+    budgets = []
+    for budget in study.budgets:
+        budgets.append(replace(budget, tolerance=min(_AIM, budget.tolerance)))
+    return study.model_copy(update={"budgets": tuple(budgets)})
 
 
 def _source_words(bench: Bench, times: Times) -> str:
