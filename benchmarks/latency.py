@@ -3,9 +3,10 @@
     python benchmarks/latency.py [--preset quick] [--budget "2x latency"] [--heldout 100] [--check]
 
 Plans a study under the budget as `search` does. Then, for networks of random depth, width and
-resolution in the study's space that nothing was fitted to: how far the model's latency lies from
-the measured one. And for the networks that were chosen: how far their latency, measured again in
-interleaved rounds with the baseline, lies from the budget.
+resolution in the study's space that nothing was fitted to, as heavy as the model is for
+(latency.HEAVIEST): how far the model's latency lies from the measured one. And for the networks
+that were chosen: how far their latency, measured again in interleaved rounds with the baseline,
+lies from the budget.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from effnet.arch import Network, scale
+from effnet.cost import macs
 from effnet.nn.timing import Stopwatch
-from scaling_search.study.latency import in_words, open_bench, plan_by_latency
+from scaling_search.study.latency import HEAVIEST, in_words, open_bench, plan_by_latency
 from scaling_search.study.measured import reach
 from scaling_search.study.plan import scaling_context
 from scaling_search.study.settings import preset_path, read
@@ -84,7 +86,8 @@ def _errors(study, args, stopwatch: Stopwatch, baseline: Network, base_cost: int
         arch = scale(
             context.base, rng.choice(depths), width, rng.choice(sides), num_classes=CLASSES
         )
-        if arch not in times.networks:
+        heavy = macs(arch) > HEAVIEST * context.ratio(study.budgets[0]) * context.base_macs
+        if arch not in times.networks and not heavy:
             drawn[arch] = None
     archs, errors = list(drawn), []
     for first in range(0, len(archs), AT_ONCE):

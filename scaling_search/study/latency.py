@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCKS, _NETWORKS = 100, 10  # measured for the model
 # Times a budget's ratio of the baseline's multiply-adds: no network of the model has more
-_HEAVIEST = 8
+HEAVIEST = 8
 # A baseline that is so many times slower or faster than its table says was not measured here.
 _OTHER_PACE = 3
 # How often networks are chosen, measured, and chosen again; how often those that all are known
@@ -350,7 +350,7 @@ def _settings(
     from scipy.stats import qmc
 
     sides, depths, widths = ranges
-    most = _HEAVIEST * max(1.0, ratio) * context.base_macs
+    most = HEAVIEST * max(1.0, ratio) * context.base_macs
     settings = []
     for at_depth, at_width, at_side in qmc.Sobol(3, scramble=False).random(256):
         depth = depths[int(at_depth * len(depths))]

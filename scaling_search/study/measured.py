@@ -191,8 +191,12 @@ def reach(
     widest = 1.5 * root
     if of_width_itself or isinstance(base, Function):
         widest = max(widest, _SLOW * ratio)
+    largest = 1.45 * root
+    if budget.of == "latency":
+        # where launches are most of it, width and resolution grow far before it doubles
+        widest, largest = 2 * ratio, max(largest, _SLOW * ratio)
     beta = space.beta_max or max(1.0, widest)
-    gamma = space.gamma_max or max(1.0, 1.45 * root)
+    gamma = space.gamma_max or max(1.0, largest)
     # 1e-9: 1.4 * 10 is 13.999... in floating point
     high = int(min(context.max_side, math.floor(gamma * base.resolution + 1e-9)))
     sides = _thin(list(range(base.resolution, high + 1)), 2 * _MOST)
