@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
@@ -90,8 +91,15 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
             fillcolor=BLUE,
             opacity=0.15,
             line_width=0,
-            annotation_text=escape(budget),
-            annotation_position="top left",
+        )
+        figure.add_annotation(
+            x=math.log10(target),  # an annotation's place on a logarithmic axis is the logarithm
+            xanchor="right",
+            y=1,
+            yref="paper",
+            yanchor="top",
+            text=escape(budget),
+            showarrow=False,
         )
     figure.add_scatter(
         mode="lines",
