@@ -147,10 +147,6 @@ class Budget:
             return f"{cost / _NANOSECONDS[unit]:.3g} {unit}"
         return f"{human(cost)} {_NAMES[self.of]}"
 
-    def like(self, other: Budget) -> bool:
-        """Whether both measure the same thing, whatever their targets."""
-        return self.measured_as == other.measured_as
-
     @property
     def measured_as(self) -> tuple[str, int, str, str]:
         """What says how a network's cost is found."""

@@ -230,8 +230,11 @@ def test_one_file_for_several_studies(tmp_path: Path) -> None:
     assert len(todo.candidates) >= 5
     of_phone = Table(dataclasses.replace(CPU, hardware="a phone"), bench.table.blocks)
     path.write_text(of_phone.text())
-    with pytest.raises(UserError, match="of a phone; the study's own is of made up"):
-        open_bench(study, bench.table, path)
+    with (
+        pytest.raises(UserError, match="of a phone; the study's own is of made up"),
+        open_bench(study, bench.table, path),
+    ):
+        pass
     place = functions.write(tmp_path)
     settings = {"baseline.name": place, "budgets": ["2x latency@1/cpu"], "device": "cpu"}
     alone = Bench(of_phone, "phone", None)
@@ -330,8 +333,11 @@ def test_tables_that_do_not_fit_the_study(tmp_path: Path) -> None:
     study, _, bench = planned("2x latency@1/cpu")
     path = tmp_path / "table.csv"
     path.write_text(Table(dataclasses.replace(CPU, batch=8), bench.table.blocks).text())
-    with pytest.raises(UserError, match="it is of 8 images in fp32 on cpu, 1 thread; the budget"):
-        open_bench(study, None, path)
+    with (
+        pytest.raises(UserError, match="it is of 8 images in fp32 on cpu, 1 thread; the budget"),
+        open_bench(study, None, path),
+    ):
+        pass
     only_fused = {block: 1.0 for block in bench.table.blocks if block.operator == "fused"}
     only_fused[Block(1, 8, 8, 8, 8, "fused", 8, 8, 0, 8, 3, 1)] = 1.0
     table = Table(CPU, only_fused)
@@ -339,9 +345,10 @@ def test_tables_that_do_not_fit_the_study(tmp_path: Path) -> None:
         plan_by_latency(study, 10, 32, (), Bench(table, "t", None), lambda words: None)
     gpu = read(preset_path("quick"), {"budgets": ["2x latency@1/cuda"], "device": "cpu"})
     of_gpu = Table(dataclasses.replace(CPU, device="cuda"), bench.table.blocks)
-    assert open_bench(gpu, of_gpu, None).stopwatch is None
-    with pytest.raises(UserError, match="there is no GPU here"):
-        open_bench(gpu, None, None)
+    with open_bench(gpu, of_gpu, None) as elsewhere:
+        assert elsewhere.stopwatch is None
+    with pytest.raises(UserError, match="there is no GPU here"), open_bench(gpu, None, None):
+        pass
 
 
 def test_this_machine_is_measured(tmp_path: Path) -> None:

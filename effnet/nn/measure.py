@@ -24,7 +24,7 @@ from effnet.arch import Arch, Network
 from effnet.cost import Cost, Precision, cost, cost_by_kind
 from effnet.custom import CustomArch
 from effnet.nn.model import ConvNet
-from effnet.nn.timing import DTYPES, WARM_UP, forward_pass, on_device
+from effnet.nn.timing import DTYPES, WARM_UP, forward_pass, on_device, pass_seconds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore decorates with the deprecated torch.jit.script
@@ -246,25 +246,17 @@ def _passes(
 ) -> Iterator[float]:
     """Yield the seconds of one forward pass after the other, `runs` at the most."""
     place = _place(device)
-    on_cuda = place.type == "cuda"
     model = effnet.build(arch).eval()
     work = forward_pass(model, _images(arch, batch, place), precision)
 
-    def timed() -> float:
-        start = time.perf_counter()
-        work()
-        if on_cuda:
-            torch.cuda.synchronize(place)
-        return time.perf_counter() - start
-
     for _ in range(WARM_UP):
-        if timed() > _SLOW_PASS:
+        if pass_seconds(work, place) > _SLOW_PASS:
             break
     begin = time.perf_counter()
     for count in range(runs):
         if count >= _FEWEST_PASSES and time.perf_counter() - begin > _LIMIT:
             break
-        yield timed()
+        yield pass_seconds(work, place)
 
 
 def peak_training_memory(

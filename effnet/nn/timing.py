@@ -30,6 +30,7 @@ from effnet.latency import Inference
 from effnet.messages import first_line
 from effnet.nn import cuda
 from effnet.nn.model import BlockStyle, block_module
+from effnet.processes import end_with_parent
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -121,14 +122,7 @@ def _interrupts_ignored() -> Iterator[None]:
 def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent(1)
 
 
 def _describe(device: str) -> tuple[int, str]:
@@ -184,18 +178,11 @@ def _interleaved(
 ) -> list[float]:
     """The nanoseconds of each: the median over rounds of its part of the round, times the median
     round. Where the machine is slow for a while, all of a round is."""
-    on_cuda = inference.device == "cuda"
+    place = torch.device(inference.device)
 
     def timed(work: Callable[[], object]) -> float:
-        work()  # brings the weights back into the caches that the others have filled
-        if on_cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter_ns()
-        for _ in range(_IN_A_ROW):
-            work()
-            if on_cuda:
-                torch.cuda.synchronize()
-        return (time.perf_counter_ns() - start) / _IN_A_ROW
+        pass_seconds(work, place)  # brings the weights back into the caches that others have filled
+        return statistics.fmean(1e9 * pass_seconds(work, place) for _ in range(_IN_A_ROW))
 
     for work in works:
         timed(work)
@@ -208,9 +195,18 @@ def _interleaved(
         rounds.append([timed(work) for work in works])
     whole = statistics.median(sum(times) for times in rounds)
     medians = []
-    for place in range(len(works)):
-        medians.append(whole * statistics.median(times[place] / sum(times) for times in rounds))
+    for i in range(len(works)):
+        medians.append(whole * statistics.median(times[i] / sum(times) for times in rounds))
     return medians
+
+
+def pass_seconds(work: Callable[[], object], place: torch.device) -> float:
+    """How long `work` takes on its device."""
+    start = time.perf_counter()
+    work()
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    return time.perf_counter() - start
 
 
 def forward_pass(

@@ -81,7 +81,7 @@ def parse_budgets(text: str, tolerance: float, like: Budget = BASELINE_MACS) -> 
             if budget.of == like.of == "latency" and not budget.device:
                 budget = replace(budget, device=like.device)
             budgets[i] = replace(budget, times=like.times)
-            if not budget.like(like):
+            if budget.measured_as != like.measured_as:
                 raise ValueError(f"the study's budget is {like}: give a family of {like.unit} too")
     except ValueError as error:
         raise UserError(f"--budgets {text}: {error}") from error

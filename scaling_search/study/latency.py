@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,6 @@ class Bench:
     name: str
     stopwatch: Stopwatch | None
     is_settled: bool = False
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.stopwatch:
-            self.stopwatch.__exit__(kind, error, trace)
 
     def blocks(self, arch: Arch, shapes: Sequence[Block]) -> dict[Block, float]:
         """Nanoseconds of blocks; without a stopwatch of those in the table, all of them."""
@@ -129,7 +117,8 @@ def _explained(measure: Callable[[Stopwatch], list[float]], stopwatch: Stopwatch
         raise UserError(str(error)) from error
 
 
-def open_bench(study: Study, recorded: Table | None, given: Path | None) -> Bench:
+@contextmanager
+def open_bench(study: Study, recorded: Table | None, given: Path | None) -> Iterator[Bench]:
     """The latencies of a study's device: those that were `recorded` when the study began, else
     those in the file that the user has `given`, where it is there; and what is measured here,
     unless the table is of another device.
@@ -147,19 +136,23 @@ def open_bench(study: Study, recorded: Table | None, given: Path | None) -> Benc
                 f"the study's own is of {recorded.inference.hardware}, and it goes on by that: "
                 "leave --latency-table out"
             )
-    try:
-        stopwatch = Stopwatch(wanted)
-    except TimingError as error:
-        if table is not None:  # of a device that is not here
-            return Bench(table, name, None)
-        raise UserError(f"budget {study.budgets[0]}: {error}") from error
-    if table is None:
-        return Bench(Table(stopwatch.inference), name, stopwatch)
-    if table.inference != stopwatch.inference:
-        with stopwatch:  # of another device: the table is all there is
+    with ExitStack() as stack:
+        stopwatch = None
+        try:
+            stopwatch = stack.enter_context(Stopwatch(wanted))
+        except TimingError as error:
+            if table is None:
+                raise UserError(f"budget {study.budgets[0]}: {error}") from error
+        if table is None and stopwatch:
+            table = Table(stopwatch.inference)
+        assert table is not None
+        if stopwatch and table.inference != stopwatch.inference:
+            # of another device: the table is all there is
             logger.info("latency table %s is of %s", name, table.inference.hardware)
-        return Bench(table, name, None)
-    return Bench(table, name, stopwatch, is_settled=recorded is not None)
+            stack.close()
+            stopwatch = None
+        is_settled = stopwatch is not None and recorded is not None
+        yield Bench(table, name, stopwatch, is_settled)
 
 
 def read_given(path: Path, study: Study) -> Table:

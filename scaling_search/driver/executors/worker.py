@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import gc
 import logging
-import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -23,6 +21,7 @@ from pathlib import Path
 import torch
 
 from effnet.nn import cuda
+from effnet.processes import end_with_parent
 from scaling_search import UserError
 from scaling_search.data.dataset import Dataset
 from scaling_search.driver.log import log_to_stderr, stderr_into
@@ -97,7 +96,7 @@ def work(connection: Connection, orders: Orders) -> None:
     os.environ.update(orders.environment)  # CUDA reads it when it starts, with the first trial
     # the collection after each run leaves out what was imported, some 0.15 s of it
     gc.freeze()
-    _end_with_parent()
+    end_with_parent(BROKEN)
     open_data: dict[str, Dataset] = {}
     try:
         while True:
@@ -115,18 +114,6 @@ def work(connection: Connection, orders: Orders) -> None:
         with suppress(OSError):  # stderr is a file, whose disk may be full
             traceback.print_exc()
         os._exit(BROKEN)
-
-
-def _end_with_parent() -> None:
-    """A driver that was killed cannot stop its workers: each watches it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(BROKEN)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _opened(trial: Trial, open_data: dict[str, Dataset]) -> Dataset:
