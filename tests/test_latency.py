@@ -195,6 +195,20 @@ def test_a_study_goes_on_as_it_was_planned(preset: str) -> None:
         grown_plan(larger, recorded, 10, 32, elsewhere, lambda words: None)
 
 
+def test_a_network_that_costs_nothing_more_is_refused_by_the_tolerance_of_the_study() -> None:
+    """As on a device whose networks all take as long: what is said is the study's own 2%."""
+
+    class Flat(MadeUp):
+        def blocks(self, arch: Arch, shapes: Sequence[Block]) -> list[float]:
+            return [1e4] * len(shapes)
+
+        def networks(self, archs: Sequence[Network]) -> list[float]:
+            return [1e5] * len(archs)
+
+    with pytest.raises(UserError, match="no network within 2% of"):
+        planned("2x latency@1/cpu", Flat())
+
+
 def test_no_monster_is_measured() -> None:
     """A budget of the wrong unit is refused before its networks are; a large one asks for none far
     beyond those that meet it."""

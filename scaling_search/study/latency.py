@@ -222,8 +222,11 @@ def plan_by_latency(
     repeats = _REPEATS if not bench.is_settled else 0
     for last in [*[False] * (_CHOICES - 1), True]:
         study = with_times(study, replace(times, is_final=last and bench.stopwatch is not None))
-        aim = study if last or bench.stopwatch is None else _aimed(study)
-        todo = plan(aim, classes, native, kept, progress)
+        try:
+            aim = study if last or bench.stopwatch is None else _aimed(study)
+            todo = plan(aim, classes, native, kept, progress)
+        except UserError:  # too few are that near: those within the study's own tolerance then
+            todo = plan(study, classes, native, kept, progress)
         networks = [candidate.arch for candidate in todo.everything]
         unknown = [arch for arch in networks if arch not in times.networks]
         if last or bench.stopwatch is None or (not unknown and not repeats):
