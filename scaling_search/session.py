@@ -23,6 +23,7 @@ from effnet.custom import Function
 from effnet.latency import Table
 from scaling_search import UserError, __version__
 from scaling_search.data.dataset import Facts
+from scaling_search.data.samples import samples
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
 from scaling_search.driver import sharing
 from scaling_search.driver.console import say
@@ -188,6 +189,8 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
+    if not curves:
+        facts["samples"] = samples(Path(data.folder), _shown_sides(todo))
     if latencies:
         facts["latencies"] = Recorded.of(study, todo, latencies).as_dict()
     # a replay takes seconds, and is not worth a database
@@ -431,6 +434,12 @@ def _checkpoints(folder: Path, storage: str | None) -> str:
 
     remote.check(storage)
     return inside(storage, folder.resolve().name)
+
+
+def _shown_sides(todo: Plan) -> list[tuple[int, int]]:
+    """Rows and columns of the smallest, the middle and the largest images that are trained."""
+    sides = sorted({candidate.arch.sides for candidate in todo.candidates})
+    return list(dict.fromkeys((sides[0], sides[len(sides) // 2], sides[-1])))
 
 
 def study_facts(

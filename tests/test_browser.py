@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
+from scaling_search.report.figures.style import AXES
 from scaling_search.report.page import Page
 from scaling_search.report.render import build, build_comparison
-from scaling_search.study.directions import NAMED
+from scaling_search.study.directions import NAMED, SINGLE
 from tests.chaos import ROOT, WORDS
 from tests.pages import page_with
 from tests.records import TODO, record
@@ -71,6 +72,10 @@ class OpenPage:
         self.page.goto(address)
         self.page.wait_for_selector("#of-runs, #front .point", state="attached")
 
+    def unfold(self) -> None:
+        """Open everything that is folded."""
+        self.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+
     def column(self, table: str, name: str) -> list[str]:
         """The texts of a table's column, in the order of its rows."""
         headings = self.page.locator(f"#{table} th").all_inner_texts()
@@ -97,13 +102,19 @@ def test_the_page_draws_all_and_asks_for_nothing(
 ) -> None:
     address = saved(build(page), tmp_path)
     opened = OpenPage(browser, address, width, color_scheme=scheme)
+    assert opened.page.locator(".card").count() == 4
+    assert opened.count("#time .bars") == 0, "what is folded is not drawn"
+    opened.unfold()
+    opened.page.wait_for_selector("#time .bars", state="attached")
     (v,) = page.verdicts
     assert v.surface is not None
     assert opened.count("#front .point") == len(TODO.everything)
-    marks = len(TODO.candidates) + len(NAMED) + len(v.surface.points) + len(set(v.surface.optimum))
+    published = len(NAMED) - len(SINGLE)  # the pure ones are the corners
+    marks = len(TODO.candidates) + published + len(set(v.surface.optimum))
     assert opened.count("#map .point") == marks
-    assert opened.count("#behind .point") == len(v.rows)  # the others and the baseline
-    assert opened.count("#curves .lines") > 0
+    assert opened.count("#map .hm image") == 1, "the surface is filled"
+    # every network, baseline and references too
+    assert opened.count("#behind .point") == len(TODO.everything)
     assert opened.count("#progress .lines") > 0
     assert opened.count("#time .bars") > 0
     wide = opened.page.evaluate(
@@ -127,34 +138,34 @@ def test_the_page_draws_all_and_asks_for_nothing(
 def test_hovering_names_the_network(browser: Any, page: Page, tmp_path: Path) -> None:
     opened = OpenPage(browser, saved(build(page), tmp_path))
     opened.page.locator("#front").scroll_into_view_if_needed()
-    star = (
-        opened.page.locator("#front .scatterlayer .trace").nth(2).locator(".point").first
-    )  # the chosen
+    star = opened.page.locator("#front .scatterlayer .trace").last.locator(".point").first
     box = star.bounding_box()
     opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     opened.page.wait_for_selector("#front .hovertext")
     said = opened.page.locator("#front .hovertext").text_content()
     assert page.verdicts[0].pick.candidate.label in said
     assert "shares: depth" in said
-    assert "P(best)" in said
+    assert "and what its neighbours say" in said
 
 
 def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) -> None:
     opened = OpenPage(browser, saved(build(page), tmp_path), accept_downloads=True)
-    head = opened.page.locator("#networks th button", has_text=re.compile("^val %$"))
+    head = opened.page.locator("#networks th button", has_text=re.compile("^accuracy %$"))
     head.click()
-    down = [float(v) for v in opened.column("networks", "val %") if v]
+    down = [float(v.split()[0]) for v in opened.column("networks", "accuracy %") if v]
     assert down == sorted(down, reverse=True)
     assert len(down) == len(TODO.everything)
-    assert opened.column("networks", "val %")[len(down) :] == [""] * (
+    assert opened.column("networks", "accuracy %")[len(down) :] == [""] * (
         len(TODO.everything) - len(down)
     )
     head.click()
-    assert [float(v) for v in opened.column("networks", "val %") if v] == sorted(down)
+    up = [float(v.split()[0]) for v in opened.column("networks", "accuracy %") if v]
+    assert up == sorted(down)
 
     label = TODO.candidates[1].label
     opened.page.fill("#of-networks input", label.upper())
-    assert opened.column("networks", "network") == [label]
+    (name,) = opened.column("networks", "network")
+    assert name.startswith(label)
     assert (
         opened.page.locator("#of-networks .count").inner_text()
         == f"1 of {len(TODO.everything)} rows"
@@ -162,6 +173,7 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
     opened.page.locator("#networks tbody tr").first.click()
     assert "seed 0, epochs 1: done, val" in opened.page.locator("#networks tr.runs").inner_text()
 
+    opened.unfold()
     opened.page.fill("#of-runs input", "crashed")
     with opened.page.expect_download() as download:
         opened.page.click("#of-runs button.csv")
@@ -175,13 +187,86 @@ def test_sort_filter_unfold_and_csv(browser: Any, page: Page, tmp_path: Path) ->
 
 def test_the_axis_of_cost_can_be_chosen(browser: Any, page: Page, tmp_path: Path) -> None:
     opened = OpenPage(browser, saved(build(page), tmp_path))
-    assert opened.count("#front .shapelayer path") == 1, "the budget's band"
-    opened.page.select_option("#axis", "params")
     assert opened.page.locator("#front .xtitle").text_content() == "parameters"
+    opened.page.select_option("#axis", "macs")
+    assert opened.page.locator("#front .xtitle").text_content() == AXES["macs"]
     traces = "document.getElementById('front').data.filter(trace => trace.meta?.axis)"
     costs = opened.page.evaluate(f"{traces}.flatMap(trace => trace.x)")
-    assert sorted(costs) == sorted(c.cost.params for c in TODO.everything)
-    assert opened.count("#front .shapelayer path") == 0
+    assert sorted(costs) == sorted(c.cost.macs for c in TODO.everything)
+    assert opened.console == []
+
+
+def test_more_columns_unfold(browser: Any, page: Page, tmp_path: Path) -> None:
+    opened = OpenPage(browser, saved(build(page), tmp_path))
+    before = opened.count("#networks th")
+    opened.page.click("#of-networks button.columns")
+    assert opened.count("#networks th") > before + 10
+    assert "depth share" in opened.page.locator("#networks thead").inner_text()
+    assert opened.count("#networks tbody .difference svg") == len(TODO.everything) - 1
+    opened.page.click("#of-networks button.columns")
+    assert opened.count("#networks th") == before
+
+
+def test_the_answer_is_on_a_phones_first_screen(browser: Any, page: Page, tmp_path: Path) -> None:
+    opened = OpenPage(browser, saved(build(page), tmp_path), 390)
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    bottoms = opened.page.evaluate(
+        "[...document.querySelectorAll('.card')].map(card => card.getBoundingClientRect().bottom)"
+    )
+    assert max(bottoms) <= 844
+    table = opened.page.locator("#networks")
+    table.scroll_into_view_if_needed()
+    right = opened.page.evaluate(
+        "document.querySelector('#networks tbody td:nth-child(2)').getBoundingClientRect().right"
+    )
+    assert right <= 390, "the accuracy is in sight"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_marks_have_contrast(
+    browser: Any, page: Page, tmp_path: Path, scheme: str
+) -> None:
+    """WCAG AA: 4.5 for text, 3 for marks."""
+    opened = OpenPage(browser, saved(build(page), tmp_path), color_scheme=scheme)
+    opened.unfold()
+    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    texts = opened.page.evaluate(
+        "[...document.querySelectorAll('main p, main dt, main dd, main td, main small, main h3')]"
+        ".filter(e => e.offsetParent).map(e => [getComputedStyle(e).color,"
+        " getComputedStyle(e.closest('.card') ?? document.body).backgroundColor])"
+    )
+    assert min(contrast(*pair) for pair in texts) >= 4.5
+    marks = opened.page.evaluate(
+        "[...document.querySelectorAll('#behind .point, #front .point')]"
+        ".map(e => [getComputedStyle(e).fill, getComputedStyle(e).stroke])"
+    )
+    for fill, stroke in marks:
+        drawn = [c for c in (fill, stroke) if c not in ("none", "rgba(0, 0, 0, 0)")]
+        assert max(contrast(c, background) for c in drawn) >= 3
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours as the browser names them, by WCAG 2.1."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_images_of_the_data_are_shown(browser: Any, page: Page, tmp_path: Path) -> None:
+    dot = (
+        "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgAB"
+        "SK+kcQAAAABJRU5ErkJggg=="
+    )
+    seen = [{"label": "<b>cat", "images": [{"px": "32 px", "uri": dot}]}]
+    opened = OpenPage(browser, saved(build(replace(page, samples=seen)), tmp_path))
+    shown = opened.page.locator(".samples img")
+    assert shown.evaluate("image => image.complete && image.naturalWidth") == 1
+    assert "<b>cat" in opened.page.locator(".samples").inner_text()
     assert opened.console == []
 
 
@@ -247,7 +332,6 @@ def test_pages_of_little_have_no_error(
     opened = OpenPage(browser, saved(build(page_with(page, records)), tmp_path))
     assert opened.console == []
     assert opened.count("#runs tbody tr") == finished
-    assert opened.count("#map .legend .traces") == (3 if finished else 0)
 
 
 def test_a_page_of_failures_has_no_error(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -257,15 +341,22 @@ def test_a_page_of_failures_has_no_error(browser: Any, page: Page, tmp_path: Pat
     assert opened.count("#runs tbody tr") == len(records)
 
 
-def test_the_map_and_its_legend_have_the_same_colours(
+def test_every_glyph_of_a_legend_has_the_colour_of_its_marks(
     browser: Any, page: Page, tmp_path: Path
 ) -> None:
+    """plotly.js takes a number for a colour where a legend's glyph has no scale: black marks, and
+    "Invalid color specifier" in the console."""
     opened = OpenPage(browser, saved(build(page), tmp_path))
-    colour = "element => getComputedStyle(element).fill"
-    legend = opened.page.locator("#map .legend .traces", has_text="fitted surface")
-    fill = legend.locator(".legendpoints path").evaluate(colour)
-    surface = opened.page.locator("#map .scatterlayer .trace").first.locator(".point")
-    assert fill in surface.evaluate_all("all => all.map(point => getComputedStyle(point).fill)")
+    for figure in ("map", "front", "behind"):
+        glyphs = opened.page.locator(f"#{figure} .legend .legendpoints path").evaluate_all(
+            "all => all.map(glyph => getComputedStyle(glyph).fill)"
+        )
+        marks = opened.page.locator(f"#{figure} .scatterlayer .point").evaluate_all(
+            "all => all.map(point => getComputedStyle(point).fill)"
+        )
+        assert glyphs
+        assert set(glyphs) <= set(marks), figure
+    assert opened.console == []
 
 
 # ---- live
@@ -316,6 +407,7 @@ def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) 
     _, address = running
     opened = OpenPage(browser, address)
     before = opened.count("#runs tbody tr")
+    opened.unfold()
     opened.page.fill("#of-runs input", "done")
     opened.page.locator("#curves").scroll_into_view_if_needed()
     box = opened.page.locator("#curves .nsewdrag").bounding_box()

@@ -15,7 +15,7 @@ from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Epoch, Outcome
-from scaling_search.verdict.narration import in_brief, narrate
+from scaling_search.verdict.narration import StudyState, cards, comparisons, details, in_brief
 from tests.pages import page_with
 from tests.records import TODO, dominates, record
 
@@ -59,27 +59,58 @@ def test_self_contained_and_escaped(page: Page) -> None:
 def test_answer_says_what_the_numbers_say(page: Page) -> None:
     text = answer_of(build(page))
     (v,) = page.verdicts
-    assert f"choose {v.pick.candidate.label} for the budget 2x" in text
-    assert "alpha" in text
-    assert "shares of the extra cost: depth" in text
+    arch = v.pick.candidate.arch
+    assert f"Which network, for 2x? {arch.blocks} blocks, {arch.px}, stem" in text
+    assert "How sure is that?" in text
+    assert "Was the larger cost worth it?" in text
+    assert "What next?" in text
     assert "the paper's direction" in text
     assert "best single dimension" in text
-    assert "baseline val" in text
-    assert "cannot be told apart" in text
-    assert "equal training cost" in text
     assert "unfinished" not in text
-    part = answer_of(build(replace(page, unfinished="4 of 19 runs")))
-    assert "so far unfinished, 4 of 19 runs: what follows may change" in part
+    part = replace(page, unfinished="4 of 19 runs", state=StudyState("4 of 19 runs"))
+    words = answer_of(build(part))
+    assert "so far unfinished, 4 of 19 runs: what follows may change" in words
+    assert "Which network leads so far, for 2x?" in words
 
 
 def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
     """The report says what the terminal says, word for word."""
-    text = answer_of(build(page))
+    text = build(page)
+    answer, behind = answer_of(text), words_of(text, "reproduce")
     (v,) = page.verdicts
-    sentences = narrate(v, page.records, page.study)
-    assert len(sentences) > 6
+    for card in cards(v, page.study, page.state):
+        assert card.headline in answer
+        assert card.text in answer
+    for sentence in comparisons(v, page.records, page.study):
+        assert f"{sentence.label} {sentence.text}".strip() in answer
+    sentences = details(v, page.records, page.study)
+    assert len(sentences) > 4
     for sentence in sentences:
-        assert f"{sentence.label} {sentence.text}".strip() in text
+        assert f"{sentence.label} {sentence.text}".strip() in behind
+
+
+def test_the_bound_is_drawn_to_scale(page: Page) -> None:
+    (v,) = page.verdicts
+    text = build(replace(page, verdicts=(replace(v, bound=0.01),)))
+    assert '<div class="lost" style="width: 50.0%">' in text  # of two points
+    assert '<div class="good" style="width: 25.0%">' in text
+    wide = build(replace(page, verdicts=(replace(v, bound=0.04),)))
+    assert '<div class="lost" style="width: 80.0%">' in wide
+
+
+def test_the_pick_stands_beside_the_baseline(page: Page) -> None:
+    (v,) = page.verdicts
+    assert v.baseline is not None
+    seen = words_of(build(page), "seen")
+    pick = v.pick.candidate.arch
+    for stage in (*pick.stages, *v.baseline.candidate.arch.stages):
+        assert f"{stage.repeats} × {stage.width} channels" in seen
+
+
+def test_one_finished_network_of_many_is_no_answer(page: Page) -> None:
+    one = [record(TODO.candidates[0], 0, 0.5)]
+    part = replace(page_with(page, one), verdicts=(), unfinished="1 of 19 runs")
+    assert "one network of the budget has finished; an answer compares two" in build(part)
 
 
 def test_one_map_for_each_budget(page: Page) -> None:
@@ -88,8 +119,9 @@ def test_one_map_for_each_budget(page: Page) -> None:
     study = page.study.model_copy(update={"budgets": (Budget.parse("0.5x"), Budget.parse("2x"))})
     text = build(page_with(page, records, study=study, targets={"0.5x": 1e6, "2x": 4e6}))
     assert [f["heading"] for f in texts_of(text)["figures"] if f["id"].startswith("map")] == [
-        "Where the budget 0.5x went", "Where the budget 2x went",
+        "The map: where the extra cost went, 0.5x", "The map: where the extra cost went, 2x",
     ]  # fmt: skip
+    assert "budgets" in [f["id"] for f in texts_of(text)["figures"]]
 
 
 def test_page_without_any_finished_network(page: Page) -> None:
@@ -115,7 +147,7 @@ def test_pages_of_little(page: Page) -> None:
         page_with(page, [Record(0, TODO.baseline, 0, 1, None)])
     )
     one = build(page_with(page, [record(TODO.candidates[0], 0, 0.5)]))
-    assert "the only network of this cost that finished" in one
+    assert "The only network of this budget that finished" in one
     assert "front" in [f["id"] for f in texts_of(one)["figures"]]
 
 
@@ -124,10 +156,12 @@ def test_tables_say_what_the_records_and_the_verdict_say(page: Page) -> None:
     networks, runs = tables["networks"]["rows"], tables["runs"]["rows"]
     (v,) = page.verdicts
     assert networks["network"][0] == v.pick.candidate.key
-    assert networks["stands"][0].startswith("chosen")
+    assert networks["stands"][0].startswith("the pick")
     assert networks["mean"][: len(v.rows)] == [row.mean for row in v.rows]
-    assert networks["low"][1] == v.rows[1].low
-    assert networks["behind"][0] is None
+    assert networks["low"][1] == -v.rows[1].high
+    assert networks["difference"][1] == -v.rows[1].behind
+    assert networks["difference"][0] is None
+    assert networks["tied"][0] == "yes"
     assert len(runs["row"]) == len(page.records)
     for i, r in enumerate(page.records):
         assert networks["network"][runs["row"][i]] == r.candidate.key
@@ -141,7 +175,7 @@ def test_the_front_along_each_cost_is_not_dominated(page: Page) -> None:
     rows = content["tables"]["networks"]["rows"]
     (lines,) = [
         t["meta"]["front"]
-        for t in content["figures"][0]["figure"]["data"]
+        for t in figure_of(content, "front")["data"]
         if "front" in t.get("meta", {})
     ]
     for axis in ("macs", "params", "acts"):
@@ -155,7 +189,7 @@ def test_the_front_along_each_cost_is_not_dominated(page: Page) -> None:
 
 def test_published_networks_lie_over_imagenet(page: Page) -> None:
     def names(dataset: str) -> list[str]:
-        figure = texts_of(build(replace(page, dataset=dataset)))["figures"][0]["figure"]
+        figure = figure_of(texts_of(build(replace(page, dataset=dataset))), "front")
         return [t["name"] for t in figure["data"]]
 
     assert any("as published" in name for name in names("imagenet"))
@@ -165,11 +199,11 @@ def test_published_networks_lie_over_imagenet(page: Page) -> None:
 def test_a_trained_family_lies_over_the_front(page: Page) -> None:
     small, large = sorted(TODO.everything, key=lambda c: c.cost.macs)[:: len(TODO.everything) - 1]
     family = (record(large, 0, 0.8), record(small, 0, 0.7), record(large, 1, 0.9))
-    traces = texts_of(build(replace(page, family=family)))["figures"][0]["figure"]["data"]
+    traces = figure_of(texts_of(build(replace(page, family=family))), "front")["data"]
     (trace,) = [t for t in traces if t["name"].startswith("its family")]
-    assert trace["x"] == [small.cost.macs, large.cost.macs]
+    assert trace["x"] == [small.cost.params, large.cost.params]
     assert trace["y"] == pytest.approx([70, 85])
-    assert trace["meta"]["costs"]["params"] == [small.cost.params, large.cost.params]
+    assert trace["meta"]["costs"]["macs"] == [small.cost.macs, large.cost.macs]
 
 
 def test_several_studies_on_one_page(page: Page) -> None:
@@ -187,8 +221,20 @@ def test_several_studies_on_one_page(page: Page) -> None:
 
 def answer_of(text: str) -> str:
     """The words of a page's answer, as a reader sees them."""
-    words = re.sub(r"<[^>]+>", " ", text.split('id="answer">')[1].split("</section>")[0])
+    return words_of(text, "answer")
+
+
+def words_of(text: str, part: str) -> str:
+    """The words of a part of a page."""
+    following = {"answer": 'id="rest"', "seen": 'id="reproduce"', "reproduce": "</main>"}[part]
+    words = re.sub(r"<[^>]*>?", " ", text.split(f'id="{part}">')[1].split(following)[0])
     return " ".join(html.unescape(words).split())
+
+
+def figure_of(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A figure of a page's content."""
+    (figure,) = [f["figure"] for f in content["figures"] if f["id"] == name]
+    return dict(figure)
 
 
 def texts_of(text: str) -> dict[str, Any]:
@@ -200,17 +246,27 @@ def texts_of(text: str) -> dict[str, Any]:
     return content
 
 
-def test_runs_of_one_epoch_are_drawn_by_their_losses() -> None:
+def test_runs_of_one_epoch_are_drawn_by_their_losses(page: Page) -> None:
     """Of five losses three are averaged into each of three points; a run without detail has
-    none."""
+    none. Beside the pick's, since all fall alike."""
     losses = (3.0, 2.0, 1.0, 1.0, 1.0)
     detailed = Outcome("done", (Epoch(1, 1.6, 1.5, 0.5, 1.0, losses),))
-    network = TODO.candidates[0]
-    runs = [Record(0, network, 0, 1, detailed), record(network, 1, 0.5)]
-    drawn = curves.draw(runs, "accuracy").data[0]
-    assert list(drawn.x) == [0.3, 0.5, 0.7, None, None]
-    assert list(drawn.y) == [2.0, 1.333, 1.0, None, None]
-    assert drawn.meta["points"] == [3, 0]
+    one, other = TODO.candidates[:2]
+    index = {one.key: 0, other.key: 1}
+    runs = [Record(0, one, 0, 1, detailed), record(one, 1, 0.5)]
+    alone = replace(page, records=runs, verdicts=())
+    drawn = curves.draw(alone, index).data[0]
+    assert list(drawn.x) == [0.3, 0.5, 0.7, None]
+    assert list(drawn.y) == [2.0, 1.333, 1.0, None]
+    assert drawn.meta == {"curves": [0], "points": [3]}
+    higher = Outcome("done", (Epoch(1, 1.6, 1.5, 0.4, 1.0, tuple(loss + 1 for loss in losses)),))
+    both = page_with(page, [runs[0], Record(1, other, 0, 1, higher)])
+    (v,) = both.verdicts
+    assert v.pick.candidate == one
+    lines = {trace.name: list(trace.y) for trace in curves.draw(both, index).data}
+    assert lines["the pick"] == [0, 0, 0, None]
+    assert [1, 1, 1, None] in lines.values()
     two = Outcome("done", (*detailed.epochs, replace(detailed.epochs[0], epoch=2)))
-    longer = curves.draw([Record(0, network, 0, 2, two)], "balanced").data[0]
-    assert list(longer.y) == [50, 50, None]
+    twice = replace(alone, records=[Record(0, one, 0, 2, two)])
+    assert list(curves.draw(twice, index).data[0].y) == [50, 50, None]
+    assert not curves.are_drawn([record(one, 0, 0.5)]), "a single dot is no curve"

@@ -10,18 +10,25 @@ from scaling_search.study.directions import SINGLE
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, preset_path, read
 from scaling_search.study.wording import points
-from scaling_search.verdict.chances import MARGIN
+from scaling_search.verdict.chances import HALF_WIDTH, MARGIN
 from scaling_search.verdict.foresight import Outlook
 from scaling_search.verdict.narration import (
+    StudyState,
+    accuracy_and_interval,
     accuracy_words,
     against,
-    baseline_words,
     bound_words,
-    fastest_words,
+    certainty_card,
+    cheaper_words,
+    faster_words,
+    next_card,
     next_words,
     noise_words,
+    own_runs_words,
+    pick_card,
     surface_words,
     tied_words,
+    worth_card,
 )
 from scaling_search.verdict.verdict import FRESH, Verdict, verdicts
 from tests.records import STUDY, TODO, TWO, record
@@ -54,7 +61,8 @@ def test_clear_differences_are_settled() -> None:
     assert v.pick.best > 0.95
     assert v.bound == 0
     assert v.settle == 0
-    assert "settled" in (next_words(v, STUDY) or "")
+    assert certainty_card(v).headline == f"Settled: the best of {len(v.rows)}"
+    assert next_card(v, STUDY, StudyState(folder="runs/x")).command == "scaling-search train runs/x"
     true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
     for row in v.rows:
         assert row.mean == pytest.approx(true[row.candidate.key], abs=0.015)
@@ -72,7 +80,10 @@ def test_noise_alone_is_tied_and_more_runs_are_asked_for() -> None:
     assert v.pick.best < 0.5
     assert v.settle is None or v.settle > 10
     assert v.noise == pytest.approx(0.02, rel=0.4)
-    assert f"± {points(v.noise)}" in noise_words(v)
+    assert f"± {points(HALF_WIDTH * v.noise)}" in noise_words(v)
+    card = certainty_card(v)
+    assert card.headline == f"Not settled: {len(v.tied)} of {len(v.rows)} could be best"
+    assert f"at most {points(v.bound)} points (95%)" in card.text
 
 
 def test_interval_and_bound_hold_where_the_truth_is_known() -> None:
@@ -160,7 +171,7 @@ def test_one_network_and_none() -> None:
     v = only([record(TODO.candidates[0], 0, 0.7)])
     assert (v.pick.best, v.bound, v.settle, v.tied) == (1.0, 0.0, 0, (v.pick,))
     assert "only network" in bound_words(v)
-    assert next_words(v, STUDY) is None
+    assert "one network" in next_words(v)
     assert v.surface is None
     assert verdicts([], STUDY) == []
     assert verdicts([record(TODO.baseline, 0, 0.5)], STUDY) == []
@@ -218,13 +229,53 @@ def test_baseline_and_references_are_on_the_same_scale() -> None:
 
 def test_baseline_that_the_extra_cost_does_not_beat_is_said() -> None:
     rng = np.random.default_rng(3)
-    for gain, says in ((0.0, True), (0.2, False)):
+    for gain, says in ((0.0, "Not shown: "), (0.2, "Yes: +")):
         records = [
             record(c, s, (0.7 - gain * (c is TODO.baseline)) + rng.normal(0, 0.01))
             for c in (TODO.baseline, *TODO.candidates[:4])
             for s in range(3)
         ]
-        assert ("The extra cost does not show" in (baseline_words(only(records)) or "")) == says
+        card = worth_card(only(records))
+        assert card is not None
+        assert card.headline.startswith(says)
+        assert ("Train longer" in card.text) == (gain == 0)
+
+
+def test_a_cheaper_network_above_the_pick_is_said() -> None:
+    records = [record(c, s, 0.7) for c in TODO.candidates[:4] for s in range(2)]
+    assert cheaper_words(only(records)) is None
+    better = [record(TODO.baseline, s, 0.8) for s in range(2)]
+    assert "costs less than the pick and is expected above it: +" in (
+        cheaper_words(only([*records, *better])) or ""
+    )
+
+
+def test_no_interval_of_an_accuracy_leaves_0_to_100() -> None:
+    v = only([record(c, 0, 0.99 + 0.001 * (k % 9)) for k, c in enumerate(TODO.candidates)])
+    row = replace(v.pick, mean=0.99, error=0.02)
+    assert row.interval == (pytest.approx(0.99 - HALF_WIDTH * 0.02), 1.0)
+    assert accuracy_and_interval(row) == "99.0 (95.1 to 100.0)"
+    assert accuracy_and_interval(replace(row, mean=0.5)) == "50.0 ± 3.9"
+
+
+def test_where_an_accuracy_comes_from_in_words() -> None:
+    records = [record(c, s, 0.7) for c in TODO.candidates[:4] for s in range(2)]
+    row = only(records).rows[0]
+    own = replace(row, own=(0.352, 0.399), mean=0.36)
+    assert own_runs_words(own) == "two runs, 35.2 and 39.9, and what its neighbours say: 36.0"
+    assert own_runs_words(replace(own, own=(0.4,))).startswith("one run, 40.0, and")
+    assert own_runs_words(replace(own, own=())).startswith("no run of full length")
+    assert own_runs_words(replace(own, own=(0.3,) * 5)).startswith("5 runs, 30.0 to 30.0")
+
+
+def test_a_leading_network_is_not_chosen_while_the_study_runs() -> None:
+    v = only([record(c, 0, 0.7) for c in TODO.candidates[:4]])
+    assert pick_card(v, STUDY, StudyState()).label == "choose"
+    part = StudyState(unfinished="4 of 19 runs", command="python run_search.py")
+    assert pick_card(v, STUDY, part).label == "leading"
+    card = next_card(v, STUDY, part)
+    assert card.headline == "Let the study end: 4 of 19 runs so far"
+    assert card.command == "python run_search.py"
 
 
 def test_standing_by_the_margin() -> None:
@@ -239,7 +290,10 @@ def test_standing_by_the_margin() -> None:
     rows = {r.candidate: r for r in only(records).rows}
     assert rows[TODO.candidates[1]].standing == "as good"
     assert rows[TODO.candidates[2]].standing == "worse"
-    assert "points below the pick (95%: " in against(rows[TODO.candidates[2]])
+    assert against(rows[TODO.candidates[2]]).endswith("): worse")
+    assert against(rows[TODO.candidates[2]]).startswith("−9.")
+    # one rule: what could be the best is not called worse
+    assert replace(rows[TODO.candidates[2]], tied=True).standing == "cannot tell"
     _, vague = world(0.0, 0.02, 2, rng)
     v = only(vague)
     assert v.rows[1].standing == "cannot tell"
@@ -256,25 +310,22 @@ def of_unequal_speed() -> list[Record]:
     ]
 
 
-def test_fastest_of_the_tied() -> None:
+def test_the_front_of_speed_and_accuracy() -> None:
+    """Of those that could be the best, faster than the pick and the best of all as fast."""
     v = only(of_unequal_speed())
-    assert v.fastest is not None
-    not_worse = [row for row in v.tied if row.standing != "worse"]
-    assert v.fastest.speed == max(row.speed or 0 for row in not_worse)
-    if v.fastest != v.pick:
-        assert "times the pick's images/s" in (fastest_words(v) or "")
-
-
-def test_the_fastest_is_not_seen_to_be_worse() -> None:
-    """A set is tied together: the pick may be seen to be better than one that is in it."""
-    v = only(of_unequal_speed())
-    fastest = max((row for row in v.tied if row != v.pick), key=lambda row: row.speed or 0.0)
-    worse = replace(fastest, low=0.001, high=0.02, speed=1000.0)
-    rows = tuple(worse if row == fastest else row for row in v.rows)
-    some = replace(v, rows=rows)
-    assert worse in some.tied
-    assert some.fastest is not None
-    assert some.fastest.candidate != worse.candidate
+    pick_speed = 50.0
+    slow = replace(v.pick, speed=pick_speed)
+    v = replace(v, pick=slow, rows=(slow, *(row for row in v.rows if row != v.pick)))
+    expected = []
+    for row in v.tied:
+        rivals = [other for other in v.tied if (other.speed or 0) >= (row.speed or 0)]
+        if (row.speed or 0) > pick_speed and row.mean == max(other.mean for other in rivals):
+            expected.append(row.candidate)
+    assert expected
+    assert {row.candidate for row in v.faster} == set(expected)
+    speeds = [row.speed or 0.0 for row in v.faster]
+    assert speeds == sorted(speeds, reverse=True)
+    assert "times the pick's images/s" in (faster_words(v) or "")
 
 
 def test_too_few_draws_are_said() -> None:
@@ -292,42 +343,46 @@ def without_speed(records: list[Record], candidates: list[Candidate]) -> list[Re
     ]
 
 
-def test_no_fastest_where_one_of_the_tied_has_no_speed() -> None:
+def test_no_faster_where_one_that_could_be_the_best_has_no_speed() -> None:
     records = of_unequal_speed()
     v = only(records)
     tied = [row.candidate for row in v.tied]
-    assert v.fastest is not None
     assert 2 < len(tied) < len(v.rows)
-    not_worse = [row.candidate for row in v.tied if row.standing != "worse"]
-    for shared in (not_worse[0], not_worse[-1]):
+    for shared in (tied[0], tied[-1]):
         some = only(without_speed(records, [shared]))
-        assert some.fastest is None
-        assert fastest_words(some) is None
+        assert some.faster == ()
+        assert faster_words(some) is None
     others = [row.candidate for row in v.rows if not row.tied]
     some = only(without_speed(records, others))
-    assert some.fastest is not None
-    assert some.fastest.candidate == v.fastest.candidate
+    assert [r.candidate for r in some.faster] == [r.candidate for r in v.faster]
 
 
 def test_what_would_help_in_words() -> None:
     """As many runs again as there are, and what the margin takes, or that more runs will not do."""
     _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
     v = only(records)
-    words = next_words(replace(v, seconds=30.0), STUDY) or ""
     step = next(s for s in v.outlook if s.runs > v.runs / 2)
-    assert words.startswith(f"{step.runs} more runs (some {step.runs // 2} minutes of one worker)")
+    slow_runs = replace(v, seconds=30.0)
+    state = StudyState(command="python run_search.py --extra 3 --data x", folder="runs/x")
+    card = next_card(slow_runs, STUDY, state)
+    minutes = f"about {step.runs // 2} minutes of one worker"
+    assert card.headline == f"{step.runs} more runs, {minutes}"
     # the second seeds are more than the study asks for: its --extra counts them
     assert v.extra == len(v.rows) > STUDY.extra
-    assert f"--extra {v.extra + step.runs} in the same folder" in words
-    assert f"from {points(v.bound)} to about {points(step.bound)} points" in words
+    assert card.command == f"python run_search.py --data x --extra {v.extra + step.runs}"
+    assert f"from {points(v.bound)} to about {points(step.bound)} points" in card.text
+    assert next_card(v, STUDY, StudyState()).command == "", "a replay cannot be added to"
     far = replace(v, outlook=(Outlook(8, 0.009), Outlook(100_000, 0.0049)))
-    assert "longer ones (--epochs) may tell more" in (next_words(far, STUDY) or "")
+    assert "longer ones may tell more" in next_words(far)
     no_help = replace(v, bound=0.009, outlook=(Outlook(8, 0.0089), Outlook(100_000, 0.0049)))
-    assert "more runs would hardly narrow the 0.9 points" in (next_words(no_help, STUDY) or "")
+    assert "would hardly narrow the 0.9 points" in next_words(no_help)
+    longer = next_card(replace(no_help, seconds=30.0), STUDY, state)
+    assert longer.headline.startswith("Longer runs, about")
+    assert "--out runs/x-longer" in longer.command
     slow = replace(v, bound=0.009, outlook=(Outlook(8, 0.0088), Outlook(64, 0.0078)))
-    assert (next_words(slow, STUDY) or "").startswith("64 more runs")
+    assert next_card(slow, STUDY, state).headline.startswith("64 more runs")
     near = replace(v, bound=0.011, outlook=(Outlook(20, 0.009), Outlook(40, 0.0049)))
-    assert "0.5 points would take 40 more runs" in (next_words(near, STUDY) or "")
+    assert "0.5 would take 40 runs" in next_words(near)
 
 
 def test_surface_and_its_drift_in_words() -> None:

@@ -20,7 +20,7 @@ from scaling_search.report import render
 from scaling_search.report.page import Page, page_of
 from scaling_search.results import curves, tables
 from scaling_search.results.reading import Results, open_results
-from scaling_search.verdict.narration import narrate, opening
+from scaling_search.verdict.narration import cards, comparisons, opening
 from scaling_search.verdict.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ def write_table(source: Results, to: Path) -> int:
     """Write every curve of an open study as a table that says nothing of this machine's folders;
     return its number of rows. Raises UserError."""
     name, facts = source.fact("dataset"), source.facts()
+    facts.pop("samples", None)  # somebody's images, which a table of curves need not carry
     settings = facts["settings"]
     facts["settings"] = {**settings, "data": {**settings["data"], "source": name}}
     baseline = settings["baseline"]
@@ -97,7 +98,9 @@ def _write_page(page: Page, to: Path, console: Console) -> None:
     _write(to, render.build(page))
     sentences = opening(page.verdicts, page.records, page.unfinished)
     for v in page.verdicts:
-        sentences += narrate(v, page.records, page.study)
+        for card in cards(v, page.study, page.state):
+            sentences += card.sentences
+        sentences += comparisons(v, page.records, page.study)
     for sentence in sentences:
         say(console, sentence.label, sentence.text)
     say(console, "report", str(to))

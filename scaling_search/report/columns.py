@@ -15,63 +15,103 @@ from scaling_search.report.page import Page
 from scaling_search.results import tables
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.candidate import Candidate
+from scaling_search.verdict.narration import accuracy_and_interval, own_runs_words
 from scaling_search.verdict.verdict import Row
 
-# Key of a column, its heading, what it says, how the page shows it (FORMATS in assets/report.js).
-_NETWORKS = (
-    ("label", "network", "blocks, width multiplier, resolution", "text"),
-    ("stands", "stands for", "its role, and the directions that it is or is nearest to", "text"),
-    ("budget", "budget", "", "text"),
-    ("mean", "val %", "expected at the last rung, from the model of all runs", "percent1"),
-    ("error", "±", "standard deviation of that, points", "percent1"),
-    ("behind", "below the pick", "points", "percent1"),
-    ("low", "from", "95%, points", "percent1"),
-    ("high", "to", "95%, points", "percent1"),
-    ("standing", "so it is", "against the pick, with a margin of half a point", "text"),
-    ("best", "P(best)", "", "fixed2"),
-    ("tied", "tied", "of the smallest set whose P(best) sums to 0.95", "text"),
-    ("count", "runs", "that ended well at the last rung", "number"),
-    ("status", "status", "of all its runs", "text"),
-    ("alpha", "alpha", "depth multiplier", "number"),
-    ("beta", "beta", "width multiplier", "number"),
-    ("gamma", "gamma", "resolution multiplier", "number"),
-    ("share_depth", "depth share", "of the extra cost", "percent"),
-    ("share_width", "width share", "of the extra cost", "percent"),
-    ("share_resolution", "resolution share", "of the extra cost", "percent"),
-    ("macs", "MACs", "multiply-adds per image", "si"),
-    ("ratio", "ratio", "to the baseline's MACs", "ratio"),
-    ("waste", "waste", "of the resolution's rounding", "percent1"),
-    ("params", "params", "", "si"),
-    ("acts", "acts", "output elements per image", "si"),
-    ("latency_ms", "latency, ms", "of a forward pass, as the budget says", "fixed2"),
-    ("image_ms", "ms/image", "training time per image, median of its runs", "fixed2"),
-    ("seconds", "seconds", "of a run at the last rung, median", "number"),
-    ("stages", "stages", "blocks × channels of each", "text"),
-    ("network", "key", "of the network, as in results.csv", "text"),
+# Key of a column, its heading, what it says, how the page shows it (FORMATS in assets/report.js),
+# and whether it is shown at once; the others unfold.
+_Head = tuple[str, str, str, str, bool]
+_NETWORKS: tuple[_Head, ...] = (
+    (
+        "label",
+        "network",
+        "Blocks, width multiplier, resolution; under it what it is.",
+        "name",
+        True,
+    ),
+    (
+        "mean",
+        "accuracy %",
+        "Validation accuracy expected after the longest runs, with its 95%, from one model of all "
+        "runs. Click a row for the runs that it comes from.",
+        "accuracy",
+        True,
+    ),
+    (
+        "difference",
+        "against the pick",
+        "Points against the pick, with their 95%. The band is half a point: as good.",
+        "difference",
+        True,
+    ),
+    (
+        "tied",
+        "could be best",
+        "Of the smallest set of networks whose probabilities of being the best sum to 95%.",
+        "text",
+        True,
+    ),
+    ("count", "runs", "That ended well at full length.", "number", True),
+    ("params", "parameters", "Of the whole network.", "si", True),
+    (
+        "image_ms",
+        "ms per image",
+        "Training time per image here, median of its runs.",
+        "fixed2",
+        True,
+    ),
+    ("latency_ms", "latency, ms", "Of a forward pass, as the budget says.", "fixed2", True),
+    (
+        "stands",
+        "role",
+        "What it is, and the directions that it is or is nearest to.",
+        "text",
+        False,
+    ),
+    ("budget", "budget", "The budget that it meets.", "text", False),
+    ("best", "P(best)", "The probability that it is the best of its budget.", "fixed2", False),
+    ("status", "status", "Of all its runs.", "text", False),
+    ("alpha", "depth ×", "Depth multiplier, alpha.", "number", False),
+    ("beta", "width ×", "Width multiplier, beta.", "number", False),
+    ("gamma", "resolution ×", "Resolution multiplier, gamma.", "number", False),
+    ("share_depth", "depth share", "Of the extra cost.", "percent", False),
+    ("share_width", "width share", "Of the extra cost.", "percent", False),
+    ("share_resolution", "resolution share", "Of the extra cost.", "percent", False),
+    ("macs", "FLOPs", "Multiply-adds per image.", "si", False),
+    ("ratio", "FLOPs ×", "Against the baseline's multiply-adds.", "ratio", False),
+    ("waste", "waste %", "Of its cost, by the rounding of feature maps.", "percent1", False),
+    ("acts", "activations", "Output elements per image.", "si", False),
+    ("seconds", "seconds", "Of a run of full length, median.", "number", False),
+    ("stages", "stages", "Blocks × channels of each stage.", "text", False),
+    ("network", "key", "Of the network, as in results.csv.", "text", False),
+    # what the page shows within other columns
+    ("accuracy", "", "", "hidden", False),
+    ("own", "", "", "hidden", False),
+    ("low", "", "", "hidden", False),
+    ("high", "", "", "hidden", False),
 )
-_RUNS = (
-    ("row", "network", "", "network"),
-    ("seed", "seed", "", "number"),
-    ("epochs", "epochs", "", "number"),
-    ("status", "status", "", "text"),
-    ("val_acc", "val %", "of this run", "percent1"),
-    ("val_loss", "val loss", "", "fixed2"),
-    ("test_acc", "test %", "what the answer names only", "percent1"),
-    ("seconds", "seconds", "", "number"),
-    ("images_per_s", "images/s", "in training", "si"),
-    ("peak_memory", "memory", "bytes at the peak", "si"),
-    ("note", "note", "", "text"),
+_RUNS: tuple[_Head, ...] = (
+    ("row", "network", "", "network", True),
+    ("seed", "seed", "", "number", True),
+    ("epochs", "epochs", "", "number", True),
+    ("status", "status", "", "text", True),
+    ("val_acc", "accuracy %", "Validation accuracy of this run.", "percent1", True),
+    ("val_loss", "loss", "Validation loss of this run.", "fixed2", True),
+    ("test_acc", "test %", "Of what the answer names only.", "percent1", True),
+    ("seconds", "seconds", "", "number", True),
+    ("images_per_s", "images/s", "In training.", "si", True),
+    ("peak_memory", "memory", "Bytes at the peak.", "si", True),
+    ("note", "note", "", "text", True),
 )
-
 
 # Of a network without a finished run.
 _NO_CONCLUSIONS: dict[str, Any] = {
     "mean": None,
-    "error": None,
-    "behind": None,
+    "accuracy": "",
+    "own": "",
+    "difference": None,
     "low": None,
     "high": None,
-    "standing": None,
     "best": None,
     "tied": "",
 }
@@ -91,9 +131,9 @@ def networks(page: Page) -> dict[str, Any]:
         if key in verdicts:
             row |= _conclusions(verdicts[key], is_pick=key in page.picks)
         rows.append(row)
-    headings: Sequence[tuple[str, str, str, str]] = _NETWORKS
+    headings: Sequence[_Head] = _NETWORKS
     if all(row["latency_ms"] is None for row in rows):  # no budget asked for it
-        headings = tuple(head for head in _NETWORKS if head[0] != "latency_ms")
+        headings = [head for head in _NETWORKS if head[0] != "latency_ms"]
     return _as_columns(headings, rows)
 
 
@@ -155,30 +195,30 @@ def _conclusions(row: Row, *, is_pick: bool) -> dict[str, Any]:
     """Return what the verdict concludes about a network."""
     values: dict[str, Any] = {
         "mean": row.mean,
-        "error": row.error,
+        "accuracy": accuracy_and_interval(row),
+        "own": own_runs_words(row),
         # Not all finished runs at the last rung: fresh seeds only confirm, and are no part of the
         # verdict.
         "count": row.seeds,
     }
     if not is_pick:
         values |= {
-            "behind": row.behind,
-            "low": row.low,
-            "high": row.high,
-            "standing": row.standing,
+            # `behind` says how far the pick is ahead; shown is the network's own side
+            "difference": -row.behind,
+            "low": -row.high,
+            "high": -row.low,
         }
     if row.candidate.role == "candidate":
         values["best"] = row.best
-    if row.tied:
-        values["tied"] = "yes"
+        values["tied"] = "yes" if row.tied else "no"
     return values
 
 
 def _stands_for(candidate: Candidate, is_pick: bool) -> str:
-    """Return the network's role and the directions that it stands for, such as 'chosen, paper'."""
+    """Return what the network is, such as 'the pick, paper'."""
     words = []
     if is_pick:
-        words.append("chosen")
+        words.append("the pick")
     if candidate.role != "candidate":
         words.append(candidate.role)
     return ", ".join([*words, *map(str, candidate.directions)])
@@ -196,9 +236,7 @@ def _stages(net: Network) -> str:
     return f"stem {net.stem_width}; {stages}; head {net.head_width}"
 
 
-def _as_columns(
-    heads: Sequence[tuple[str, str, str, str]], rows: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+def _as_columns(heads: Sequence[_Head], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the columns that have a heading; a row may have others."""
     keys = [head[0] for head in heads]
     return {"columns": heads, "rows": {key: [row[key] for row in rows] for key in keys}}

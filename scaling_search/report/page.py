@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from effnet.shares import EXPONENTS, Exponents, exponents
 from scaling_search import UserError
+from scaling_search.results.curves import Curves
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.growth import Addition
 from scaling_search.study.settings import Study, check
 from scaling_search.study.wording import percent
+from scaling_search.verdict.narration import StudyState
 from scaling_search.verdict.verdict import Verdict, verdicts
 
 # Fewer runs of the pick than this, and luck is not told from merit.
@@ -39,6 +42,9 @@ class Page:
     records: list[Record]
     verdicts: tuple[Verdict, ...]
     native: int = 0  # px of the images; 0: not known
+    classes: int = 0  # 0: not known
+    samples: Sequence[dict[str, Any]] = ()  # of data/samples.py
+    state: StudyState = field(default_factory=StudyState)
     family: tuple[Record, ...] = ()  # runs of `scaling-search family --train`
     powers: Exponents = EXPONENTS["macs"]  # of depth, width, resolution: the budgets' measure grows
 
@@ -59,6 +65,8 @@ def page_of(source: Results, folder: Path) -> Page:
     """Return all that a report of this study is made from. Raises UserError."""
     records = source.records()
     study = check(source.fact("settings"), str(folder))
+    unfinished = unfinished_words(source, records)
+    data_facts = source.fact("data facts") or {}
     budgets = ", ".join(str(budget) for budget in study.budgets)
     return Page(
         title=f"Scaling {Path(study.baseline.name).name} on {source.fact('dataset')}: {budgets}",
@@ -67,7 +75,7 @@ def page_of(source: Results, folder: Path) -> Page:
         command=source.fact("command"),
         study=study,
         targets=source.fact("targets"),
-        unfinished=unfinished_words(source, records),
+        unfinished=unfinished,
         notes=[
             *source.fact("notes"),
             *additions_in_words(source),
@@ -75,11 +83,23 @@ def page_of(source: Results, folder: Path) -> Page:
         ],
         provenance=source.fact("provenance"),
         records=records,
-        verdicts=tuple(verdicts(records, study)),
-        native=(source.fact("data facts") or {}).get("native", 0),
+        verdicts=tuple(v for v in verdicts(records, study) if not (unfinished and v.is_alone)),
+        native=data_facts.get("native", 0),
+        classes=data_facts.get("classes", 0),
+        samples=source.fact("samples") or (),
+        state=_state(source, folder, unfinished),
         family=_family(folder / "family"),
         powers=_powers(source, study),
     )
+
+
+def _state(source: Results, folder: Path, unfinished: str) -> StudyState:
+    """Return how far the study is, and how it is gone on with: a recorded table and a replay have
+    nothing to add to and nothing to train."""
+    command = source.fact("command")
+    if isinstance(source, Curves) or "--replay" in command:
+        return StudyState(unfinished)
+    return StudyState(unfinished, command, str(folder))
 
 
 def _powers(source: Results, study: Study) -> Exponents:
@@ -120,7 +140,6 @@ def warnings(page: Page) -> list[str]:
     candidates = [r for r in page.records if r.candidate.role == "candidate"]
     checks = [
         _few_seeds(page),
-        _wasteful_networks(page),
         _stopped_early(page, candidates),
         _upscaled_images(page, candidates),
         _failed_runs(page),
@@ -136,7 +155,8 @@ def _few_seeds(page: Page) -> str | None:
     return f"few seeds: the pick has {have} of its own, three or more tell luck from merit"
 
 
-def _wasteful_networks(page: Page) -> str | None:
+def waste_words(page: Page) -> str | None:
+    """Return which networks lose much of their cost to rounding; None where none does."""
     networks = {r.candidate.label: r.candidate.waste for r in page.records}
     wasteful = {label: waste for label, waste in networks.items() if waste > _MUCH_WASTE}
     if not wasteful:
@@ -144,8 +164,8 @@ def _wasteful_networks(page: Page) -> str | None:
     worst = max(wasteful, key=lambda label: wasteful[label])
     losers = "1 network loses" if len(wasteful) == 1 else f"{len(wasteful)} networks lose"
     return (
-        f"waste: {losers} over {percent(_MUCH_WASTE)} of their cost to the "
-        f"rounding of feature maps, at most {percent(wasteful[worst])} ({worst})"
+        f"Waste: {losers} over {percent(_MUCH_WASTE)} of their cost to the "
+        f"rounding of feature maps, at most {percent(wasteful[worst])} ({worst})."
     )
 
 

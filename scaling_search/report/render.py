@@ -18,15 +18,16 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from scaling_search.report import columns, figures
+from scaling_search.report import columns, figures, stages
 from scaling_search.report.figures import compare
-from scaling_search.report.figures.style import axes_of
-from scaling_search.report.page import Page, warnings
+from scaling_search.report.figures.style import DARK, axes_of
+from scaling_search.report.page import Page, warnings, waste_words
 from scaling_search.results.record import count_ended
-from scaling_search.verdict.narration import in_brief, narrate, opening
+from scaling_search.verdict.narration import cards, comparisons, details, in_brief, opening
+from scaling_search.verdict.verdict import Verdict
 
 _COMPARED = (
-    "Each study's networks at their exact cost, with one standard deviation, and its front; stars "
+    "Each study's networks at their exact cost, with its 95%, and its front; stars "
     "are the picks. Accuracies of different data sets, sizes or recipes are not comparable as "
     "such: compare where the fronts bend and where on the map the best lie."
 )
@@ -44,7 +45,8 @@ def content(page: Page, state: str) -> str:
     words = {
         "state": state,
         "answer": _render("answer.html.j2", {**_answer(page), "page": page}),
-        "reproduce": _render("reproduce.html.j2", {"page": page}),
+        "seen": _render("seen.html.j2", {**_answer(page), "page": page}),
+        "reproduce": _render("reproduce.html.j2", {**_answer(page), "page": page}),
     }
     return _content(page, words)
 
@@ -53,7 +55,7 @@ def build_comparison(pages: Sequence[Page]) -> str:
     """Return one page of several studies as HTML: their answers side by side, their fronts in one
     figure, their maps."""
     title = f"{len(pages)} studies"
-    content = _json({"title": title}, _compared_figures(pages))
+    content = _json({"title": title, "dark": DARK}, _compared_figures(pages))
     headings, rows = _compared_answers(pages)
     words = {"headings": headings, "rows": rows}
     return _page("comparison.html.j2", _Shell(title, content), words)
@@ -71,9 +73,26 @@ def _answer(page: Page) -> dict[str, object]:
     """Return what the template of the answer takes, but for the page."""
     return {
         "opening": opening(page.verdicts, page.records, page.unfinished),
-        "verdicts": [narrate(v, page.records, page.study) for v in page.verdicts],
+        "answers": [
+            {
+                "budget": f"Budget {v.budget}",
+                "cards": cards(v, page.study, page.state),
+                "comparisons": comparisons(v, page.records, page.study),
+                "details": details(v, page.records, page.study),
+                "stages": _stages(v),
+            }
+            for v in page.verdicts
+        ],
         "warnings": warnings(page),
+        "waste": waste_words(page),
+        "samples": page.samples,
     }
+
+
+def _stages(v: Verdict) -> list[stages.Line]:
+    if v.baseline is None:
+        return []
+    return stages.compare(v.baseline.candidate.arch, v.pick.candidate.arch)
 
 
 def _compared_answers(pages: Sequence[Page]) -> tuple[list[str], list[list[str]]]:
@@ -103,6 +122,7 @@ def _content(page: Page, words: dict[str, str]) -> str:
         **words,
         # the first is shown until the reader chooses another
         "axes": axes_of(page),
+        "dark": DARK,
         "tables": {"networks": networks, "runs": runs},
     }
     return _json(parts, figures.figures(page, networks))
@@ -128,7 +148,13 @@ def _json(parts: dict[str, object], drawn: Sequence[figures.Figure]) -> str:
     """
     figure_texts = []
     for f in drawn:
-        head = {"id": f.anchor, "heading": f.heading, "words": f.words, "control": f.control}
+        head = {
+            "id": f.anchor,
+            "heading": f.heading,
+            "words": f.words,
+            "control": f.control,
+            "place": f.place,
+        }
         figure_texts.append(f'{json.dumps(head)[:-1]}, "figure": {f.figure}}}')
     head_text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
     text = f'{head_text[:-1]},"figures":[{",".join(figure_texts)}]}}'

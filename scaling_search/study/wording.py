@@ -10,6 +10,19 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def signed(fraction: float) -> str:
+    """0.0061 → '+0.6', -0.0193 → '−1.9', 0.0001 → '0.0': a difference in points."""
+    text = points(abs(fraction))
+    if float(text) == 0:
+        return text
+    return f"+{text}" if fraction > 0 else f"−{text}"
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """'−0.9 (−1.5 to −0.4)': a difference in points and its 95% interval."""
+    return f"{signed(value)} ({signed(low)} to {signed(high)})"
+
+
 def percent(share: float) -> str:
     """0.123 → '12%'."""
     return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero

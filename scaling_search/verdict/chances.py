@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 
 from scaling_search.verdict.posterior import Array
@@ -11,6 +13,9 @@ MARGIN = 0.005
 
 # What intervals, the loss bound, the tied set and the surface's region hold.
 CONFIDENCE = 0.95
+
+# Half the width of a 95% interval, in standard deviations. Whatever stands after a ± is this wide.
+HALF_WIDTH = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 def chances(accuracy: Array) -> tuple[int, Array, float]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from effnet.arch import Arch
 from effnet.budget import human
 from scaling_search.results.record import Record, count_ended
+from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
-from scaling_search.study.wording import percent, points, spent
-from scaling_search.verdict.chances import MARGIN
+from scaling_search.study.wording import difference, percent, points, spent
+from scaling_search.verdict.chances import HALF_WIDTH, MARGIN
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
+from scaling_search.verdict.foresight import Outlook
 from scaling_search.verdict.posterior import ENOUGH_DRAWS
 from scaling_search.verdict.verdict import Row, Verdict
 
@@ -27,6 +32,42 @@ class Sentence:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One of the four questions that an answer answers: `label` is the word that stands before it,
+    `question` what it answers, `headline` the answer in a few words, `text` the sentences that go
+    with it. `bound` [fraction] is the most that the pick may lose, where the card is about that;
+    `command` is what to type next, where there is something."""
+
+    label: str
+    question: str
+    headline: str
+    text: str
+    bound: float | None = None
+    command: str = ""
+
+    @property
+    def sentences(self) -> list[Sentence]:
+        """The card as the terminal says it."""
+        said = [Sentence(self.label, f"{self.headline}. {self.text}")]
+        if self.command:
+            said.append(Sentence("", self.command))
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class StudyState:
+    """What else an answer depends on: how far the study is, and how it is gone on with.
+
+    `unfinished`: such as '4 of 19 runs', '' of a finished study. `command`: the study's own, ''
+    where nothing can be added to it (a replay). `folder`: its run folder, '' where that holds
+    nothing to train."""
+
+    unfinished: str = ""
+    command: str = ""
+    folder: str = ""
+
+
 def opening(verdicts: Sequence[Verdict], records: Sequence[Record], part: str) -> list[Sentence]:
     """Return what a reader must know before any verdict: that there is none yet, or that `part` of
     the study has ended ('4 of 19 runs'; '' for a finished one)."""
@@ -37,31 +78,43 @@ def opening(verdicts: Sequence[Verdict], records: Sequence[Record], part: str) -
     return []
 
 
-def narrate(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentence]:
-    """Return a whole verdict, what to choose first; a term is explained where it first stands."""
-    sentences = [
-        Sentence("choose", choice_words(v)),
-        Sentence("accuracy", accuracy_words(v, study)),
-        Sentence("certainty", bound_words(v)),
-        Sentence("noise", noise_words(v)),
+def cards(v: Verdict, study: Study, state: StudyState) -> list[Card]:
+    """Return the answer: which network, how sure, was the larger cost worth it, what next."""
+    answers = [
+        pick_card(v, study, state),
+        certainty_card(v),
+        worth_card(v),
+        next_card(v, study, state),
     ]
-    more = next_words(v, study)
-    if more is not None:
-        sentences.append(Sentence("next", more))
+    return [card for card in answers if card is not None]
+
+
+def comparisons(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentence]:
+    """Return what named networks are against the pick: the paper's direction, the best single
+    dimension, the study's own directions, and what is faster or cheaper and may be as good."""
     others = [
-        ("fastest", fastest_words(v)),
         ("paper", paper_words(v)),
         ("single", single_words(v)),
         *(("direction", direction_words(v, name)) for name in study.directions),
-        ("baseline", baseline_words(v)),
+        ("faster", faster_words(v)),
+        ("cheaper", cheaper_words(v)),
     ]
-    compared = [Sentence(label, text) for label, text in others if text is not None]
-    if compared:
-        sentences += [Sentence("others", _OTHERS), *compared]
+    sentences = [Sentence(label, text) for label, text in others if text is not None]
     finalists = confirmed(records, study, v)
     if finalists:
         sentences.append(Sentence("confirm", _CONFIRM))
         sentences += [Sentence("", confirmed_words(c)) for c in finalists]
+    return sentences
+
+
+def details(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentence]:
+    """Return what stands behind the answer, for those who want to check it."""
+    sentences = [
+        Sentence("accuracy", accuracy_words(v, study)),
+        Sentence("certainty", bound_words(v)),
+        Sentence("noise", noise_words(v)),
+        Sentence("shares", shares_words(v)),
+    ]
     surface = surface_words(v, study.rungs)
     if surface is not None:
         sentences.append(Sentence("surface", surface))
@@ -83,10 +136,10 @@ def in_brief(v: Verdict, study: Study) -> list[Sentence]:
         Sentence("budget", str(v.budget)),
         Sentence("the pick", c.label),
         Sentence("its shares", spent(c.shares) if c.shares else "none"),
-        Sentence("val %", f"{points(v.pick.mean)} ± {points(v.pick.error)}"),
+        Sentence("accuracy %", accuracy_and_interval(v.pick)),
         Sentence("may lose (95%)", f"{points(v.bound)} points"),
-        Sentence("tied", f"{len(v.tied)} of {len(v.rows)}"),
-        Sentence("baseline val %", points(v.baseline.mean) if v.baseline else ""),
+        Sentence("could be best", f"{len(v.tied)} of {len(v.rows)}"),
+        Sentence("baseline %", points(v.baseline.mean) if v.baseline else ""),
         Sentence("trained", trained_words(study)),
     ]
 
@@ -97,56 +150,123 @@ def in_brief(v: Verdict, study: Study) -> list[Sentence]:
 def trained_words(study: Study) -> str:
     """'2 epochs (adamw, lr 0.02, batch 64)', or '28,800 images (...)' where epochs are not passes
     over the data."""
-    last, recipe, images = study.rungs[-1], study.recipe, study.data.epoch_images
-    length = f"{last} epoch{_plural(last)}"
+    recipe = study.recipe
+    return f"{length_words(study)} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
+
+
+def length_words(study: Study) -> str:
+    """'2 epochs', or '28,800 images' where epochs are not passes over the data."""
+    last, images = study.rungs[-1], study.data.epoch_images
     if images is not None:
-        length = f"{last * images:,} images"
-    return f"{length} ({recipe.optimizer}, lr {recipe.lr:g}, batch {recipe.batch})"
+        return f"{last * images:,} images"
+    return f"{last} epoch{_plural(last)}"
+
+
+def accuracy_and_interval(row: Row) -> str:
+    """'52.1 ± 0.5' in per cent with its 95%, or '0.4 (0.0 to 1.2)' where a ± would leave 0 to
+    100."""
+    half = HALF_WIDTH * row.error
+    if half <= row.mean <= 1 - half:
+        return f"{points(row.mean)} ± {points(half)}"
+    low, high = row.interval
+    return f"{points(row.mean)} ({points(low)} to {points(high)})"
+
+
+def own_runs_words(row: Row) -> str:
+    """How a network's accuracy comes from its own runs: 'two runs, 35.2 and 39.9, and what its
+    neighbours say: 36.0'."""
+    own = [points(accuracy) for accuracy in row.own]
+    if not own:
+        return f"no run of full length of its own; what its neighbours say: {points(row.mean)}"
+    if len(own) > _LISTED:
+        runs = f"{len(own)} runs, {min(own)} to {max(own)}"
+    elif len(own) == 1:
+        runs = f"one run, {own[0]}"
+    else:
+        runs = f"{_COUNTS[len(own)]} runs, {', '.join(own[:-1])} and {own[-1]}"
+    return f"{runs}, and what its neighbours say: {points(row.mean)}"
+
+
+_LISTED = 4  # runs whose accuracies are all named; of more the lowest and the highest
+_COUNTS = {2: "two", 3: "three", 4: "four"}
 
 
 def _plural(count: int) -> str:
     return "" if count == 1 else "s"
 
 
-# ---- the pick
+# ---- which network
 
 
-def choice_words(v: Verdict) -> str:
+def pick_card(v: Verdict, study: Study, state: StudyState) -> Card:
+    """The pick, in terms that a person can use."""
     c = v.pick.candidate
-    coefficients = f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
-    shares = "no extra cost, it is the baseline's"
-    if c.shares:
-        shares = f"shares of the extra cost: {spent(c.shares)}"
-    cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times the baseline's"
+    label, question = "choose", f"Which network, for {v.budget}?"
+    if state.unfinished:
+        label, question = "leading", f"Which network leads so far, for {v.budget}?"
+    text = f"Validation accuracy {accuracy_and_interval(v.pick)}% (95%) after {length_words(study)}"
+    if v.pick.test is not None:
+        text += f", test {points(v.pick.test)}%"
+    sizes = multipliers_words(v)
+    return Card(label, question, network_words(c), f"{text}. {sizes}." if sizes else f"{text}.")
+
+
+def network_words(c: Candidate) -> str:
+    """'8 blocks, 28 px, stem 6 to head 260 channels, 110K parameters'; of a function, whose inside
+    is not known, its two multipliers."""
+    size = f"{human(c.cost.params)} parameters"
+    net = c.arch
+    if not isinstance(net, Arch):
+        return f"depth {net.depth:g}, width {net.width:g}, {net.px}, {size}"
+    channels = f"stem {net.stem_width} … head {net.head_width} channels"
+    if not net.head_width:
+        channels = f"stem {net.stem_width} … {net.stages[-1].width} channels"
+    return f"{net.blocks} blocks, {net.px}, {channels}, {size}"
+
+
+def multipliers_words(v: Verdict) -> str:
+    """How the pick was scaled from the baseline, and what it costs."""
+    c = v.pick.candidate
+    if c.ratio == 1 and c.alpha == c.beta == c.gamma == 1:
+        return "It is the baseline"
+    scaled = f"depth ×{c.alpha:.3g}, width ×{c.beta:.3g}, resolution ×{c.gamma:.3g}"
+    cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times"
     if c.latency is not None:
         cost = f"{v.budget.quantity(c.latency)}{_latency_ratio(v)}; {cost}"
     if v.budget.of in ("params", "acts"):
         cost = f"{human(getattr(c.cost, v.budget.of))} {v.budget.unit}; {cost}"
-    return (
-        f"{c.label} for the budget {v.budget}: {coefficients} (multipliers of depth, width and "
-        f"resolution); {shares}; {cost}"
-    )
+    return f"Against the baseline: {scaled}; {cost}"
 
 
 def _latency_ratio(v: Verdict) -> str:
     """The pick's latency beside the baseline's, where both are known."""
     ours = v.pick.candidate.latency
     base = v.baseline.candidate.latency if v.baseline else None
-    return f", {ours / base:.2f} times the baseline's" if ours and base else ""
+    return f", {ours / base:.2f} times" if ours and base else ""
+
+
+def shares_words(v: Verdict) -> str:
+    """Where the pick's extra cost went."""
+    c = v.pick.candidate
+    if not c.shares:
+        return "the pick has no extra cost to share out, it costs what the baseline does"
+    coefficients = f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
+    return (
+        f"the pick's extra cost went to {spent(c.shares)} ({coefficients}: its multipliers of "
+        "depth, width and resolution)"
+    )
 
 
 def accuracy_words(v: Verdict, study: Study) -> str:
-    runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)} of it"
+    """What the accuracy of the pick is, and what it comes from."""
     metric = "accuracy"
     if study.metric == "balanced":
         metric = "balanced accuracy (the mean over classes of the part of each that is right)"
-    words = (
-        f"val {points(v.pick.mean)} ± {points(v.pick.error)}%: validation {metric} expected over "
-        f"seeds, from {runs} and all others through the model, which sees {_seen_words(v)}"
+    return (
+        f"the pick: {own_runs_words(v.pick)}. That is the validation {metric} expected over seeds, "
+        f"from one model of all runs, which sees {_seen_words(v)}; ± and brackets are 95% "
+        "everywhere"
     )
-    if v.pick.test is not None:
-        words += f"; test {points(v.pick.test)}%"
-    return words
 
 
 def _seen_words(v: Verdict) -> str:
@@ -158,17 +278,37 @@ def _seen_words(v: Verdict) -> str:
     return f"accuracies and, of runs of full length, {' and '.join(v.losses)}"
 
 
+# ---- how sure
+
+
+def certainty_card(v: Verdict) -> Card:
+    """How sure the pick is: what could be the best, and the most that the pick may lose."""
+    question = "How sure is that?"
+    total, tied = len(v.rows), len(v.tied)
+    if v.is_alone:
+        headline = "The only network of this budget that finished"
+        return Card("sure", question, headline, "Nothing to compare it with.")
+    lose = f"You lose at most {points(v.bound)} points (95%)"
+    if v.bound > MARGIN:
+        headline = f"Not settled: {tied} of {total} could be best"
+        return Card("sure", question, headline, f"{lose}.", v.bound)
+    if tied == 1:
+        return Card("sure", question, f"Settled: the best of {total}", f"{lose}.", v.bound)
+    headline = "Settled: within half a point of the best"
+    return Card("sure", question, headline, f"{lose}; {tied} of {total} could be best.", v.bound)
+
+
 def bound_words(v: Verdict) -> str:
-    """The loss bound, P(best) and the tied set."""
-    if len(v.rows) == 1:
-        return "the only network of this cost that finished"
-    bound = f"at most {points(v.bound)} points below the best (95%)"
+    """The loss bound, P(best) and the networks that could be the best."""
+    if v.is_alone:
+        return "the only network of this budget that finished"
+    bound = f"with 95% probability the pick lies at most {points(v.bound)} points below the best"
     probability = f"P(best), the probability that it is the best, is {v.pick.best:.2f}"
     return f"{bound}; {probability}. {tied_words(v)}"
 
 
 def tied_words(v: Verdict) -> str:
-    """How many of the networks may be the best; their cost where they differ in it."""
+    """How many of the networks could be the best; their cost where they differ in it."""
     total, tied = len(v.rows), len(v.tied)
     cost = "of this cost"
     if v.budget.of != "macs":
@@ -177,15 +317,18 @@ def tied_words(v: Verdict) -> str:
         ratios = [row.candidate.ratio for row in v.rows]
         cost = f"that really cost {min(ratios):.2f}x to {max(ratios):.2f}x"
     if tied == total:
-        return f"All {total} networks {cost} are tied: none can be told apart from the best"
+        return f"All {total} networks {cost} could be the best: none can be told apart"
     if tied == 1:
         return f"It is the best of {total} networks {cost} with 95% probability"
-    return f"{tied} of {total} networks {cost} are tied: they cannot be told apart from the best"
+    return (
+        f"{tied} of {total} networks {cost} could be the best: the smallest set whose P(best) sums "
+        "to 0.95"
+    )
 
 
 def noise_words(v: Verdict) -> str:
     """Say how much one run varies, what was left out, and where the model is rough."""
-    words = f"one run varies by ± {points(v.noise)} points around its network"
+    words = f"one run lies within ± {points(HALF_WIDTH * v.noise)} points of its network (95%)"
     if v.left_out == 1:
         words += "; 1 failed run is left out"
     elif v.left_out:
@@ -198,89 +341,180 @@ def noise_words(v: Verdict) -> str:
     return words
 
 
-def next_words(v: Verdict, study: Study) -> str | None:
-    """What would narrow the answer, and what that takes; None for a single network."""
-    margin = points(MARGIN)
-    if len(v.rows) == 1:
-        return None
-    if not v.outlook:
-        return f"settled: whatever is best lies within {margin} points of the pick"
+# ---- was the larger cost worth it
 
-    longer = (
-        "the networks lie too close for runs of this length; longer ones (--epochs) may tell more, "
-        "which runs of this length cannot say"
-    )
-    shown = []  # that can be made, and would be seen in the answer
+
+def worth_card(v: Verdict) -> Card | None:
+    """What the pick brings over the baseline; None where that has no run, or is the pick."""
+    base = v.baseline
+    if base is None or base.candidate.key == v.pick.candidate.key:
+        return None
+    gain = difference(base.behind, base.low, base.high)
+    cost = f"{v.pick.candidate.ratio:.2f} times its FLOPs (multiply-adds)"
+    text = f"Points against the baseline ({base.candidate.label}: {accuracy_and_interval(base)}%)"
+    if v.pick.candidate.ratio <= 1:
+        question = "What does the smaller cost lose?"
+        headline = f"Against the baseline: {gain}"
+        return Card("worth it", question, headline, f"{text}, at {cost}.")
+    question = "Was the larger cost worth it?"
+    text = f"{text}, for {cost}."
+    if base.low > 0:
+        return Card("worth it", question, f"Yes: {gain}", text)
+    if base.high < 0:
+        return Card("worth it", question, f"No: {gain}", f"{text} {_TRAIN_LONGER}")
+    return Card("worth it", question, f"Not shown: {gain}", f"{text} {_TRAIN_LONGER}")
+
+
+_TRAIN_LONGER = "Train longer before trusting a direction."
+
+
+# ---- what next
+
+# A run of so many times the length tells the networks apart better than so many runs more
+# (benchmarks/information.py: 46% of the variance is the network's at 400 steps, 84% at 3,200).
+_LONGER = 4
+
+
+def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
+    """What to do next: train the pick where the answer is settled, else more or longer runs."""
+    question = "What next?"
+    if state.unfinished:
+        headline = f"Let the study end: {state.unfinished} so far"
+        text = "What is shown may change; the same command goes on where it stopped."
+        return Card("next", question, headline, text, command=state.command)
+    train = ""
+    if state.folder:
+        name = state.folder
+        if len(study.budgets) > 1:
+            name = f"{state.folder}/config-{v.budget}.json"
+        train = f"scaling-search train {shlex.quote(name)}"
+    if v.is_alone or not v.outlook:
+        return Card("next", question, "Train the pick in full", next_words(v), command=train)
+    step = _worthwhile(v)
+    if step is None:
+        command, minutes = "", _LONGER * v.seconds * v.runs / 60
+        if state.command:
+            folder = shlex.quote(f"{state.folder}-longer")
+            command = f"{state.command} {_longer_arguments(study)} --out {folder}"
+        headline = f"Longer runs{_about(minutes)}"
+        return Card("next", question, headline, next_words(v), command=command)
+    command = ""
+    if state.command:
+        # in place of the one that it may have
+        command = re.sub(r" --extra[ =]\d+", "", state.command)
+        command = f"{command} --extra {_extra(v, study, step)}"
+    headline = f"{step.runs:,} more run{_plural(step.runs)}{_about(step.runs * v.seconds / 60)}"
+    return Card("next", question, headline, next_words(v), command=command)
+
+
+def _longer_arguments(study: Study) -> str:
+    """The arguments that make every run longer."""
+    if study.data.epoch_images is not None:
+        return f"--epoch-images {_LONGER * study.data.epoch_images}"
+    return f"--epochs {','.join(str(_LONGER * epochs) for epochs in study.rungs)}"
+
+
+def _extra(v: Verdict, study: Study, step: Outlook) -> int:
+    """The --extra that asks for this step: --time may have made more than were asked for."""
+    return max(v.extra, study.extra) + step.runs
+
+
+def _worthwhile(v: Verdict) -> Outlook | None:
+    """About as many more runs as there are, or as few as would be seen in the answer; None where no
+    affordable number would."""
+    shown = []
     for step in v.outlook:
         narrower = step.bound < v.bound and points(step.bound) != points(v.bound)
         if narrower and step.runs <= _AFFORDABLE * v.runs:
             shown.append(step)
     if not shown:
+        return None
+    return next((step for step in shown if step.runs > v.runs / 2), shown[-1])
+
+
+def next_words(v: Verdict) -> str:
+    """What that would bring."""
+    margin = points(MARGIN)
+    if v.is_alone:
+        return "There is one network of this budget."
+    if not v.outlook:
+        return f"No other network of this budget can be more than {margin} points better."
+    longer = "longer ones may tell more, which runs of this length cannot say"
+    step = _worthwhile(v)
+    if step is None:
         return (
-            f"more runs would hardly narrow the {points(v.bound)} points that the pick may lose: "
-            f"{longer}"
+            f"More runs of this length would hardly narrow the {points(v.bound)} points; {longer}."
         )
-    # about as many runs as there are, or as few as would be seen
-    step = next((step for step in shown if step.runs > v.runs / 2), shown[-1])
-    extra = max(v.extra, study.extra) + step.runs  # --time may have made more than were asked for
-    words = (
-        f"{_more_runs(v, step.runs)}, --extra {extra} in the same folder, would narrow the most "
-        f"that the pick may lose from {points(v.bound)} to about {points(step.bound)} points"
-    )
+    narrower = f"from {points(v.bound)} to about {points(step.bound)} points"
+    words = f"They would narrow what you may lose {narrower}"
     if step.bound <= MARGIN or points(step.bound) == margin:
-        return words
+        return f"{words}."
     if v.settle is not None and v.settle <= _AFFORDABLE * v.runs:
-        return f"{words}; {margin} points would take {_more_runs(v, v.settle)}"
-    return f"{words}; {margin} points are out of their reach: {longer}"
+        about = _about(v.settle * v.seconds / 60)
+        return f"{words}; {margin} would take {v.settle:,} runs{about}."
+    return f"{words}; {margin} are out of their reach: {longer}."
 
 
-def _more_runs(v: Verdict, runs: int) -> str:
-    """'24 more runs (some 10 minutes of one worker)'."""
-    words = f"{runs:,} more run{_plural(runs)}"
-    minutes = runs * v.seconds / 60
+def _about(minutes: float) -> str:
+    """', about 10 minutes of one worker'; nothing where no run has a time on record."""
     if minutes >= 120:
-        return f"{words} (some {minutes / 60:,.0f} hours of one worker)"
+        return f", about {minutes / 60:,.0f} hours of one worker"
     if minutes >= 1.5:
-        return f"{words} (some {minutes:.0f} minutes of one worker)"
-    return words
+        return f", about {minutes:.0f} minutes of one worker"
+    return ", about a minute of one worker" if minutes else ""
 
 
 # ---- others against the pick
 
-_OTHERS = (
-    f"each against the pick: as good within {100 * MARGIN:g} points, worse or better where the 95% "
-    "interval leaves no doubt, else it cannot be told"
-)
 _CONFIRM = "on the test split, over fresh seeds, which had no part in the search"
+# What a standing is called where a network is compared with the pick.
+_STANDINGS = {
+    "as good": "as good, within half a point",
+    "worse": "worse",
+    "better": "better",
+    "cannot tell": "cannot be told",
+}
 
 
 def against(row: Row) -> str:
-    """'1.1 points below the pick (95%: 0.2 to 2.0): worse', with the interval and the margin's
+    """'−1.1 (−2.0 to −0.2): worse': the network's points against the pick's, and the margin's
     word."""
-    low, high = points(abs(row.low)), points(abs(row.high))
-    side = "below" if row.behind >= 0 else "above"
-    if row.low < 0 < row.high:
-        interval = f"{low} above to {high} below"
-    elif row.behind >= 0:
-        interval = f"{low} to {high}"
-    else:
-        interval = f"{high} to {low}"
-    return f"{points(abs(row.behind))} points {side} the pick (95%: {interval}): {row.standing}"
+    return f"{difference(-row.behind, -row.high, -row.low)}: {_STANDINGS[row.standing]}"
 
 
 def _against_or_pick(v: Verdict, row: Row) -> str:
     return "it is the pick" if row.candidate.key == v.pick.candidate.key else against(row)
 
 
-def fastest_words(v: Verdict) -> str | None:
-    """The fastest of the tied networks; None where it is not known, or is the pick."""
-    fast, pick = v.fastest, v.pick
-    if fast is None or pick.speed is None or fast.speed is None:
+def faster_words(v: Verdict) -> str | None:
+    """What is faster in training and could be the best too; None where nothing is known to be."""
+    pick_speed = v.pick.speed
+    if not v.faster or not pick_speed:
         return None
-    if fast.candidate.key == pick.candidate.key:
+    named = []
+    for row in v.faster[:_NAMED_FASTER]:
+        times = (row.speed or 0.0) / pick_speed
+        named.append(
+            f"{row.candidate.label}, {times:.2f} times the pick's images/s, {against(row)}"
+        )
+    return f"of those that could be the best: {'; '.join(named)}"
+
+
+_NAMED_FASTER = 3
+
+
+def cheaper_words(v: Verdict) -> str | None:
+    """A cheaper network that is expected to be better than the pick; None where none is."""
+    row = v.cheaper
+    if row is None:
         return None
-    speed = f"{fast.speed / pick.speed:.2f} times the pick's images/s in training"
-    return f"of the tied, {fast.candidate.label}: {speed}; {against(fast)}"
+    name = "the baseline"
+    if row.candidate.role == "reference":
+        name = f"the reference of {row.candidate.ratio:.2f}x"
+    return (
+        f"{name} ({row.candidate.label}) costs less than the pick and is expected above it: "
+        f"{against(row)}"
+    )
 
 
 def paper_words(v: Verdict) -> str | None:
@@ -289,8 +523,11 @@ def paper_words(v: Verdict) -> str | None:
     if row is None:
         return None
     candidate = row.candidate
-    direction = f"the paper's direction ({candidate.stands_for}; {candidate.label})"
-    return f"{direction}: {_against_or_pick(v, row)}"
+    name = "the paper's direction"
+    direction = candidate.direction("paper")
+    if direction is not None and direction.match == "nearest":
+        name = "the nearest to the paper's direction"
+    return f"{name} ({candidate.label}): {_against_or_pick(v, row)}"
 
 
 def direction_words(v: Verdict, name: str) -> str | None:
@@ -307,33 +544,16 @@ def single_words(v: Verdict) -> str | None:
     if v.best_single is None:
         return None
     name, row = v.best_single
-    direction = row.candidate.direction(name)
-    words = f"the best single dimension ({direction}; {row.candidate.label})"
+    words = f"the best single dimension, {row.candidate.direction(name)} ({row.candidate.label})"
     return f"{words}: {_against_or_pick(v, row)}"
-
-
-def baseline_words(v: Verdict) -> str | None:
-    """The baseline, and whether the larger cost has brought anything; None where it has no run."""
-    if v.baseline is None:
-        return None
-    cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's cost"
-    if v.budget.of != "macs":
-        cost = f"at {1 / v.pick.candidate.ratio:.2f} of the pick's multiply-adds"
-    words = f"val {points(v.baseline.mean)}%, {cost}: {against(v.baseline)}"
-    if v.pick.candidate.ratio > 1 and v.baseline.low <= 0:
-        words += (
-            ". The extra cost does not show at this length of training: train longer before "
-            "trusting a direction"
-        )
-    return words
 
 
 def confirmed_words(c: Confirmed) -> str:
     head = f"{c.row.candidate.label}: test {points(c.mean)}% over {c.runs} seed{_plural(c.runs)}"
     if c.standing is None:
         return head
-    side = "below" if c.behind >= 0 else "above"
-    return f"{head}, {points(abs(c.behind))} ± {points(c.half)} {side} the pick: {c.standing}"
+    interval = difference(-c.behind, -c.behind - c.half, -c.behind + c.half)
+    return f"{head}, {interval} against the pick: {c.standing}"
 
 
 def failed_words(v: Verdict) -> str | None:
@@ -417,8 +637,8 @@ def _other_measure_words(v: Verdict, study: Study) -> str:
     if len(ratios) == 1:
         span = f"{ratios[0]:.2f}"
     differ = (
-        f"these networks are equal in {v.budget.unit}; their multiply-adds are {span} times the "
-        "baseline's"
+        f"these networks are equal in {v.budget.unit}; their FLOPs (multiply-adds) are {span} "
+        "times the baseline's"
     )
     if study.equal == "training":
         return (
@@ -445,6 +665,9 @@ def _why_none(records: Sequence[Record]) -> str:
     ended, failed = count_ended(records), sum(r.failed for r in records)
     if not records:
         return "no run has been started"
+    finished = {r.candidate.label for r in records if r.candidate.role == "candidate" and r.done}
+    if len(finished) == 1:
+        return "one network of the budget has finished; an answer compares two or more"
     if not ended:
         are = "is" if len(records) == 1 else "are"
         return f"no run has ended; {len(records)} {are} in progress"

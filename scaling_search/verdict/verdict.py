@@ -20,7 +20,7 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import SINGLE, simplex
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch
-from scaling_search.verdict.chances import CONFIDENCE, MARGIN, chances, tied_set
+from scaling_search.verdict.chances import CONFIDENCE, HALF_WIDTH, MARGIN, chances, tied_set
 from scaling_search.verdict.foresight import Outlook, outlook
 from scaling_search.verdict.posterior import Array, Fit, Posterior, Runs, fit
 
@@ -54,15 +54,26 @@ class Row:
     best: float  # P(best), the probability of being the best of the budget; 0 outside the budget
     tied: bool
     seeds: int  # finished runs at the last rung
+    own: tuple[float, ...]  # their accuracies, in the order of the seeds
     speed: float | None  # training images/s, median of its runs; None: not known
     test: float | None  # mean test accuracy of its tested runs; None: not tested
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """95% of what its accuracy may be; the model is Gaussian, an accuracy stays within 0 and
+        1."""
+        half = HALF_WIDTH * self.error
+        return max(self.mean - half, 0.0), min(self.mean + half, 1.0)
+
+    @property
     def standing(self) -> str:
-        """Against the pick: 'as good' within the margin, 'worse', 'better', or 'cannot tell'."""
+        """Against the pick: 'as good' within the margin, 'worse', 'better', or 'cannot tell'.
+
+        A network that could be the best is not called worse, however the two compare alone: one
+        rule for what can be told apart."""
         if self.low >= -MARGIN and self.high <= MARGIN:
             return "as good"
-        if self.low > 0:
+        if self.low > 0 and not self.tied:
             return "worse"
         if self.high < 0:
             return "better"
@@ -113,6 +124,11 @@ class Verdict:
     directions: Mapping[str, Shares]  # the study's own
 
     @property
+    def is_alone(self) -> bool:
+        """Whether one network alone has finished, with which nothing is compared."""
+        return len(self.rows) == 1
+
+    @property
     def equal_cost(self) -> bool:
         """Whether these networks may be compared without saying what each costs."""
         ratios = [row.candidate.ratio for row in self.rows]
@@ -139,17 +155,33 @@ class Verdict:
         return tuple(row for row in self.rows if row.tied)
 
     @property
-    def fastest(self) -> Row | None:
-        """The fastest in training (images/s) of the tied networks, without those whose interval
-        says that they are worse than the pick.
+    def faster(self) -> tuple[Row, ...]:
+        """Of the networks that could be the best, those that train faster than the pick and are the
+        best of all that are as fast: the front of speed and accuracy, the fastest first.
 
-        None where one of these has no speed on record, as runs that shared their GPU have none: it
-        might be that one.
-        """
-        not_worse = [row for row in self.tied if row.standing != "worse"]
-        if not all(row.speed for row in not_worse):
-            return None
-        return max(not_worse, key=lambda row: row.speed or 0.0)
+        Empty where one of them has no speed on record, as runs that shared their GPU have none: it
+        might be that one."""
+        if not all(row.speed for row in self.tied):
+            return ()
+        front: list[Row] = []
+        for row in sorted(self.tied, key=lambda row: -row.mean):
+            fastest = front[-1] if front else self.pick
+            if (row.speed or 0.0) > (fastest.speed or 0.0):
+                front.append(row)
+        return tuple(reversed(front))
+
+    @property
+    def cheaper(self) -> Row | None:
+        """The best of the baseline and the references that cost less than the pick and are expected
+        to be better than it; None where none is."""
+        pick = self.pick
+        others = [row for row in (self.baseline, *self.references) if row is not None]
+        better = [
+            row
+            for row in others
+            if row.candidate.ratio < pick.candidate.ratio and row.mean > pick.mean
+        ]
+        return max(better, key=lambda row: row.mean, default=None)
 
     def named(self, name: str) -> Row | None:
         """The best network that stands for a direction, exactly or as the nearest to it."""
@@ -394,6 +426,7 @@ def _verdict(
         behind = accuracy_of_pick - accuracy_of_network
         low, high = np.quantile(behind, _TAILS)
         done = [r for r in runs_of[candidate.key] if r.done]
+        own = tuple(r.val_acc for r in done if r.epochs == study.rungs[-1])
         row = Row(
             candidate=candidate,
             mean=float(accuracy_of_network.mean()),
@@ -403,7 +436,8 @@ def _verdict(
             high=float(high),
             best=chance.get(i, 0.0),
             tied=i in tied,
-            seeds=sum(r.epochs == study.rungs[-1] for r in done),
+            seeds=len(own),
+            own=own,
             speed=_speed(done),
             test=_test_accuracy(tests_of.get(candidate.key, ())),
         )

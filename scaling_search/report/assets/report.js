@@ -39,21 +39,42 @@ const FORMATS = {
   percent1: value => (100 * value).toFixed(1),
   ratio: value => `${value.toFixed(2)}x`,
   network: row => content.tables.networks.rows.label[row],
+  name: value => value,
+  accuracy: (value, row) => content.tables.networks.rows.accuracy[row],
+  difference: (value, row) => differenceText(row),
+  hidden: value => value,
 };
+
+// Those that stand to the right, as numbers do.
+const NUMBERS = ["number", "si", "fixed2", "percent", "percent1", "ratio", "accuracy"];
+
+/** A difference in points with its sign: 0.0061 as "+0.6". */
+function signed(value) {
+  const text = Math.abs(100 * value).toFixed(1);
+  if (Number(text) === 0) return text;
+  return value > 0 ? `+${text}` : `\u2212${text}`;
+}
+
+/** A network against the pick, "\u22120.9 (\u22121.5 to \u22120.4)", by its row in the table. */
+function differenceText(row) {
+  const { difference, low, high } = content.tables.networks.rows;
+  return `${signed(difference[row])} (${signed(low[row])} to ${signed(high[row])})`;
+}
 
 function isEmpty(value) {
   return value === null || value === undefined || value === "";
 }
 
-function format(kind, value) {
-  return isEmpty(value) ? "" : FORMATS[kind](value);
+/** A value as the page shows it; `row` is the row of the networks' table that it stands in. */
+function format(kind, value, row) {
+  return isEmpty(value) ? "" : FORMATS[kind](value, row);
 }
 
 // ---- figures
 
 /** The cost that the reader has chosen as the horizontal axis. */
 function chosenAxis() {
-  return byId("axis")?.value ?? "macs";
+  return byId("axis")?.value ?? Object.keys(content.axes ?? { macs: "" })[0];
 }
 
 /** What is shown under the mouse for a network, by its row in the table. */
@@ -67,25 +88,17 @@ function networkText(row) {
       name => `${name} ${format("percent", networks[`share_${name}`][row])}`);
     lines.push(`shares: ${shares.join(" ")}`);
   }
-  const multipliers = ["alpha", "beta", "gamma"].map(
-    name => `${name} ${format("number", networks[name][row])}`);
+  const multipliers = [["alpha", "depth"], ["beta", "width"], ["gamma", "resolution"]].map(
+    ([key, name]) => `${name} ×${format("number", networks[key][row])}`);
   lines.push(multipliers.join(", "));
-  const macs = `${human(networks.macs[row])} MACs (${networks.ratio[row].toFixed(2)}x)`;
-  lines.push(`${macs}, ${human(networks.params[row])} params`);
+  const macs = `${human(networks.macs[row])} FLOPs (multiply-adds, ${networks.ratio[row].toFixed(2)}x)`;
+  lines.push(`${macs}, ${human(networks.params[row])} parameters`);
   if (networks.mean[row] !== null) {
-    const mean = format("percent1", networks.mean[row]);
-    const error = format("percent1", networks.error[row]);
-    const best = networks.best[row] === null ? "" : `, P(best) ${networks.best[row].toFixed(2)}`;
-    lines.push(`validation ${mean} ± ${error} %${best} (${networks.count[row]} runs)`);
+    lines.push(`accuracy ${networks.accuracy[row]} %`);
+    if (networks.difference[row] !== null) lines.push(`against the pick ${differenceText(row)}`);
+    lines.push(escapeText(networks.own[row]));
   }
   return lines.join("<br>");
-}
-
-/** What is shown under the mouse for a run, by its row in the table. */
-function runText(row) {
-  const runs = content.tables.runs.rows;
-  const network = escapeText(format("network", runs.row[row]));
-  return `${network}, seed ${runs.seed[row]}, ${escapeText(runs.status[row])}`;
 }
 
 /** A trace with what its `meta` says the tables have: they are on the page once, not in the figures
@@ -105,10 +118,16 @@ function filledTrace(trace) {
     filled.y = front.map(row => 100 * networks.mean[row]);
   }
   if (meta.curves) {
-    // a point for each epoch of a run, and the gap behind it
-    filled.text = meta.curves.flatMap((run, k) => Array(meta.points[k] + 1).fill(runText(run)));
+    // a point for each moment of a curve, and the gap behind it
+    filled.text = meta.curves.flatMap(
+      (row, k) => Array(meta.points[k] + 1).fill(escapeText(networks.label[row])));
   }
   return filled;
+}
+
+/** Whether the page is as narrow as a phone's. */
+function isNarrow() {
+  return document.documentElement.clientWidth < 600;
 }
 
 let printing = false; // paper is always light
@@ -119,6 +138,19 @@ function theme() {
   const style = getComputedStyle(document.documentElement);
   const colour = name => style.getPropertyValue(name).trim();
   return { ink: colour("--ink"), line: colour("--line"), page: colour("--page") };
+}
+
+/** The same of a trace or a layout with its colours (style.py) as a dark page has them. */
+function recoloured(value) {
+  if (typeof value === "string") return content.dark?.[value] ?? value;
+  if (Array.isArray(value))
+    return typeof value[0] === "number" || value[0] === null ? value : value.map(recoloured);
+  if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, recoloured(part)]));
+}
+
+function isDark() {
+  return !printing && matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
 /** A figure's layout in the page's colours, for its width, with the chosen axis. */
@@ -132,21 +164,16 @@ function themedLayout(figure) {
     font: { family: "system-ui, sans-serif", size: 13, color: ink },
     hoverlabel: { bgcolor: page, bordercolor: line, font: { color: ink }, align: "left" },
   });
-  if (document.documentElement.clientWidth < 600) {
-    layout.margin = { ...layout.margin, l: 45, r: layout.yaxis2 ? 50 : 10 };
-    layout.font.size = 10;
+  if (isNarrow()) {
+    layout.margin = { ...layout.margin, l: Math.min(45, layout.margin.l), r: layout.yaxis2 ? 50 : 10 };
+    layout.font.size = 11;
   }
   for (const key of Object.keys(layout).filter(name => /^[xy]axis/.test(name)))
     layout[key] = { gridcolor: line, zerolinecolor: line, linecolor: line, ...layout[key] };
-  if (layout.ternary) {
-    layout.ternary.bgcolor = page;
-    for (const side of ["aaxis", "baxis", "caxis"])
-      layout.ternary[side] = { gridcolor: line, linecolor: ink, ...layout.ternary[side] };
-  }
   if (figure.control) {
     layout.xaxis.uirevision = chosenAxis();
-    const budgetsAxis = Object.keys(content.axes)[0];
-    if (chosenAxis() !== budgetsAxis) layout.shapes = layout.annotations = []; // the budget's band
+    const bandsAxis = Object.keys(content.axes)[0];
+    if (chosenAxis() !== bandsAxis) layout.shapes = layout.annotations = []; // the budgets' bands
     layout.xaxis.title = { text: content.axes[chosenAxis()] };
   }
   return layout;
@@ -172,15 +199,40 @@ function config(name) {
   };
 }
 
-function draw(figure) {
-  const traces = figure.figure.data.map(filledTrace);
-  Plotly.react(byId(figure.id), traces, themedLayout(figure), config(figure.id));
+/** A trace for a narrow page: its colour bar lies under the figure, where it takes no width. */
+function narrowed(trace) {
+  if (!isNarrow() || !trace.colorbar) return trace;
+  const colorbar = {
+    ...trace.colorbar, orientation: "h", y: -0.02, yanchor: "top", len: 0.9, thickness: 10,
+    title: { ...trace.colorbar.title, side: "bottom" },
+  };
+  return { ...trace, colorbar };
 }
 
-/** A new section with an empty paragraph under its heading, at the end of `parent`. */
-function addSection(parent, id, heading) {
-  const section = element("section", "", { id });
-  section.append(element("h2", heading), element("p"));
+function draw(figure) {
+  const place = byId(figure.id);
+  const fold = place.closest("details");
+  if (fold && !fold.open && !printing) return; // it has no width yet
+  let traces = figure.figure.data.map(filledTrace).map(narrowed);
+  let layout = figure.figure.layout;
+  if (isDark()) {
+    traces = traces.map(recoloured);
+    layout = recoloured(layout);
+  }
+  layout = themedLayout({ ...figure, figure: { layout } });
+  if (isNarrow() && traces.some(trace => trace.colorbar)) {
+    layout.legend = { ...layout.legend, y: -0.22 };
+    layout.margin = { ...layout.margin, b: 150 };
+    layout.height += 60;
+  }
+  Plotly.react(place, traces, layout, config(figure.id));
+}
+
+/** A new section, which a reader opens where it is `folded`, with an empty paragraph under its
+ *  heading, at the end of `parent`. */
+function addSection(parent, id, heading, folded = false) {
+  const section = element(folded ? "details" : "section", "", { id });
+  section.append(element(folded ? "summary" : "h2", heading), element("p"));
   parent.append(section);
   return section;
 }
@@ -191,29 +243,46 @@ function axisControl() {
   for (const [value, text] of Object.entries(content.axes))
     choice.append(element("option", text, { value }));
   choice.addEventListener("change", () => draw(content.figures.find(figure => figure.control)));
-  const label = element("label", "cost: ", { className: "control" });
+  const label = element("label", "horizontal axis: ", { className: "control" });
   label.append(choice);
   return label;
 }
 
+/** The part of the page that holds the figures of a place: the first screen, below, folded. */
+function homeOf(place) {
+  const id = { first: "first", open: "figures", folded: "folded" }[place ?? "open"];
+  if (!byId(id)) {
+    const rest = byId("rest");
+    rest.append(element("div", "", { id }));
+    for (const name of ["first", "seen", "figures", "of-networks", "folded"]) // in this order
+      if (byId(name)) rest.append(byId(name));
+  }
+  return byId(id);
+}
+
 function drawFigures() {
-  const home = byId("figures") ?? byId("rest").appendChild(element("div", "", { id: "figures" }));
   const wanted = new Set(content.figures.map(figure => `of-${figure.id}`));
-  for (const section of [...home.children])
-    if (!wanted.has(section.id)) section.remove();
-  for (const [place, figure] of content.figures.entries()) {
+  for (const home of ["first", "figures", "folded"])
+    for (const section of [...byId(home)?.children ?? []])
+      if (!wanted.has(section.id) && section.id !== "of-runs") section.remove();
+  const places = {};
+  for (const figure of content.figures) {
+    const home = homeOf(figure.place);
     let section = byId(`of-${figure.id}`);
     if (!section) {
-      section = addSection(home, `of-${figure.id}`, "");
+      section = addSection(home, `of-${figure.id}`, "", figure.place === "folded");
       if (figure.control) section.append(axisControl());
       section.append(element("div", "", { id: figure.id, className: "figure" }));
+      section.addEventListener("toggle", () => draw(
+        content.figures.find(one => one.id === figure.id)));
     }
-    section.querySelector("h2").textContent = figure.heading;
+    section.querySelector("h2, summary").textContent = figure.heading;
     section.querySelector("p").textContent = figure.words;
+    const place = places[home.id] = (places[home.id] ?? -1) + 1;
     if (home.children[place] !== section) // a live page's new figures come in their own order
       home.insertBefore(section, home.children[place] ?? null);
-    draw(figure);
   }
+  for (const figure of content.figures) draw(figure); // each has its width only now
 }
 
 // ---- tables
@@ -231,13 +300,14 @@ function compareValues(a, b) {
 
 /** A table of the content, which can be sorted, filtered, unfolded and downloaded. */
 class Table {
-  constructor(id, heading, words) {
+  constructor(id, heading, words, home, folded) {
     this.id = id;
+    this.wide = false; // whether every column is shown
     this.sortedColumn = null;
     this.ascending = false;
     this.mostRows = 100;
     this.unfolded = new Set(); // keys of the networks whose runs are shown
-    const section = addSection(byId("rest"), `of-${id}`, heading);
+    const section = addSection(home, `of-${id}`, heading, folded);
     section.querySelector("p").textContent = words;
     this.filter = element("input", "", {
       type: "search", placeholder: "filter", ariaLabel: `filter ${heading}`,
@@ -247,16 +317,23 @@ class Table {
     csv.addEventListener("click", () => this.download());
     this.count = element("span", "", { className: "count" });
     const bar = element("div", "", { className: "bar" });
-    bar.append(this.filter, csv, this.count);
+    this.columnsButton = element("button", "more columns", { type: "button", className: "columns" });
+    this.columnsButton.addEventListener("click", () => { this.wide = !this.wide; this.draw(); });
+    bar.append(this.filter, csv, this.columnsButton, this.count);
     this.table = element("table", "", { id });
     const wide = element("div", "", { className: "wide" });
     wide.append(this.table);
     this.more = element("button", "", { type: "button", className: "more" });
     this.more.addEventListener("click", () => { this.mostRows *= 10; this.draw(); });
-    section.append(bar, wide, this.more);
+    this.legend = element("details", "", { className: "legend" });
+    section.append(bar, wide, this.more, this.legend);
   }
 
-  get columns() { return content.tables[this.id].columns; } // [key, heading, what it says, kind]
+  // [key, heading, what it says, kind, whether it is shown at once]
+  get columns() { return content.tables[this.id].columns; }
+  get shown() {
+    return this.columns.filter(([, , , kind, first]) => kind !== "hidden" && (first || this.wide));
+  }
   get values() { return content.tables[this.id].rows; }     // key → values
   get length() { return this.values[this.columns[0][0]].length; }
 
@@ -265,7 +342,7 @@ class Table {
     let rows = [...Array(this.length).keys()];
     const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     if (words.length) rows = rows.filter(row => {
-      const cells = this.columns.map(([key, , , kind]) => format(kind, this.values[key][row]));
+      const cells = this.columns.map(([key, , , kind]) => format(kind, this.values[key][row], row));
       const text = cells.join("\t").toLowerCase();
       return words.every(word => text.includes(word));
     });
@@ -275,7 +352,7 @@ class Table {
 
   /** Sort rows in place; empty cells come last either way. */
   sort(rows) {
-    const [key, , , kind] = this.columns[this.sortedColumn];
+    const [key, , , kind] = this.columns.find(([name]) => name === this.sortedColumn);
     const values = this.values[key];
     const cell = row => kind === "network" ? format(kind, values[row]) : values[row];
     rows.sort((i, j) => {
@@ -294,19 +371,24 @@ class Table {
     const all = this.length;
     this.count.textContent = rows.length === all ? `${all} rows` : `${rows.length} of ${all} rows`;
     this.more.hidden = rows.length <= this.mostRows;
+    this.columnsButton.hidden = this.columns.every(([, , , kind, first]) => kind === "hidden" || first);
+    this.columnsButton.textContent = this.wide ? "fewer columns" : "more columns";
+    this.drawLegend();
     this.more.textContent = `show ${Math.min(9 * this.mostRows, rows.length - this.mostRows)} more`;
   }
 
   headRow() {
     const head = element("tr");
-    for (const [place, [, name, title]] of this.columns.entries()) {
-      const cell = element("th"), button = element("button", name, { type: "button", title });
+    for (const [key, name, title, kind] of this.shown) {
+      const cell = element("th", "", { className: NUMBERS.includes(kind) ? "n" : "" });
+      const button = element("button", name, { type: "button", title });
       const order = this.ascending ? "ascending" : "descending";
-      cell.setAttribute("aria-sort", this.sortedColumn === place ? order : "none");
+      cell.setAttribute("aria-sort", this.sortedColumn === key ? order : "none");
       button.addEventListener("click", () => {
-        this.ascending = this.sortedColumn === place ? !this.ascending : false;
-        this.sortedColumn = place;
+        this.ascending = this.sortedColumn === key ? !this.ascending : false;
+        this.sortedColumn = key;
         this.draw();
+        const place = this.shown.findIndex(([one]) => one === key);
         this.table.tHead.rows[0].cells[place].firstChild.focus(); // the one clicked is gone
       });
       cell.append(button);
@@ -318,11 +400,7 @@ class Table {
   /** A row's elements: itself and, of an unfolded network, its runs. */
   bodyRows(row) {
     const line = element("tr");
-    for (const [key, , , kind] of this.columns) {
-      const value = this.values[key][row];
-      const className = kind !== "network" && typeof value === "number" ? "n" : "";
-      line.append(element("td", format(kind, value), { className }));
-    }
+    for (const [key, , , kind] of this.shown) line.append(this.cell(key, kind, row));
     if (this.id !== "networks") return [line];
     const key = this.values.network[row];
     line.addEventListener("click", () => {
@@ -332,10 +410,61 @@ class Table {
     return this.unfolded.has(key) ? [line, this.runsRow(row)] : [line];
   }
 
+  cell(key, kind, row) {
+    const value = this.values[key][row];
+    const text = format(kind, value, row);
+    if (kind === "name") {
+      const cell = element("td", text, { className: "name" });
+      if (this.values.stands[row]) cell.append(element("small", this.values.stands[row]));
+      return cell;
+    }
+    if (kind === "difference" && text) {
+      const cell = element("td"), line = element("div", "", { className: "difference" });
+      line.append(this.differenceBar(row), element("span", text));
+      cell.append(line);
+      return cell;
+    }
+    return element("td", text, { className: NUMBERS.includes(kind) ? "n" : "" });
+  }
+
+  /** A difference to the pick and its interval as a picture; all rows have one scale. */
+  differenceBar(row) {
+    const { difference, low, high } = this.values;
+    const ends = [...low, ...high].filter(value => value !== null).map(Math.abs);
+    const most = Math.max(0.01, ...ends);
+    const x = value => 80 + 76 * Math.max(-1, Math.min(1, value / most));
+    const namespace = "http://www.w3.org/2000/svg";
+    const svg = document.createElementNS(namespace, "svg");
+    svg.setAttribute("viewBox", "0 0 160 18");
+    svg.setAttribute("aria-hidden", "true"); // the text beside it says the same
+    const shapes = [
+      ["rect", { class: "band", x: x(-0.005), y: 0, width: x(0.005) - x(-0.005), height: 18 }],
+      ["line", { class: "zero", x1: 80, x2: 80, y1: 0, y2: 18 }],
+      ["line", { class: "whole", x1: x(low[row]), x2: x(high[row]), y1: 9, y2: 9 }],
+      ["circle", { cx: x(difference[row]), cy: 9, r: 4 }],
+    ];
+    for (const [tag, attributes] of shapes) {
+      const shape = document.createElementNS(namespace, tag);
+      for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
+      svg.append(shape);
+    }
+    return svg;
+  }
+
+  /** What the columns say, which a head alone has no room for. */
+  drawLegend() {
+    const list = element("dl");
+    for (const [, name, title] of this.shown)
+      if (title) list.append(element("dt", name), element("dd", title));
+    this.legend.hidden = !list.children.length;
+    this.legend.replaceChildren(element("summary", "What the columns say"), list);
+  }
+
   /** The runs of a network, as the row under its own. */
   runsRow(network) {
     const runs = content.tables.runs.rows;
-    const cell = element("td", "", { colSpan: this.columns.length });
+    const cell = element("td", "", { colSpan: this.shown.length });
+    if (this.values.own[network]) cell.append(element("div", `accuracy: ${this.values.own[network]}`));
     for (const [row, of] of runs.row.entries()) {
       if (of !== network) continue;
       let text = `seed ${runs.seed[row]}, epochs ${runs.epochs[row]}: ${runs.status[row]}`;
@@ -354,7 +483,7 @@ class Table {
     for (const row of this.chosenRows()) {
       const cells = this.columns.map(([key, , , kind]) => {
         const value = this.values[key][row];
-        return quoted(kind === "network" ? format(kind, value) : value);
+        return quoted(kind === "network" ? format(kind, value, row) : value);
       });
       lines.push(cells.join(","));
     }
@@ -374,9 +503,14 @@ function drawAll() {
   drawFigures();
   if (!content.tables) return; // a comparison, or a live page without its content yet
   tables ??= [
-    new Table("networks", "Every network", "Click a heading to sort, a row for its runs."),
-    new Table("runs", "Every run", "The same rows, in full precision, are in results.csv."),
+    new Table(
+      "networks", "Every network", "Click a heading to sort, a row for its runs.", byId("rest"), false),
+    new Table(
+      "runs", "Every run", "The same rows, in full precision, are in results.csv.",
+      homeOf("folded"), true),
   ];
+  homeOf("folded").append(byId("of-runs"));
+  byId("rest").append(homeOf("folded"));
   for (const table of tables) table.draw();
 }
 
@@ -384,15 +518,25 @@ function redraw() {
   for (const figure of content.figures) draw(figure);
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-addEventListener("beforeprint", () => { printing = true; redraw(); });
-addEventListener("afterprint", () => { printing = false; redraw(); });
+let wasOpen = []; // on paper nothing can be opened
+addEventListener("beforeprint", () => {
+  printing = true;
+  wasOpen = [...document.querySelectorAll("details")].map(fold => [fold, fold.open]);
+  for (const [fold] of wasOpen) fold.open = true;
+  redraw();
+});
+addEventListener("afterprint", () => {
+  printing = false;
+  for (const [fold, open] of wasOpen) fold.open = open;
+  redraw();
+});
 
 // ---- the dashboard's page asks for its content again and again
 
 /** Show new content. `shown` has the words of before: equal ones stay, with what is selected. */
 function update(shown) {
   document.title = document.querySelector("h1").textContent = content.title;
-  for (const id of ["answer", "reproduce"]) {
+  for (const id of ["answer", "seen", "reproduce"]) {
     if (content[id] && shown[id] !== content[id]) byId(id).outerHTML = content[id];
     shown[id] = content[id];
   }

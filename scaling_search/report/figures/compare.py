@@ -15,10 +15,10 @@ from scaling_search.report.figures.style import (
     BLUE,
     GREEN,
     GREY,
+    OLIVE,
     ORANGE,
     PURPLE,
     RED,
-    SKY,
     accuracy_title,
     apply_layout,
     escape,
@@ -27,7 +27,7 @@ from scaling_search.report.front import front_of_table
 from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import Verdict
 
-_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)
+_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, OLIVE, GREY)
 _SYMBOLS = ("circle", "square", "diamond", "cross")
 
 
@@ -73,9 +73,11 @@ def _add_study(figure: go.Figure, page: Page, number: int) -> None:
         legendgroup=str(number),
         error_y={
             "type": "data",
-            "array": [100 * row.error for row in rows],
+            "symmetric": False,
+            "array": [100 * (row.interval[1] - row.mean) for row in rows],
+            "arrayminus": [100 * (row.mean - row.interval[0]) for row in rows],
             "thickness": 1,
-            "width": 3,
+            "width": 0,
         },
         marker={"color": colour, "symbol": symbols, "size": sizes},
         text=[escape(row.candidate.label) for row in rows],

@@ -1,45 +1,54 @@
-"""Learning curves: the validation accuracy of every run after each of its epochs, or, where runs
-have one epoch, their training losses within it."""
+"""Learning curves: how each network learns, the mean over its runs; the pick and its rivals stand
+out. Where runs have one epoch it is their training loss within it, else the accuracy after each."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import plotly.graph_objects as go
 
+from scaling_search.report.columns import verdict_rows
 from scaling_search.report.figures.style import (
-    BLUE,
-    INK,
-    ORANGE,
-    RED,
+    BASELINE,
+    COULD_BE_BEST,
+    FAILED,
+    OTHER,
+    PICK,
+    REFERENCE,
     accuracy_title,
     apply_layout,
     epoch_count,
-    run_kind,
 )
 from scaling_search.report.page import Page
 from scaling_search.results.record import Record
 
-# With more runs than these, a mark for each epoch would cover the lines.
-_MANY = 300
 # Losses that are averaged into one point of a curve: of 32 steps each, whose images differ.
 _SMOOTHED = 3
-# Kind of run → the colour of its curve, in the order in which they are drawn.
-_COLOURS = {"candidate": BLUE, "reference": ORANGE, "baseline": INK, "failed": RED}
-# Of the longest runs first; a study with more rungs draws the shortest solid again.
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+# Group of curves → its name in the legend, colour and width [px], in the order they are drawn.
+_GROUPS = {
+    "other": ("could not be the best", OTHER, 1.0),
+    "reference": ("references", REFERENCE, 1.5),
+    "baseline": ("baseline", BASELINE, 1.5),
+    "tied": ("could be the best", COULD_BE_BEST, 1.75),
+    "pick": ("the pick", PICK, 3.0),
+    "failed": ("failed runs", FAILED, 1.5),
+}
 
 
 def words(page: Page) -> str:
     """Return what stands above the figure, with how many networks stopped at which rung."""
     if _within_an_epoch(page.records):
-        text = "Training loss of every run, smoothed, from its first image to its last. "
+        text = (
+            "Training loss of each network, the mean over its runs, from the first image to the "
+            "last, beside the pick's at the same moment: above 0 it learns slower. "
+        )
     else:
         text = (
-            "Validation accuracy after each epoch of every run (batch norms re-estimated first), "
-            "by rung. "
+            "Validation accuracy of each network after each epoch, the mean over its runs of full "
+            "length or, of a network without one, of its longest. "
         )
     text += _stopped(page)
     failed: Counter[str] = Counter()
@@ -78,77 +87,129 @@ def _within_an_epoch(records: Sequence[Record]) -> bool:
     return last == 1 and any(len(epoch.losses) >= _SMOOTHED for epoch in epochs)
 
 
+def are_drawn(records: Sequence[Record]) -> bool:
+    """Whether there is a curve to draw: not where every run is a single dot."""
+    several = any(record.outcome and len(record.outcome.epochs) > 1 for record in records)
+    return several or _within_an_epoch(records)
+
+
 def _curve(record: Record, within: bool) -> tuple[list[float], list[float]]:
     """Return a run's curve: accuracies in per cent by epoch, or `within` its epoch the losses."""
     assert record.outcome is not None
     epochs = record.outcome.epochs
     if not within:
-        accuracies = [round(100 * epoch.val_acc, 2) for epoch in epochs]
+        accuracies = [100 * epoch.val_acc for epoch in epochs]
         return [float(epoch.epoch) for epoch in epochs], accuracies
     losses = epochs[0].losses
     if len(losses) < _SMOOTHED:
         return [], []
     smooth = np.convolve(losses, np.full(_SMOOTHED, 1 / _SMOOTHED), mode="valid")
     middles = (np.arange(len(smooth)) + _SMOOTHED / 2) / len(losses)
-    return middles.round(3).tolist(), smooth.round(3).tolist()
+    return middles.round(3).tolist(), smooth.tolist()
 
 
-def draw(records: list[Record], metric: str) -> go.Figure:
-    """Return the figure. At least one of the runs has an epoch."""
-    groups: dict[tuple[str, int], list[int]] = {}  # (kind, epochs) → its rows among the runs
-    for row, record in enumerate(records):
+_Curve = list[tuple[float, float]]
+
+
+def _mean_curve(runs: Sequence[Record], within: bool) -> _Curve:
+    """Return the mean curve of a network's longest runs; empty where they have none."""
+    longest = max(run.epochs for run in runs)
+    values: dict[float, list[float]] = {}
+    for run in runs:
+        if run.epochs == longest:
+            for moment, value in zip(*_curve(run, within), strict=True):
+                values.setdefault(moment, []).append(value)
+    return [(moment, fmean(values[moment])) for moment in sorted(values)]
+
+
+def draw(page: Page, index: dict[str, int]) -> go.Figure:
+    """Return the figure, of runs that `are_drawn`. `index`: network key → row in the
+    table of networks."""
+    within = _within_an_epoch(page.records)
+    runs_of: dict[str, list[Record]] = {}
+    failed: dict[str, list[Record]] = {}
+    for record in page.records:
         if record.outcome is not None and record.outcome.epochs:
-            groups.setdefault((run_kind(record), record.epochs), []).append(row)
+            kind = runs_of if record.done else failed
+            kind.setdefault(record.candidate.key, []).append(record)
+    curves = {key: _mean_curve(runs, within) for key, runs in runs_of.items()}
+    reference = _reference(page, curves) if within else {}
+    groups: dict[str, list[tuple[str, _Curve]]] = {group: [] for group in _GROUPS}
+    for key, curve in curves.items():
+        groups[_group(page, runs_of[key][0])].append((key, _beside(curve, reference)))
+    for key, runs in failed.items():
+        for run in runs:
+            groups["failed"].append((key, _beside(_mean_curve([run], within), reference)))
 
-    kinds = list(_COLOURS)
-    rungs = sorted({record.epochs for record in records})
-    within = _within_an_epoch(records)
     figure = go.Figure()
-    for kind, epochs in sorted(groups, key=lambda group: (kinds.index(group[0]), group[1])):
-        name = kind
-        if len(rungs) > 1:
-            name = f"{kind}, {epoch_count(epochs)}"
-        place = rungs[::-1].index(epochs)
-        dash = _DASHES[place] if place < len(_DASHES) else "solid"
-        _add_runs(figure, records, groups[kind, epochs], kind, name, dash, within)
+    for group, members in groups.items():
+        if members:
+            _add_curves(figure, group, members, index, within)
     if within:
         figure.update_xaxes(title={"text": "part of the run"}, tickformat=".0%")
-        figure.update_yaxes(title={"text": "training loss"})
+        figure.update_yaxes(title={"text": "training loss against the pick's"})
+        if not reference:
+            figure.update_yaxes(title={"text": "training loss"})
     else:
-        figure.update_xaxes(title={"text": "epoch"}, dtick=1 if rungs[-1] <= 20 else None)
-        figure.update_yaxes(title={"text": accuracy_title(metric)})
+        last = page.study.rungs[-1]
+        figure.update_xaxes(title={"text": "epoch"}, dtick=1 if last <= 20 else None)
+        figure.update_yaxes(title={"text": accuracy_title(page.study.metric)})
     return apply_layout(figure, 420)
 
 
-def _add_runs(
+def _reference(page: Page, curves: dict[str, _Curve]) -> dict[float, float]:
+    """Return the pick's loss at each moment, of one budget; of several there is no one pick."""
+    if len(page.verdicts) != 1:
+        return {}
+    return dict(curves.get(page.verdicts[0].pick.candidate.key, []))
+
+
+def _beside(curve: _Curve, reference: dict[float, float]) -> _Curve:
+    """Return the curve against another one, at the moments of both; itself where there is none."""
+    if not reference:
+        return curve
+    return [(moment, value - reference[moment]) for moment, value in curve if moment in reference]
+
+
+def _group(page: Page, record: Record) -> str:
+    """Return the group that a network's curve is drawn in."""
+    candidate = record.candidate
+    if candidate.key in page.picks:
+        return "pick"
+    if candidate.role != "candidate":
+        return candidate.role
+    row = verdict_rows(page).get(candidate.key)
+    return "tied" if row is not None and row.tied else "other"
+
+
+def _add_curves(
     figure: go.Figure,
-    records: list[Record],
-    rows: list[int],
-    kind: str,
-    name: str,
-    dash: str,
+    group: str,
+    members: list[tuple[str, _Curve]],
+    index: dict[str, int],
     within: bool,
 ) -> None:
-    """Add the curves of one group as one trace, with a gap between two runs: a trace for each would
-    make a large study's page slow."""
+    """Add the curves of one group as one trace, with a gap between two: a trace for each would make
+    a large study's page slow."""
+    name, colour, width = _GROUPS[group]
     x: list[float | None] = []
     y: list[float | None] = []
-    points = []
-    for row in rows:
-        moments, values = _curve(records[row], within)
-        x += [*moments, None]
-        y += [*values, None]
-        points.append(len(moments))
-    plain = len(records) > _MANY or within
-    hover = "%{x:.0%}: loss %{y:.2f}" if within else "epoch %{x}: %{y:.1f} %"
+    networks, points = [], []
+    for key, curve in members:
+        x += [*(moment for moment, _ in curve), None]
+        y += [*(round(value, 3) for _, value in curve), None]
+        networks.append(index[key])
+        points.append(len(curve))
+    hover = "%{x:.0%}: loss %{y:.3f}" if within else "epoch %{x}: %{y:.1f} %"
+    is_failed = group == "failed"
     figure.add_scatter(
         x=x,
         y=y,
-        mode="lines" if plain else "lines+markers",
-        line={"color": _COLOURS[kind], "width": 1 if plain else 1.5, "dash": dash},
-        marker={"size": 6, "symbol": "x" if kind == "failed" else "circle"},
-        opacity=0.55 if kind == "candidate" else 1.0,
+        mode="lines+markers" if is_failed or not within else "lines",
+        line={"color": colour, "width": width},
+        marker={"size": 8 if is_failed else 5, "symbol": "x" if is_failed else "circle"},
+        opacity=0.7 if group == "other" else 1.0,
         name=name,
-        meta={"curves": rows, "points": points},
+        meta={"curves": networks, "points": points},
         hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
     )

@@ -1,30 +1,37 @@
-"""Each network's difference to the pick, with its interval and the margin of what is as good."""
+"""Every network against the pick: its difference with its 95%, and what is as good."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
 
 from scaling_search.report.figures.style import (
-    BLUE,
+    BASELINE,
+    COULD_BE_BEST,
     GREEN,
-    GREY,
-    RED,
+    OTHER,
+    PICK,
+    REFERENCE,
     apply_layout,
+    escape,
     network_texts,
+    role_name,
 )
 from scaling_search.verdict.chances import MARGIN
 from scaling_search.verdict.verdict import Row, Verdict
 
-_SHOWN = 40  # networks in the figure; more would make it taller than two screens
+# Networks in the figure; more would make it taller than two screens.
+_SHOWN = 40
+# Heights, px: of a network's line, whose name has two lines of text, and of axis and legend.
+_LINE, _AROUND = 34, 190
 
 
 def words(verdict: Verdict) -> str:
     """Return what stands above the figure."""
     text = (
-        "Each network against the pick (the line at 0), with 95% intervals; the band is the margin "
-        "within which two networks are as good."
+        "Points of validation accuracy against the pick, with 95% intervals. Filled: could be the "
+        "best. The green band is half a point, within which two networks are as good."
     )
-    more = len(verdict.rows) - 1 - _SHOWN
+    more = len(verdict.rows) - _SHOWN
     if more > 0:
         text += f" The best {_SHOWN} are shown, {more} more are in the table."
     return text
@@ -33,22 +40,42 @@ def words(verdict: Verdict) -> str:
 def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
     """Return the figure of one budget. `index`: network key → row in the table of networks."""
     pick = verdict.pick.candidate.key
-    rows = [row for row in verdict.rows if row.candidate.key != pick][:_SHOWN]
+    rows = list(verdict.rows[:_SHOWN])
+    if verdict.pick not in rows:
+        rows.append(verdict.pick)
     if verdict.baseline is not None:
         rows.append(verdict.baseline)
-    rows.reverse()  # plotly's vertical axis begins at the bottom
-    tied = [row for row in rows if row.tied]
-    others = [row for row in rows if not row.tied]
+    rows += verdict.references
+    rows.sort(key=lambda row: row.mean)  # plotly's vertical axis begins at the bottom
+
+    chosen = [row for row in rows if row.candidate.key == pick]
+    tied = [row for row in rows if row.tied and row.candidate.key != pick]
+    compared = [row for row in rows if row.candidate.role == "candidate"]
+    others = [row for row in compared if not row.tied and row.candidate.key != pick]
+    base = [row for row in rows if row.candidate.role == "baseline" and row.candidate.key != pick]
+    references = [row for row in rows if row.candidate.role == "reference"]
     figure = go.Figure()
-    _add_rows(figure, tied, index, "tied with the best", BLUE, "circle")
-    _add_rows(figure, others, index, "not tied", GREY, "circle-open")
-    figure.add_vrect(x0=-100 * MARGIN, x1=100 * MARGIN, fillcolor=GREEN, opacity=0.12, line_width=0)
-    figure.add_vline(x=0, line_color=RED, line_width=1)
-    figure.update_xaxes(title={"text": "points against the pick"})
+    figure.add_vrect(x0=-100 * MARGIN, x1=100 * MARGIN, fillcolor=GREEN, opacity=0.15, line_width=0)
+    figure.add_vline(x=0, line_color=PICK, line_width=1)
+    groups = [
+        ("the pick", chosen, PICK, "star", 14),
+        ("could be the best", tied, COULD_BE_BEST, "circle", 9),
+        ("could not", others, OTHER, "circle-open", 9),
+        ("baseline, at its own cost", base, BASELINE, "square-open", 9),
+        ("references, at their own cost", references, REFERENCE, "diamond-open", 10),
+    ]
+    for name, members, colour, symbol, size in groups:
+        if members:
+            marker = {"color": colour, "symbol": symbol, "size": size}
+            _add_rows(figure, members, index, name, marker, pick)
+    figure.update_xaxes(title={"text": "points against the pick"}, zeroline=False)
     figure.update_yaxes(
-        categoryorder="array", categoryarray=[_name(row) for row in rows], automargin=True
+        categoryorder="array",
+        categoryarray=[_name(row, pick) for row in rows],
+        automargin=True,
+        ticklen=4,
     )
-    return apply_layout(figure, 170 + 22 * len(rows))
+    return apply_layout(figure, _AROUND + _LINE * len(rows))
 
 
 def _add_rows(
@@ -56,30 +83,36 @@ def _add_rows(
     rows: list[Row],
     index: dict[str, int],
     name: str,
-    colour: str,
-    symbol: str,
+    marker: dict[str, object],
+    pick: str,
 ) -> None:
     # `behind`, `low` and `high` say how far the pick is ahead; drawn is the network's own place, so
     # all of them change their sign, and the interval its ends.
     figure.add_scatter(
         x=[-100 * row.behind for row in rows],
-        y=[_name(row) for row in rows],
+        y=[_name(row, pick) for row in rows],
         error_x={
             "type": "data",
             "symmetric": False,
             "array": [100 * (row.behind - row.low) for row in rows],
             "arrayminus": [100 * (row.high - row.behind) for row in rows],
-            "thickness": 1.5,
-            "width": 4,
+            "thickness": 2,
+            "width": 0,
         },
         mode="markers",
         name=name,
-        marker={"color": colour, "size": 9, "symbol": symbol},
+        marker=marker,
         **network_texts([index[row.candidate.key] for row in rows]),
     )
 
 
-def _name(row: Row) -> str:
-    if row.candidate.role == "baseline":
-        return f"{row.candidate.label} (baseline)"
-    return row.candidate.label
+def _name(row: Row, pick: str) -> str:
+    """Return '<b>paper</b><br>7 blocks, 18 px, w 1.1': its role, and what it is in short."""
+    net = row.candidate.arch
+    size = f"depth {row.candidate.alpha:g}"
+    if net.blocks is not None:
+        size = f"{net.blocks} blocks"
+    # the width tells apart what would otherwise have one name, and so one line
+    label = f"{size}, {net.px}, w {row.candidate.beta:.4g}"
+    role = role_name(row, pick)
+    return f"<b>{escape(role)}</b><br>{escape(label)}" if role else escape(label)

@@ -15,12 +15,13 @@ from effnet.families import arch
 from scaling_search.report.columns import row_index, verdict_rows
 from scaling_search.report.figures.style import (
     AXES,
-    BLUE,
+    BASELINE,
+    COULD_BE_BEST,
     GREEN,
     GREY,
-    INK,
-    ORANGE,
-    RED,
+    OTHER,
+    PICK,
+    REFERENCE,
     accuracy_title,
     apply_layout,
     axes_of,
@@ -47,27 +48,33 @@ _PUBLISHED = {
 }
 # Group of networks → its name in the legend, colour, mark, size [px].
 _GROUPS = {
-    "candidate": ("networks of the budget", BLUE, "circle", 9),
-    "pick": ("chosen", RED, "star", 16),
-    "baseline": ("baseline", INK, "square", 11),
-    "reference": ("references along the paper's direction", ORANGE, "diamond", 11),
+    "other": ("could not be the best", OTHER, "circle-open", 9),
+    "tied": ("could be the best", COULD_BE_BEST, "circle", 9),
+    "reference": ("references along the paper's direction", REFERENCE, "diamond-open", 11),
+    "baseline": ("baseline", BASELINE, "square-open", 11),
+    "pick": ("the pick", PICK, "star", 16),
 }
+# Part of the height of the budget's networks that is left free above and under them.
+_AIR = 0.08
 
 
 def words(page: Page) -> str:
     """Return what stands above the figure."""
-    if _bands(page):
-        band = (
-            "The shaded band is the budget. Networks outside it (baseline and references) cost "
-            "less or more, and are there for the line, not to be compared with those inside."
-        )
-    elif page.targets:
-        band = "The budget is training memory, which is no axis here."
+    text = "Each point is a network, with the 95% of its accuracy. "
+    if page.study.space.mode == "nominal":
+        text += "The budget is nominal, so these networks differ in cost: compare along the front."
+    elif len(page.study.budgets) > 1:
+        text += "The shaded bands are the budgets. The dotted line is the front: best at each cost."
     else:
-        band = (
-            "The budget is nominal, so these networks differ in real cost: compare along the front."
+        text += (
+            f"The networks of {page.study.budgets[0]} cost the same by the budget's measure; here "
+            "they stand by another, which you can change. The dotted line is the front: best at "
+            "each cost."
         )
-    return f"Each point is a network at its exact cost; bars are one standard deviation. {band}"
+    low, high = _heights(page)
+    if page.classes > 1 and not low <= 100 / page.classes <= high:
+        text += f" Chance is {100 / page.classes:.1f}%, below the figure."
+    return text
 
 
 def _bands(page: Page) -> dict[str, float]:
@@ -84,11 +91,13 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
     traces refer to."""
     figure = go.Figure()
     tolerance = page.study.space.tolerance
-    for budget, target in _bands(page).items():
+    shown = next(iter(axes_of(page)))
+    bands = _bands(page) if shown == page.axis else {}
+    for budget, target in bands.items():
         figure.add_vrect(
             x0=target * (1 - tolerance),
             x1=target * (1 + tolerance),
-            fillcolor=BLUE,
+            fillcolor=COULD_BE_BEST,
             opacity=0.15,
             line_width=0,
         )
@@ -108,14 +117,41 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
         hoverinfo="skip",
         meta={"front": fronts(table, axes_of(page))},
     )
-    _add_networks(figure, page, row_index(table), table["rows"][page.axis])
-    if page.dataset.replace("_", "-").lower() in ("imagenet", "imagenet-1k"):
-        _add_published(figure, page.axis)
+    _add_networks(figure, page, row_index(table), table["rows"][shown])
+    if _is_imagenet(page):
+        _add_published(figure, shown)
     if page.family:
-        _add_family(figure, page.family, page.axis)
-    figure.update_xaxes(title={"text": axes_of(page)[page.axis]}, type="log")
-    figure.update_yaxes(title={"text": accuracy_title(page.study.metric)})
+        _add_family(figure, page.family, shown)
+    low, high = _heights(page)
+    if page.classes > 1 and low <= 100 / page.classes <= high:
+        figure.add_hline(
+            y=100 / page.classes, line={"color": GREY, "dash": "dash"}, annotation_text="chance"
+        )
+    figure.update_xaxes(title={"text": axes_of(page)[shown]}, type="log")
+    figure.update_yaxes(title={"text": accuracy_title(page.study.metric)}, range=[low, high])
     return apply_layout(figure, 480)
+
+
+def _heights(page: Page) -> tuple[float, float]:
+    """Return the vertical axis's ends, per cent: those of the budgets' networks, and of the family
+    and the published ones that lie over them."""
+    ends = []
+    for verdict in page.verdicts:
+        rows = [*verdict.rows]
+        if verdict.baseline is not None:
+            rows.append(verdict.baseline)
+        for row in rows:
+            ends += [100 * end for end in row.interval]
+    ends += [100 * record.val_acc for record in page.family]
+    if _is_imagenet(page):
+        ends += _PUBLISHED.values()
+    low, high = min(ends), max(ends)
+    air = max(_AIR * (high - low), 0.2)
+    return max(low - air, 0.0), min(high + air, 100.0)
+
+
+def _is_imagenet(page: Page) -> bool:
+    return page.dataset.replace("_", "-").lower() in ("imagenet", "imagenet-1k")
 
 
 def fronts(table: dict[str, Any], axes: Iterable[str] = AXES) -> dict[str, list[int]]:
@@ -132,16 +168,21 @@ def _add_networks(
     key → its row in the table; `costs` on the axis, by row."""
     groups: dict[str, list[Row]] = {group: [] for group in _GROUPS}
     for key, row in verdict_rows(page).items():
-        groups["pick" if key in page.picks else row.candidate.role].append(row)
+        group: str = row.candidate.role
+        if group == "candidate":
+            group = "tied" if row.tied else "other"
+        groups["pick" if key in page.picks else group].append(row)
     for group, rows in groups.items():
         if not rows:
             continue
         name, colour, symbol, size = _GROUPS[group]
         bars: dict[str, Any] | None = {
             "type": "data",
-            "array": [100 * row.error for row in rows],
+            "symmetric": False,
+            "array": [100 * (row.interval[1] - row.mean) for row in rows],
+            "arrayminus": [100 * (row.mean - row.interval[0]) for row in rows],
             "thickness": 1,
-            "width": 3,
+            "width": 0,
         }
         if len(rows) > _MANY:
             bars, size = None, 5
@@ -180,7 +221,7 @@ def _add_family(figure: go.Figure, family: tuple[Record, ...], shown: str) -> No
         costs=[member.cost for member in members],
         accuracies=[100 * fmean(record.val_acc for record in records) for records in groups],
         texts=[member.label for member in members],
-        colour=RED,
+        colour=PICK,
         shown=shown,
     )
 

@@ -10,21 +10,36 @@ import plotly.graph_objects as go
 
 from scaling_search.report.page import Page
 from scaling_search.results.record import Record
+from scaling_search.verdict.verdict import Row
 
-# Okabe and Ito's colours, which the colour-blind can tell from one another
-# (https://jfly.uni-koeln.de/color/).
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY = "#CC79A7", "#56B4E9"
-GREY = "#7A7A7A"
-INK = "#808080"  # outlines, which have to show on a light and on a dark page
+# One colour, one meaning, in every figure: the pick, what could be the best, what could not, the
+# baseline, references. After Okabe and Ito, whose colours the colour-blind can tell from one
+# another (https://jfly.uni-koeln.de/color/), each moved until it has a contrast of 4.5 to white.
+RED, BLUE, GREY = "#C44F00", "#0072B2", "#6B6B6B"
+ORANGE, GREEN, PURPLE, OLIVE = "#A86400", "#00805E", "#A8558A", "#5F7A00"
+INK, PAGE = "#1a1a1a", "#fffffe"  # the page's own, not quite white, so that it can be told
+PICK, COULD_BE_BEST, OTHER, BASELINE, REFERENCE, FAILED = RED, BLUE, GREY, INK, ORANGE, PURPLE
+
+# What the page's script puts in their places on a dark page: a contrast of 6.5 and more to it.
+DARK = {
+    RED: "#FF8A3D",
+    BLUE: "#56B4E9",
+    GREY: "#A8B0B8",
+    ORANGE: "#E69F00",
+    GREEN: "#2FC09A",
+    PURPLE: "#E39AC4",
+    OLIVE: "#B5CC4A",
+    INK: "#e6e6e6",
+    PAGE: "#16191c",
+}
 
 # The costs that a reader can choose as the horizontal axis: key of the column in the table of
 # networks → title.
 AXES = {
-    "macs": "FLOPs (multiply-adds) per image",
     "params": "parameters",
-    "acts": "activations (output elements) per image",
     "image_ms": "training time per image, ms, here",
+    "acts": "activations (output elements) per image",
+    "macs": "FLOPs (multiply-adds) per image",
     "seconds": "training seconds of a run, here",
 }
 # Of a study under a latency budget.
@@ -32,9 +47,15 @@ LATENCY_AXIS = {"latency_ms": "latency of a forward pass, ms"}
 
 
 def axes_of(page: Page) -> dict[str, str]:
-    """Return the costs that a study's networks can be drawn by, its budgets' measure first."""
+    """Return the costs that a study's networks can be drawn by, the first at first.
+
+    Of several budgets that is their measure. The networks of one budget have all the same of it,
+    and would stand in a smear: another cost, in which they differ, comes first."""
     known = {**LATENCY_AXIS, **AXES} if page.axis in LATENCY_AXIS else AXES
-    return {page.axis: known[page.axis], **known}
+    if len(page.study.budgets) > 1 or page.study.space.mode == "nominal":
+        return {page.axis: known[page.axis], **known}
+    others = {axis: title for axis, title in known.items() if axis != page.axis}
+    return {**others, page.axis: known[page.axis]}
 
 
 def accuracy_title(*metrics: str) -> str:
@@ -67,6 +88,20 @@ def network_texts(rows: Sequence[int], **meta: Any) -> dict[str, Any]:
 
     The page's script writes the text under the mouse from that table."""
     return {"meta": {"rows": list(rows), **meta}, "hovertemplate": "%{text}<extra></extra>"}
+
+
+def role_name(row: Row, pick: str) -> str:
+    """Return what a network is, such as 'the pick', 'baseline', 'nearest to paper'; '' of one that
+    stands for nothing. `pick`: key of the network chosen."""
+    candidate = row.candidate
+    names = [str(d) for d in candidate.directions if d.represents]
+    if candidate.role != "candidate":
+        names = [candidate.role]
+        if candidate.role == "reference":
+            names = [f"{candidate.ratio:.2g}x reference"]
+    if candidate.key == pick:
+        names.insert(0, "the pick")
+    return ", ".join(names)
 
 
 def run_kind(record: Record) -> str:

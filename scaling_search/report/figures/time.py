@@ -7,10 +7,10 @@ from collections import defaultdict
 import plotly.graph_objects as go
 
 from scaling_search.report.figures.style import (
-    BLUE,
+    COULD_BE_BEST,
+    FAILED,
     GREY,
-    ORANGE,
-    RED,
+    REFERENCE,
     apply_layout,
     epoch_count,
     run_kind,
@@ -22,7 +22,12 @@ WORDS = (
 )
 
 # Kind of run → the colour of its bars, in the order in which they are stacked.
-_COLOURS = {"candidate": BLUE, "reference": ORANGE, "baseline": GREY, "failed": RED}
+_COLOURS = {
+    "candidate": COULD_BE_BEST,
+    "reference": REFERENCE,
+    "baseline": GREY,
+    "failed": FAILED,
+}
 
 
 def draw(records: list[Record]) -> go.Figure:
