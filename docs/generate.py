@@ -1,20 +1,25 @@
-"""Writes docs/cli.md from the code: the commands, and the settings of a study.
+"""Writes the pages of docs/ that come from the code, and builds the site.
 
-python docs/generate.py               write it
-python docs/generate.py --check       exit status 1 where it is stale
+python docs/generate.py               write cli.md, python.md, studies.md
+python docs/generate.py --check       exit status 1 where one of them is stale
 python docs/generate.py --notebook    run study.ipynb and keep what it printed
+python docs/generate.py --site        build the site into build/site (pip install -e '.[docs]')
 
-Both come from what the parser itself is built from (cli/command.py, study/reference.py), not from
-`--help`, whose layout differs from one Python to the next.
+The command line's page comes from what the parser itself is built from (cli/command.py,
+study/reference.py), not from `--help`, whose layout differs from one Python to the next.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import interface
 
 from scaling_search.cli import COMMANDS, STATUSES
 from scaling_search.cli.command import EVERYWHERE, Argument, Command, OneOf
@@ -23,7 +28,8 @@ from scaling_search.study.reference import settings
 from scaling_search.study.settings import PRESETS, preset_path, read
 
 DOCS = Path(__file__).resolve().parent
-REFERENCE, NOTEBOOK = DOCS / "cli.md", DOCS / "study.ipynb"
+STUDIES = DOCS.parent / "studies"
+NOTEBOOK = DOCS / "study.ipynb"
 
 _HEAD = """\
 # The command line
@@ -125,6 +131,50 @@ def reference() -> str:
     return head + _EVERYWHERE + _arguments(list(EVERYWHERE)) + commands + _settings()
 
 
+# ---- the recorded studies
+
+_RECORDED = """\
+# Recorded studies
+
+Written by `docs/generate.py` from each study's `NOTES.md`: change those, not this file.
+
+A recorded study is a folder of `studies/` with its plan (`study.toml`), a row for each run
+(`results.csv`) and a row for each epoch (`curves.parquet`). Its report is rebuilt from the table,
+and its decisions are taken anew from the curves, without training:
+
+```sh
+scaling-search report studies/imagenette-24px-2x
+scaling-search search --study studies/imagenette-24px-2x/study.toml \\
+    --replay studies/imagenette-24px-2x/curves.parquet
+```
+"""
+
+_OUTPUTS = """
+## What the presets print
+
+The terminal of one study for each, whole:
+
+"""
+
+
+def studies() -> str:
+    """The whole of docs/studies.md."""
+    text = _RECORDED
+    for notes in sorted(STUDIES.glob("*/NOTES.md")):
+        title, *paragraphs = notes.read_text().split("\n\n")
+        first = next(paragraph for paragraph in paragraphs if not paragraph.startswith("#"))
+        # What comes before the first bold words is a heading's place.
+        about = re.sub(r"^\*\*.*?\*\*\s*", "", first.strip())
+        name = notes.parent.name
+        text += f"\n## {title.removeprefix('# ')}\n\n{about}\n\n"
+        text += f"[studies/{name}](../studies/{name}/NOTES.md)\n"
+    lines = []
+    for output in sorted(STUDIES.glob("results/*/output.txt")):
+        name = output.parent.name
+        lines.append(f"- [{name}](../studies/results/{name}/output.txt)\n")
+    return text + _OUTPUTS + "".join(lines)
+
+
 # ---- the notebook
 
 
@@ -156,28 +206,56 @@ def _keep(notebook: Any) -> None:
     nbformat.write(notebook, NOTEBOOK)
 
 
+# ---- the site
+
+
+def build_site(folder: Path) -> int:
+    """Assemble the site's pages in `folder` and build them into its folder site. The exit status
+    of zensical, which is 1 where a link leads nowhere."""
+    import site_pages
+
+    site_pages.assemble(folder)
+    command = ["zensical", "build", "--clean", "--strict"]
+    return subprocess.run([sys.executable, "-m", *command], cwd=folder, check=False).returncode
+
+
+WRITTEN = {"cli.md": reference, "python.md": interface.page, "studies.md": studies}
+
+
 def main() -> int:
-    """Exit status 0; 1 where --check finds cli.md stale."""
+    """Exit status 0; 1 where --check finds a page stale or the site has a broken link."""
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument(
-        "--check", action="store_true", help="write nothing; 1 where cli.md is stale"
+        "--check", action="store_true", help="write nothing; 1 where a page is stale"
     )
     arguments.add_argument(
         "--notebook", action="store_true", help="run study.ipynb and keep what it printed"
+    )
+    arguments.add_argument(
+        "--site",
+        metavar="FOLDER",
+        type=Path,
+        nargs="?",
+        const=DOCS.parent / "build",
+        help="build the site into FOLDER/site (default: build/site)",
     )
     args = arguments.parse_args()
     if args.notebook:
         _keep(run_notebook())
         return 0
-    text = reference()
-    if args.check:
-        stale = not REFERENCE.is_file() or REFERENCE.read_text() != text
-        print(f"{REFERENCE.name}: {'stale; python docs/generate.py' if stale else 'up to date'}")
-        return int(stale)
-    REFERENCE.write_text(text)
-    return 0
+    if args.site is not None:
+        return build_site(args.site)
+    stale = False
+    for name, write in WRITTEN.items():
+        path, text = DOCS / name, write()
+        if not args.check:
+            path.write_text(text)
+        elif not path.is_file() or path.read_text() != text:
+            print(f"{name}: stale; python docs/generate.py")
+            stale = True
+    return int(stale)
 
 
 if __name__ == "__main__":

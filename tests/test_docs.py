@@ -1,20 +1,25 @@
 """What the documents say is so: commands that parse, links that lead somewhere, code that runs."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import effnet
+import scaling_search
 from scaling_search.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "docs" / "generate.py"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+NOTES = sorted((ROOT / "studies").glob("*/NOTES.md"))
 # `scaling-search ...` or `python run_search.py ...`: at the start of a line, after a prompt or &&,
 # with environment variables before it
 _COMMAND = re.compile(
@@ -75,11 +80,17 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def links(text: str) -> list[str]:
+    """The targets of a text's links and images, in Markdown and HTML, but for other sites'."""
+    found = re.findall(r"\]\(([^)\s]+)", text)
+    found += re.findall(r"""\b(?:src|srcset|href)=["']?([^"'\s>]+)""", text)
+    return [link for link in found if not re.match(r"[a-z]+:|//", link)]
+
+
+@pytest.mark.parametrize("page", PAGES + NOTES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if "://" in link or link.startswith("mailto:"):
-            continue
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in links(prose):
         path, _, anchor = link.partition("#")
         target = (page.parent / path) if path else page
         assert target.exists(), f"{page.name}: {link}"
@@ -95,11 +106,77 @@ def test_python_runs(page: Path) -> None:
             exec(code, {})
 
 
-def test_the_command_line_reference_is_up_to_date() -> None:
-    check = subprocess.run(
-        [sys.executable, str(GENERATE), "--check"], capture_output=True, text=True, timeout=120
+def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(GENERATE), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    check = generate("--check")
     assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_the_python_interface_has_every_public_name() -> None:
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE)
+    for package in (effnet, scaling_search):
+        for name in getattr(package, "__all__", ()):
+            assert name.startswith("_") or f"{package.__name__}.{name}" in headings, name
+
+
+def test_the_signatures_of_the_python_interface_are_python() -> None:
+    signatures = blocks(ROOT / "docs" / "python.md", "py")
+    assert len(signatures) > 15
+    for signature in signatures:
+        head = re.sub(r"^[\w.]+\(", "def function(", signature.strip())
+        compile(f"{head}: ..." if head != signature.strip() else head, "python.md", "exec")
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(tmp_path: Path) -> None:
+    build = generate("--site", str(tmp_path))
+    assert build.returncode == 0, build.stdout + build.stderr
+
+    site = tmp_path / "site"
+    texts = {page: page.read_text() for page in site.rglob("*.html") if page.name != "404.html"}
+    ids = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in texts.items()}
+    for page, text in texts.items():
+        text = re.sub(r"<(script|style)\b[^>]*>.*?</\1>", "", text, flags=re.DOTALL)
+        for link in links(text):
+            path, _, anchor = unquote(link).partition("#")
+            target = Path(os.path.normpath(page.parent / path)) if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert target not in ids or not anchor or anchor in ids[target], f"{page.name}: {link}"
+        # GitHub takes a list that follows a line of text for one, the site does not
+        assert not re.search(r"<p>[^<]*\n(?:- |1\. )", text), (
+            f"{page.name}: an empty line is missing"
+        )
+
+
+def test_every_page_has_its_place_in_the_navigation() -> None:
+    pages = {"index.md" if page.name == "README.md" else page.name for page in PAGES}
+    pages.add("study.ipynb.md")
+    config = (ROOT / "mkdocs.yml").read_text()
+    assert sorted(re.findall(r"^  - .*: (\S+\.md)$", config, re.MULTILINE)) == sorted(pages)
+
+
+def test_the_site_says_which_link_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "mkdocs.yml").write_bytes((ROOT / "mkdocs.yml").read_bytes())
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "index.md").write_text("# Home\n\n[here](tutorial.md#the-images)\n")
+    (pages / "tutorial.md").write_text("# Tutorial\n\n## Other images\n")
+    build = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 1
+    assert "anchor does not exist" in build.stdout + build.stderr
 
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
