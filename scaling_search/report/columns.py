@@ -131,9 +131,13 @@ def networks(page: Page) -> dict[str, Any]:
         if key in verdicts:
             row |= _conclusions(verdicts[key], is_pick=key in page.picks)
         rows.append(row)
-    headings: Sequence[_Head] = _NETWORKS
-    if all(row["latency_ms"] is None for row in rows):  # no budget asked for it
-        headings = [head for head in _NETWORKS if head[0] != "latency_ms"]
+    headings = []
+    for head in _NETWORKS:
+        if head[0] == "latency_ms" and all(row["latency_ms"] is None for row in rows):
+            continue  # no budget asked for it
+        if head[0] == "budget" and len(page.study.budgets) > 1:
+            head = (*head[:4], True)
+        headings.append(head)
     return _as_columns(headings, rows)
 
 

@@ -24,6 +24,9 @@ from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import Verdict
 
 
+Place = Literal["first", "open", "folded"]
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A figure as the page takes it. `figure` is plotly's JSON, `words` the text above it; with
@@ -35,7 +38,7 @@ class Figure:
     words: str
     figure: str
     control: bool = False
-    place: Literal["first", "open", "folded"] = "open"
+    place: Place = "open"
 
 
 def figures(page: Page, table: dict[str, Any]) -> list[Figure]:
@@ -43,15 +46,15 @@ def figures(page: Page, table: dict[str, Any]) -> list[Figure]:
     (`columns.networks`)."""
     index = row_index(table)
     drawn = []
+    if len(page.verdicts) > 1:
+        drawn.append(_front(page, table, "first"))
+        figure = budgets.draw(page.verdicts).to_json()
+        heading = "How the best direction moves with the budget"
+        drawn.append(Figure("budgets", heading, budgets.WORDS, figure, place="first"))
     for number, verdict in enumerate(page.verdicts):
         drawn += _of_budget(page, verdict, index, number)
-    if len(page.verdicts) > 1:
-        figure = budgets.draw(page.verdicts).to_json()
-        drawn.append(Figure("budgets", "How the best direction moves", budgets.WORDS, figure))
-    if page.verdicts:
-        figure = front.draw(page, table).to_json()
-        heading = "Accuracy against cost"
-        drawn.append(Figure("front", heading, front.words(page), figure, control=True))
+    if len(page.verdicts) == 1:
+        drawn.append(_front(page, table, "open"))
     ended = [record for record in page.records if record.outcome is not None]
     if curves.are_drawn(page.records):
         figure = curves.draw(page, index).to_json()
@@ -63,6 +66,12 @@ def figures(page: Page, table: dict[str, Any]) -> list[Figure]:
         figure = time.draw(ended).to_json()
         drawn.append(Figure("time", "Where the time went", time.WORDS, figure, place="folded"))
     return drawn
+
+
+def _front(page: Page, table: dict[str, Any], place: Place) -> Figure:
+    figure = front.draw(page, table).to_json()
+    heading = "Accuracy against cost"
+    return Figure("front", heading, front.words(page), figure, control=True, place=place)
 
 
 def _of_budget(page: Page, verdict: Verdict, index: dict[str, int], number: int) -> list[Figure]:
