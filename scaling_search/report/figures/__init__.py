@@ -23,7 +23,6 @@ from scaling_search.report.figures import map as share_map
 from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import Verdict
 
-
 Place = Literal["first", "open", "folded"]
 
 
