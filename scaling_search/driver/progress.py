@@ -1,128 +1,259 @@
-"""What a running study shows: a live bar on a terminal, a line per finished run everywhere."""
+"""What a running study shows: two live lines on a terminal, a line per finished run everywhere."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich import live
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from scaling_search.driver.console import say
+from effnet.budget import Budget
+from scaling_search.driver.console import clock, say
 from scaling_search.driver.executors.protocol import Job
+from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.wording import points
 from scaling_search.training.trial import Epoch, Outcome
 
+_LEAST_BAR, _MOST_BAR = 10, 24  # columns
+
 
 @dataclass
 class _Running:
-    """A run in progress, as the bar shows it."""
+    """A run in progress. `first` is the number of epochs that it went on from; None until it has
+    reported one."""
 
     candidate: Candidate
     epochs: int
+    began: float  # time.monotonic() when it was handed out
+    reported: float = 0.0  # time.monotonic() at which its last epoch was
     epochs_done: int = 0
+    first: int | None = None
+
+    @property
+    def part(self) -> float:
+        """How much of what it has to train is done, from 0 to 1."""
+        if self.first is None:
+            return 0.0
+        return (self.epochs_done - self.first) / max(1, self.epochs - self.first)
 
     @property
     def words(self) -> str:
+        if self.epochs == 1:
+            return self.candidate.label
+        return f"{self.candidate.label} (epoch {self.epochs_done} of {self.epochs})"
+
+    @property
+    def short_words(self) -> str:
         candidate, arch = self.candidate, self.candidate.arch
         size = f"d{candidate.alpha:g}" if arch.blocks is None else f"{arch.blocks}b"
         name = f"{size} w{candidate.beta:g} {arch.px.replace(' ', '')}"
-        return f"{name} ({self.epochs_done}/{self.epochs})"
+        return name if self.epochs == 1 else f"{name} ({self.epochs_done}/{self.epochs})"
 
 
 class Live:
-    """A Watcher. `planned` is how many runs the study needs in all from now."""
+    """A Watcher. `planned` is how many runs the study needs in all from now, `earlier` are those
+    that it has, of `budgets` budgets. `began` and `end` are the study's, in time.monotonic(); an
+    `end` bounds the time that is said to be left. `on_first` is called when the first candidate has
+    finished."""
 
-    def __init__(self, console: Console, planned: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        planned: int,
+        *,
+        budgets: int = 1,
+        earlier: Iterable[Record] = (),
+        began: float | None = None,
+        end: float = math.inf,
+        on_first: Callable[[], None] | None = None,
+    ) -> None:
         self._console, self._planned = console, planned
-        self._begun = time.monotonic()
+        self._began = time.monotonic() if began is None else began
+        self._end, self._on_first = end, on_first
+        self._phase = "starting workers"
         self._finished = 0
-        self._best: float | None = None
+        self._tests, self._tested = 0, 0  # how many there are and have ended, in the last phase
+        self._busy = 0.0  # s that the finished runs took, all together
+        self._at_once = 1  # the most runs that were in progress
+        self._last_event = self._began
+        self._budgets = budgets
+        self._best: dict[Budget, tuple[int, float]] = {}  # epochs, accuracy
+        for record in earlier:
+            if record.done and record.candidate.role == "candidate":
+                self._remember(record.candidate, record.epochs, record.val_acc)
         self._running: dict[int, _Running] = {}
-        self._testing = False
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:g}/{task.total:g} runs", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[now]}", markup=False),
+        self._display = live.Live(
+            get_renderable=self._render,
             console=console,
+            refresh_per_second=4,
             transient=True,  # it leaves no trace between the lines that stay
-            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting workers", total=planned, now="")
 
     def __enter__(self) -> Live:
-        self._bar.start()
+        if self._console.is_terminal:
+            self._display.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+        self._display.stop()
+
+    # ---- a Watcher
 
     def phase(self, name: str, jobs: int, testing: bool = False) -> None:
-        self._testing = testing
+        self._phase = name
+        self._tests, self._tested = (jobs, 0) if testing else (0, 0)
         if not testing:
             # what was planned is at most exact: the baseline may need runs of its own
             self._planned = max(self._planned, self._finished + jobs)
-        self._bar.update(self._task, description=name, total=self._planned)
 
     def started(self, job: Job, candidate: Candidate) -> None:
-        self._running[job.number] = _Running(candidate, job.trial.epochs)
-        self._show()
+        self._running[job.number] = _Running(candidate, job.trial.epochs, time.monotonic())
+        self._at_once = max(self._at_once, len(self._running))
 
     def epoch(self, job: Job, epoch: Epoch) -> None:
-        self._running[job.number].epochs_done = epoch.epoch
-        self._show()
+        run = self._running[job.number]
+        if run.first is None:  # it may go on from a checkpoint
+            run.first = epoch.epoch - 1
+        run.epochs_done = epoch.epoch
+        run.reported = self._last_event = time.monotonic()
 
     def again(self, job: Job, candidate: Candidate, why: str) -> None:
         self._running.pop(job.number, None)
         say(self._console, "again", f"{candidate.label}  seed {job.trial.seed}  {why}")
-        self._show()
 
     def finished(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
-        self._running.pop(job.number, None)
+        run = self._running.pop(job.number, None)
         # a test trains nothing, and counts as no run
-        if self._testing:
+        if self._tests:
+            self._tested += 1
             if outcome.status != "done":
                 reason = f"{outcome.status}: {outcome.note}"
                 say(self._console, "test", f"{candidate.label}: not measured, {reason}")
-            self._show()
             return
         self._finished += 1
+        self._last_event = time.monotonic()
+        if run is not None:
+            self._busy += self._last_event - run.began
+        if outcome.status == "done" and candidate.role == "candidate":
+            self._remember(candidate, job.trial.epochs, outcome.epochs[-1].val_acc)
+        self._say_run(job, candidate, outcome)
+        if self._on_first is not None and candidate.role == "candidate":
+            self._on_first()
+            self._on_first = None
+
+    def _remember(self, candidate: Candidate, epochs: int, accuracy: float) -> None:
+        """Of runs of unequal length the longest are compared."""
+        best = self._best.get(candidate.budget, (0, 0.0))
+        self._best[candidate.budget] = max(best, (epochs, accuracy))
+
+    def _say_run(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
         name = candidate.label
         if candidate.role != "candidate":
             name = f"{candidate.role}, {name}"
         of_macs = "" if candidate.budget.of == "macs" else " MACs"
+        result = f"{outcome.status}: {outcome.note}"
+        if outcome.status == "done":
+            result = f"val {points(outcome.epochs[-1].val_acc)}"
         line = (
             f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x{of_macs}  "
-            f"seed {job.trial.seed}  {self._result(candidate, outcome)}  "
-            f"{outcome.seconds:.0f} s · {self._time_left()} left"
+            f"seed {job.trial.seed}  {result}  {outcome.seconds:.0f} s"
         )
+        left = self._time_left()
+        if left is not None and not self._console.is_terminal:  # where it stands below
+            line = f"{line} · {clock(left)} left"
         say(self._console, "run", line)
-        self._show()
 
-    def _result(self, candidate: Candidate, outcome: Outcome) -> str:
-        """Return a run's result in words, and remember the best candidate's accuracy."""
-        if outcome.status != "done":
-            return f"{outcome.status}: {outcome.note}"
-        accuracy = outcome.epochs[-1].val_acc
-        if candidate.role == "candidate":
-            self._best = max(self._best or 0.0, accuracy)
-        return f"val {points(accuracy)}"
+    # ---- what is left
 
-    def _time_left(self) -> str:
-        """minutes:seconds, if the runs to come take as long as those so far."""
-        elapsed = time.monotonic() - self._begun
-        remaining = max(0, self._planned - self._finished)
-        seconds = int(elapsed / max(1, self._finished) * remaining)
-        return f"{seconds // 60}:{seconds % 60:02d}"
+    def _time_left(self) -> float | None:
+        """Seconds until the time given is spent; without such a time, until the planned runs have
+        ended, if they take as long as those so far. None where nothing is known yet."""
+        now = time.monotonic()
+        if self._end < math.inf:
+            return max(0.0, self._end - now)
+        done, busy = float(self._finished), self._busy
+        for run in list(self._running.values()):  # a copy: the display has a thread of its own
+            if run.part:
+                done += run.part
+                busy += run.reported - run.began
+        if not done:
+            return None
+        remaining = max(0.0, self._planned - done) * busy / done / self._at_once
+        return max(0.0, remaining - (now - self._last_event))
 
-    def _show(self) -> None:
-        parts: list[str] = []
-        if self._finished:
-            parts.append(f"{self._time_left()} left")
-        if self._best:
-            parts.append(f"best {points(self._best)}")
-        parts.append(", ".join(run.words for run in self._running.values()))
-        self._bar.update(self._task, completed=self._finished, now=" · ".join(parts))
+    # ---- the two lines
+
+    def _render(self) -> RenderableType:
+        """A bar with what is left, and below it what runs: each as wide as the terminal at most."""
+        width = self._console.width - 1  # some terminals wrap after their last column
+        total, completed, counts = self._progress()
+        times = self._times()
+        full = "  ".join(part for part in (counts, " · ".join((*times, *self._bests()))) if part)
+        brief = "  ".join(part for part in (counts, " · ".join(times)) if part)
+        words = _fitting(
+            [full, full.replace("elapsed ", ""), brief, counts], width - _LEAST_BAR - 1
+        )
+        bar = ProgressBar(
+            total=max(total, 1),
+            completed=completed,
+            width=min(_MOST_BAR, max(1, width - cell_len(words) - 1)),
+        )
+        first = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+        first.add_row(bar, Text(words, no_wrap=True, overflow="crop"))
+        return Group(first, Text(_fitting(self._doing(), width), no_wrap=True, overflow="crop"))
+
+    def _progress(self) -> tuple[float, float, str]:
+        """What the bar stands for, how much of it is done, and that in words."""
+        running = list(self._running.values())
+        if self._tests:
+            return self._tests, self._tested, ""
+        done = self._finished + sum(run.part for run in running)
+        return self._planned, done, f"{self._finished}/{self._planned} runs"
+
+    def _times(self) -> list[str]:
+        times = [f"elapsed {clock(time.monotonic() - self._began)}"]
+        left = self._time_left()
+        if left is not None and not self._tests:
+            times.append(f"left {clock(left)}")
+        return times
+
+    def _bests(self) -> list[str]:
+        """The best accuracy so far, for each budget where there are several."""
+        best = list(self._best.items())
+        if not best:
+            return []
+        if self._budgets == 1:
+            return [f"best so far {points(best[0][1][1])}"]
+        each = [f"{points(accuracy)} at {budget}" for budget, (_, accuracy) in best]
+        return [f"best {', '.join(each)}"]
+
+    def _doing(self) -> list[str]:
+        """The phase with the runs in progress, as full as it goes first; each next one is
+        shorter."""
+        running = list(self._running.values())
+        if self._tests or not running:
+            return [self._phase]
+        short = [run.short_words for run in running]
+        options = [[run.words for run in running], short]
+        for shown in range(len(short) - 1, 0, -1):
+            options.append([*short[:shown], f"{len(short) - shown} more"])
+        lines = [" · ".join((self._phase, *names)) for names in options]
+        return [*lines, f"{self._phase} · {len(short)} in progress", short[0]]
+
+
+def _fitting(options: list[str], width: int) -> str:
+    """The first that `width` columns hold; the last one, shortened, where none does."""
+    for words in options:
+        if cell_len(words) <= width:
+            return words
+    shortened = Text(options[-1])
+    shortened.truncate(max(width, 1), overflow="ellipsis")
+    return shortened.plain
