@@ -22,7 +22,7 @@ from effnet.budget import human
 from effnet.custom import Function
 from effnet.latency import Table
 from scaling_search import UserError, __version__
-from scaling_search.data.dataset import Facts
+from scaling_search.data.dataset import FOLDS, Dataset, Facts
 from scaling_search.data.samples import samples
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
 from scaling_search.driver import sharing
@@ -32,6 +32,13 @@ from scaling_search.driver.executors.local import LocalExecutor, open_local
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.executors.replay import ReplayExecutor
 from scaling_search.driver.log import LOG, log_into
+from scaling_search.driver.pace import (
+    Forecast,
+    Pace,
+    forecast,
+    pace_of_rates,
+    pace_of_records,
+)
 from scaling_search.driver.packing import Packing
 from scaling_search.driver.place import (
     Place,
@@ -93,8 +100,17 @@ class Clock:
         seconds; a twentieth of the limit, 8 to 60 s, is kept for testing and the report."""
         if self.limit == math.inf:
             return math.inf, math.inf
-        end = self.began + self.limit - spent
+        end = self.end(spent)
         return end - min(max(0.05 * self.limit, 8.0), 60.0), end - 3
+
+    def end(self, spent: float) -> float:
+        """time.monotonic() at which the study is to have ended."""
+        return self.began + self.limit - spent
+
+    def limit_for(self, seconds: float, spent: float) -> float:
+        """The limit that leaves `seconds` from now on for training."""
+        seconds += time.monotonic() - self.began + spent
+        return seconds + min(max(seconds / 19, 8.0), 60.0)  # a twentieth of the sum, as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +180,7 @@ def search(
     if recorded:
         study, more, kept = grown(study, recorded.study, overridden)
     study, todo, latencies = _plan(study, data, recorded, curves, latency_table, console)
-    _say_plan(console, study, todo)
+    _say_plan(console, study, todo, data)
     for words in kept:
         say(console, "kept", words)
     for words in more:
@@ -489,7 +505,7 @@ def _versions(machine: Machine | None) -> str:
     return ", ".join(f"{name} {version}" for name, version in installed.items() if version)
 
 
-def _say_plan(console: Console, study: Study, todo: Plan) -> None:
+def _say_plan(console: Console, study: Study, todo: Plan, data: Facts) -> None:
     base, spec = todo.baseline, study.baseline
     blocks = f"{base.arch.blocks} blocks, " if base.arch.blocks else ""
     baseline = (
@@ -511,8 +527,22 @@ def _say_plan(console: Console, study: Study, todo: Plan) -> None:
             kind = f"{target / base_cost:.2f}x = {budget.quantity(target)} ± {tolerance}"
         distinct = todo.sizes[str(budget)]
         say(console, "budget", f"{kind} · {distinct} distinct networks, {len(chosen)} chosen")
+    shrunk = _shrunk_words(todo, data.native)
+    if shrunk:
+        say(console, "images", shrunk)
     for note in todo.notes:
         say(console, "note", note)
+
+
+def _shrunk_words(todo: Plan, native: int) -> str:
+    """What becomes of images of `native` px that are larger than the networks' inputs; "" where
+    none is shrunk."""
+    sides = [candidate.arch.sides[0] for candidate in todo.everything]
+    least, most = min(sides), max(sides)
+    if least >= native:
+        return ""
+    trained = f"{least} px" if least == most else f"{least} to {most} px"
+    return f"{native} px originals, trained at {trained} (shrunk for each network)"
 
 
 # ---- training
@@ -541,6 +571,12 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
         try:
             with closing(_open_executor(session, log_file)) as executor:
                 packing = _share_gpus(session, store, executor, kernels, planned, limits)
+                at_once = executor.workers
+                if packing and isinstance(executor, LocalExecutor):
+                    at_once = packing.level * len(executor.devices)
+                pace = None
+                if limits.are_given:
+                    pace = _find_pace(session, store, executor, kernels, at_once, limits)
                 conditions = Conditions(
                     study.device,
                     session.checkpoints,
@@ -548,7 +584,9 @@ def _train(session: _Session, store: Store, log_file: Path) -> int:
                     packing,
                     log_name=LOG,
                 )
-                _run_search(session, store, executor, conditions, limits, planned)
+                _run_search(
+                    session, store, executor, conditions, limits, planned, spent, at_once, pace
+                )
         except StoppedError:
             store.set_fact("state", "stopped")
             recorded = count_ended(store.records())
@@ -586,8 +624,38 @@ def _run_search(
     conditions: Conditions,
     limits: Limits,
     planned: int,
+    spent: float,
+    at_once: int,
+    pace: Pace | None,
 ) -> None:
-    with Live(session.console, planned) as live:
+    """Train what is missing and say how it ended. `spent`: seconds of earlier sessions; `at_once`:
+    how many runs there are at a time; `pace`: theirs, None where it is not known yet."""
+    clock = session.clock
+
+    def coming(pace: Pace) -> Forecast:
+        return forecast(session.study, session.todo, store.records(), pace, at_once)
+
+    def limit_for(seconds: float) -> float:
+        return clock.limit_for(seconds, spent)
+
+    def say_what_fits() -> None:
+        known = pace or pace_of_records(store.records())
+        if known is not None:
+            left = limits.until - time.monotonic()
+            session.say("time", coming(known).words(clock.limit, left, limit_for))
+
+    if pace is not None:
+        say_what_fits()
+    unsaid = limits.are_given and pace is None and session.curves is None
+    with Live(
+        session.console,
+        planned,
+        budgets=len(session.study.budgets),
+        earlier=store.records(),
+        began=clock.began,
+        end=clock.end(spent),
+        on_first=say_what_fits if unsaid else None,
+    ) as live:
         job = Search(
             session.study,
             session.todo,
@@ -605,9 +673,45 @@ def _run_search(
         store.set_fact("state", "out of time" if job.out_of_time else "finished")
     logger.info("%d runs were trained", trained)
     if job.out_of_time:
-        session.say("time", "is up; the same command goes on from here, with more --time")
+        words = "is up; the same command goes on from here, with more --time"
+        known = pace_of_records(store.records()) or pace
+        if known is not None and coming(known).ends:
+            words = f"{words}: {coming(known).wants(limit_for)}"
+        session.say("time", words)
     elif not trained:
         session.say("nothing", "left to train: every run of this study is recorded")
+
+
+def _find_pace(
+    session: _Session,
+    store: Store,
+    executor: Executor,
+    kernels: str,
+    at_once: int,
+    limits: Limits,
+) -> Pace | None:
+    """How long an epoch takes: by runs on record, else by a few training steps of the cheapest and
+    the costliest network, `at_once` trainings beside one another. None where neither can be had, as
+    on a cluster: the first runs tell."""
+    known = pace_of_records(store.records())
+    if known is not None or not isinstance(executor, LocalExecutor) or session.curves:
+        return known
+    study, todo = session.study, session.todo
+    load = sharing.workload(study, todo, session.data, kernels, session.checkpoints, 0)
+    networks = sorted((todo.baseline, *todo.candidates), key=lambda c: c.cost.macs)
+    networks = [networks[0], networks[-1]]
+    with session.console.status("timing a few training steps, to say what fits into the time"):
+        trials = [replace(load.typical, arch=network.arch) for network in networks]
+        rates = executor.time_steps(trials, at_once, limits.training_is_over)
+    val_images = study.data.val_images
+    if val_images is None:  # one of the folds
+        val_images = len(Dataset.open(Path(session.data.folder)).train_labels) // FOLDS
+    return pace_of_rates(
+        list(zip(networks, rates, strict=True)),
+        load.steps * study.recipe.batch // study.rungs[0],
+        val_images,
+        "by the pace of a few training steps of the cheapest and the costliest network",
+    )
 
 
 def _known_before(store: Store) -> tuple[tuple[str, int, int], ...]:

@@ -284,6 +284,28 @@ def test_workers_that_hang_do_not_hang_the_study(
     assert where._workers == []
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_steps_of_several_networks_are_timed_by_workers_that_stay(
+    executor: Executor, trial: Trial, at_once: int
+) -> None:
+    where = executor(_paced, "cpu")
+    rates = where.time_steps([trial, dataclasses.replace(trial, seed=1)], at_once, never)
+    assert len(rates) == 2
+    assert min(rates) > 0
+    warm = {str(one.process.pid) for one in where._workers}
+    assert len(warm) == at_once
+    jobs = Jobs([trial] * at_once)
+    where.run(jobs)
+    assert {outcome.note for outcome in jobs.outcomes.values()} <= warm
+
+
+def test_steps_that_cannot_be_timed_are_nobody_s_pace(executor: Executor, trial: Trial) -> None:
+    where = executor(_out_of_memory, "cpu")
+    assert where.time_steps([trial], 2, never) == [0.0]
+    assert where.time_steps([trial], 2, lambda: True) == [0.0]
+    assert where._workers == []
+
+
 def test_a_measurement_ends_when_the_user_says_so(executor: Executor, trial: Trial) -> None:
     where = executor(_never_ready, "cpu")
     over = iter([False, False, True])

@@ -185,7 +185,8 @@ SEARCH = Command(
         ),
         Argument(
             "--time",
-            "Time for the whole study, such as 30m, 90s or 1h30m, which it then spends.",
+            "Time for the whole study, such as 30m, 90s or 1h30m, which it then spends; what fits "
+            "into it is said first.",
             "no limit",
             SPENDING,
             {"metavar": "TIME"},

@@ -3,7 +3,9 @@
 Every network with the first seeds (all to the last rung, or half of them going on from rung to
 rung), then single runs where the posterior says they help most, then fresh seeds for what the
 answer names, then its test accuracy. Each step is decided from the complete results of the steps
-before it, so neither the order in which runs end nor an interruption changes anything.
+before it, so neither the order in which runs end nor an interruption changes anything. Where the
+time is limited, the networks of other costs come after all this, and then runs for as long as there
+is time.
 """
 
 from __future__ import annotations
@@ -72,6 +74,11 @@ class Limits:
     test_until: float = math.inf
     stopping: Callable[[], bool] = lambda: False
 
+    @property
+    def are_given(self) -> bool:
+        """Whether the time is limited at all."""
+        return self.until < math.inf
+
     def training_is_over(self) -> bool:
         return self.stopping() or time.monotonic() >= self.until
 
@@ -133,7 +140,8 @@ class Search:
             self._train_grid()
             self._train_extra(self._study.extra)
             self._train_fresh_seeds()
-            if self._limits.until < math.inf:
+            if self._limits.are_given:
+                self._train_references()
                 self._train_extra(math.inf)
         except _OutOfTimeError:
             logger.info("the time is up")
@@ -147,13 +155,13 @@ class Search:
         """Every network of the plan with the first seeds, and TPE's proposals with the first."""
         study, plan = self._study, self._plan
         active = list(plan.candidates)
+        # these are for the front alone: when the time is short, the candidates have it
+        references = () if self._limits.are_given else plan.references
         for seed in range(study.seed, study.seed + study.seeds):
             for i, epochs in enumerate(study.rungs):
-                # references are for the front alone: when the time is short, the candidates have
-                # had it
-                networks = (plan.baseline, *active, *plan.references)
+                networks = (plan.baseline, *active, *references)
                 runs = [(network, seed) for network in networks]
-                self._train(f"seed {seed}, {epochs} epochs", runs, epochs)
+                self._train(f"seed {seed}, {_in_epochs(epochs)}", runs, epochs)
                 # one seed decides who goes on; the others confirm, and train the same networks
                 halves = study.allocation == "rungs" and seed == study.seed
                 if halves and i + 1 < len(study.rungs):
@@ -164,6 +172,14 @@ class Search:
                     active = promoted(by_then, active, study)
             if seed == study.seed and plan.pool:
                 active = self._train_proposals(active)
+
+    def _train_references(self) -> None:
+        """The networks of other costs, as `_train_grid` trains them where time is not limited."""
+        study = self._study
+        for seed in range(study.seed, study.seed + study.seeds):
+            for epochs in study.rungs:
+                runs = [(network, seed) for network in self._plan.references]
+                self._train(f"other costs, seed {seed}, {_in_epochs(epochs)}", runs, epochs)
 
     def _train_proposals(self, active: list[Candidate]) -> list[Candidate]:
         """TPE's networks, a few at a time: of those not trained yet, the nearest to each point that
@@ -337,7 +353,9 @@ class Search:
         missing = self._untested()
         if not missing:
             return
-        self._watcher.phase("test accuracy of what the answer names", len(missing), testing=True)
+        count = len({record.candidate.key for record in missing})
+        networks = "1 network" if count == 1 else f"{count} networks"
+        self._watcher.phase(f"scoring {networks} on the test split", len(missing), testing=True)
         phase = Measuring(
             self._store,
             self._watcher,
@@ -405,24 +423,54 @@ class Search:
         )
 
 
-def runs_needed(study: Study, todo: Plan) -> int:
-    """How many runs the study takes when none fails: at most, as the baseline keeps up with extra
-    runs."""
-    groups: list[int] = []  # how many networks of each budget are trained
+def _in_epochs(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run that a study will make. `seed` is None for one that is not decided yet: a network of
+    the same cost stands in for its own. `epochs` are those of its rung, of which `added` are
+    trained in this run, after those of the rung before."""
+
+    candidate: Candidate
+    seed: int | None
+    epochs: int
+    added: int
+
+
+def planned_runs(study: Study, todo: Plan) -> list[PlannedRun]:
+    """The runs of a study when none fails, in the order in which limited time goes to them: at
+    most, as the baseline keeps up with extra runs."""
+    groups: list[list[Candidate]] = []  # the networks of each budget that are trained
     for budget in dict.fromkeys(c.budget for c in (*todo.candidates, *todo.pool)):
-        chosen = sum(c.budget == budget for c in todo.candidates)
-        free = sum(c.budget == budget for c in todo.pool)
-        wanted = study.space.candidates or chosen + free
-        groups.append(min(max(chosen, wanted), chosen + free))
-    budgets = len(groups)
-    always = 1 + len(todo.references)  # the baseline and they are trained at every rung
-    runs = 0
-    for seed in range(study.seeds):
-        for i in range(len(study.rungs)):
-            if study.allocation == "rungs" and seed == 0 and i:
-                groups = [half(n) for n in groups]
-            runs += always + sum(groups)
+        chosen = [c for c in todo.candidates if c.budget == budget]
+        free = [c for c in todo.pool if c.budget == budget]
+        wanted = max(len(chosen), study.space.candidates or len(chosen) + len(free))
+        groups.append([*chosen, *free][:wanted])
+    whole = list(groups)
+    last = study.rungs[-1]
+    runs: list[PlannedRun] = []
+    references: list[PlannedRun] = []
+    for seed in range(study.seed, study.seed + study.seeds):
+        before = 0
+        for epochs in study.rungs:
+            if study.allocation == "rungs" and seed == study.seed and before:
+                groups = [group[: half(len(group))] for group in groups]
+            networks = [todo.baseline, *(network for group in groups for network in group)]
+            runs += [PlannedRun(c, seed, epochs, epochs - before) for c in networks]
+            references += [PlannedRun(c, seed, epochs, epochs - before) for c in todo.references]
+            before = epochs
     # an answer names at most three networks of each budget, one for each direction of the study's
     # own, and the baseline
     named = 3 + len(study.directions)
-    return runs + study.extra * budgets + study.confirm * (named * budgets + 1)
+    for group in whole:
+        more = study.extra + study.confirm * named
+        runs += [PlannedRun(group[i % len(group)], None, last, last) for i in range(more)]
+    runs += [PlannedRun(todo.baseline, None, last, last)] * study.confirm
+    return runs + references
+
+
+def runs_needed(study: Study, todo: Plan) -> int:
+    """How many runs the study takes when none fails, at most."""
+    return len(planned_runs(study, todo))

@@ -188,6 +188,49 @@ class LocalExecutor:
         note = f"{room} of {most} got ready beside one another: {why_fewer}" if room < most else ""
         return replace(measured, peak=max(peaks.values(), default=0), note=note)
 
+    def time_steps(
+        self, trials: Sequence[Trial], at_once: int, over: Callable[[], bool]
+    ) -> list[float]:
+        """Images a second of each of `trials` while `at_once` trainings run; 0 where it cannot be
+        had. Their workers stay, warm, for the runs."""
+        rates: list[list[float]] = [[] for _ in trials]
+        slots = self._slots[:at_once]
+        for first in range(0, len(trials), len(slots)):
+            if over():
+                break
+            # never fewer than `at_once` beside one another: each is as slow as a run will be
+            chosen = [(first + i) % len(trials) for i in range(len(slots))]
+            workers = self._warm(slots)
+            for worker, i in zip(workers, chosen, strict=True):
+                with suppress(OSError):  # it has died: no answer will come
+                    worker.connection.send(Rehearsal(worker.placed(trials[i])))
+            ready, _ = self._prepared(workers, over)
+            for worker in ready:
+                with suppress(OSError):
+                    worker.connection.send(SECONDS)
+            answers = self._answers(list(ready), SECONDS + _LAG, over)
+            for worker, i in zip(workers, chosen, strict=True):
+                answer = answers.get(worker)
+                if isinstance(answer, float):
+                    rates[i].append(answer)
+                    self._send_stop(worker)
+                elif worker in self._workers:
+                    self._drop(worker)
+        return [sum(found) / len(found) if found else 0.0 for found in rates]
+
+    def _warm(self, slots: Sequence[str]) -> list[_Worker]:
+        """An idle worker for each of these slots: those that are there, and new ones."""
+        idle = [worker for worker in self._workers if worker.job is None]
+        workers: list[_Worker] = []
+        for device in slots:
+            worker = next((w for w in idle if w.device == device), None)
+            if worker is None:
+                worker = self._start(device)
+            else:
+                idle.remove(worker)
+            workers.append(worker)
+        return workers
+
     def _prepared(
         self, workers: Sequence[_Worker], over: Callable[[], bool]
     ) -> tuple[dict[_Worker, int], str]:
