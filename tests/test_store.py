@@ -1,10 +1,12 @@
 """One suite for every database: SQLite in the run folder, PostgreSQL where a server is
 installed."""
 
+import fcntl
 import json
 import multiprocessing
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +15,7 @@ import optuna
 import pytest
 
 from scaling_search import UserError
-from scaling_search.results.locks import describe_owner
+from scaling_search.results.locks import FolderLock, describe_owner, folder_is_held
 from scaling_search.results.reader import StoreReader
 from scaling_search.results.reading import open_results
 from scaling_search.results.store import Store
@@ -202,9 +204,15 @@ def test_second_writer_is_told_who_holds_it_and_a_dead_owner_holds_nothing(
             UserError, match=rf"study {folder.name} on .* is in use by process {pid} on "
         ):
             Store.create(elsewhere, {"a": 1}, {}, url)
-    assert read_records(folder, url) == []
-    process.kill()
-    process.join()
+    with StoreReader.open(folder, url) as reader:
+        glance = reader.glance()
+        assert glance.runs == []
+        assert glance.alive
+        assert glance.owner is not None
+        assert glance.owner.pid == pid
+        process.kill()
+        process.join()
+        assert reader.glance().alive is False
     Store.create(folder, {"a": 1}, {}, url).close()
 
 
@@ -226,6 +234,20 @@ def test_a_driver_whose_server_has_let_go_of_its_lock_stops(
     store.close()
     assert other.records()[0].outcome is None
     other.close()
+
+
+def test_a_driver_does_not_mistake_a_reader_for_another(tmp_path: Path) -> None:
+    """Whoever looks whether a folder is held locks its file itself, for a moment."""
+    FolderLock(tmp_path).close()
+    with (tmp_path / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        glance = threading.Timer(0.01, fcntl.flock, (file, fcntl.LOCK_UN))
+        glance.start()
+        lock = FolderLock(tmp_path)
+        glance.join()
+    assert folder_is_held(tmp_path)
+    lock.close()
+    assert folder_is_held(tmp_path) is False
 
 
 def test_a_holder_in_words() -> None:

@@ -27,6 +27,7 @@ from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.packing import Packing
 from scaling_search.results.proposals import suggest
 from scaling_search.results.record import Record, count_ended
+from scaling_search.results.step import Step
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import distance, on_square, on_triangle
@@ -301,6 +302,7 @@ class Search:
         if waiting and not self._limits.training_is_over():
             logger.info("%s: %d runs", name, len(waiting))
             self._watcher.phase(name, len(waiting))
+            self._record_step(Step.of(name, waiting, epochs, self._limits.until))
             phase = Training(
                 self._store,
                 self._watcher,
@@ -318,6 +320,11 @@ class Search:
             raise StoppedError
         if waiting and self._limits.training_is_over():
             raise _OutOfTimeError
+
+    def _record_step(self, step: Step) -> None:
+        """Tell the dashboard; a replay is over before anyone could look."""
+        if self._recorded is None:
+            self._store.set_fact("step", step.as_dict())
 
     def _check_existence(self, runs: Sequence[_Run], epochs: int) -> None:
         lacking = [run for run in runs if not self._exists(run[0].key, run[1], epochs)]
@@ -355,7 +362,10 @@ class Search:
             return
         count = len({record.candidate.key for record in missing})
         networks = "1 network" if count == 1 else f"{count} networks"
-        self._watcher.phase(f"scoring {networks} on the test split", len(missing), testing=True)
+        name = f"scoring {networks} on the test split"
+        self._watcher.phase(name, len(missing), testing=True)
+        runs = [(r.candidate, r.seed) for r in missing]
+        self._record_step(Step.of(name, runs, self._last, self._limits.test_until, testing=True))
         phase = Measuring(
             self._store,
             self._watcher,

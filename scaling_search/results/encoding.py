@@ -1,9 +1,10 @@
 """How a study's runs lie in Optuna: what is stored of each, read back as records.
 
 A run (network, seed, epochs) is one trial. Its attribute `run` names it, `outcome` is how it ended,
-`again` why it was started more than once, `deaths` how many workers it has cost since its last
-epoch. The study's own attributes are its facts and, by prefix,
-networks (stored once, not with each run) and what came to be known of runs that had ended.
+`again` why it was started more than once, `resumed` when it last was [seconds since 1970],
+`deaths` how many workers it has cost since its last epoch. The study's own attributes are its facts
+and, by prefix, networks (stored once, not with each run) and what came to be known of runs that had
+ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -27,21 +29,26 @@ TEST = "test "
 AGAIN = "again "
 FREED = "freed "
 # Attributes that concern its driver, and are no fact about the study.
-_OF_THE_DRIVER = ("identity", "driver", "spent")
+_OF_THE_DRIVER = ("identity", "driver", "spent", "step")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run as Optuna has it. `network` is its network's key, a hash of all of it, which takes long
-    to compute; `reported` are the epochs that Optuna knows of; `deaths`, of its workers; `freed`,
-    whether it no longer counts (Store.free)."""
+    to compute; `reported` is the validation accuracy of each epoch that Optuna knows of; `deaths`,
+    of its workers; `freed`, whether it no longer counts (Store.free). `begun` and `ended` are as
+    Optuna has them, in the local time of the driver's host; `resumed` is when the run was last
+    started once more [seconds since 1970]."""
 
     record: Record
     network: str
     running: bool
-    reported: frozenset[int]
+    reported: dict[int, float]
     deaths: Deaths
     freed: bool
+    begun: datetime | None
+    ended: datetime | None
+    resumed: float | None
 
 
 def facts_among(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -102,9 +109,12 @@ def _run(
         record=Record(number, candidate, seed, epochs, outcome, test_acc, again),
         network=network,
         running=trial.state == TrialState.RUNNING,
-        reported=frozenset(trial.intermediate_values),
+        reported=trial.intermediate_values,
         deaths=deaths,
         freed=f"{FREED}{number}" in attributes,
+        begun=trial.datetime_start,
+        ended=trial.datetime_complete,
+        resumed=stored.get("resumed"),
     )
 
 

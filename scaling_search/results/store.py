@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Container, Iterator, Sequence
+import time
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -143,6 +144,8 @@ class Store:
                 database.set_attribute(name, facts[name])
             self._interruption = _INTERRUPTIONS.get(known.get("state", ""), "its driver ended")
             database.set_attribute("driver", owner())
+            if known.get("state") != "finished":
+                database.set_attribute("state", "starting")
         self._index_runs()
         logger.info(
             "%s: open with %d runs, %d of them in progress when their driver ended",
@@ -166,7 +169,7 @@ class Store:
                 self._deaths[record.number] = run.deaths
                 self._take_over(record, run.reported)
 
-    def _take_over(self, record: Record, reported: frozenset[int]) -> None:
+    def _take_over(self, record: Record, reported: Iterable[int]) -> None:
         """Take a run of the driver before this one into those in progress, or end it."""
         with self._writing() as database:
             trial_id = database.storage.get_trial_id_from_study_id_trial_number(
@@ -176,7 +179,7 @@ class Store:
             if record.outcome is not None:
                 self._end_trial(database, record.number, record.outcome)
 
-    def _follow(self, number: int, trial_id: int, reported: frozenset[int] = frozenset()) -> None:
+    def _follow(self, number: int, trial_id: int, reported: Iterable[int] = ()) -> None:
         """Take a run into those in progress."""
         self._trial_ids[number] = trial_id
         self._reported[number] = set(reported)
@@ -258,6 +261,7 @@ class Store:
             if running:
                 trial_id = self._trial_ids[number]
                 database.storage.set_trial_user_attr(trial_id, "again", list(reasons))
+                database.storage.set_trial_user_attr(trial_id, "resumed", time.time())
             else:
                 database.set_attribute(f"{AGAIN}{number}", list(reasons))
         self._records[number] = replace(record, again=reasons)
@@ -317,8 +321,9 @@ class Store:
         logger.info("run %d (%s) is set free: %s", number, record.outcome.status, why)
 
     def set_fact(self, name: str, value: Any) -> None:
-        """Set a fact such as `state` (running, finished, stopped or out of time) or `spent`
-        (seconds of all sessions)."""
+        """Set a fact such as `state` (running, finished, stopped or out of time; starting until one
+        of them is set), `spent` (seconds of all sessions) or `step` (what the driver does now:
+        results/step.py)."""
         with self._writing() as database:
             database.set_attribute(name, value)
 
