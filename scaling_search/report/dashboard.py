@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,14 +17,14 @@ from rich.console import Console
 
 from scaling_search import UserError
 from scaling_search.driver.console import say
-from scaling_search.report import render
+from scaling_search.report import live, render
 from scaling_search.report.page import page_of
 from scaling_search.results.reading import open_results
-from scaling_search.results.record import Record, count_ended
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+_FRESH = 1.0  # seconds for which what was read of the study is as good as new
 _TEXT, _HTML, _JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 
 
@@ -30,10 +32,10 @@ def serve(folder: Path, port: int, store: str | None, console: Console) -> int:
     """Serve until Ctrl-C and return the exit status. `port` 0 takes a free one.
 
     Raises UserError for a folder without a study, or a port in use."""
-    content = _Content(folder, store)
+    state, content = _State(folder, store), _Content(folder, store)
     content.read()  # a folder without a study is refused before anything listens
     try:
-        server = ThreadingHTTPServer((HOST, port), _handler(content, folder.resolve().name))
+        server = ThreadingHTTPServer((HOST, port), _handler(state, content, folder.resolve().name))
     except (OSError, OverflowError) as error:  # OverflowError: a number that no port has
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--port {port}: {reason}; choose another, or 0 for any") from error
@@ -57,31 +59,49 @@ class _Content:
     def __init__(self, folder: Path, store: str | None) -> None:
         self._folder, self._store = folder, store
         self._lock = threading.Lock()
-        self._shown: object = None  # what the text was made from
+        self._version = ""  # of what the text was made from
         self._text, self._tag = "", ""
 
     def read(self) -> tuple[str, str]:
         """Return the JSON text, and a tag that changes with it. Raises UserError."""
         with self._lock, open_results(self._folder, self._store, empty=True) as results:
-            records = results.records()
-            state = results.fact("state") or "starting"
-            current = state, [_progress(record) for record in records]
-            if current != self._shown:
-                ended = count_ended(records)
-                words = f"{state}: {ended} runs recorded, {len(records) - ended} in progress"
-                logger.info("a new page: %s", words)
-                self._text = render.content(page_of(results, self._folder), words)
+            version = live.version(results)
+            if version != self._version:
+                logger.info("a new page")
+                self._text = render.content(page_of(results, self._folder))
                 self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
-                self._shown = current
+                self._version = version
             return self._text, self._tag
 
 
-def _progress(record: Record) -> tuple[int, bool, float | None]:
-    """Return what of a run can change, and so the page."""
-    return record.number, record.outcome is not None, record.test_acc
+class _State:
+    """What the study does now, as JSON, for all open pages: read at most once a second."""
+
+    def __init__(self, folder: Path, store: str | None) -> None:
+        self._folder, self._store = folder, store
+        self._lock = threading.Lock()
+        self._read_at = -_FRESH
+        self._text = ""
+
+    def read(self) -> str:
+        with self._lock:
+            if time.monotonic() - self._read_at >= _FRESH:
+                self._text = self._read()
+                self._read_at = time.monotonic()
+            return self._text
+
+    def _read(self) -> str:
+        try:
+            with open_results(self._folder, self._store, empty=True) as results:
+                now = live.look(results)
+        except UserError as error:
+            logger.warning("%s", error)
+            now = live.unreadable(str(error))
+        shown = {"html": render.live_state(now), "brief": now.brief, "version": now.version}
+        return json.dumps(shown)
 
 
-def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
+def _handler(state: _State, content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
     """Return the class that answers requests: http.server makes an object of it for each."""
     page = render.live(title).encode()
 
@@ -94,6 +114,9 @@ def _handler(content: _Content, title: str) -> type[BaseHTTPRequestHandler]:
                 self._send(HTTPStatus.FORBIDDEN, "only as 127.0.0.1 or localhost\n", _TEXT)
             elif self.path == "/":
                 self._send(HTTPStatus.OK, page, _HTML)
+            elif self.path == "/live":
+                text = state.read()
+                self._send(HTTPStatus.OK, text, _JSON)
             elif self.path == "/content":
                 self._send_content()
             else:

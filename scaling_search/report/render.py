@@ -21,6 +21,7 @@ from markupsafe import Markup
 from scaling_search.report import columns, figures, stages
 from scaling_search.report.figures import compare
 from scaling_search.report.figures.style import DARK, axes_of
+from scaling_search.report.live import Live
 from scaling_search.report.page import Page, warnings, waste_words
 from scaling_search.results.record import count_ended
 from scaling_search.verdict.narration import cards, comparisons, details, in_brief, opening
@@ -39,11 +40,10 @@ def build(page: Page) -> str:
     return _page("report.html.j2", _Shell(page.title, _content(page, {})), words)
 
 
-def content(page: Page, state: str) -> str:
-    """Return what the live page shows, as JSON: words as HTML, figures, tables as columns. `state`
-    says how far the study is."""
+def content(page: Page) -> str:
+    """Return what the live page shows below its state, as JSON: words as HTML, figures, tables as
+    columns."""
     words = {
-        "state": state,
         "answer": _render("answer.html.j2", {**_answer(page), "page": page}),
         "seen": _render("seen.html.j2", {**_answer(page), "page": page}),
         "reproduce": _render("reproduce.html.j2", {**_answer(page), "page": page}),
@@ -64,6 +64,11 @@ def build_comparison(pages: Sequence[Page]) -> str:
 def live(title: str) -> str:
     """Return the page that the dashboard serves: it asks for its content."""
     return _page("live.html.j2", _Shell(title, _json({"title": title}, []), live=True), {})
+
+
+def live_state(live: Live) -> str:
+    """Return what a study does now as HTML."""
+    return _render("live_state.html.j2", {"live": live})
 
 
 # ---- the words
@@ -177,10 +182,13 @@ class _Shell:
 
 def _page(template: str, shell: _Shell, words: dict[str, object]) -> str:
     script, plotly = _asset("report.js"), figures.script()
-    # No script but these two runs and nothing is fetched from anywhere, whatever a text may say.
+    scripts = [plotly, script]
+    if shell.live:
+        scripts.append(_asset("live.js"))
+    # No script but these runs and nothing is fetched from anywhere, whatever a text may say.
     policy = {
         "default-src": "'none'",
-        "script-src": f"'{_digest(plotly)}' '{_digest(script)}'",
+        "script-src": " ".join(f"'{_digest(text)}'" for text in scripts),
         "style-src": "'unsafe-inline'",  # plotly sets styles as it draws
         "img-src": "data: blob:",
         "connect-src": "'self'" if shell.live else "'none'",
@@ -189,7 +197,7 @@ def _page(template: str, shell: _Shell, words: dict[str, object]) -> str:
     }
     around = {
         "title": shell.title,
-        "live": shell.live,
+        "live": Markup(_asset("live.js")) if shell.live else "",
         "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "css": Markup(_asset("report.css")),
         "plotly": Markup(plotly),

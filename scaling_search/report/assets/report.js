@@ -531,41 +531,4 @@ addEventListener("afterprint", () => {
   redraw();
 });
 
-// ---- the dashboard's page asks for its content again and again
-
-/** Show new content. `shown` has the words of before: equal ones stay, with what is selected. */
-function update(shown) {
-  document.title = document.querySelector("h1").textContent = content.title;
-  for (const id of ["answer", "seen", "reproduce"]) {
-    if (content[id] && shown[id] !== content[id]) byId(id).outerHTML = content[id];
-    shown[id] = content[id];
-  }
-  drawAll();
-}
-
-async function refresh(live) {
-  const began = performance.now();
-  try {
-    const headers = live.tag ? { "If-None-Match": live.tag } : {};
-    const answer = await fetch("content", { headers });
-    if (answer.status === 200) {
-      content = await answer.json();
-      live.tag = answer.headers.get("ETag");
-      update(live.shown);
-    }
-    const good = [200, 304].includes(answer.status);
-    const state = good ? content.state ?? "" : await answer.text();
-    live.line.textContent = `live · ${state} · ${new Date().toLocaleTimeString()}`;
-  } catch (error) {
-    live.line.textContent = "the dashboard does not answer; this is the last that it said";
-  }
-  // a large study takes seconds to read: asked for at most a tenth of the time
-  setTimeout(refresh, Math.max(2000, 10 * (performance.now() - began)), live);
-}
-
 drawAll();
-if ("live" in document.body.dataset) {
-  const line = element("p", "live", { id: "live" });
-  document.querySelector("h1").after(line);
-  refresh({ line, tag: null, shown: {} });
-}
