@@ -74,7 +74,8 @@ def build(
 def build(
     net: Network | str, *, num_classes: int | None = None, **options: Unpack[BuildOptions]
 ) -> nn.Module:
-    """The torch module of a network or of a published member (`build("b3", num_classes=10)`).
+    """The torch module of a network, of a published member (`build("b3", num_classes=10)`) or of a
+    search's pick (`build("runs/photos-2x")`).
 
     See `effnet.nn.model.ConvNet` for the options; a function's network has none of them but a
     `dropout` of 0, which turns off what it has. Raises ValueError for an unknown name, and for
@@ -82,7 +83,7 @@ def build(
     from effnet.nn.model import ConvNet
 
     if isinstance(net, str):
-        net = arch(net, num_classes=1000 if num_classes is None else num_classes)
+        net = arch(net, num_classes=num_classes)
     elif num_classes is not None:
         raise ValueError("num_classes: an Arch has its own; give it to effnet.arch")
     if isinstance(net, CustomArch):

@@ -238,6 +238,20 @@ def find(place: str) -> Function:
     return replace(function, resolution=side)
 
 
+def supplied(net: CustomArch, place: str) -> CustomArch:
+    """A recorded network with its function, which is where the user says that it is. Raises
+    FunctionError where another one is there."""
+    function = find(place)
+    if function.digest != net.function.digest:
+        raise FunctionError(
+            f"{place}: not the function that built this network, {net.name} of digest "
+            f"{net.function.digest}, but of {function.digest}; a copy of its file is in the run "
+            "folder of the search, as baseline.py"
+        )
+    own = replace(net.function, place=function.place, source=function.source)
+    return replace(net, function=own)
+
+
 def recorded(
     place: str, digest: str, resolution: int, *, width: float, in_channels: int
 ) -> Function:

@@ -19,11 +19,21 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from effnet.arch import GATED_OPERATORS, STAGE_KEYS, Arch, Baseline, Stage, parse_sides
+from effnet import custom
+from effnet.arch import (
+    GATED_OPERATORS,
+    STAGE_KEYS,
+    Baseline,
+    Network,
+    Stage,
+    network_from_dict,
+    parse_sides,
+)
+from effnet.custom import CustomArch, Function, FunctionError
 
 # the channels of the images are the data's, and no part of a table
 _KEYS = tuple([f.name for f in fields(Baseline) if f.name not in ("in_channels", "columns")])
@@ -71,6 +81,16 @@ def parse_baseline(table: Mapping[str, Any], where: str) -> Baseline:
         raise ValueError(f"{where}: {reason}") from error
 
 
+def baseline_table(base: Baseline) -> dict[str, Any]:
+    """The table that describes a baseline, its stages as tables too; `parse_baseline` is the
+    inverse, but for the channels of the images."""
+    whole = asdict(base)
+    table = {key: whole[key] for key in _KEYS}
+    if base.columns:
+        table["resolution"] = f"{base.resolution}x{base.columns}"
+    return {**table, "stages": list(whole["stages"])}
+
+
 def _stage(row: Any, where: str) -> Stage:
     """One row of the table; `se_percent` may be left out, and is then the operator's usual."""
     if not isinstance(row, dict):
@@ -96,14 +116,103 @@ def _check_keys(
             raise ValueError(f"{where}: {key} is missing")
 
 
-def read_config(path: str | Path) -> Arch:
-    """The network in a config.json: what a study chose, or what `effnet.nn.weights.save` wrote
-    beside its weights.
+# ---- config.json
 
-    Raises ValueError for any other file."""
+_CONFIG = "config.json"
+
+
+def is_config_path(name: str) -> bool:
+    """Whether a text that names no network can be the path of a run folder or a config.json."""
+    return name.endswith(".json") or len(Path(name).parts) > 1 or Path(name).is_dir()
+
+
+def find_config(path: str | Path) -> Path:
+    """The config.json that a path names: the file itself, or the one in a folder, which is a
+    search's run folder or what `effnet.nn.weights.save` wrote.
+
+    Raises ValueError where there is none, or one for each of several budgets."""
+    path = Path(path)
+    if path.suffix == ".json" and not path.is_dir():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such run folder, and no config.json either")
+    if (path / _CONFIG).is_file():
+        return path / _CONFIG
+    of_budgets = sorted(path.glob("config-*.json"), key=lambda file: (len(file.name), file.name))
+    if len(of_budgets) == 1:
+        return of_budgets[0]
+    if of_budgets:
+        files = ", ".join(map(str, of_budgets))
+        raise ValueError(
+            f"{path}: holds a pick for each of {len(of_budgets)} budgets; give {files}"
+        )
+    raise ValueError(
+        f"{path}: holds no config.json, as a run folder with an answer does; of a run "
+        f"`scaling-search report {path}` writes it"
+    )
+
+
+def read_config(path: str | Path, function: str | None = None) -> Network:
+    """The network in a config.json: what a study chose, or what `effnet.nn.weights.save` wrote
+    beside its weights. `path`: the file or its folder.
+
+    A function's network can be costed from what is recorded of it; to be built it needs its
+    `function`, as file.py:build, whose file is run. Raises ValueError for any other file, for a
+    folder with the picks of several budgets, and for another function than the network's."""
+    file = find_config(path)
+    config = _read_json(file)
     try:
-        return Arch.from_dict(json.loads(Path(path).read_text())["arch"])
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
+        net = network_from_dict(config["arch"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a config.json with an arch: {error}") from error
+        raise ValueError(f"{file}: not a config.json with an arch: {error}") from error
+    if function is None:
+        return net
+    if not isinstance(net, CustomArch):
+        raise ValueError(f"{file}: {net.name} is of a table, and takes no function ({function})")
+    return custom.supplied(net, function)
+
+
+def read_config_baseline(path: str | Path) -> Baseline:
+    """The baseline of the search that wrote a config.json: what its multipliers are multiples of.
+    `path`: the file or its folder.
+
+    Raises ValueError where the file does not state it, or it is a function."""
+    file = find_config(path)
+    table = _read_json(file).get("baseline")
+    if not isinstance(table, dict):
+        raise ValueError(
+            f"{file}: does not say which baseline its network was scaled from; `scaling-search "
+            "report` writes it into a run folder"
+        )
+    if "function" in table:
+        raise FunctionError(
+            f"{file}: its baseline is the function {table['function']}; give it itself, as "
+            "FILE.py:FUNCTION"
+        )
+    return parse_baseline(table, f"{file}: baseline")
+
+
+def baseline_settings(base: Baseline | Function) -> dict[str, Any]:
+    """A search's baseline as its config.json states it: a table, or which function at which width
+    and resolution, without the folders of this machine."""
+    if isinstance(base, Baseline):
+        return baseline_table(base)
+    return {
+        "function": base.name,
+        "digest": base.digest,
+        "width": base.width,
+        "resolution": base.resolution,
+    }
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError."""
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: not a config.json with an arch: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: not a config.json with an arch: no object")
+    return config

@@ -12,6 +12,7 @@ from typing import Any
 from effnet import custom
 from effnet.arch import (
     AnyBaseline,
+    Arch,
     Baseline,
     Network,
     Operator,
@@ -22,7 +23,14 @@ from effnet.arch import (
     side_at,
 )
 from effnet.custom import Function
-from effnet.definition import read_baseline
+from effnet.definition import (
+    find_config,
+    is_config_path,
+    read_baseline,
+    read_config,
+    read_config_baseline,
+)
+from effnet.rounding import round_half_up
 
 Row = tuple[int, int, int, int, int]  # expand, kernel, stride, width, repeats
 
@@ -305,6 +313,13 @@ def _canonical(name: str) -> str:
     return text
 
 
+def is_run(name: str) -> bool:
+    """Whether a name is none of a network but the path of a run folder or a config.json."""
+    if name.endswith((".toml", ".py")) or custom.is_place(name):
+        return False
+    return _canonical(name) not in names() and is_config_path(name)
+
+
 def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
     if name.endswith(".py"):
         return ValueError(f"{name}: say which of its functions builds the network: {name}:build")
@@ -315,13 +330,16 @@ def _unknown(kind: str, name: str, known: list[str]) -> ValueError:
 
 def baseline(name: str | AnyBaseline) -> AnyBaseline:
     """The baseline of that name, from a file whose name ends in `.toml`, or a function, such as
-    `file.py:build`, whose file is run; a Baseline is itself.
+    `file.py:build`, whose file is run; of a run folder or its config.json the search's own
+    baseline; a Baseline is itself.
 
     Raises ValueError naming the nearest and the known ones."""
     if isinstance(name, Baseline | Function):
         return name
     if custom.is_place(name):
         return custom.find(name)
+    if is_run(name):
+        return read_config_baseline(name)
     return named_baseline(name)
 
 
@@ -330,6 +348,11 @@ def named_baseline(name: str) -> Baseline:
     if name.endswith(".toml"):
         return read_baseline(name)
     if _canonical(name) not in BASELINES:
+        if is_run(name):  # as search is given one, which keeps a copy of a table
+            raise ValueError(
+                f"{name}: no baseline but the pick of a search; its own baseline is "
+                f"{_baseline_file(name)}"
+            )
         raise _unknown("baseline", name, [*BASELINES, "a TOML file of your own"])
     return BASELINES[_canonical(name)]
 
@@ -345,7 +368,7 @@ def _to_be_scaled(name: str | AnyBaseline) -> AnyBaseline:
         raise ValueError(
             f"{name!r} is already scaled: scale {MEMBERS[canonical].baseline!r} instead"
         )
-    raise _unknown("network", name, [*names(), "a TOML file of your own"])
+    raise _unknown("network", name, [*names(), "a TOML file of your own", "a run folder"])
 
 
 def arch(
@@ -358,27 +381,40 @@ def arch(
     depth: float | None = None,
     width: float | None = None,
     resolution: int | str | None = None,
-    num_classes: int = 1000,
-    in_channels: int = 3,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
     rounding: str | None = None,
     stages: Mapping[int, Mapping[str, Any]] | None = None,
+    function: str | None = None,
 ) -> Network:
-    """A published member (`arch("b3")`, at another `resolution` too), compound coefficients on a
-    baseline (`arch("b0", alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers
-    (`arch("b0", depth=1.4, width=1.2, resolution=291)`; resolution in px, or rows and columns as
-    in "96x160").
+    """A published member (`arch("b3")`, at another `resolution` too), the pick of a search
+    (`arch("runs/photos-2x")`, or a config.json), compound coefficients on a baseline (`arch("b0",
+    alpha=1.2, beta=1.1, gamma=1.15, phi=1)`), or direct multipliers (`arch("b0", depth=1.4,
+    width=1.2, resolution=291)`; resolution in px, or rows and columns as in "96x160").
 
-    `phi` defaults to 1; it may be any real number. `in_channels` are those of the images: 1 for
-    grey ones, more for those of several bands. `rounding` is the name of another rule
-    (rounding.ROUNDINGS); `stages` overrides rows of the baseline, counted from 1, before they are
-    scaled: `{5: {"kernel": 3, "repeats": 4}}`. Raises ValueError for an unknown name, both kinds of
-    coefficients at once, phi alone, or a value out of range."""
+    `phi` defaults to 1; it may be any real number. `num_classes` are 1000, a pick's its own.
+    `in_channels` are those of the images: 3, a pick's its own; 1 for grey ones, more for those of
+    several bands. `rounding` is the name of another rule (rounding.ROUNDINGS); `stages` overrides
+    rows of the baseline, counted from 1, before they are scaled: `{5: {"kernel": 3, "repeats":
+    4}}`. `function` is that of a pick which a function built, as file.py:build. Raises ValueError
+    for an unknown name, both kinds of coefficients at once, phi alone, a value out of range, and
+    for a pick that is to be scaled, which it is already."""
     compound = alpha is not None or beta is not None or gamma is not None
     direct = depth is not None or width is not None
     if phi is not None and not compound:
         raise ValueError("phi scales alpha, beta and gamma: give at least one of them")
     if compound and (direct or resolution is not None):
         raise ValueError("give alpha, beta, gamma, phi or depth, width, resolution, not both")
+
+    if isinstance(name, str) and is_run(name):
+        if compound or direct or rounding is not None or stages:
+            raise ValueError(
+                f"{name} is a pick, scaled already: scale its search's baseline instead, "
+                f"{_baseline_file(name)}"
+            )
+        return _picked(read_config(name, function), resolution, num_classes, in_channels)
+    if function is not None:
+        raise ValueError(f"{function}: goes with a search's pick, which {name} is not")
 
     member = None
     if isinstance(name, str) and not compound and not direct:
@@ -395,7 +431,7 @@ def arch(
         label = base.name
         dropout_percent = 0 if isinstance(base, Function) else base.dropout_percent
 
-    base = replace(base, in_channels=in_channels)
+    base = replace(base, in_channels=3 if in_channels is None else in_channels)
     if isinstance(base, Baseline):
         base = replace(base, rounding=base.rounding if rounding is None else rounding)
         base = base.with_stages(stages or {})
@@ -418,10 +454,40 @@ def arch(
         _or_one(depth),
         _or_one(width),
         resolution,
-        num_classes=num_classes,
+        num_classes=1000 if num_classes is None else num_classes,
         dropout_percent=dropout_percent,
         name=label,
     )
+
+
+def _baseline_file(name: str) -> str:
+    """Where the baseline of the search behind a run folder or a config.json is, for people."""
+    return str(find_config(name).parent / "baseline.toml")
+
+
+def _picked(
+    net: Network, resolution: int | str | None, num_classes: int | None, in_channels: int | None
+) -> Network:
+    """A pick, at another resolution, for other classes or other images where they are given."""
+    rows, columns = net.resolution, net.sides[1]
+    if resolution is not None:
+        rows, columns = parse_sides(resolution)
+        # rows alone keep the proportion
+        columns = columns or max(1, round_half_up(rows * net.sides[1] / net.resolution))
+    classes = net.num_classes if num_classes is None else num_classes
+    channels = net.in_channels if in_channels is None else in_channels
+    if isinstance(net, Arch):
+        columns = 0 if columns == rows else columns
+        net = replace(net, resolution=rows, columns=columns)
+        net = replace(net, num_classes=classes, in_channels=channels)
+        net.check()
+        return net
+    if columns != rows:
+        raise ValueError(f"{net.name} at {resolution}: a function is given one side")
+    if (rows, classes, channels) == (net.resolution, net.num_classes, net.in_channels):
+        return net  # as it was recorded, whether or not its function is at hand
+    own = replace(net.function, in_channels=channels)
+    return scale(own, net.depth, net.width, rows, num_classes=classes)
 
 
 def _or_one(multiplier: float | None) -> float:

@@ -1,11 +1,13 @@
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 import effnet
-from effnet.definition import read_baseline
+from effnet.definition import baseline_table, parse_baseline, read_baseline
 from effnet.families import BASELINES
 from scaling_search.study.settings import check
 
@@ -176,10 +178,44 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
         read_baseline(tmp_path / "bytes.toml")
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_written_as_a_table_and_read_back(name: str, tmp_path: Path) -> None:
+    changes = {"width": 0.3, "rounding": "spread", "divisor": 2}
+    for base in (BASELINES[name], dataclasses.replace(BASELINES[name], **changes).at("96x160")):
+        text = tomli_w.dumps(baseline_table(base))
+        assert parse_baseline(tomllib.loads(text), "test") == base
+        assert parse_baseline(json.loads(json.dumps(baseline_table(base))), "test") == base
+        config = {"arch": effnet.arch(base).as_dict(), "baseline": baseline_table(base)}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert effnet.baseline(str(tmp_path)) == base
+
+
+def test_a_known_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b0").mkdir()
+    assert effnet.arch("b0").name == "b0"
+    Path("mine").mkdir()
+    with pytest.raises(ValueError, match=r"mine: holds no config.json"):
+        effnet.arch("mine")
+    with pytest.raises(ValueError, match="unknown network 'nothing'.*a run folder"):
+        effnet.arch("nothing")
+
+
 def test_a_config_is_read_back_or_refused(tmp_path: Path) -> None:
     net = effnet.solve("b0", budget="2x", depth=1.2, resolution=257)
     (tmp_path / "config.json").write_text(json.dumps({"arch": net.as_dict(), "macs": 1}))
     assert effnet.read_config(tmp_path / "config.json") == net
+    assert effnet.read_config(tmp_path) == net == effnet.arch(str(tmp_path))
+    wider = effnet.arch(str(tmp_path), resolution="96x160", num_classes=5, in_channels=1)
+    assert wider.sides == (96, 160)
+    assert (wider.num_classes, wider.in_channels, wider.stages) == (5, 1, net.stages)
+    for scaled in ({"width": 1.1}, {"alpha": 1.2}, {"stages": {1: {"kernel": 5}}}):
+        with pytest.raises(ValueError, match=r"scaled already: scale .*baseline.toml"):
+            effnet.arch(str(tmp_path), **scaled)
+    with pytest.raises(ValueError, match="leaves no pixels"):
+        effnet.arch(str(tmp_path), resolution=4)
+    with pytest.raises(ValueError, match="does not say which baseline"):
+        effnet.solve(str(tmp_path), "2x", width=1)
     for text in ("", "[]", "{}", '{"arch": 1}', '{"arch": {"stages": []}}'):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config.json: not a config.json with an arch: "):

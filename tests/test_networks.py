@@ -132,6 +132,34 @@ def test_solve(capsys: pytest.CaptureFixture[str], words: str, status: int, expe
         assert cost / 385_814_752 == pytest.approx(float(ratio[1]), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("b0 --budget 2x --width 0.3 --resolution 224", "depth is 16 times the baseline's"),
+        (
+            "b0 --budget 2x --width 0.3 --resolution 224",
+            "width alone multiplies cost by 0.13 while",
+        ),
+        ("b0 --budget 0.5x --depth 3 --resolution 224", "depth alone multiplies cost by 2.9 while"),
+        ("b0 --budget 256x --shares 1,0,0", "depth is 256 times the baseline's"),
+        ("b0 --budget 2x --depth 0.8 --resolution 224", ""),
+        ("b0 --budget 0.5x --depth 1 --resolution 192", ""),
+        ("b0 --budget 16x --along paper", ""),
+        ("b0 --budget 4x --shares 1,0,0", ""),
+        ("b0-s4 --budget 60x --depth 1 --width 1", ""),
+    ],
+)
+def test_solve_points_out_what_nobody_trains(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line for line in output(capsys, f"solve {words}").splitlines() if "note:" in line]
+    assert len(lines) == bool(expected)
+    if expected:
+        assert lines[0].startswith("note: unusual: ")
+        assert expected in lines[0]
+        assert "let --along paper or --shares 0.3,0.3,0.4 set all three" in lines[0]
+
+
 def test_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     row = '{ operator = "mbconv", expand = 4, kernel = 3, stride = 2, width = 24, repeats = 2 }'

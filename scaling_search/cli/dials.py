@@ -13,14 +13,21 @@ from scaling_search.cli.values import plain
 
 NETWORK = Argument(
     "network",
-    "Network: b3, lite2, v2-s, ... (see list), a TOML file of your own, or a function that builds "
-    "a torch module, as FILE.py:FUNCTION.",
+    "Network: b3, lite2, v2-s, ... (see list), a run folder or its config.json for the pick of a "
+    "search, a TOML file of your own, or a function that builds a torch module, as "
+    "FILE.py:FUNCTION.",
+)
+FUNCTION = Argument(
+    "--baseline",
+    "The function that built a run folder's networks, as FILE.py:FUNCTION, where one did.",
+    "none",
+    options={"metavar": "FILE.py:FUNCTION"},
 )
 CLASSES = Argument(
     "--classes",
     "Classes that the network tells apart.",
-    "1000",
-    options={"type": int, "default": 1000},
+    "1000, a pick's own",
+    options={"type": int},
 )
 ROUNDING = Argument(
     "--rounding",
@@ -38,13 +45,15 @@ SCALE = (
     ),
     Argument(
         "--depth",
-        "Depth multiplier of the baseline, without alpha, beta, gamma.",
+        "Depth multiplier of the named baseline, without alpha, beta, gamma; a study's multipliers "
+        "are of its own baseline, RUN/baseline.toml.",
         "the named network's",
         options={"type": float},
     ),
     Argument(
         "--width",
-        "Width multiplier of the baseline, without alpha, beta, gamma.",
+        "Width multiplier of the named baseline, without alpha, beta, gamma; a study's are of its "
+        "own baseline, RUN/baseline.toml.",
         "the named network's",
         options={"type": float},
     ),
@@ -68,8 +77,9 @@ def dials(resolution: str) -> tuple[Argument, ...]:
     return (*SCALE, side, ROUNDING, STAGE)
 
 
-def network(args: argparse.Namespace, in_channels: int = 3) -> Network:
-    """The network that the arguments describe, for images of `in_channels`. Raises UserError."""
+def network(args: argparse.Namespace, in_channels: int | None = None) -> Network:
+    """The network that the arguments describe, for images of `in_channels`, of 3 or a pick's own
+    where they are not given. Raises UserError."""
     try:
         return families.arch(
             args.network,
@@ -84,6 +94,7 @@ def network(args: argparse.Namespace, in_channels: int = 3) -> Network:
             in_channels=in_channels,
             rounding=args.rounding,
             stages=_parse_stages(args.stage),
+            function=args.baseline,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

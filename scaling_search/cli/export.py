@@ -9,7 +9,7 @@ from typing import Any
 from effnet.arch import Arch, Network
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command
-from scaling_search.cli.dials import CLASSES, NETWORK, dials, network
+from scaling_search.cli.dials import CLASSES, FUNCTION, NETWORK, dials, network
 
 _SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
@@ -17,8 +17,6 @@ _SUFFIXES = (".onnx", ".pt2", ".safetensors")
 def _export(args: argparse.Namespace, argv: list[str]) -> int:
     if args.to.suffix == ".parquet":
         return _export_curves(args)
-    if (Path(args.network) / "study.toml").is_file():
-        raise UserError(f"--to {args.to}: the curves of a run folder go to a file.parquet")
     net = network(args)
     _check_arguments(args, net)
     try:
@@ -53,7 +51,10 @@ def _check_arguments(args: argparse.Namespace, net: Network) -> None:
     """Raises UserError for arguments that do not fit together, before anything is built."""
     suffix = args.to.suffix
     if suffix and suffix not in _SUFFIXES:
-        raise UserError(f"--to {args.to}: a folder, or a file that ends in {', '.join(_SUFFIXES)}")
+        raise UserError(
+            f"--to {args.to}: a folder, or a file that ends in {', '.join(_SUFFIXES)}; the curves "
+            "of a run folder go to a file.parquet"
+        )
     _check_parent(args.to)
     if not isinstance(net, Arch):
         if not suffix:
@@ -127,8 +128,10 @@ EXPORT = Command(
     (
         Argument(
             "network",
-            f"{NETWORK.sentence.removesuffix('.')}; for a .parquet table, a run folder.",
+            f"{NETWORK.sentence.removesuffix('.')}; for a .parquet table of all curves, a run "
+            "folder.",
         ),
+        FUNCTION,
         CLASSES,
         *dials("the named network's"),
         Argument(
@@ -156,8 +159,8 @@ EXPORT = Command(
         ),
         Argument(
             "--to",
-            "What to write: a folder, or a file that ends in .onnx, .pt2, .safetensors, or, of a "
-            "run, .parquet.",
+            "What to write: a folder, or a file that ends in .onnx, .pt2, .safetensors (of a run "
+            "folder its pick), or, of a run folder, .parquet (all its curves).",
             options={"type": Path, "required": True},
         ),
     ),

@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -113,14 +114,18 @@ def _family(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _read_source(run: Path, place: str | None) -> _Source:
-    """The study of a run folder and its verdict, that of its largest budget; `place` is that of the
-    function that built its networks, where one did. Raises UserError."""
+    """The study of a run folder and its verdict, that of its largest budget, or of the one whose
+    config.json `run` is; `place` is that of the function that built its networks, where one did.
+    Raises UserError."""
     from scaling_search.results.reading import open_results
     from scaling_search.study.latency import Recorded, with_times
     from scaling_search.study.plan import scaling_context
     from scaling_search.study.settings import check
     from scaling_search.verdict.verdict import verdicts
 
+    budget = None
+    if run.suffix == ".json":
+        run, budget = run.parent, _budget_of(run)
     with open_results(run) as results:
         study, records = check(results.fact("settings"), str(run)), results.records()
         data_facts = results.fact("data facts") or {}
@@ -140,8 +145,23 @@ def _read_source(run: Path, place: str | None) -> _Source:
         )
     largest = study.budgets[0].measure  # of one measure, all of them
     verdict = max(reached, key=lambda verdict: largest(verdict.pick.candidate.arch))
+    if budget is not None:
+        of_budget = [verdict for verdict in reached if str(verdict.budget) == budget]
+        if not of_budget:
+            raise UserError(f"{run}: its study has no verdict at {budget}, whose config.json it is")
+        verdict = of_budget[0]
     context = scaling_context(study, baseline.arch.num_classes, native)
     return _Source(study, context, baseline, verdict)
+
+
+def _budget_of(config: Path) -> str:
+    """The budget whose pick a config.json is. Raises UserError."""
+    try:
+        return str(json.loads(config.read_text("utf-8"))["budget"])
+    except OSError as error:
+        raise UserError(f"{config}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{config}: not the config.json of a search: {error}") from error
 
 
 def _find_function(study: Study, place: str | None) -> None:
@@ -229,7 +249,8 @@ def _train(
     study = _study_of_family(source.study, candidates, args.data)
     study, data = session.resolve_device_and_data(study, console)
     plan = Plan(source.baseline, (), candidates, {}, ())
-    folder = args.out or args.run / "family"
+    run = args.run.parent if args.run.suffix == ".json" else args.run
+    folder = args.out or run / "family"
     status, records = session.train_family(
         study, plan, data, folder, args.workers, console, retry_failed=args.retry_failed
     )
@@ -302,7 +323,12 @@ FAMILY = Command(
     "family",
     "a study's direction at other costs; with --train: does error follow cost?",
     (
-        Argument("run", "Run folder of a study.", options={"type": Path}),
+        Argument(
+            "run",
+            "Run folder of a study; of several budgets, the config-2x.json in it that is meant "
+            "(else that of the largest).",
+            options={"type": Path},
+        ),
         Argument(
             "--baseline",
             "The function that built the study's networks, as FILE.py:FUNCTION, where one did.",

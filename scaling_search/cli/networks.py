@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,16 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from effnet import families
-from effnet.arch import AnyBaseline, Arch, Baseline, Network, Scaling, columns_at, parse_sides
+from effnet.arch import (
+    AnyBaseline,
+    Arch,
+    Baseline,
+    Network,
+    Scaling,
+    columns_at,
+    parse_sides,
+    scale,
+)
 from effnet.budget import Budget
 from effnet.cost import (
     CONVENTIONS,
@@ -25,15 +35,24 @@ from effnet.cost import (
     training_memory,
 )
 from effnet.custom import CustomArch
+from effnet.definition import read_config
 from effnet.messages import first_line
-from effnet.shares import shares, toward
+from effnet.shares import Shares, shares, toward
 from effnet.solve import InfeasibleError, Solution, fit
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, OneOf
-from scaling_search.cli.dials import CLASSES, NETWORK, ROUNDING, dials, network
+from scaling_search.cli.dials import CLASSES, FUNCTION, NETWORK, ROUNDING, dials, network
 
 if TYPE_CHECKING:
     from effnet.nn.measure import Figure
+
+
+# Multipliers beyond these, or below their inverse, are pointed out by `solve`. The largest
+# EfficientNet, L2 (arXiv 1911.04252, Table 7), has width 4.3 and depth 5.3, and is tested at 3.6
+# times B0's resolution. Baselines for small images begin at 16 px, and may well grow tenfold.
+_FARTHEST = 6.0
+_FARTHEST_RESOLUTION = 16.0
+_MOST_OPPOSED = 2.0  # how much of the cost one dimension may take away for the others to spend
 
 
 def _console() -> Console:
@@ -104,11 +123,13 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
         raise UserError(f"--batch {args.batch}: at least 1")
     net = network(args)
     total = cost(net)
-    memory = training_memory(net, args.batch, args.precision)
     blocks = f"{net.blocks} blocks, " if net.blocks else ""
     print(f"{args.network}: {blocks}{net.px}, {net.num_classes} classes")
     print(f"macs   {total.macs:>18,}  (multiply-adds per image, convolutions and linear)")
     print(f"params {total.params:>18,}\nacts   {total.acts:>18,}")
+    if isinstance(net, CustomArch) and not net.function.source:
+        return _cost_as_recorded(args)
+    memory = training_memory(net, args.batch, args.precision)
     training = f"training at batch {args.batch} in {args.precision}, without the kernels' workspace"
     print(f"memory {memory:>18,}  (bytes, estimated: {training})")
     if not isinstance(net, Arch):
@@ -124,6 +145,15 @@ def _cost(args: argparse.Namespace, argv: list[str]) -> int:
     if args.measure:
         return _measure(net, args, memory)
     _print_table(console, _by_block(net) if args.blocks else _by_operator(net))
+    return 0
+
+
+def _cost_as_recorded(args: argparse.Namespace) -> int:
+    """What remains of `cost` for a pick whose function is not given."""
+    for option in ("blocks", "convention", "check", "measure"):
+        if getattr(args, option):
+            raise UserError(f"--{option}: takes the function of {args.network}, with --baseline")
+    print("as its search recorded it; --baseline FILE.py:FUNCTION counts its memory too")
     return 0
 
 
@@ -281,6 +311,10 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
                 base = replace(base, columns=columns_at(base.at(args.resolution), base.resolution))
             elif columns:
                 raise ValueError(f"--resolution {args.resolution}: a function is given one side")
+        if args.classes is None:
+            args.classes = 1000
+            if families.is_run(args.baseline):
+                args.classes = read_config(args.baseline).num_classes
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)
@@ -310,7 +344,40 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         )
     total = cost(arch)
     print(f"macs {total.macs:,} · params {total.params:,} · acts {total.acts:,}")
+    unusual = _unusual(base, solution, real)
+    if unusual:
+        print(f"note: {unusual}")
     return 0 if solution.met else 1
+
+
+def _unusual(base: AnyBaseline, solution: Solution, real: Shares | None) -> str:
+    """What no network that people train is like, and what would be right, in words; "" where there
+    is nothing: a dimension that is scaled very far, or one that takes away most of the cost so that
+    another can spend it."""
+    sides = solution.arch.resolution / base.resolution
+    multipliers = {"depth": solution.depth, "width": solution.width, "resolution": sides}
+    words = []
+    for name, multiplier in multipliers.items():
+        far = _FARTHEST_RESOLUTION if name == "resolution" else _FARTHEST
+        if not 1 / far <= multiplier <= far:
+            words.append(f"{name} is {multiplier:.3g} times the baseline's")
+    if real:
+        budget, arch = solution.budget, solution.arch
+        base_cost = budget.measure(scale(base, num_classes=arch.num_classes))
+        grown = math.log(solution.cost / base_cost)
+        for name, share in zip(multipliers, real, strict=True):
+            # its share of the logarithm of the whole ratio is by how much it alone multiplies cost
+            factor = math.exp(share * grown)
+            if share < 0 and not 1 / _MOST_OPPOSED <= factor <= _MOST_OPPOSED:
+                others = "raise it" if grown > 0 else "lower it"
+                words.append(f"{name} alone multiplies cost by {factor:.2g} while others {others}")
+    if not words:
+        return ""
+    return (
+        f"unusual: {'; '.join(words)}. A balanced network has shares from 0% to 100%: let --along "
+        "paper or --shares 0.3,0.3,0.4 set all three, or give a width, depth or resolution nearer "
+        "to the baseline's"
+    )
 
 
 def _toward(base: AnyBaseline, budget: Budget, args: argparse.Namespace) -> Solution:
@@ -350,6 +417,7 @@ COST = Command(
     "exact MACs, parameters and activations of a network",
     (
         NETWORK,
+        FUNCTION,
         CLASSES,
         *dials("the named network's"),
         OneOf(
@@ -400,7 +468,8 @@ SOLVE = Command(
         Argument(
             "baseline",
             "Baseline: b0, b0-s4, mobilenetv2, resnet50, ... (see list), a TOML file of your own, "
-            "or a function as FILE.py:FUNCTION.",
+            "a run folder or its config.json for the baseline of that search, or a function as "
+            "FILE.py:FUNCTION.",
         ),
         Argument(
             "--budget",
