@@ -316,9 +316,9 @@ def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def save(model: ConvNet, folder: str | Path) -> None:
-    """Write model.safetensors and config.json (the Arch, how it was built, and the weights' digest)
-    into `folder`."""
+def save(model: ConvNet, folder: str | Path, about: Mapping[str, Any] | None = None) -> None:
+    """Write model.safetensors and config.json (the Arch, how it was built, the weights' digest, and
+    what else is known `about` it, as plain data) into `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -326,6 +326,7 @@ def save(model: ConvNet, folder: str | Path) -> None:
         "bn_eps": model.bn_eps,
         "same_padding": model.same_padding,
         "sha256": save_state(model.state_dict(), folder / _FILE),
+        **(about or {}),
     }
     atomic.write(folder / _CONFIG, json.dumps(config, indent=1).encode())
 

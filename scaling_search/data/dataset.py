@@ -57,6 +57,12 @@ class Facts:
     channels: int = 3
     # what was left out or changed while the images were read, for people
     notes: tuple[str, ...] = ()
+    # what preparing another image takes, as in Dataset; an earlier release did not record it
+    class_names: tuple[str, ...] = ()
+    columns: int = 0
+    deepest: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Dataset:
     train_hashes: NDArray[np.uint64]
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
+    deepest: int = 0  # the highest value of images of more than 8 bits; 0: there were none
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -100,6 +107,7 @@ class Dataset:
                 native=meta["native"],
                 mean=tuple(meta["mean"]),
                 std=tuple(meta["std"]),
+                deepest=meta.get("deepest", 0),
                 **arrays,
             )
         # EOFError and TypeError: an empty file, and one of another kind
@@ -157,6 +165,11 @@ class Dataset:
             self.describe(train_limit, val_limit),
             self.channels,
             (*self.notes, *self._warnings()),
+            class_names=self.classes,
+            columns=self.train_images.shape[2],
+            deepest=self.deepest,
+            mean=self.mean,
+            std=self.std,
         )
 
     def describe(self, train_limit: int | None = None, val_limit: int | None = None) -> str:
@@ -334,12 +347,13 @@ class CacheWriter:
         test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
         kind: str = "",
         notes: Sequence[str] = (),
+        deepest: int = 0,
     ) -> Dataset:
         """Write everything, move it into place and return it.
 
         `images` are uint8 [N, side, side, channels], `test` images and labels. Without a test
-        split, a tenth (by content hash) becomes one. `kind` and `notes` are those of Dataset, by
-        default what `images` are. Raises UserError for too few images or classes."""
+        split, a tenth (by content hash) becomes one. `kind`, `notes` and `deepest` are those of
+        Dataset, by default what `images` are. Raises UserError for too few images or classes."""
         hashes = content_hashes(images)
         if test is None:
             # the upper half of the hash: folds are made of the whole of it
@@ -370,6 +384,7 @@ class CacheWriter:
             "mean": mean,
             # a constant channel has no deviation, and is divided by this
             "std": [max(deviation, 1e-3) for deviation in std],
+            "deepest": deepest,
         }
         (self._partial / "meta.json").write_text(json.dumps(meta, indent=1))
         for file in (self._partial / _LOCK, *self._partial.glob(".*.scratch")):

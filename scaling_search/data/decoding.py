@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from effnet.rounding import round_half_up
 from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset, channels_in_words
-from scaling_search.data.source import Encoded, Source, Split, counted
+from scaling_search.data.source import Encoded, Source, Split, counted, shown
 
 # px: larger originals are reduced when they are decoded, a search has no use for more
 MAX_SIDE = 320
@@ -167,7 +168,31 @@ def decode(
         held_out[0] if held_out else None,
         _kind(of_train),
         [*notes, *_changes(headers, transparent, form), *_cut_away(of_train, form)],
+        deepest,
     )
+
+
+def decode_file(
+    path: Path, rows: int, columns: int, channels: int, deepest: int
+) -> NDArray[np.uint8]:
+    """Return one image as `decode` reads those of a data set: uint8 [rows, columns, channels].
+    `deepest` is the highest value of the data set's images of more than 8 bits.
+
+    Raises UserError for an image that cannot be read, or that no such data set holds."""
+    item = Encoded(shown(path), path.read_bytes)
+    header = _header(item, channels)
+    alike = header.channels in (1, 3) and channels in (1, 3)
+    if header.channels != channels and not alike:
+        raise UserError(
+            f"data {item.where}: {header.channels} channels, {channels} are wanted, as the network "
+            "was trained with"
+        )
+    if header.is_deep and not deepest:
+        raise UserError(
+            f"data {item.where}: has more than 8 bits a channel, and the network was trained on "
+            "images of 8; convert it"
+        )
+    return _cut(item, _Form(rows, columns, channels, deepest)).pixels.copy()
 
 
 def _changes(headers: Sequence[_Header], transparent: int, form: _Form) -> list[str]:

@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-
-from scaling_search.data.dataset import Dataset
 
 _AHEAD = 3  # batches: the one that is needed now and two more
 _CHUNK = 512  # images that are read and resized at a time
@@ -145,13 +144,24 @@ def resized(images: Tensor, side: int, across: int | None = None) -> Tensor:
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
+class Colours(Protocol):
+    """Mean and standard deviation of each channel, of pixels in 0..1: a Dataset's, for instance."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def channels(self) -> int: ...
+
+
 class Normalise:
     """Subtracts the data set's mean and divides by its standard deviation, channel by channel.
 
     uint8 [n, c, s, s] → float32 [n, channels, s, s], channels_last. `channels` are the data's own,
     or more: grey becomes so many equal ones."""
 
-    def __init__(self, data: Dataset, device: torch.device, channels: int | None = None) -> None:
+    def __init__(self, data: Colours, device: torch.device, channels: int | None = None) -> None:
         self._channels = channels or data.channels
         # mean and std are of pixels in [0, 1]; as one scale and one shift, it is one pass each
         std = torch.tensor(data.std).view(1, -1, 1, 1) * 255

@@ -40,11 +40,11 @@ def evaluate(ready: Ready) -> Evaluation:
     lag behind weights that still move fast: without new ones, short runs of deep networks look far
     worse than they are."""
     with ready.step.averaged():
-        _reestimate_norms(ready)
+        reestimate_norms(ready)
         return measure(ready.step, ready.val_images, ready.val_labels, ready.metric)
 
 
-def _reestimate_norms(ready: Ready) -> None:
+def reestimate_norms(ready: Ready) -> None:
     """Make each running mean and variance the plain average over batches of training images, which
     are not augmented."""
     step = ready.step
