@@ -218,7 +218,7 @@ def test_recorded_study_gives_its_verdict_again(
     ]
     assert main([*words, "--out", str(tmp_path / "again")]) == 0
     again = capsys.readouterr().out
-    answers = [text[text.index("choose ") : text.index("report ")] for text in (said, again)]
+    answers = [text[text.index("choose ") : text.index("\nuse ")] for text in (said, again)]
     assert answers[0] == answers[1]
 
 

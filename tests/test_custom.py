@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import random
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from effnet import counting, custom
 from effnet.arch import network_from_dict, scale
 from effnet.cost import cost, training_memory
 from effnet.custom import Counts, CustomArch, Function, FunctionError
-from effnet.nn import count
+from effnet.nn import count, weights
 from effnet.solve import width_within
 from scaling_search import UserError
 from scaling_search.cli import main
@@ -420,6 +421,8 @@ def test_a_study_of_a_function(
     command = ["search", "--baseline", "net.py:build", *QUICKLY, "--out", "run"]
     assert main(command) == 0
     said = capsys.readouterr().out
+    (use,) = [line for line in said.splitlines() if line.startswith("use ")]
+    use_command = shlex.split(use, comments=True)[2:]
     assert "net.py:build, width 1, at 12 px" in said
     assert "a function's modules train as torch runs them" in " ".join(said.split())
     assert Path("run/baseline.py").read_text() == Path("net.py").read_text()
@@ -430,6 +433,26 @@ def test_a_study_of_a_function(
     assert main(["search", "--study", "run/study.toml", "--out", "run"]) == 0
     capsys.readouterr()
 
+    # the pick is trained by the command that the answer names, and by none that names no code
+    assert use_command[:2] == ["train", "run"]
+    assert use_command[-4:] == ["--baseline", "net.py:build", "--to", "run/trained.safetensors"]
+    assert main(use_command) == 0
+    assert "the pick of run, 1" in capsys.readouterr().out
+    pick = effnet.read_config("run", "net.py:build")
+    effnet.build(pick).load_state_dict(weights.read_state("run/trained.safetensors"))
+    assert "give the function itself with --baseline" in refused(["train", "run"], capsys)
+    to = ["--to", "pick.safetensors"]
+    assert "give the function itself with --baseline" in refused(["export", "run", *to], capsys)
+    assert main(["export", "run", "--baseline", "net.py:build", *to]) == 0
+    gone = ["train", "run", "--baseline", "gone.py:build"]
+    assert "there is no file gone.py" in refused(gone, capsys)
+    solving = ["solve", "run", "--budget", "2x", "--width", "1"]
+    assert "its baseline is the function net.py:build; give it itself" in refused(solving, capsys)
+    in_folder = [*use_command[:-4], "--to", "trained"]
+    functions_go_to_files = refused([*in_folder, "--baseline", "net.py:build"], capsys)
+    assert "a function's weights go to a file" in functions_go_to_files
+    capsys.readouterr()
+
     # another function is another study
     Path("net.py").write_text(Path("net.py").read_text() + "\n# changed\n")
     assert "baseline.function is" in refused(command, capsys)
@@ -438,6 +461,8 @@ def test_a_study_of_a_function(
 
     # a family asks for it
     assert "--baseline net.py:build" in refused(["family", "run", "--budgets", "4x"], capsys)
+    changed = ["train", "run", "--baseline", "net.py:build"]
+    assert "not the function that built this network" in refused(changed, capsys)
     of_another = ["family", "run", "--budgets", "4x", "--baseline", "net.py:build"]
     assert "not the function of the study" in refused(of_another, capsys)
     Path("net.py").write_text(Path("run/baseline.py").read_text())
@@ -450,6 +475,10 @@ def test_a_study_of_a_function(
     said = " ".join(capsys.readouterr().out.split())
     assert "choose depth" in said
     assert place not in Path("run/results.csv").read_text()
+    assert place not in Path("run/config.json").read_text()
+    assert main(["cost", "run"]) == 0
+    assert "net.py:build" in json.loads(Path("run/config.json").read_text())["arch"]["function"]
+    assert f"{pick.counts.macs:,}" in capsys.readouterr().out
 
 
 def test_a_study_that_was_stopped_goes_on_from_its_records(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from effnet import families
-from effnet.arch import Baseline, parse_sides
+from effnet import custom, families
+from effnet.arch import Arch, Baseline, Network, parse_sides
+from effnet.budget import human
+from effnet.cost import cost
+from effnet.custom import CustomArch
+from effnet.definition import find_config, read_config
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, given_settings, of_settings
-from scaling_search.cli.dials import NETWORK, dials, network
+from scaling_search.cli.dials import FUNCTION, NETWORK, dials, network
 from scaling_search.study.flags import OUTPUT, SPENDING
 
 if TYPE_CHECKING:
@@ -32,12 +37,20 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     from scaling_search.driver import devices
     from scaling_search.driver.console import say
 
-    settings: dict[str, Any] = {"rungs": [args.epochs], **given_settings(args, "train")}
+    settings = given_settings(args, "train")
+    if args.epochs is not None:
+        settings["rungs"] = [args.epochs]
     indices = None
     if "device" in settings:
         settings["device"], indices = devices.parse(settings["device"])
-    study = _check(settings)
     console = Console()
+    searched = _study_of_pick(args.network) if families.is_run(args.network) else None
+    if searched is None and families.is_run(args.network) and "data.source" not in settings:
+        raise UserError(
+            f"{args.network}: its study.toml is not beside it; say what data with --data"
+        )
+    study = _check(settings, _to_train_alike(searched, args) if searched else {})
+    _check_target(args)
     device, note = devices.resolve(study.device, indices)
     if note:
         say(console, "note", note)
@@ -46,18 +59,101 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source, _reading(args, study))
     trial = _make_trial(args, study, data, device)
+    say(console, "network", _network_words(args, trial.arch))
+    for words in _pick_notes(args, study, data, searched):
+        say(console, "note", words)
     facts = data.facts(study.data.train_images, study.data.val_images)
     say(console, "data", facts.line)
     for note in facts.notes:
         say(console, "note", note)
-    arch = trial.arch
-    blocks = f"{arch.blocks} blocks, " if arch.blocks else ""
-    say(console, "network", f"{arch.name}, {blocks}{arch.px}")
-    if arch.resolution > data.native:
+    if trial.arch.resolution > data.native:
         say(console, "note", f"the images are enlarged: they have {data.native} rows")
     if args.profile:
         return _profile(trial, data, console)
-    return _run(trial, data, console)
+    status = _run(trial, data, console)
+    if status == 0 and args.to:
+        _save(trial, data, args.to, console)
+    return status
+
+
+# ---- the pick of a search
+
+
+def _study_of_pick(name: str) -> Study | None:
+    """The study whose pick a run folder or its config.json names; None where the config.json came
+    alone. Raises UserError."""
+    from scaling_search.results.reading import open_results
+    from scaling_search.study.settings import check
+
+    try:
+        folder = find_config(name).parent
+        path = folder / "study.toml"
+        if path.is_file():
+            return check(tomllib.loads(path.read_text("utf-8")), str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if (folder / "study.db").is_file():
+        with open_results(folder) as results:
+            return check(results.fact("settings"), str(folder))
+    return None
+
+
+def _to_train_alike(study: Study, args: argparse.Namespace) -> dict[str, Any]:
+    """The settings under which a study's pick trains as it did in the search, but on all of the
+    data: limits on images are for short runs. What reads the data goes with the study's own, and
+    not with others that --data names."""
+    whole = study.settings()
+    settings = {name: whole[name] for name in ("recipe", "metric", "seed")}
+    settings["rungs"] = whole["rungs"][-1:]
+    names = ["epoch_images"]
+    if getattr(args, "data.source") is None:
+        names += ["source", "image_column", "label_column", "channels"]
+    settings["data"] = {name: whole["data"][name] for name in names if name in whole["data"]}
+    return settings
+
+
+def _pick_notes(
+    args: argparse.Namespace, study: Study, data: Dataset, searched: Study | None
+) -> list[str]:
+    """What a pick is trained with that was not typed, and what differs from its search."""
+    if not families.is_run(args.network):
+        return []
+    if searched is None:
+        return ["its study.toml is not beside it: the recipe is this command's own"]
+    length = f"{study.rungs[0]} of its epochs"
+    if study.data.epoch_images:
+        length += f" of {study.data.epoch_images:,} images"
+    notes = [f"recipe and metric are those of the search, where no option says otherwise; {length}"]
+    picked = read_config(args.network)
+    if picked.num_classes != len(data.classes):
+        notes.append(
+            f"it was searched for on {picked.num_classes} classes; these data have "
+            f"{len(data.classes)}, and it ends in as many"
+        )
+    return notes
+
+
+# ---- the network and its data
+
+
+def _network_words(args: argparse.Namespace, arch: Network) -> str:
+    """A network as it is, with what its multipliers are multiples of: a study's are of its own
+    baseline, and would build another network from the table of the same name."""
+    parts = [f"the pick of {args.network}" if families.is_run(args.network) else arch.name]
+    if arch.blocks:
+        parts.append(f"{arch.blocks} blocks")
+    parts.append(arch.px)
+    if isinstance(arch, Arch):
+        widths = [arch.stem_width, *(stage.width for stage in arch.stages)]
+        if arch.head_width:
+            widths.append(arch.head_width)
+        parts.append(f"channels {' '.join(map(str, widths))}")
+    total = cost(arch)
+    words = f"{', '.join(parts)} · {human(total.macs)} MACs, {human(total.params)} parameters"
+    dials = [
+        f"{name} {getattr(args, name):g}" for name in ("depth", "width") if getattr(args, name)
+    ]
+    return f"{words} · {', '.join(dials)}: multiples of {args.network} itself" if dials else words
 
 
 def _reading(args: argparse.Namespace, study: Study) -> Options:
@@ -69,6 +165,8 @@ def _reading(args: argparse.Namespace, study: Study) -> Options:
             assert isinstance(base, Baseline)
             base = base if args.resolution is None else base.at(args.resolution)
             return options.cut_to(base.resolution, base.columns)
+        if args.resolution is None and families.is_run(args.network):
+            return options.cut_to(*read_config(args.network).sides)
         if args.resolution is not None:
             return options.cut_to(*parse_sides(args.resolution))
         return options
@@ -76,11 +174,11 @@ def _reading(args: argparse.Namespace, study: Study) -> Options:
         raise UserError(str(error)) from error
 
 
-def _check(flat: dict[str, Any]) -> Study:
-    """A study of flat settings: it holds them to their types and ranges. Raises UserError."""
+def _check(flat: dict[str, Any], settings: dict[str, Any]) -> Study:
+    """A study of flat settings put over `settings`: it holds them to their types and ranges. Raises
+    UserError."""
     from scaling_search.study.settings import check, override
 
-    settings: dict[str, Any] = {}
     override(settings, flat)
     return check(settings, "command line")
 
@@ -90,10 +188,13 @@ def _make_trial(args: argparse.Namespace, study: Study, data: Dataset, device: s
 
     args.classes = len(data.classes)
     compound = any(value is not None for value in (args.alpha, args.beta, args.gamma, args.phi))
-    if args.resolution is None and not compound:
+    if args.resolution is None and not compound and not families.is_run(args.network):
         args.resolution = data.native
+    arch = network(args, data.input_channels(study.data.channels))
+    if isinstance(arch, CustomArch):
+        custom.load(arch.function)  # raises FunctionError for a pick whose function is not given
     return Trial(
-        arch=network(args, data.input_channels(study.data.channels)),
+        arch=arch,
         data_digest=data.digest,
         data_folder=str(data.folder),
         recipe=study.recipe,
@@ -142,6 +243,47 @@ def _run(trial: Trial, data: Dataset, console: Console) -> int:
     return 0 if outcome.status == "done" else 1
 
 
+def _check_target(args: argparse.Namespace) -> None:
+    """Raise UserError where the weights could not be written, before hours of training."""
+    if args.to is None:
+        return
+    if args.profile:
+        raise UserError("--to: --profile trains nothing that could be written")
+    of_function = custom.is_place(args.network) or args.baseline is not None
+    if args.to.suffix and args.to.suffix != ".safetensors":
+        raise UserError(f"--to {args.to}: a folder, or a file that ends in .safetensors")
+    if of_function and not args.to.suffix:
+        raise UserError(
+            f"--to {args.to}: a folder is for a table's network, a function's weights go to a file "
+            "that ends in .safetensors"
+        )
+    if not args.to.parent.is_dir():
+        raise UserError(f"--to {args.to}: there is no folder {args.to.parent}")
+    if args.to.suffix and args.to.is_dir():
+        raise UserError(f"--to {args.to}: is a folder")
+
+
+def _save(trial: Trial, data: Dataset, to: Path, console: Console) -> None:
+    """Write the trained network: its weights, and in a folder what its images are to be."""
+    from effnet.nn import weights
+    from effnet.nn.model import ConvNet
+    from scaling_search.data.preprocessing import Preprocessing
+    from scaling_search.driver.console import say
+    from scaling_search.training.trained import trained_model
+
+    model = trained_model(trial, data)
+    try:
+        if to.suffix:
+            weights.save_state(model.state_dict(), to)
+        else:
+            assert isinstance(model, ConvNet)
+            preprocessing = Preprocessing.of(asdict(data.facts()), trial.arch)
+            weights.save(model, to, preprocessing.as_dict() if preprocessing else None)
+    except OSError as error:
+        raise UserError(f"--to {to}: {error.strerror}") from error
+    say(console, "weights", str(to))
+
+
 def _profile(trial: Trial, data: Dataset, console: Console) -> int:
     """Time the parts of an epoch and print them. Raises UserError for too little memory."""
     from scaling_search.training.profile import profile
@@ -178,20 +320,29 @@ TRAIN = Command(
     "train one network, or say where its time goes",
     (
         NETWORK,
-        *dials("the images' native side"),
+        FUNCTION,
+        *dials("the images' native side, a pick's own"),
         *of_settings("train"),
         Argument(
             "--epochs",
             "Epochs of the run.",
-            "1",
+            "1; of a run folder those of its longest runs",
             SPENDING,
-            {"type": int, "default": 1},
+            {"type": int},
         ),
         Argument(
             "--profile",
             "Time one epoch in place of training: data, forward, backward, ...",
             group=OUTPUT,
             options={"action": "store_true"},
+        ),
+        Argument(
+            "--to",
+            "Where its weights go when it is done: a folder, which also says how images are "
+            "prepared for it, or FILE.safetensors.",
+            "nowhere but its checkpoints",
+            OUTPUT,
+            {"type": Path},
         ),
         Argument(
             "--out",
