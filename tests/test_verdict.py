@@ -62,7 +62,8 @@ def test_clear_differences_are_settled() -> None:
     assert v.bound == 0
     assert v.settle == 0
     assert certainty_card(v).headline == f"Settled: the best of {len(v.rows)}"
-    assert next_card(v, STUDY, StudyState(folder="runs/x")).command == "scaling-search train runs/x"
+    state = StudyState(train={"2x": "scaling-search train runs/x"})
+    assert next_card(v, STUDY, state).command == "scaling-search train runs/x"
     true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
     for row in v.rows:
         assert row.mean == pytest.approx(true[row.candidate.key], abs=0.015)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -15,23 +14,23 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
-from effnet import atomic, custom
+from effnet import atomic
 from effnet.arch import Baseline
 from effnet.definition import baseline_settings, baseline_table
 from scaling_search import UserError
 from scaling_search.data.preprocessing import Preprocessing
 from scaling_search.driver.console import say
 from scaling_search.report import render
+from scaling_search.report.commands import config_file
 from scaling_search.report.page import Page, page_of
 from scaling_search.results import curves, tables
 from scaling_search.results.reading import Results, open_results
 from scaling_search.study.settings import Study
-from scaling_search.verdict.narration import cards, comparisons, opening
+from scaling_search.verdict.narration import Sentence, cards, comparisons, opening
 from scaling_search.verdict.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
-_LONGER = 10  # times the study's longest runs: what is proposed for the pick's own training
 _BASELINE_HEAD = (
     "# The baseline of this study: its depth, width and resolution are multiples of it."
 )
@@ -46,15 +45,16 @@ def finish(source: Results, folder: Path, console: Console) -> bool:
     if isinstance(base, Baseline):  # of a function baseline.py is there
         _write_baseline(base, folder / "baseline.toml")
     for v in page.verdicts:
-        _write(_config_file(folder, v, page), json.dumps(_config(v, page.study, source), indent=1))
-    _write_page(page, folder, folder / "report.html", console)
+        config = json.dumps(_config(v, page.study, source), indent=1)
+        _write(config_file(folder, v, page.study), config)
+    _write_page(page, folder / "report.html", console)
     return bool(page.verdicts)
 
 
 def write_report(source: Results, folder: Path, to: Path, console: Console) -> None:
     """Write the report of a run folder to another file, and say the answer; nothing is written into
     the folder, which may be another user's. Raises UserError."""
-    _write_page(page_of(source, folder), folder, to, console)
+    _write_page(page_of(source, folder), to, console)
 
 
 def compare(folders: Sequence[Path], to: Path, console: Console) -> None:
@@ -115,57 +115,19 @@ def _write_baseline(base: Baseline, path: Path) -> None:
     _write(path, f"{_BASELINE_HEAD}\n{tomli_w.dumps(baseline_table(base))}")
 
 
-def _config_file(folder: Path, v: Verdict, page: Page) -> Path:
-    """Return where the pick of a verdict goes in the run folder."""
-    if len(page.study.budgets) == 1:
-        return folder / "config.json"
-    # a budget may have any character in it, as "2x latency@8/cuda", a file's name may not
-    return folder / f"config-{re.sub(r'[^A-Za-z0-9.@-]+', '-', str(v.budget))}.json"
-
-
-def _write_page(page: Page, folder: Path, to: Path, console: Console) -> None:
-    """Write the page of the study in a run folder, and say its answer, and what can be done with
-    it."""
+def _write_page(page: Page, to: Path, console: Console) -> None:
+    """Write the page of a study, and say its answer, and what can be done with it."""
     _write(to, render.build(page))
     sentences = opening(page.verdicts, page.records, page.unfinished)
+    train = page.state.train
     for v in page.verdicts:
         for card in cards(v, page.study, page.state):
-            sentences += card.sentences
+            sentences += [s for s in card.sentences if s.text not in train.values()]
         sentences += comparisons(v, page.records, page.study)
+    sentences += [Sentence("use", command) for command in train.values()]
     for sentence in sentences:
         say(console, sentence.label, sentence.text)
-    for v in page.verdicts:
-        config = _config_file(folder, v, page)
-        if config.is_file():
-            network = folder if len(page.study.budgets) == 1 else config
-            say(console, "use", _use_words(v, page.study, network))
     say(console, "report", str(to))
-
-
-def _use_words(v: Verdict, study: Study, network: Path) -> str:
-    """Return the command that trains a pick, with a comment that may be pasted with it. `network`:
-    the run folder, or the pick's config.json where there are several."""
-    epochs = _LONGER * study.rungs[-1]
-    trained = network / "trained"
-    if network.suffix == ".json":
-        trained = network.with_name(network.stem.replace("config", "trained"))
-    words = ["scaling-search", "train", str(network), "--epochs", str(epochs)]
-    if study.baseline.function is not None:
-        words += ["--baseline", _from_here(study.baseline.name)]
-        trained = trained.with_suffix(".safetensors")
-    words += ["--to", str(trained)]
-    minutes = round(_LONGER * v.seconds / 60)
-    time = f", some {minutes} minutes" if minutes > 1 else ""
-    return f"{shlex.join(words)}  # trains the pick {_LONGER} times as long as here{time}"
-
-
-def _from_here(place: str) -> str:
-    """Return the place of a function, its file relative to the working folder where it is below."""
-    file, attribute = custom.split_place(place)
-    path = Path(file)
-    if path.is_absolute() and path.is_relative_to(Path.cwd()):
-        return f"{path.relative_to(Path.cwd())}:{attribute}"
-    return place
 
 
 def _config(v: Verdict, study: Study, source: Results) -> dict[str, Any]:

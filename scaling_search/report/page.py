@@ -10,6 +10,7 @@ from typing import Any
 
 from effnet.shares import EXPONENTS, Exponents, exponents
 from scaling_search import UserError
+from scaling_search.report.commands import train_command
 from scaling_search.results.curves import Curves
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
@@ -67,6 +68,7 @@ def page_of(source: Results, folder: Path) -> Page:
     study = check(source.fact("settings"), str(folder))
     unfinished = unfinished_words(source, records)
     data_facts = source.fact("data facts") or {}
+    concluded = tuple(v for v in verdicts(records, study) if not (unfinished and v.is_alone))
     budgets = ", ".join(str(budget) for budget in study.budgets)
     return Page(
         title=f"Scaling {Path(study.baseline.name).name} on {source.fact('dataset')}: {budgets}",
@@ -83,23 +85,28 @@ def page_of(source: Results, folder: Path) -> Page:
         ],
         provenance=source.fact("provenance"),
         records=records,
-        verdicts=tuple(v for v in verdicts(records, study) if not (unfinished and v.is_alone)),
+        verdicts=concluded,
         native=data_facts.get("native", 0),
         classes=data_facts.get("classes", 0),
         samples=source.fact("samples") or (),
-        state=_state(source, folder, unfinished),
+        state=_state(source, study, folder, unfinished, concluded),
         family=_family(folder / "family"),
         powers=_powers(source, study),
     )
 
 
-def _state(source: Results, folder: Path, unfinished: str) -> StudyState:
-    """Return how far the study is, and how it is gone on with: a recorded table and a replay have
-    nothing to add to and nothing to train."""
-    command = source.fact("command")
-    if isinstance(source, Curves) or "--replay" in command:
+def _state(
+    source: Results, study: Study, folder: Path, unfinished: str, concluded: Sequence[Verdict]
+) -> StudyState:
+    """Return how far the study is, and how it is gone on with: a recorded table has nothing to add
+    to and no folder that trains, a replay nothing to add to."""
+    if isinstance(source, Curves):
         return StudyState(unfinished)
-    return StudyState(unfinished, command, str(folder))
+    command = source.fact("command")
+    if "--replay" in command:
+        command = ""
+    train = {str(v.budget): train_command(v, study, folder) for v in concluded}
+    return StudyState(unfinished, command, str(folder), train)
 
 
 def _powers(source: Results, study: Study) -> Exponents:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from effnet.arch import Arch
 from effnet.budget import human
@@ -60,12 +60,13 @@ class StudyState:
     """What else an answer depends on: how far the study is, and how it is gone on with.
 
     `unfinished`: such as '4 of 19 runs', '' of a finished study. `command`: the study's own, ''
-    where nothing can be added to it (a replay). `folder`: its run folder, '' where that holds
-    nothing to train."""
+    where nothing can be added to it (a replay). `folder`: its run folder. `train`: budget → the
+    command that trains its pick."""
 
     unfinished: str = ""
     command: str = ""
     folder: str = ""
+    train: Mapping[str, str] = field(default_factory=dict)
 
 
 def opening(verdicts: Sequence[Verdict], records: Sequence[Record], part: str) -> list[Sentence]:
@@ -382,13 +383,8 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
         headline = f"Let the study end: {state.unfinished} so far"
         text = "What is shown may change; the same command goes on where it stopped."
         return Card("next", question, headline, text, command=state.command)
-    train = ""
-    if state.folder:
-        name = state.folder
-        if len(study.budgets) > 1:
-            name = f"{state.folder}/config-{v.budget}.json"
-        train = f"scaling-search train {shlex.quote(name)}"
     if v.is_alone or not v.outlook:
+        train = state.train.get(str(v.budget), "")
         return Card("next", question, "Train the pick in full", next_words(v), command=train)
     step = _worthwhile(v)
     if step is None:
