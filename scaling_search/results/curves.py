@@ -1,8 +1,12 @@
 """Every curve of a study as one table: exported from a run folder, and read back in its place.
 
 The table is parquet, with one row per epoch of each run, or one row without an epoch for a run that
-failed at once. The study's facts travel in the file's metadata, so that the verdict and the report
-can be made again from a table alone.
+failed at once. Its columns are for people. What only this program reads travels in the file's
+metadata: the study's facts and, compressed, each run's network, versions and right images, so that
+the verdict and the report can be made again from a table alone.
+
+Older tables are read too: they have the latter as columns of JSON and hex, and `val_acc` is a run's
+in each of its rows, beside an epoch's `epoch_val_acc`.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +38,26 @@ logger = logging.getLogger(__name__)
 
 TABLE = "curves.parquet"  # in the folder of a recorded study
 _METADATA = b"scaling-search"  # the key of the facts in the file's metadata
-_EPOCH_COLUMNS = ["epoch", "train_loss", "epoch_val_loss", "epoch_val_acc", "epoch_seconds"]
-_LOSS_COLUMNS = ("train_loss", "epoch_val_loss")
+_DETAILS = b"scaling-search runs"  # and that of what else is known of each run
+# Values of an epoch, in the order of its fields. `val_acc` is that of its row wherever it stands:
+# after an epoch here, after a run in results.csv.
+_EPOCH_COLUMNS = ["epoch", "train_loss", "val_loss", "val_acc", "epoch_seconds"]
+_LOSS_COLUMNS = ("train_loss", "val_loss")
 _EFFECTIVE = "effective_images"  # of a run's accuracy; no column where all images count alike
 _LOSSES = "losses"  # of an epoch in more detail: a list; no column where no run has any
-_COLUMNS = [*tables.COLUMNS, "run", *_EPOCH_COLUMNS, "right", "candidate", "versions"]
+# pandas shows the first and the last few columns: what a network is, and how it went.
+_COLUMNS = [
+    "network", "blocks", "width", "resolution", tables.ACROSS, "role", "budget",
+    "macs", "params", "acts", tables.LATENCY, "alpha", "beta", "gamma",
+    "share_depth", "share_width", "share_resolution",
+    "note", "seconds", "images_per_s", "peak_memory", "test_acc", _EFFECTIVE, _LOSSES,
+    "run", "status", "epoch_seconds", "seed", "epochs",
+    "epoch", "train_loss", "val_loss", "val_acc",
+]  # fmt: skip
+_OPTIONAL = (_LOSSES, tables.ACROSS, tables.LATENCY, _EFFECTIVE)
+# Columns of the older form: how an epoch's are named now, and those of JSON and hex.
+_OLD_NAMES = {"epoch_val_loss": "val_loss", "epoch_val_acc": "val_acc"}
+_OLD_DETAILS = ("candidate", "versions", "right")
 # What else makes two trainings of one network comparable: fields of a study, as in its identity.
 _TRAINING = (
     "recipe",
@@ -49,7 +69,7 @@ _TRAINING = (
     "compile",
     "metric",
 )
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+_MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -103,19 +123,16 @@ class Curves:
 def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
     """Write the runs that have an outcome as parquet; return the number of rows. Raises UserError
     where the file cannot be written."""
-    rows: list[dict[str, Any]] = []
     finished = [record for record in records if record.outcome is not None]
-    for number, record in enumerate(finished):
-        rows += _rows_of_run(number, record)
-    columns = list(_COLUMNS)
-    columns += [name for name in (_LOSSES, _EFFECTIVE) if any(row.get(name) for row in rows)]
-    frame = pd.DataFrame(rows, columns=columns)
-    # pandas' own integers, as a run that failed at once has no epoch
-    frame["epoch"] = frame["epoch"].astype("Int64")
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
+    rows = frame(finished)
+    table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    # without Arrow's own schema: a reader would take its metadata in place of the file's
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(
+            {_METADATA: json.dumps(facts).encode(), _DETAILS: _packed(finished)}
+        )
     try:
         atomic.write(path, sink.getvalue().to_pybytes())
     except OSError as error:
@@ -124,19 +141,34 @@ def write(path: Path, records: Sequence[Record], facts: dict[str, Any]) -> int:
     return len(rows)
 
 
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the table's columns: a row per epoch of each run that has an outcome, or one without
+    an epoch."""
+    rows: list[dict[str, Any]] = []
+    finished = [record for record in records if record.outcome is not None]
+    for number, record in enumerate(finished):
+        rows += _rows_of_run(number, record)
+    unused = {name for name in _OPTIONAL if not any(row.get(name) for row in rows)}
+    if all(row[tables.ACROSS] == row["resolution"] for row in rows):
+        unused.add(tables.ACROSS)
+    columns = [name for name in _COLUMNS if name not in unused]
+    # pandas' own integers, as a run that failed at once has no epoch
+    return pd.DataFrame(rows, columns=columns).astype({"epoch": "Int64"})
+
+
 def _rows_of_run(number: int, record: Record) -> list[dict[str, Any]]:
     """One row per epoch, or one without an epoch."""
     assert record.outcome is not None
     run = {
         **tables.row(record),
+        **dict.fromkeys(_EPOCH_COLUMNS),
+        "role": record.candidate.role,
+        "budget": str(record.candidate.budget),
         "run": number,
-        "right": record.outcome.right,
         _EFFECTIVE: record.outcome.effective_images,
-        "candidate": json.dumps(record.candidate.as_dict()),
-        "versions": json.dumps(record.outcome.versions),
     }
     if not record.outcome.epochs:
-        return [{**run, **dict.fromkeys(_EPOCH_COLUMNS)}]
+        return [run]
     rows = []
     for epoch in record.outcome.epochs:
         values = (epoch.epoch, epoch.train_loss, epoch.val_loss, epoch.val_acc, epoch.seconds)
@@ -145,25 +177,88 @@ def _rows_of_run(number: int, record: Record) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    """What no column has of a run."""
+
+    candidate: Candidate
+    versions: dict[str, str]
+    right: str
+
+
+def _packed(records: Sequence[Record]) -> bytes:
+    """Return the details of runs as compressed JSON: networks and versions once each, and for every
+    run {"key seed epochs": [its network's place, its versions' place, its right images]}."""
+    networks: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    runs: dict[str, tuple[int, int, str]] = {}
+    for record in records:
+        assert record.outcome is not None
+        network = json.dumps(record.candidate.as_dict())
+        version = json.dumps(record.outcome.versions)
+        places = (
+            networks.setdefault(network, len(networks)),
+            versions.setdefault(version, len(versions)),
+        )
+        runs[_name(*record.key)] = (*places, record.outcome.right)
+    details = {
+        "networks": [json.loads(text) for text in networks],
+        "versions": [json.loads(text) for text in versions],
+        "runs": runs,
+    }
+    return zlib.compress(json.dumps(details, separators=(",", ":")).encode(), 9)
+
+
+def _name(network: str, seed: int, epochs: int) -> str:
+    return f"{network} {seed} {epochs}"
+
+
+def _unpacked(packed: bytes) -> dict[str, _Detail]:
+    """The inverse of `_packed`."""
+    details = json.loads(zlib.decompress(packed))
+    networks = [Candidate.from_dict(network) for network in details["networks"]]
+    runs = {}
+    for name, (network, version, right) in details["runs"].items():
+        runs[name] = _Detail(networks[network], details["versions"][version], right)
+    return runs
+
+
+def _of_columns(rows: pd.DataFrame) -> dict[str, _Detail]:
+    """The same from the columns of a table of the older form."""
+    runs = {}
+    for _, row in rows.drop_duplicates("run").iterrows():
+        candidate = Candidate.from_dict(json.loads(row["candidate"]))
+        name = _name(candidate.key, int(row["seed"]), int(row["epochs"]))
+        runs[name] = _Detail(candidate, json.loads(row["versions"]), row["right"])
+    return runs
+
+
 def read(path: Path) -> Curves:
-    """A table that `write` made. Raises UserError for anything else."""
+    """A table that `write` made, or an earlier release. Raises UserError for anything else."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; scaling-search export RUN --to curves.parquet makes one"
         )
     try:
         table = pq.read_table(path)
-        facts = json.loads((table.schema.metadata or {})[_METADATA])
+        metadata = table.schema.metadata or {}
+        facts = json.loads(metadata[_METADATA])
         if not isinstance(facts, dict):
             raise TypeError("its facts are no table")
-        frame = table.to_pandas()
+        rows = table.to_pandas()
+        if set(_OLD_DETAILS) <= set(rows):
+            details = _of_columns(rows)
+            rows = rows.drop(columns=["val_loss", "val_acc", *_OLD_DETAILS])
+            rows = rows.rename(columns=_OLD_NAMES)
+        else:
+            details = _unpacked(metadata[_DETAILS])
         # a table of accuracies alone will do: the verdict goes on without losses
         for name in _LOSS_COLUMNS:
-            if name not in frame:
-                frame[name] = math.nan
-        twice = int(frame.duplicated(["run", "epoch"]).sum())
-        groups = frame.groupby("run", sort=True)
-    except (OSError, pa.ArrowException, *_MALFORMED) as error:
+            if name not in rows:
+                rows[name] = math.nan
+        twice = int(rows.duplicated(["run", "epoch"]).sum())
+        groups = rows.groupby("run", sort=True)
+    except (OSError, pa.ArrowException, zlib.error, *_MALFORMED) as error:
         raise _no_table(path, error) from error
     if twice:
         raise UserError(
@@ -172,8 +267,8 @@ def read(path: Path) -> Curves:
         )
     records = []
     seen: set[tuple[str, int, int]] = set()
-    for number, (_, rows) in enumerate(groups):
-        record = _read_run(path, number, rows)
+    for number, (_, of_run) in enumerate(groups):
+        record = _read_run(path, number, of_run, details)
         if record.key in seen:
             network, seed, epochs = record.key
             raise UserError(
@@ -185,27 +280,29 @@ def read(path: Path) -> Curves:
     return Curves(path, facts, tuple(records))
 
 
-def _read_run(path: Path, number: int, rows: pd.DataFrame) -> Record:
+def _read_run(
+    path: Path, number: int, rows: pd.DataFrame, details: Mapping[str, _Detail]
+) -> Record:
     """The run of these rows. Raises UserError where they cannot be parsed."""
     first = rows.iloc[0]  # what is of the run is the same in each row
     try:
-        candidate = Candidate.from_dict(json.loads(first["candidate"]))
+        seed, epochs = int(first["seed"]), int(first["epochs"])
+        detail = details[_name(first["network"], seed, epochs)]
         outcome = Outcome(
             status=first["status"],
             epochs=_read_epochs(rows),
-            right=first["right"],
+            right=detail.right,
             effective_images=int(first.get(_EFFECTIVE, 0)),
             seconds=float(first["seconds"]),
             images_per_s=_number_or(0.0, first["images_per_s"]),
             peak_memory=int(first["peak_memory"]),
-            versions=json.loads(first["versions"]),
+            versions=detail.versions,
             note=first["note"],
         )
-        seed, epochs = int(first["seed"]), int(first["epochs"])
         test_acc = _number_or(None, first["test_acc"])
     except _MALFORMED as error:
         raise _no_table(path, error) from error
-    return Record(number, candidate, seed, epochs, outcome, test_acc)
+    return Record(number, detail.candidate, seed, epochs, outcome, test_acc)
 
 
 def _read_epochs(rows: pd.DataFrame) -> tuple[Epoch, ...]:
