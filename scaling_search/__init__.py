@@ -1,7 +1,29 @@
 """How should a ConvNet's depth, width and resolution be scaled, for this data, device and
 budget?"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scaling_search.opening import StudyResults
+
+__all__ = ["UserError", "__version__", "open", "without_secrets"]
+
 __version__ = "0.1.0"
+
+
+def open(run: str | Path, store: str | None = None) -> StudyResults:
+    """Open a study from Python: a run folder, a recorded study's folder or its curves.parquet.
+
+    `store`: the address of the database that holds the results, where the folder does not. Raises
+    UserError for anything else."""
+    # Not before: a worker has torch and numpy alone.
+    from scaling_search.opening import open_study
+
+    return open_study(run, store)
 
 
 def without_secrets(text: str) -> str:

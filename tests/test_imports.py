@@ -15,7 +15,10 @@ FILES = sorted([*ROOT.glob("effnet/**/*.py"), *ROOT.glob("scaling_search/**/*.py
 
 # Each folder (or file) of scaling_search may import those before it. What lies beside them (the
 # package itself: its version, its errors) is there for all.
-ORDER = ["data", "training", "study", "results", "verdict", "driver", "report", "session", "cli"]
+ORDER = [
+    "data", "training", "study", "results", "verdict", "driver", "report", "opening", "session",
+    "cli",
+]  # fmt: skip
 
 # The one place that may import a library: a file, or a folder that is about it.
 DOORS = {
@@ -77,7 +80,9 @@ def test_a_folder_imports_those_before_it(module: str) -> None:
 def test_no_circle() -> None:
     graph = {}
     for module, path in MODULES.items():
-        graph[module] = {name for name in imported(path) if name in MODULES and name != module}
+        # what the package itself has for all does not import within; only its `open` does, later
+        names = imported(path, at_import=module == "scaling_search")
+        graph[module] = {name for name in names if name in MODULES and name != module}
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
 
 

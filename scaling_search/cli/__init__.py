@@ -23,12 +23,13 @@ from scaling_search.cli.check import CHECK
 from scaling_search.cli.command import EVERYWHERE, Parser, add_argument, add_to
 from scaling_search.cli.export import EXPORT
 from scaling_search.cli.family import FAMILY
+from scaling_search.cli.figure import FIGURE
 from scaling_search.cli.networks import COST, LIST, SOLVE
 from scaling_search.cli.report import DASHBOARD, REPORT
 from scaling_search.cli.search import SEARCH
 from scaling_search.cli.train import TRAIN
 
-COMMANDS = (SEARCH, REPORT, DASHBOARD, FAMILY, CHECK, TRAIN, LIST, COST, SOLVE, EXPORT)
+COMMANDS = (SEARCH, REPORT, DASHBOARD, FIGURE, FAMILY, CHECK, TRAIN, LIST, COST, SOLVE, EXPORT)
 
 USER_ERROR = 2
 UNEXPECTED_ERROR = 70  # EX_SOFTWARE of sysexits.h: no command answers with it
