@@ -10,8 +10,8 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Collection
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -50,6 +50,7 @@ from scaling_search.driver.place import (
 from scaling_search.driver.progress import Live
 from scaling_search.driver.search import Conditions, Limits, Search, StoppedError, runs_needed
 from scaling_search.driver.signals import Stopping
+from scaling_search.driver.tensorboard import FOLDER, TensorBoardLog
 from scaling_search.report.answer import finish, write_table
 from scaling_search.results.curves import TABLE, Curves
 from scaling_search.results.curves import check as check_curves
@@ -151,11 +152,13 @@ def search(
     latency_table: Path | None = None,
     retry_failed: bool = False,
     overridden: Collection[str] = (),
+    for_tensorboard: bool = False,
 ) -> int:
     """The main job. `replay`: a table of curves in place of training. `latency_table`: a file of
     measured latencies, read where it is there, else written, for budgets of latency.
     `retry_failed`: runs that crashed, timed out or ran out of memory are tried again. `overridden`:
-    the settings that come from the command line and not from the study's file. Exit status 0; 1
+    the settings that come from the command line and not from the study's file. `for_tensorboard`:
+    every run is logged for TensorBoard too. Exit status 0; 1
     when no network of the budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was
     recorded stays, and the same command goes on).
 
@@ -220,7 +223,8 @@ def search(
             _record_addition(store, more, facts, todo)
         if retry_failed:
             _free_failed(store, console)
-        status = _train(session, store, log_file)
+        with _logged_for_tensorboard(session, store) if for_tensorboard else nullcontext():
+            status = _train(session, store, log_file)
         if latencies and machine and not status:
             _measure_again(session, store, latencies)
         has_results = any(r.outcome for r in store.records())
@@ -546,6 +550,19 @@ def _shrunk_words(todo: Plan, native: int) -> str:
 
 
 # ---- training
+
+
+@contextmanager
+def _logged_for_tensorboard(session: _Session, store: Store) -> Iterator[None]:
+    """Within this block every run is logged for TensorBoard, those before it too."""
+    session.say("log", f"tensorboard --logdir {session.folder / FOLDER}")
+    with closing(TensorBoardLog(session.folder, session.study.recipe)) as log:
+        log.catch_up(store.records())
+        store.listener = log
+        try:
+            yield
+        finally:
+            store.listener = None
 
 
 def _train(session: _Session, store: Store, log_file: Path) -> int:

@@ -28,6 +28,10 @@ def _search(args: argparse.Namespace, argv: list[str]) -> int:
         raise UserError(f"--ray-address {args.ray_address}: takes --executor ray with it")
     if args.study and args.preset:
         raise UserError("--study and --preset: give one of them")
+    if args.log == "tensorboard":
+        from scaling_search.driver import tensorboard
+
+        tensorboard.check_installed()
     limit = parse_seconds(args.time) if args.time is not None else math.inf
     overrides = read_overrides(args)
     try:
@@ -82,6 +86,7 @@ def _run(
         latency_table=args.latency_table,
         retry_failed=args.retry_failed,
         overridden=overrides.keys(),
+        for_tensorboard=args.log == "tensorboard",
     )
 
 
@@ -245,6 +250,13 @@ SEARCH = Command(
             "SQLite in the run folder",
             OUTPUT,
             {"metavar": "URL"},
+        ),
+        Argument(
+            "--log",
+            "Log every run in another form too: tensorboard, in the run folder.",
+            "none",
+            OUTPUT,
+            {"choices": ("tensorboard",)},
         ),
         Argument(
             "--replay",

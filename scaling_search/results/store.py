@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -52,6 +52,13 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
 _INTERRUPTIONS = {"stopped": "it was stopped", "out of time": "the time was up"}
 
 
+class Listener(Protocol):
+    """Who is told of what was recorded, once it is safe."""
+
+    def epoch(self, record: Record, epoch: Epoch) -> None: ...
+    def ended(self, record: Record) -> None: ...
+
+
 class Store:
     """The results of a study, open for its driver to write. To be closed: a context manager."""
 
@@ -66,6 +73,7 @@ class Store:
         self._deaths: dict[int, Deaths] = {}  # of workers, by the number of a run in progress
         self._trial_ids: dict[int, int] = {}  # of runs in progress now or earlier in this session
         self._interruption = ""  # why the driver before this one left runs in progress
+        self.listener: Listener | None = None
 
     # ---- opening and closing
 
@@ -284,6 +292,8 @@ class Store:
                 self._trial_ids[number], epoch.epoch, epoch.val_acc
             )
         self._reported[number].add(epoch.epoch)
+        if self.listener is not None:
+            self.listener.epoch(self._records[number], epoch)
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Record how a run ended; once this returns, that is safe. Optuna refuses a second outcome
@@ -296,6 +306,8 @@ class Store:
             )
             self._end_trial(database, number, outcome)
         self._records[number] = replace(self._records[number], outcome=outcome)
+        if self.listener is not None:
+            self.listener.ended(self._records[number])
 
     def _end_trial(self, database: Database, number: int, outcome: Outcome) -> None:
         """Tell Optuna that a trial is complete, or that it failed."""
