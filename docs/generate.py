@@ -1,6 +1,6 @@
 """Writes the pages of docs/ that come from the code, and builds the site.
 
-python docs/generate.py               write cli.md, python.md, studies.md
+python docs/generate.py               write cli.md, interface.md, studies.md
 python docs/generate.py --check       exit status 1 where one of them is stale
 python docs/generate.py --notebook    run study.ipynb and keep what it printed
 python docs/generate.py --site        build the site into build/site (pip install -e '.[docs]')
@@ -219,7 +219,7 @@ def build_site(folder: Path) -> int:
     return subprocess.run([sys.executable, "-m", *command], cwd=folder, check=False).returncode
 
 
-WRITTEN = {"cli.md": reference, "python.md": interface.page, "studies.md": studies}
+WRITTEN = {"cli.md": reference, "interface.md": interface.page, "studies.md": studies}
 
 
 def main() -> int:

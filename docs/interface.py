@@ -1,4 +1,4 @@
-"""Writes docs/python.md: what `effnet` and `scaling_search` export, from their own docstrings.
+"""Writes docs/interface.md: what `effnet` and `scaling_search` export, from their own docstrings.
 
 The public names are those of each package's `__all__`, and the classes of ours that its functions
 return. Signatures are taken from the source text,
@@ -30,7 +30,7 @@ _LONGEST = 92  # columns of a signature on one line
 
 
 def page() -> str:
-    """The whole of docs/python.md."""
+    """The whole of docs/interface.md."""
     return _HEAD + "".join(_package(package) for package in (effnet, scaling_search))
 
 

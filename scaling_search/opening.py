@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scaling_search import UserError
-from scaling_search.report.page import Page, page_of
+from scaling_search.report.page import Page, answer_sentences, page_of
 from scaling_search.results import curves, tables
 from scaling_search.results.curves import Curves
 from scaling_search.results.reading import open_results
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.settings import Study
-from scaling_search.study.wording import points
-from scaling_search.verdict.narration import Sentence, narrate, opening
+from scaling_search.study.wording import difference
+from scaling_search.verdict.narration import Sentence, accuracy_and_interval, details
 from scaling_search.verdict.verdict import Row, Verdict
 
 if TYPE_CHECKING:  # plotly takes a second to import
     from scaling_search.report.figures import static
 
-_FIRST = 4  # sentences of an answer that a notebook shows unfolded
 _BEST = 5  # networks in a notebook's small table
 
 
@@ -153,25 +152,21 @@ class StudyResults:
     @cached_property
     def sentences(self) -> list[Sentence]:
         """The answer, as the terminal and the report have it."""
-        page = self._page
-        sentences = opening(page.verdicts, page.records, page.unfinished)
-        for verdict in page.verdicts:
-            sentences += narrate(verdict, page.records, page.study)
-        return sentences
+        return answer_sentences(self._page)
 
     def __str__(self) -> str:
         return "\n".join(f"{sentence.label:<10}{sentence.text}" for sentence in self.sentences)
 
     def _repr_html_(self) -> str:
-        """The answer for a notebook: its first sentences, the rest folded, the best networks."""
-        lines = [f"<h3>{html.escape(self._page.title)}</h3>", _as_html(self.sentences[:_FIRST])]
-        rest = self.sentences[_FIRST:]
-        if rest:
-            lines.append(f"<details><summary>the whole answer</summary>{_as_html(rest)}</details>")
+        """The answer for a notebook, the best networks, and what stands behind it, folded."""
+        page = self._page
+        lines = [f"<h3>{html.escape(page.title)}</h3>", _as_html(self.sentences)]
         for budget, verdict in self.verdicts.items():
             if len(self.verdicts) > 1:
                 lines.append(f"<h4>{html.escape(budget)}</h4>")
             lines.append(_small_table(verdict))
+            behind = _as_html(details(verdict, page.records, page.study))
+            lines.append(f"<details><summary>in detail</summary>{behind}</details>")
         return "\n".join(lines)
 
 
@@ -198,9 +193,9 @@ def _verdict_row(budget: str, row: Row, verdict: Verdict) -> dict[str, Any]:
         "role": "pick" if row is verdict.pick else candidate.role,
         "expected_val_acc": row.mean,
         "error": row.error,
-        "difference": -row.behind,
-        "difference_low": -row.high,
-        "difference_high": -row.low,
+        "difference": 0.0 - row.behind,  # the pick's own is 0, not −0
+        "difference_low": 0.0 - row.high,
+        "difference_high": 0.0 - row.low,
         "standing": row.standing,
         "p_best": row.best,
         "tied": row.tied,
@@ -221,31 +216,23 @@ def _as_html(sentences: list[Sentence]) -> str:
 
 
 def _small_table(verdict: Verdict) -> str:
-    """The best networks and the baseline: accuracies in %, differences in points."""
+    """The best networks and the baseline: accuracies in %, differences in points, with their
+    95%."""
     shown = list(verdict.rows[:_BEST])
     if verdict.baseline is not None:
         shown.append(verdict.baseline)
     rows = []
     for row in shown:
         is_pick = row is verdict.pick
-        role = "pick" if is_pick else row.candidate.role.replace("candidate", "")
-        difference = ""
-        if not is_pick:
-            interval = f"{_signed(-row.high)} to {_signed(-row.low)}"
-            difference = f"{_signed(-row.behind)} ({interval})"
+        role = "the pick" if is_pick else row.candidate.role.replace("candidate", "")
+        beside = "" if is_pick else difference(-row.behind, -row.high, -row.low)
         rows.append(
             {
                 "network": row.candidate.label,
                 "role": role,
-                "val %": f"{points(row.mean)} ± {points(row.error)}",
-                "against the pick, points (95%)": difference,
+                "accuracy %": accuracy_and_interval(row),
+                "against the pick, points": beside,
                 "runs": row.seeds,
             }
         )
     return str(pd.DataFrame(rows).to_html(index=False, border=0))
-
-
-def _signed(fraction: float) -> str:
-    """A difference in points, as '+0.3' or '−1.2'."""
-    text = f"{100 * fraction:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")

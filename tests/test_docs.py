@@ -122,18 +122,18 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 def test_the_python_interface_has_every_public_name() -> None:
-    headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "interface.md").read_text(), re.MULTILINE)
     for package in (effnet, scaling_search):
         for name in getattr(package, "__all__", ()):
             assert name.startswith("_") or f"{package.__name__}.{name}" in headings, name
 
 
 def test_the_signatures_of_the_python_interface_are_python() -> None:
-    signatures = blocks(ROOT / "docs" / "python.md", "py")
+    signatures = blocks(ROOT / "docs" / "interface.md", "py")
     assert len(signatures) > 15
     for signature in signatures:
         head = re.sub(r"^[\w.]+\(", "def function(", signature.strip())
-        compile(f"{head}: ..." if head != signature.strip() else head, "python.md", "exec")
+        compile(f"{head}: ..." if head != signature.strip() else head, "interface.md", "exec")
 
 
 def test_the_site_builds_and_its_links_lead_somewhere(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ from scaling_search.data.preprocessing import Preprocessing
 from scaling_search.driver.console import say
 from scaling_search.report import render
 from scaling_search.report.commands import config_file
-from scaling_search.report.page import Page, page_of
+from scaling_search.report.page import Page, answer_sentences, page_of
 from scaling_search.results import curves, tables
 from scaling_search.results.reading import Results, open_results
 from scaling_search.study.settings import Study
-from scaling_search.verdict.narration import Sentence, cards, comparisons, opening
+from scaling_search.verdict.narration import Sentence
 from scaling_search.verdict.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -118,12 +118,8 @@ def _write_baseline(base: Baseline, path: Path) -> None:
 def _write_page(page: Page, to: Path, console: Console) -> None:
     """Write the page of a study, and say its answer, and what can be done with it."""
     _write(to, render.build(page))
-    sentences = opening(page.verdicts, page.records, page.unfinished)
     train = page.state.train
-    for v in page.verdicts:
-        for card in cards(v, page.study, page.state):
-            sentences += [s for s in card.sentences if s.text not in train.values()]
-        sentences += comparisons(v, page.records, page.study)
+    sentences = [s for s in answer_sentences(page) if s.text not in train.values()]
     sentences += [Sentence("use", command) for command in train.values()]
     for sentence in sentences:
         say(console, sentence.label, sentence.text)

@@ -17,7 +17,7 @@ from scaling_search.results.record import Record, count_ended
 from scaling_search.study.growth import Addition
 from scaling_search.study.settings import Study, check
 from scaling_search.study.wording import percent
-from scaling_search.verdict.narration import StudyState
+from scaling_search.verdict.narration import Sentence, StudyState, cards, comparisons, opening
 from scaling_search.verdict.verdict import Verdict, verdicts
 
 # Fewer runs of the pick than this, and luck is not told from merit.
@@ -93,6 +93,16 @@ def page_of(source: Results, folder: Path) -> Page:
         family=_family(folder / "family"),
         powers=_powers(source, study),
     )
+
+
+def answer_sentences(page: Page) -> list[Sentence]:
+    """Return the answer as the terminal says it."""
+    sentences = opening(page.verdicts, page.records, page.unfinished)
+    for v in page.verdicts:
+        for card in cards(v, page.study, page.state):
+            sentences += card.sentences
+        sentences += comparisons(v, page.records, page.study)
+    return sentences
 
 
 def _state(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,10 +18,10 @@ from scaling_search.report import columns
 from scaling_search.report.columns import row_index, verdict_rows
 from scaling_search.report.figures import curves, differences, front
 from scaling_search.report.figures import map as share_map
-from scaling_search.report.figures.style import escape
+from scaling_search.report.figures.style import axes_of, escape
 from scaling_search.report.page import Page
 from scaling_search.results.record import by_network_key
-from scaling_search.study.wording import points
+from scaling_search.verdict.narration import accuracy_and_interval
 from scaling_search.verdict.verdict import Verdict
 
 Plot: TypeAlias = go.Figure  # for the annotations of those who do not import plotly
@@ -30,7 +30,7 @@ _Table = dict[str, Any]  # of networks (columns.networks)
 # Name of a figure → how it is drawn: of a whole study, or of one of its budgets.
 _OF_A_STUDY: dict[str, Callable[[Page, _Table], go.Figure]] = {
     "front": lambda page, table: front.draw(page, table),
-    "curves": lambda page, table: curves.draw(page.records, page.study.metric),
+    "curves": lambda page, table: curves.draw(page, row_index(table)),
 }
 _OF_A_BUDGET: dict[str, Callable[[Page, _Table, Verdict], go.Figure]] = {
     "map": lambda page, table, verdict: share_map.draw(verdict, row_index(table), page.powers),
@@ -78,7 +78,8 @@ def draw(page: Page, name: str, verdict: Verdict | None) -> go.Figure:
 
 def _fill(figure: go.Figure, page: Page, table: _Table) -> None:
     """Fill in what each trace's `meta` says the tables have; figures/__init__.py lists its keys."""
-    costs = table["rows"][page.axis]
+    axis = next(iter(axes_of(page)))
+    costs = table["rows"][axis]
     texts = _network_texts(page, table)
     means = {key: row.mean for key, row in verdict_rows(page).items()}
     keys = table["rows"]["network"]
@@ -89,11 +90,17 @@ def _fill(figure: go.Figure, page: Page, table: _Table) -> None:
         if "rows" in meta:
             trace.text = [texts[row] for row in meta["rows"]]
         if "front" in meta:
-            rows = [row for row in meta["front"][page.axis] if keys[row] in means]
+            rows = [row for row in meta["front"][axis] if keys[row] in means]
             trace.x = [costs[row] for row in rows]
             trace.y = [100 * means[keys[row]] for row in rows]
         if "curves" in meta:
-            trace.text = _run_texts(page, meta["curves"], meta["points"])
+            labels = [escape(table["rows"]["label"][row]) for row in meta["curves"]]
+            # a point for each moment of a curve, and the gap behind it
+            trace.text = [
+                label
+                for label, length in zip(labels, meta["points"], strict=True)
+                for _ in range(length + 1)
+            ]
         trace.meta = None
 
 
@@ -105,7 +112,7 @@ def _network_texts(page: Page, table: _Table) -> list[str]:
         candidate = groups[key][0].candidate
         lines = [escape(candidate.label)]
         if key in page.picks:
-            lines.insert(0, "<b>chosen</b>")
+            lines.insert(0, "<b>the pick</b>")
         elif candidate.role != "candidate":
             lines.insert(0, f"<b>{candidate.role}</b>")
         if candidate.shares:
@@ -114,19 +121,8 @@ def _network_texts(page: Page, table: _Table) -> list[str]:
         cost = candidate.cost
         lines.append(f"{human(cost.macs)} FLOPs (multiply-adds), {human(cost.params)} parameters")
         if key in rows:
-            lines.append(f"validation {points(rows[key].mean)} ± {points(rows[key].error)} %")
+            lines.append(f"accuracy {accuracy_and_interval(rows[key])} %")
         texts.append("<br>".join(lines))
-    return texts
-
-
-def _run_texts(page: Page, runs: Sequence[int], lengths: Sequence[int]) -> list[str]:
-    """Return a text for each point of the runs' curves, and for the gap behind each curve."""
-    texts = []
-    for run, length in zip(runs, lengths, strict=True):
-        record = page.records[run]
-        status = record.outcome.status if record.outcome else ""
-        text = f"{escape(record.candidate.label)}, seed {record.seed}, {status}"
-        texts += [text] * (length + 1)
     return texts
 
 
@@ -143,12 +139,6 @@ def _on_paper(figure: go.Figure) -> go.Figure:
     # or it would move down with the margin that the legend takes, and into the legend
     figure.update_xaxes(title={"standoff": 8})
     figure.update_yaxes(lines, overwrite=False)
-    ternaries = [name for name in figure.layout if name.startswith("ternary")]
-    for name in ternaries:
-        sides = {
-            side: {"gridcolor": _LINE, "linecolor": _INK} for side in ("aaxis", "baxis", "caxis")
-        }
-        figure.layout[name].update(bgcolor=_PAPER, **sides)
     return figure
 
 
