@@ -39,7 +39,7 @@ _BASELINE_HEAD = (
 def finish(source: Results, folder: Path, console: Console) -> bool:
     """Write results.csv, config.json (of the pick), baseline.toml and report.html into the folder,
     and say the answer; return whether there is one. Raises UserError."""
-    page = page_of(source, folder)
+    page = page_of(source, folder, writes_picks=True)
     _write(folder / "results.csv", tables.csv_text(page.records))
     base = page.study.network()
     if isinstance(base, Baseline):  # of a function baseline.py is there

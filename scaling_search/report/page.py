@@ -10,7 +10,7 @@ from typing import Any
 
 from effnet.shares import EXPONENTS, Exponents, exponents
 from scaling_search import UserError
-from scaling_search.report.commands import train_command
+from scaling_search.report.commands import config_file, train_command
 from scaling_search.results.curves import Curves
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
@@ -62,8 +62,9 @@ class Page:
         return {v.pick.candidate.key for v in self.verdicts}
 
 
-def page_of(source: Results, folder: Path) -> Page:
-    """Return all that a report of this study is made from. Raises UserError."""
+def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Page:
+    """Return all that a report of this study is made from. `writes_picks`: the picks are about to
+    be written into the folder, and can be trained from there. Raises UserError."""
     records = source.records()
     study = check(source.fact("settings"), str(folder))
     unfinished = unfinished_words(source, records)
@@ -89,7 +90,12 @@ def page_of(source: Results, folder: Path) -> Page:
         native=data_facts.get("native", 0),
         classes=data_facts.get("classes", 0),
         samples=source.fact("samples") or (),
-        state=_state(source, study, folder, unfinished, concluded),
+        state=StudyState(
+            unfinished,
+            _command(source),
+            str(folder),
+            _train_commands(concluded, study, folder, writes_picks),
+        ),
         family=_family(folder / "family"),
         powers=_powers(source, study),
     )
@@ -105,18 +111,23 @@ def answer_sentences(page: Page) -> list[Sentence]:
     return sentences
 
 
-def _state(
-    source: Results, study: Study, folder: Path, unfinished: str, concluded: Sequence[Verdict]
-) -> StudyState:
-    """Return how far the study is, and how it is gone on with: a recorded table has nothing to add
-    to and no folder that trains, a replay nothing to add to."""
-    if isinstance(source, Curves):
-        return StudyState(unfinished)
+def _command(source: Results) -> str:
+    """Return the command that goes on with a study; '' for a recorded table and a replay, to which
+    nothing can be added."""
     command = source.fact("command")
-    if "--replay" in command:
-        command = ""
-    train = {str(v.budget): train_command(v, study, folder) for v in concluded}
-    return StudyState(unfinished, command, str(folder), train)
+    is_recorded = isinstance(source, Curves) or "--replay" in command
+    return "" if is_recorded else str(command)
+
+
+def _train_commands(
+    concluded: Sequence[Verdict], study: Study, folder: Path, writes_picks: bool
+) -> dict[str, str]:
+    """Return budget → the command that trains its pick, where the folder has it."""
+    commands = {}
+    for v in concluded:
+        if writes_picks or config_file(folder, v, study).is_file():
+            commands[str(v.budget)] = train_command(v, study, folder)
+    return commands
 
 
 def _powers(source: Results, study: Study) -> Exponents:
