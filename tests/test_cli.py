@@ -365,10 +365,11 @@ def test_readmes_python_runs() -> None:
     assert names["model"].arch == names["net"]
 
 
-def test_readmes_own_baseline(tmp_path: Path) -> None:
+def test_the_documented_own_baseline(tmp_path: Path) -> None:
     import effnet
 
-    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    models = (ROOT / "docs" / "models.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", models, re.DOTALL)
     (tmp_path / "mine.toml").write_text(block)
     assert [s.operator for s in effnet.read_baseline(tmp_path / "mine.toml").stages] == [
         "fused",

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 import effnet
 import scaling_search
-from scaling_search.cli import build_parser
+from scaling_search.cli import build_parser, main
 
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "docs" / "generate.py"
@@ -52,8 +52,12 @@ def commands(text: str) -> list[list[str]]:
 
 
 def documented_commands(page: Path) -> list[list[str]]:
-    """The arguments of every command line that a page shows."""
-    return [words for block in blocks(page, "", "sh") for words in commands(block)]
+    """The arguments of every command line that a page shows, in blocks and within a line."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    if page.name == "cli.md":  # its lines say how a command is used
+        prose = ""
+    spans = [span for span in re.findall(r"`([^`]+)`", prose) if len(span.split()) > 2]
+    return [words for text in (*blocks(page, "", "sh"), *spans) for words in commands(text)]
 
 
 def test_commands_are_found() -> None:
@@ -71,6 +75,22 @@ def test_every_command_parses(page: Path) -> None:
             build_parser().parse_args(words)
         except SystemExit as leaves:  # --help, --version
             assert leaves.code == 0, words
+
+
+# Commands that are done within a second or two and read what comes with the project.
+_QUICK = {"list", "cost", "solve"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_quick_command_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in documented_commands(page):
+        reads_a_file = any("runs/" in word or "mine." in word for word in words)
+        if words[0] in _QUICK and not reads_a_file and "--measure" not in words:
+            assert main(words) == 0, words
+            assert capsys.readouterr().out, words
 
 
 def anchors(page: Path) -> set[str]:
