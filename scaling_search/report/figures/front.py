@@ -19,6 +19,7 @@ from scaling_search.report.figures.style import (
     COULD_BE_BEST,
     GREEN,
     GREY,
+    ORANGE,
     OTHER,
     PICK,
     REFERENCE,
@@ -46,6 +47,10 @@ _PUBLISHED = {
     "b6": 84.0,
     "b7": 84.3,
 }
+# The one public run of the paper's grid: 108 nominal networks of B0, five epochs of ImageNet each.
+# Its accuracies as read from its picture (microsoft/nni, examples/trials/efficientnet), which is
+# all there is; what those networks really cost, as a multiple of B0's.
+_GRID_ACCURACIES, _GRID_RATIOS = (36.6, 43.2), (1.93, 3.33)
 # Group of networks → its name in the legend, colour, mark, size [px].
 _GROUPS = {
     "other": ("could not be the best", OTHER, "circle-open", 9),
@@ -120,6 +125,7 @@ def draw(page: Page, table: dict[str, Any]) -> go.Figure:
     _add_networks(figure, page, row_index(table), table["rows"][shown])
     if _is_imagenet(page):
         _add_published(figure, shown)
+        _add_public_grid(figure, shown)
     if page.family:
         _add_family(figure, page.family, shown)
     low, high = _heights(page)
@@ -144,7 +150,7 @@ def _heights(page: Page) -> tuple[float, float]:
             ends += [100 * end for end in row.interval]
     ends += [100 * record.val_acc for record in page.family]
     if _is_imagenet(page):
-        ends += _PUBLISHED.values()
+        ends += [*_PUBLISHED.values(), *_GRID_ACCURACIES]
     low, high = min(ends), max(ends)
     air = max(_AIR * (high - low), 0.2)
     return max(low - air, 0.0), min(high + air, 100.0)
@@ -207,6 +213,24 @@ def _add_published(figure: go.Figure, shown: str) -> None:
         texts=[f"EfficientNet-{member.upper()}" for member in _PUBLISHED],
         colour=GREEN,
         shown=shown,
+    )
+
+
+def _add_public_grid(figure: go.Figure, shown: str) -> None:
+    """Add the field in which the public run of the paper's grid lies, along multiply-adds."""
+    base = cost(arch("b0")).macs
+    (left, right), (low, high) = _GRID_RATIOS, _GRID_ACCURACIES
+    by_axis = {"macs": [base * ratio for ratio in (left, right, right, left, left)]}
+    figure.add_scatter(
+        x=by_axis.get(shown, []),
+        y=[low, low, high, high, low],
+        mode="lines",
+        fill="toself",
+        opacity=0.5,
+        name="NNI's run of the paper's grid, 5 epochs each (field, from its picture)",
+        line={"color": ORANGE, "width": 1},
+        hoverinfo="skip",
+        meta={"costs": by_axis},
     )
 
 
