@@ -29,7 +29,7 @@ _WANTED = (
 )
 # How the counts of each measure are named after a number.
 _NAMES: dict[Measure, str] = {
-    "macs": "MACs",
+    "macs": "FLOPs (multiply-adds)",
     "params": "params",
     "acts": "acts",
     "memory": "bytes of training memory",

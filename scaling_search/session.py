@@ -514,7 +514,7 @@ def _say_plan(console: Console, study: Study, todo: Plan, data: Facts) -> None:
     blocks = f"{base.arch.blocks} blocks, " if base.arch.blocks else ""
     baseline = (
         f"{base.arch.name}, {blocks}width {spec.width:g}, at {base.arch.px} · "
-        f"{human(base.cost.macs)} MACs"
+        f"{human(base.cost.macs)} FLOPs (multiply-adds)"
     )
     if base.waste > 0.005:
         baseline += f" · wastes {percent(base.waste)}"

@@ -420,7 +420,7 @@ def test_a_whole_study_by_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     command += ["--budget", "2x latency", "--out", str(out)]
     assert main([*command, "--latency-table", str(path)]) == 0
     printed = capsys.readouterr().out
-    assert "equal in latency; their multiply-adds are" in printed
+    assert "equal in latency; their FLOPs (multiply-adds) are" in printed
     assert "(a phone)" in printed
     results = pd.read_csv(out / "results.csv")
     networks = results.drop_duplicates("network")

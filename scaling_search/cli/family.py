@@ -217,7 +217,7 @@ def _lines(member: Member) -> list[tuple[str, str]]:
     from scaling_search.study.wording import spent
 
     network = member.network
-    cost = f"{human(network.cost.macs)} MACs ({network.ratio:.2f}x)"
+    cost = f"{human(network.cost.macs)} FLOPs ({network.ratio:.2f}x)"
     words = [network.label, f"{cost}, {human(network.cost.params)} params"]
     if network.latency is not None:
         words.append(f"{network.budget.quantity(network.latency)}, by the study's measurements")
@@ -226,7 +226,7 @@ def _lines(member: Member) -> list[tuple[str, str]]:
     words.append(f"dropout {network.arch.dropout_percent / 100:g}")
     words += member.notes
     paper = member.paper
-    beside = [f"the paper's direction: {paper.label}, {human(paper.cost.macs)} MACs"]
+    beside = [f"the paper's direction: {paper.label}, {human(paper.cost.macs)} FLOPs"]
     if member.published:
         beside.append(f"published: {member.published}")
     return [(member.name, " · ".join(words)), ("", " · ".join(beside))]
@@ -259,7 +259,7 @@ def _train(
     accuracy = _mean_accuracies(records)
     trained = [network for network in plan.everything if network.key in accuracy]
     for network in trained:
-        words = f"{human(network.cost.macs)} MACs · val {points(accuracy[network.key])}"
+        words = f"{human(network.cost.macs)} FLOPs · val {points(accuracy[network.key])}"
         say(console, "trained", f"{network.label} · {words}")
     costs = [network.cost.macs for network in trained]
     for line in fit_words(costs, [1 - accuracy[network.key] for network in trained]):

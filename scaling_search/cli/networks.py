@@ -414,7 +414,7 @@ LIST = Command("list", "every network known by name", (), _list)
 
 COST = Command(
     "cost",
-    "exact MACs, parameters and activations of a network",
+    "exact FLOPs (multiply-adds), parameters and activations of a network",
     (
         NETWORK,
         FUNCTION,

@@ -149,7 +149,8 @@ def _network_words(args: argparse.Namespace, arch: Network) -> str:
             widths.append(arch.head_width)
         parts.append(f"channels {' '.join(map(str, widths))}")
     total = cost(arch)
-    words = f"{', '.join(parts)} · {human(total.macs)} MACs, {human(total.params)} parameters"
+    cost_words = f"{human(total.macs)} FLOPs (multiply-adds), {human(total.params)} parameters"
+    words = f"{', '.join(parts)} · {cost_words}"
     dials = [
         f"{name} {getattr(args, name):g}" for name in ("depth", "width") if getattr(args, name)
     ]

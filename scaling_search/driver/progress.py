@@ -158,7 +158,7 @@ class Live:
         name = candidate.label
         if candidate.role != "candidate":
             name = f"{candidate.role}, {name}"
-        of_macs = "" if candidate.budget.of == "macs" else " MACs"
+        of_macs = "" if candidate.budget.of == "macs" else " FLOPs"
         result = f"{outcome.status}: {outcome.note}"
         if outcome.status == "done":
             result = f"val {points(outcome.epochs[-1].val_acc)}"

@@ -178,7 +178,7 @@ def published(base: AnyBaseline, cost: int, classes: int) -> str | None:
     nearest = min(costs, key=lambda name: abs(costs[name] / cost - 1))
     if abs(costs[nearest] / cost - 1) > _PUBLISHED_WITHIN:
         return None
-    return f"{nearest}, {human(costs[nearest])} MACs"
+    return f"{nearest}, {human(costs[nearest])} FLOPs"
 
 
 def members(context: ScalingContext, aim: Shares, targets: dict[str, Budget]) -> list[Member]:

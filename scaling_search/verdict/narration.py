@@ -105,6 +105,9 @@ def comparisons(v: Verdict, records: Sequence[Record], study: Study) -> list[Sen
     if finalists:
         sentences.append(Sentence("confirm", _CONFIRM))
         sentences += [Sentence("", confirmed_words(c)) for c in finalists]
+    if v.budget.of != "macs" or not v.equal_cost:
+        # networks of unequal cost are never compared without saying it
+        sentences.append(Sentence("cost", cost_words(v, study)))
     return sentences
 
 
@@ -126,7 +129,8 @@ def details(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentenc
     failed = failed_words(v)
     if failed is not None:
         sentences.append(Sentence("failed", failed))
-    sentences.append(Sentence("cost", cost_words(v, study)))
+    if v.budget.of == "macs" and v.equal_cost:
+        sentences.append(Sentence("cost", cost_words(v, study)))
     return sentences
 
 
@@ -205,7 +209,8 @@ def pick_card(v: Verdict, study: Study, state: StudyState) -> Card:
     label, question = "choose", f"Which network, for {v.budget}?"
     if state.unfinished:
         label, question = "leading", f"Which network leads so far, for {v.budget}?"
-    text = f"Validation accuracy {accuracy_and_interval(v.pick)}% (95%) after {length_words(study)}"
+    name = "Balanced validation accuracy" if study.metric == "balanced" else "Validation accuracy"
+    text = f"{name} {accuracy_and_interval(v.pick)}% (95%) after {length_words(study)}"
     if v.pick.test is not None:
         text += f", test {points(v.pick.test)}%"
     sizes = multipliers_words(v)
@@ -490,13 +495,18 @@ def faster_words(v: Verdict) -> str | None:
     named = []
     for row in v.faster[:_NAMED_FASTER]:
         times = (row.speed or 0.0) / pick_speed
-        named.append(
-            f"{row.candidate.label}, {times:.2f} times the pick's images/s, {against(row)}"
-        )
+        if times >= _FASTER:
+            named.append(
+                f"{row.candidate.label}, {times:.2f} times the pick's images/s, {against(row)}"
+            )
+    if not named:
+        return None
     return f"of those that could be the best: {'; '.join(named)}"
 
 
-_NAMED_FASTER = 3
+# As many are named, and only from so much faster on: speeds of one network differ by several per
+# cent between runs.
+_NAMED_FASTER, _FASTER = 2, 1.1
 
 
 def cheaper_words(v: Verdict) -> str | None:

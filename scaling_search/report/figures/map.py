@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from scipy.ndimage import gaussian_filter
 
 from effnet.shares import Exponents, Shares
 from scaling_search.report.figures.style import (
@@ -35,6 +36,8 @@ WORDS = (
 _HEIGHT = math.sqrt(3) / 2  # of the triangle, whose sides are 1
 # Columns of the surface's picture: a step is 4 px on a wide page.
 _COLUMNS = 100
+# Columns by which a region's line is smoothed: half a step of the surface's grid of twelfths.
+_ROUNDING = 4
 # What lies beyond the hull of the surface's points, and farther than this from all of them, stays
 # empty: a step of its grid of twelfths.
 _EMPTY = 1 / 12
@@ -140,7 +143,7 @@ def _add_surface(
     figure.add_heatmap(
         x=x.round(4),
         y=y.round(4),
-        z=_picture(surface.points, heights, x, y),
+        z=_as_lists(_picture(surface.points, heights, x, y)),
         colorbar=bar,
         hoverinfo="skip",
         **scale,
@@ -150,7 +153,7 @@ def _add_surface(
     figure.add_contour(
         x=x.round(4),
         y=y.round(4),
-        z=_picture(surface.points, inside, x, y),
+        z=_rounded(_picture(surface.points, inside, x, y)),
         contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"},
         line={"color": PICK, "width": 2.5, "smoothing": 1},
         hoverinfo="skip",
@@ -168,9 +171,9 @@ def _add_surface(
 
 def _picture(
     points: Sequence[Shares], values: Sequence[float], x: NDArray[Any], y: NDArray[Any]
-) -> list[list[float | None]]:
+) -> NDArray[Any]:
     """Return the values at the points as a picture [rows, columns]: linear between them, flat for
-    a step beyond their hull, None farther away."""
+    a step beyond their hull, NaN farther away."""
     places = _places(points)
     at = np.column_stack([places["x"], places["y"]])
     columns, rows = np.meshgrid(x, y)
@@ -180,6 +183,19 @@ def _picture(
     if len(points) > 3 and np.linalg.matrix_rank(at - at[0]) == 2:  # not all on one line
         between = LinearNDInterpolator(at, np.asarray(values))(columns, rows)
         picture = np.where(np.isnan(between), picture, between)
+    return picture
+
+
+def _rounded(picture: NDArray[Any]) -> list[list[float | None]]:
+    """Return the picture of a region with its corners rounded: the region is known in steps of the
+    surface's grid, whose hexagons mean nothing."""
+    known = gaussian_filter(np.isfinite(picture).astype(float), _ROUNDING)
+    blurred = gaussian_filter(np.nan_to_num(picture), _ROUNDING) / np.maximum(known, 1e-9)
+    return _as_lists(np.where(np.isfinite(picture), blurred, np.nan))
+
+
+def _as_lists(picture: NDArray[Any]) -> list[list[float | None]]:
+    """Return the picture as JSON has it, None for NaN."""
     numbers: list[list[float]] = picture.round(3).tolist()
     return [[None if math.isnan(value) else value for value in row] for row in numbers]
 
