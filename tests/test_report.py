@@ -60,7 +60,7 @@ def test_answer_says_what_the_numbers_say(page: Page) -> None:
     text = answer_of(build(page))
     (v,) = page.verdicts
     arch = v.pick.candidate.arch
-    assert f"Which network, for 2x? {arch.blocks} blocks, {arch.px}, stem" in text
+    assert f"Which network, for 2x? {arch.blocks} blocks, {arch.px}, {arch.stem_width} to" in text
     assert "How sure is that?" in text
     assert "Was the larger cost worth it?" in text
     assert "What next?" in text

@@ -366,7 +366,7 @@ def test_what_would_help_in_words() -> None:
     slow_runs = replace(v, seconds=30.0)
     state = StudyState(command="python run_search.py --extra 3 --data x", folder="runs/x")
     card = next_card(slow_runs, STUDY, state)
-    minutes = f"about {step.runs // 2} minutes of one worker"
+    minutes = f"about {step.runs // 2} minutes one at a time"
     assert card.headline == f"{step.runs} more runs, {minutes}"
     # the second seeds are more than the study asks for: its --extra counts them
     assert v.extra == len(v.rows) > STUDY.extra
@@ -383,7 +383,9 @@ def test_what_would_help_in_words() -> None:
     slow = replace(v, bound=0.009, outlook=(Outlook(8, 0.0088), Outlook(64, 0.0078)))
     assert next_card(slow, STUDY, state).headline.startswith("64 more runs")
     near = replace(v, bound=0.011, outlook=(Outlook(20, 0.009), Outlook(40, 0.0049)))
-    assert "0.5 would take 40 runs" in next_words(near)
+    assert next_card(near, STUDY, state).headline.startswith("40 more runs"), "they settle it"
+    costly = replace(v, bound=0.011, outlook=(Outlook(20, 0.009), Outlook(150, 0.0049)))
+    assert "0.5 would take 150 runs" in next_words(costly)
 
 
 def test_surface_and_its_drift_in_words() -> None:

@@ -20,9 +20,6 @@ from scaling_search.study.wording import percent
 from scaling_search.verdict.narration import Sentence, StudyState, cards, comparisons, opening
 from scaling_search.verdict.verdict import Verdict, verdicts
 
-# Fewer runs of the pick than this, and luck is not told from merit.
-_ENOUGH_SEEDS = 3
-
 # A network that loses more of its cost to rounding is named: 2% is what a budget tolerates.
 _MUCH_WASTE = 0.02
 
@@ -72,7 +69,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
     concluded = tuple(v for v in verdicts(records, study) if not (unfinished and v.is_alone))
     budgets = ", ".join(str(budget) for budget in study.budgets)
     return Page(
-        title=f"Scaling {Path(study.baseline.name).name} on {source.fact('dataset')}: {budgets}",
+        title=f"Scaling {Path(study.baseline.name).name} to {budgets} on {source.fact('dataset')}",
         dataset=source.fact("dataset"),
         data=source.fact("data"),
         command=source.fact("command"),
@@ -167,20 +164,11 @@ def warnings(page: Page) -> list[str]:
     goes on from 'Beware of'."""
     candidates = [r for r in page.records if r.candidate.role == "candidate"]
     checks = [
-        _few_seeds(page),
         _stopped_early(page, candidates),
         _upscaled_images(page, candidates),
         _failed_runs(page),
     ]
     return [warning for warning in checks if warning is not None]
-
-
-def _few_seeds(page: Page) -> str | None:
-    seeds = [v.pick.seeds for v in page.verdicts]
-    if min(seeds, default=_ENOUGH_SEEDS) >= _ENOUGH_SEEDS:
-        return None
-    have = ", ".join(str(n) for n in seeds)
-    return f"few seeds: the pick has {have} of its own, three or more tell luck from merit"
 
 
 def waste_words(page: Page) -> str | None:

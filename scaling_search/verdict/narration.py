@@ -213,20 +213,17 @@ def pick_card(v: Verdict, study: Study, state: StudyState) -> Card:
     text = f"{name} {accuracy_and_interval(v.pick)}% (95%) after {length_words(study)}"
     if v.pick.test is not None:
         text += f", test {points(v.pick.test)}%"
-    sizes = multipliers_words(v)
-    return Card(label, question, network_words(c), f"{text}. {sizes}." if sizes else f"{text}.")
+    return Card(label, question, network_words(c), f"{text}. {multipliers_words(v)}.")
 
 
 def network_words(c: Candidate) -> str:
-    """'8 blocks, 28 px, stem 6 to head 260 channels, 110K parameters'; of a function, whose inside
-    is not known, its two multipliers."""
+    """'8 blocks, 28 px, 6 to 260 channels, 110K parameters', the channels from the stem to the
+    head; of a function, whose inside is not known, its two multipliers."""
     size = f"{human(c.cost.params)} parameters"
     net = c.arch
     if not isinstance(net, Arch):
         return f"depth {net.depth:g}, width {net.width:g}, {net.px}, {size}"
-    channels = f"stem {net.stem_width} … head {net.head_width} channels"
-    if not net.head_width:
-        channels = f"stem {net.stem_width} … {net.stages[-1].width} channels"
+    channels = f"{net.stem_width} to {net.head_width or net.stages[-1].width} channels"
     return f"{net.blocks} blocks, {net.px}, {channels}, {size}"
 
 
@@ -236,7 +233,7 @@ def multipliers_words(v: Verdict) -> str:
     if c.ratio == 1 and c.alpha == c.beta == c.gamma == 1:
         return "It is the baseline"
     scaled = f"depth ×{c.alpha:.3g}, width ×{c.beta:.3g}, resolution ×{c.gamma:.3g}"
-    cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times"
+    cost = f"{human(c.cost.macs)} FLOPs (multiply-adds), {c.ratio:.2f} times the baseline's"
     if c.latency is not None:
         cost = f"{v.budget.quantity(c.latency)}{_latency_ratio(v)}; {cost}"
     if v.budget.of in ("params", "acts"):
@@ -248,7 +245,7 @@ def _latency_ratio(v: Verdict) -> str:
     """The pick's latency beside the baseline's, where both are known."""
     ours = v.pick.candidate.latency
     base = v.baseline.candidate.latency if v.baseline else None
-    return f", {ours / base:.2f} times" if ours and base else ""
+    return f", {ours / base:.2f} times the baseline's" if ours and base else ""
 
 
 def shares_words(v: Verdict) -> str:
@@ -286,6 +283,9 @@ def _seen_words(v: Verdict) -> str:
 
 # ---- how sure
 
+# Fewer runs of the pick than this, and luck is not told from merit.
+_ENOUGH_SEEDS = 3
+
 
 def certainty_card(v: Verdict) -> Card:
     """How sure the pick is: what could be the best, and the most that the pick may lose."""
@@ -295,13 +295,19 @@ def certainty_card(v: Verdict) -> Card:
         headline = "The only network of this budget that finished"
         return Card("sure", question, headline, "Nothing to compare it with.")
     lose = f"You lose at most {points(v.bound)} points (95%)"
+    few = ""
+    if v.pick.seeds < _ENOUGH_SEEDS:
+        runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)}"
+        few = f" The pick has {runs} of its own; the rest is its neighbours'."
     if v.bound > MARGIN:
         headline = f"Not settled: {tied} of {total} could be best"
-        return Card("sure", question, headline, f"{lose}.", v.bound)
+        return Card("sure", question, headline, f"{lose}.{few}", v.bound)
     if tied == 1:
-        return Card("sure", question, f"Settled: the best of {total}", f"{lose}.", v.bound)
+        headline = f"Settled: the best of {total}"
+        return Card("sure", question, headline, f"{lose}.{few}", v.bound)
     headline = "Settled: within half a point of the best"
-    return Card("sure", question, headline, f"{lose}; {tied} of {total} could be best.", v.bound)
+    text = f"{lose}; {tied} of {total} could be best.{few}"
+    return Card("sure", question, headline, text, v.bound)
 
 
 def bound_words(v: Verdict) -> str:
@@ -357,7 +363,9 @@ def worth_card(v: Verdict) -> Card | None:
         return None
     gain = difference(base.behind, base.low, base.high)
     cost = f"{v.pick.candidate.ratio:.2f} times its FLOPs (multiply-adds)"
-    text = f"Points against the baseline ({base.candidate.label}: {accuracy_and_interval(base)}%)"
+    # Without its ±: the two share their seeds' luck, so that they differ more surely than each is
+    # known.
+    text = f"Points against the baseline ({base.candidate.label}: {points(base.mean)}%)"
     if v.pick.candidate.ratio <= 1:
         question = "What does the smaller cost lose?"
         headline = f"Against the baseline: {gain}"
@@ -379,6 +387,10 @@ _TRAIN_LONGER = "Train longer before trusting a direction."
 # A run of so many times the length tells the networks apart better than so many runs more
 # (benchmarks/information.py: 46% of the variance is the network's at 400 steps, 84% at 3,200).
 _LONGER = 4
+
+
+# Times the runs there are: as many more are proposed where they settle the answer.
+_WORTH_SETTLING = 4
 
 
 def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
@@ -421,8 +433,8 @@ def _extra(v: Verdict, study: Study, step: Outlook) -> int:
 
 
 def _worthwhile(v: Verdict) -> Outlook | None:
-    """About as many more runs as there are, or as few as would be seen in the answer; None where no
-    affordable number would."""
+    """As many more runs as settle it, where they are few enough; else about as many as there are,
+    or as few as would be seen in the answer; None where no affordable number would."""
     shown = []
     for step in v.outlook:
         narrower = step.bound < v.bound and points(step.bound) != points(v.bound)
@@ -430,6 +442,9 @@ def _worthwhile(v: Verdict) -> Outlook | None:
             shown.append(step)
     if not shown:
         return None
+    settling = [step for step in shown if step.bound <= MARGIN]
+    if settling and settling[0].runs <= _WORTH_SETTLING * v.runs:
+        return settling[0]
     return next((step for step in shown if step.runs > v.runs / 2), shown[-1])
 
 
@@ -457,12 +472,12 @@ def next_words(v: Verdict) -> str:
 
 
 def _about(minutes: float) -> str:
-    """', about 10 minutes of one worker'; nothing where no run has a time on record."""
+    """', about 10 minutes one at a time'; nothing where no run has a time on record."""
     if minutes >= 120:
-        return f", about {minutes / 60:,.0f} hours of one worker"
+        return f", about {minutes / 60:,.0f} hours one at a time"
     if minutes >= 1.5:
-        return f", about {minutes:.0f} minutes of one worker"
-    return ", about a minute of one worker" if minutes else ""
+        return f", about {minutes:.0f} minutes one at a time"
+    return ", about a minute one at a time" if minutes else ""
 
 
 # ---- others against the pick
@@ -473,7 +488,7 @@ _STANDINGS = {
     "as good": "as good, within half a point",
     "worse": "worse",
     "better": "better",
-    "cannot tell": "cannot be told",
+    "cannot tell": "too close to call",
 }
 
 

@@ -143,8 +143,11 @@ function theme() {
 /** The same of a trace or a layout with its colours (style.py) as a dark page has them. */
 function recoloured(value) {
   if (typeof value === "string") return content.dark?.[value] ?? value;
-  if (Array.isArray(value))
-    return typeof value[0] === "number" || value[0] === null ? value : value.map(recoloured);
+  if (Array.isArray(value)) {
+    // numbers by the thousand; a step of a colour scale is a number and a colour
+    const isData = value.length > 2 && (typeof value[0] === "number" || value[0] === null);
+    return isData ? value : value.map(recoloured);
+  }
   if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
   return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, recoloured(part)]));
 }

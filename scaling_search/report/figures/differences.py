@@ -22,14 +22,15 @@ from scaling_search.verdict.verdict import Row, Verdict
 # Networks in the figure; more would make it taller than two screens.
 _SHOWN = 40
 # Heights, px: of a network's line, whose name has two lines of text, and of axis and legend.
-_LINE, _AROUND = 34, 190
+_LINE, _AROUND = 36, 190
 
 
 def words(verdict: Verdict) -> str:
     """Return what stands above the figure."""
     text = (
         "Points of validation accuracy against the pick, with 95% intervals. Filled: could be the "
-        "best. The green band is half a point, within which two networks are as good."
+        "best. Hollow: all together less likely than 5% to hold the best. In the green band, half "
+        "a point, two networks are as good."
     )
     more = len(verdict.rows) - _SHOWN
     if more > 0:
@@ -54,6 +55,7 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
     others = [row for row in compared if not row.tied and row.candidate.key != pick]
     base = [row for row in rows if row.candidate.role == "baseline" and row.candidate.key != pick]
     references = [row for row in rows if row.candidate.role == "reference"]
+    names = _names(rows, pick)
     figure = go.Figure()
     figure.add_vrect(x0=-100 * MARGIN, x1=100 * MARGIN, fillcolor=GREEN, opacity=0.15, line_width=0)
     figure.add_vline(x=0, line_color=PICK, line_width=1)
@@ -67,11 +69,11 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
     for name, members, colour, symbol, size in groups:
         if members:
             marker = {"color": colour, "symbol": symbol, "size": size}
-            _add_rows(figure, members, index, name, marker, pick)
-    figure.update_xaxes(title={"text": "points against the pick"}, zeroline=False)
+            _add_rows(figure, members, index, name, marker, names)
+    figure.update_xaxes(title={"text": "points against the pick"}, zeroline=False, side="top")
     figure.update_yaxes(
         categoryorder="array",
-        categoryarray=[_name(row, pick) for row in rows],
+        categoryarray=[names[row.candidate.key] for row in rows],
         automargin=True,
         ticklen=4,
     )
@@ -84,13 +86,13 @@ def _add_rows(
     index: dict[str, int],
     name: str,
     marker: dict[str, object],
-    pick: str,
+    names: dict[str, str],
 ) -> None:
     # `behind`, `low` and `high` say how far the pick is ahead; drawn is the network's own place, so
     # all of them change their sign, and the interval its ends.
     figure.add_scatter(
         x=[-100 * row.behind for row in rows],
-        y=[_name(row, pick) for row in rows],
+        y=[names[row.candidate.key] for row in rows],
         error_x={
             "type": "data",
             "symmetric": False,
@@ -106,13 +108,22 @@ def _add_rows(
     )
 
 
-def _name(row: Row, pick: str) -> str:
-    """Return '<b>paper</b><br>7 blocks, 18 px, w 1.1': its role, and what it is in short."""
+def _names(rows: list[Row], pick: str) -> dict[str, str]:
+    """Return the name of each network by its key, widths with as few digits as tell them apart:
+    those of one name would share a line."""
+    for digits in (3, 4, 9):
+        names = {row.candidate.key: _name(row, pick, digits) for row in rows}
+        if len(set(names.values())) == len(names):
+            break
+    return names
+
+
+def _name(row: Row, pick: str, digits: int) -> str:
+    """Return '<b>paper</b><br>7 blocks, 18 px, width 1.1': its role, and what it is in short."""
     net = row.candidate.arch
     size = f"depth {row.candidate.alpha:g}"
     if net.blocks is not None:
         size = f"{net.blocks} blocks"
-    # the width tells apart what would otherwise have one name, and so one line
-    label = f"{size}, {net.px}, w {row.candidate.beta:.4g}"
+    label = f"{size}, {net.px}, width {row.candidate.beta:.{digits}g}"
     role = role_name(row, pick)
     return f"<b>{escape(role)}</b><br>{escape(label)}" if role else escape(label)

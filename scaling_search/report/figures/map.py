@@ -29,8 +29,9 @@ from scaling_search.verdict.verdict import Surface, Verdict
 
 WORDS = (
     "Where each network's extra cost went. A corner spends all of it on one dimension, an edge on "
-    "two, the middle on all three alike. Colour is accuracy; the surface is fitted through all "
-    "runs, and the line holds 95% of where it may be highest."
+    "two, the middle on all three alike. Colour is accuracy, and spans what is on this map, which "
+    "may be less than the noise; the surface is fitted through all runs. Within the line, where it "
+    "is not faded, it may be highest (95%)."
 )
 
 _HEIGHT = math.sqrt(3) / 2  # of the triangle, whose sides are 1
@@ -150,10 +151,20 @@ def _add_surface(
     )
     if len(region) == len(surface.points):  # all of it: there is no line to draw
         return
+    region_picture = _blurred(_picture(surface.points, inside, x, y))
+    figure.add_heatmap(
+        x=x.round(4),
+        y=y.round(4),
+        z=_as_lists(np.where(region_picture < 0.5, 1.0, np.nan)),
+        colorscale=[[0, PAGE], [1, PAGE]],
+        opacity=0.5,
+        showscale=False,
+        hoverinfo="skip",
+    )
     figure.add_contour(
         x=x.round(4),
         y=y.round(4),
-        z=_rounded(_picture(surface.points, inside, x, y)),
+        z=_as_lists(region_picture),
         contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"},
         line={"color": PICK, "width": 2.5, "smoothing": 1},
         hoverinfo="skip",
@@ -165,7 +176,7 @@ def _add_surface(
         y=[None],
         mode="lines",
         line={"color": PICK, "width": 2.5},
-        name="95% of where it is highest",
+        name="where it may be highest (95%)",
     )
 
 
@@ -186,12 +197,12 @@ def _picture(
     return picture
 
 
-def _rounded(picture: NDArray[Any]) -> list[list[float | None]]:
+def _blurred(picture: NDArray[Any]) -> NDArray[Any]:
     """Return the picture of a region with its corners rounded: the region is known in steps of the
     surface's grid, whose hexagons mean nothing."""
     known = gaussian_filter(np.isfinite(picture).astype(float), _ROUNDING)
     blurred = gaussian_filter(np.nan_to_num(picture), _ROUNDING) / np.maximum(known, 1e-9)
-    return _as_lists(np.where(np.isfinite(picture), blurred, np.nan))
+    return np.where(np.isfinite(picture), blurred, np.nan)
 
 
 def _as_lists(picture: NDArray[Any]) -> list[list[float | None]]:
@@ -279,7 +290,7 @@ def _add_directions(figure: go.Figure, directions: Mapping[str, Shares]) -> None
         **_places(list(directions.values())),
         mode="markers",
         cliponaxis=False,
-        name="published directions, as printed",
+        name="published directions, not run as such",
         marker={
             "symbol": "diamond",
             "size": 12,
@@ -294,7 +305,7 @@ def _add_directions(figure: go.Figure, directions: Mapping[str, Shares]) -> None
         figure.add_annotation(
             x=place["x"][0],
             y=place["y"][0],
-            text=escape(name),
+            text=escape("EfficientNet" if name == "paper" else name),
             showarrow=False,
             yshift=16,
             bgcolor=PAGE,
