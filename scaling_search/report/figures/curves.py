@@ -41,10 +41,10 @@ _GROUPS = {
 def words(page: Page) -> str:
     """Return what stands above the figure, with how many networks stopped at which rung."""
     if _within_an_epoch(page.records):
-        text = (
-            "Training loss of each network, the mean over its runs, from the first image to the "
-            "last, beside the pick's at the same moment: above 0 it learns slower. "
-        )
+        text = "Training loss of each network, the mean over its runs, from the first image to the last"
+        if len(page.verdicts) == 1:
+            text += ", beside the pick's at the same moment: above 0 it learns slower"
+        text += ". "
     else:
         text = (
             "Validation accuracy of each network after each epoch, the mean over its runs of full "

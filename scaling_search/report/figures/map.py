@@ -35,10 +35,10 @@ WORDS = (
 )
 
 _HEIGHT = math.sqrt(3) / 2  # of the triangle, whose sides are 1
-# Columns of the surface's picture: a step is 4 px on a wide page.
-_COLUMNS = 100
+# Columns of the surface's picture: a step is 5 px on a wide page.
+_COLUMNS = 80
 # Columns by which a region's line is smoothed: half a step of the surface's grid of twelfths.
-_ROUNDING = 4
+_ROUNDING = 3
 # What lies beyond the hull of the surface's points, and farther than this from all of them, stays
 # empty: a step of its grid of twelfths.
 _EMPTY = 1 / 12
@@ -144,7 +144,7 @@ def _add_surface(
     figure.add_heatmap(
         x=x.round(4),
         y=y.round(4),
-        z=_as_lists(_picture(surface.points, heights, x, y)),
+        z=_picture(surface.points, heights, x, y),
         colorbar=bar,
         hoverinfo="skip",
         **scale,
@@ -155,7 +155,7 @@ def _add_surface(
     figure.add_heatmap(
         x=x.round(4),
         y=y.round(4),
-        z=_as_lists(np.where(region_picture < 0.5, 1.0, np.nan)),
+        z=np.where(region_picture < 0.5, 1.0, np.nan).astype(np.float32),
         colorscale=[[0, PAGE], [1, PAGE]],
         opacity=0.5,
         showscale=False,
@@ -164,7 +164,7 @@ def _add_surface(
     figure.add_contour(
         x=x.round(4),
         y=y.round(4),
-        z=_as_lists(region_picture),
+        z=region_picture,
         contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"},
         line={"color": PICK, "width": 2.5, "smoothing": 1},
         hoverinfo="skip",
@@ -194,7 +194,7 @@ def _picture(
     if len(points) > 3 and np.linalg.matrix_rank(at - at[0]) == 2:  # not all on one line
         between = LinearNDInterpolator(at, np.asarray(values))(columns, rows)
         picture = np.where(np.isnan(between), picture, between)
-    return picture
+    return picture.astype(np.float32)  # as plotly packs it: half the size of text
 
 
 def _blurred(picture: NDArray[Any]) -> NDArray[Any]:
@@ -202,13 +202,7 @@ def _blurred(picture: NDArray[Any]) -> NDArray[Any]:
     surface's grid, whose hexagons mean nothing."""
     known = gaussian_filter(np.isfinite(picture).astype(float), _ROUNDING)
     blurred = gaussian_filter(np.nan_to_num(picture), _ROUNDING) / np.maximum(known, 1e-9)
-    return np.where(np.isfinite(picture), blurred, np.nan)
-
-
-def _as_lists(picture: NDArray[Any]) -> list[list[float | None]]:
-    """Return the picture as JSON has it, None for NaN."""
-    numbers: list[list[float]] = picture.round(3).tolist()
-    return [[None if math.isnan(value) else value for value in row] for row in numbers]
+    return np.where(np.isfinite(picture), blurred, np.nan).astype(np.float32)
 
 
 def _add_triangle(figure: go.Figure) -> None:
