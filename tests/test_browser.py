@@ -112,7 +112,7 @@ def test_the_page_draws_all_and_asks_for_nothing(
     published = len(NAMED) - len(SINGLE)  # the pure ones are the corners
     marks = len(TODO.candidates) + published + len(set(v.surface.optimum))
     assert opened.count("#map .point") == marks
-    assert opened.count("#map .hm image") == 1, "the surface is filled"
+    assert opened.count("#map .hm image") > 0, "the surface is filled"
     # every network, baseline and references too
     assert opened.count("#behind .point") == len(TODO.everything)
     assert opened.count("#progress .lines") > 0

@@ -41,7 +41,7 @@ _GROUPS = {
 def words(page: Page) -> str:
     """Return what stands above the figure, with how many networks stopped at which rung."""
     if _within_an_epoch(page.records):
-        text = "Training loss of each network, the mean over its runs, from the first image to the last"
+        text = "Training loss of each network, the mean over its runs, from its start to its end"
         if len(page.verdicts) == 1:
             text += ", beside the pick's at the same moment: above 0 it learns slower"
         text += ". "
