@@ -152,7 +152,7 @@ scaling-search search --study studies/imagenette-24px-2x/study.toml \\
 _OUTPUTS = """
 ## What the presets print
 
-The terminal of one study for each, whole:
+The terminal of one study for each, whole; some say it in the words of an earlier version:
 
 """
 

@@ -118,7 +118,7 @@ class StudyResults:
         """Raise UserError where there is no verdict yet."""
         if not self.verdicts:
             raise UserError(
-                f"{self.path}: no verdict yet, as no network of the budget has finished"
+                f"{self.path}: no verdict yet, as too few networks of a budget have finished"
             )
 
     @cached_property
@@ -143,6 +143,8 @@ class StudyResults:
         verdict = None
         if name in static.OF_A_BUDGET:
             verdict = self._of(budget)
+        elif budget is not None:
+            raise UserError(f"figure {name}: of all budgets; leave out the budget {budget}")
         elif name not in static.WITHOUT_VERDICT:
             self._check_verdict()
         return static.draw(self._page, name, verdict)

@@ -151,12 +151,14 @@ def search(
     replay: Path | None = None,
     latency_table: Path | None = None,
     retry_failed: bool = False,
+    show_images: bool = True,
     overridden: Collection[str] = (),
     for_tensorboard: bool = False,
 ) -> int:
     """The main job. `replay`: a table of curves in place of training. `latency_table`: a file of
     measured latencies, read where it is there, else written, for budgets of latency.
-    `retry_failed`: runs that crashed, timed out or ran out of memory are tried again. `overridden`:
+    `retry_failed`: runs that crashed, timed out or ran out of memory are tried again.
+    `show_images`: the report shows a few of the data's images. `overridden`:
     the settings that come from the command line and not from the study's file. `for_tensorboard`:
     every run is logged for TensorBoard too. Exit status 0; 1
     when no network of the budget finished; 128 + the signal after Ctrl-C or SIGTERM (what was
@@ -208,7 +210,7 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
-    if not curves:
+    if not curves and show_images:
         facts["samples"] = samples(Path(data.folder), _shown_sides(todo))
     if latencies:
         facts["latencies"] = Recorded.of(study, todo, latencies).as_dict()
@@ -232,6 +234,8 @@ def search(
             write_table(store, folder / TABLE)
         if has_results and not finish(store, folder, console):
             status = status or 1
+        if has_results:
+            store.set_fact("answered", len(store.records()))
     return status
 
 
@@ -310,7 +314,7 @@ def _record_addition(
     earlier = store.fact("additions") or []
     store.set_fact("additions", [*earlier, addition.as_dict()])
     store.set_fact("candidates", [candidate.key for candidate in todo.candidates])
-    for name in ("settings", "planned", "notes", "latencies"):
+    for name in ("settings", "planned", "notes", "latencies", "command"):
         if name in facts:
             store.set_fact(name, facts[name])
     logger.info("the study grows: %s", addition)

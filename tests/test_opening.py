@@ -106,6 +106,8 @@ def test_several_budgets(two_budgets: StudyResults) -> None:
         _ = two_budgets.verdict
     with pytest.raises(UserError, match="several budgets"):
         two_budgets.figure("map")
+    with pytest.raises(UserError, match="figure front: of all budgets"):
+        two_budgets.figure("front", "2x")
     with pytest.raises(UserError, match="no verdict for the budget 3x"):
         two_budgets.figure("map", "3x")
     assert set(two_budgets.table["budget"]) == {"1.5x", "2x"}

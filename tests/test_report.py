@@ -9,13 +9,21 @@ import pytest
 
 from effnet.budget import Budget
 from scaling_search.report.figures import curves
-from scaling_search.report.page import Page
+from scaling_search.report.figures.style import axes_of
+from scaling_search.report.page import Page, answer_sentences
 from scaling_search.report.render import build, build_comparison
 from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
 from scaling_search.training.trial import Epoch, Outcome
-from scaling_search.verdict.narration import StudyState, cards, comparisons, details, in_brief
+from scaling_search.verdict.narration import (
+    StudyState,
+    cards,
+    comparisons,
+    details,
+    in_brief,
+    worth_card,
+)
 from tests.pages import page_with
 from tests.records import TODO, dominates, record
 
@@ -110,7 +118,7 @@ def test_the_pick_stands_beside_the_baseline(page: Page) -> None:
 def test_one_finished_network_of_many_is_no_answer(page: Page) -> None:
     one = [record(TODO.candidates[0], 0, 0.5)]
     part = replace(page_with(page, one), verdicts=(), unfinished="1 of 19 runs")
-    assert "one network of the budget has finished; an answer compares two" in build(part)
+    assert "fewer than two networks of a budget have finished" in build(part)
 
 
 def test_one_map_for_each_budget(page: Page) -> None:
@@ -122,6 +130,37 @@ def test_one_map_for_each_budget(page: Page) -> None:
         "The map: where the extra cost went, 0.5x", "The map: where the extra cost went, 2x",
     ]  # fmt: skip
     assert "budgets" in [f["id"] for f in texts_of(text)["figures"]]
+
+
+def test_of_several_budgets_each_answer_says_whose_it_is(page: Page) -> None:
+    todo = plan(read(preset_path("quick-b0-s4"), {"budgets": ["1.5x", "3x"]}), 10, 28)
+    records = [record(c, s, 0.7 + 0.01 * s) for c in todo.everything for s in range(2)]
+    budgets = (Budget.parse("1.5x"), Budget.parse("3x"))
+    study = page.study.model_copy(update={"budgets": budgets})
+    both = page_with(page, records, study=study, targets={"1.5x": 1e6, "3x": 4e6})
+    said = answer_sentences(both)
+    assert [s.text for s in said if s.label == "budget"] == ["1.5x", "3x"]
+    networks = texts_of(build(both))["tables"]["networks"]["rows"]
+    place = networks["network"].index(todo.baseline.key)
+    assert networks["mean"][place] is not None
+    assert networks["difference"][place] is None, "to which of the two picks?"
+
+
+def test_the_cost_of_a_budget_of_parameters_is_its_parameters(page: Page) -> None:
+    (v,) = page.verdicts
+    assert v.baseline is not None
+    card = worth_card(replace(v, budget=Budget.parse("2x params")))
+    ratio = v.pick.candidate.cost.params / v.baseline.candidate.cost.params
+    assert card is not None
+    assert f"{ratio:.2f} times its parameters" in card.text
+
+
+def test_speeds_that_nobody_has_are_no_axis(page: Page) -> None:
+    """As where runs shared their GPU."""
+    assert next(iter(axes_of(page))) == "params"
+    study = page.study.model_copy(update={"budgets": (Budget.parse("2x params"),)})
+    shared = [record(r.candidate, r.seed, 0.7, speed=0.0) for r in page.records]
+    assert next(iter(axes_of(replace(page, study=study, records=shared)))) != "image_ms"
 
 
 def test_page_without_any_finished_network(page: Page) -> None:

@@ -61,7 +61,7 @@ def test_clear_differences_are_settled() -> None:
     assert v.pick.best > 0.95
     assert v.bound == 0
     assert v.settle == 0
-    assert certainty_card(v).headline == f"Settled: the best of {len(v.rows)}"
+    assert certainty_card(v, StudyState()).headline == f"Settled: the best of {len(v.rows)}"
     state = StudyState(train={"2x": "scaling-search train runs/x"})
     assert next_card(v, STUDY, state).command == "scaling-search train runs/x"
     true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
@@ -82,7 +82,7 @@ def test_noise_alone_is_tied_and_more_runs_are_asked_for() -> None:
     assert v.settle is None or v.settle > 10
     assert v.noise == pytest.approx(0.02, rel=0.4)
     assert f"± {points(HALF_WIDTH * v.noise)}" in noise_words(v)
-    card = certainty_card(v)
+    card = certainty_card(v, StudyState())
     assert card.headline == f"Not settled: {len(v.tied)} of {len(v.rows)} could be best"
     assert f"at most {points(v.bound)} points (95%)" in card.text
 
@@ -386,6 +386,49 @@ def test_what_would_help_in_words() -> None:
     assert next_card(near, STUDY, state).headline.startswith("40 more runs"), "they settle it"
     costly = replace(v, bound=0.011, outlook=(Outlook(20, 0.009), Outlook(150, 0.0049)))
     assert "0.5 would take 150 runs" in next_words(costly)
+
+
+def test_what_is_proposed_can_be_run() -> None:
+    """The time of a study that has ended is spent: a command that repeats it would do nothing."""
+    _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
+    v = only(records)
+    command = "scaling-search search --time 1m20s --data x --out runs/x"
+    state = StudyState(command=command, folder="runs/x")
+    more = next_card(v, STUDY, state).command
+    assert "--time" not in more
+    assert "--extra" in more
+    longer = next_card(replace(v, outlook=(Outlook(8, v.bound),)), STUDY, state).command
+    assert longer.count("--out") == 1
+    assert longer.endswith("--out runs/x-longer")
+    up = StudyState("4 of 19 runs, the time was up", command, "runs/x", out_of_time=True)
+    card = next_card(v, STUDY, up)
+    assert card.headline == "More time: 4 of 19 runs, the time was up"
+    assert card.command == "scaling-search search --data x --out runs/x"
+
+
+def test_one_rule_for_what_could_be_the_best() -> None:
+    """Too close to call is what could be the best; of a network alone, half a point is nothing."""
+    _, records = world(0.01, 0.012, 2, np.random.default_rng(7))
+    for c in (TODO.baseline,):
+        records += [record(c, s, 0.7) for s in range(2)]
+    v = only(records)
+    for row in v.rows[1:]:
+        assert ("too close to call" in against(row)) == (row.tied and row.standing == "cannot tell")
+    assert v.baseline is not None
+    little = replace(v.baseline, behind=0.002, low=0.001, high=0.004)
+    card = worth_card(replace(v, baseline=little))
+    assert card is not None
+    assert card.headline == "Hardly, within half a point: +0.2 (+0.1 to +0.4)"
+
+
+def test_a_bound_that_reads_as_the_margin_settles() -> None:
+    _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
+    v = replace(only(records), bound=0.0051)
+    assert v.outlook
+    assert certainty_card(v, StudyState()).headline.startswith("Settled")
+    assert next_card(v, STUDY, StudyState()).headline == "Train the pick in full"
+    part = certainty_card(v, StudyState("4 of 19 runs"))
+    assert part.text.endswith("Others have not run yet.")
 
 
 def test_surface_and_its_drift_in_words() -> None:

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from scaling_search.cli.values import plain
 from scaling_search.study.flags import OUTPUT, PLACE, SPACE, SPENDING, TRAINED
 
 _LEAST_TIME = 60  # s: workers start, a few networks train, a report is written
+
+# How this command is given: the checkout's script, where that was run, else the installed program.
+_IS_SCRIPT = Path(sys.argv[0]).name == "run_search.py"
+_PROGRAM = ("python", "run_search.py") if _IS_SCRIPT else ("scaling-search", "search")
 
 
 def _search(args: argparse.Namespace, argv: list[str]) -> int:
@@ -79,12 +84,13 @@ def _run(
         label=name if args.preset or args.study else "",
         out=args.out,
         place=place,
-        command=shlex.join(["python", "run_search.py", *words]),
+        command=shlex.join([*_PROGRAM, *words]),
         console=Console(),
         clock=session.Clock(limit, began),
         replay=args.replay,
         latency_table=args.latency_table,
         retry_failed=args.retry_failed,
+        show_images=not args.no_images,
         overridden=overrides.keys(),
         for_tensorboard=args.log == "tensorboard",
     )
@@ -200,6 +206,12 @@ SEARCH = Command(
             "--retry-failed",
             "Try the runs again that crashed, ran out of memory or passed their deadline.",
             group=SPENDING,
+            options={"action": "store_true"},
+        ),
+        Argument(
+            "--no-images",
+            "Leave the data's own images out of the report, which shows four of them.",
+            group=PLACE,
             options={"action": "store_true"},
         ),
         Argument(

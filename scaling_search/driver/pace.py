@@ -86,6 +86,11 @@ class Forecast:
         """Seconds until there is an answer."""
         return max(self.ends[: self.answer], default=0.0)
 
+    def is_answered(self, left: float) -> bool:
+        """Whether there is an answer within so many seconds; `left` may be spent already, and the
+        answer be there."""
+        return self.answer == 0 or self.answer_ends <= left
+
     @property
     def all_end(self) -> float:
         """Seconds until the study is complete."""
@@ -105,7 +110,7 @@ class Forecast:
                 f"are made while it lasts ({self.source})"
             )
         fit = f"about {fits}" if fits else "none"
-        answer = "enough for an answer" if self.answer_ends <= left else "no answer"
+        answer = "enough for an answer" if self.is_answered(left) else "no answer"
         return (
             f"{typed(given)}: {fit} of the {runs} to come fit{'' if fits else 's'}, {answer}; "
             f"{self.wants(limit_for, left)} ({self.source})"
@@ -114,7 +119,7 @@ class Forecast:
     def wants(self, limit_for: Callable[[float], float], left: float = 0.0) -> str:
         """The --time that it takes beyond the `left` seconds: for an answer, and for all."""
         everything = f"all runs take about --time {rounded_up(limit_for(self.all_end))}"
-        if self.answer_ends <= left:
+        if self.is_answered(left):
             return everything
         needed = rounded_up(limit_for(self.answer_ends))
         return f"every network once takes --time {needed} or more, {everything}"

@@ -77,8 +77,8 @@ _NETWORKS: tuple[_Head, ...] = (
     ("share_depth", "depth share", "Of the extra cost.", "percent", False),
     ("share_width", "width share", "Of the extra cost.", "percent", False),
     ("share_resolution", "resolution share", "Of the extra cost.", "percent", False),
-    ("macs", "FLOPs", "Multiply-adds per image.", "si", False),
-    ("ratio", "FLOPs ×", "Against the baseline's multiply-adds.", "ratio", False),
+    ("macs", "FLOPs (multiply-adds)", "Per image.", "si", False),
+    ("ratio", "their ratio", "To the baseline's FLOPs (multiply-adds).", "ratio", False),
     ("waste", "waste %", "Of its cost, by the rounding of feature maps.", "percent1", False),
     ("acts", "activations", "Output elements per image.", "si", False),
     ("seconds", "seconds", "Of a run of full length, median.", "number", False),
@@ -130,6 +130,8 @@ def networks(page: Page) -> dict[str, Any]:
         row = _network(groups[key], last, is_pick=key in page.picks)
         if key in verdicts:
             row |= _conclusions(verdicts[key], is_pick=key in page.picks)
+            if row["budget"] == "" and len(page.verdicts) > 1:
+                row["difference"] = None  # to which of the picks?
         rows.append(row)
     headings = []
     for head in _NETWORKS:

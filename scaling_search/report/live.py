@@ -90,12 +90,17 @@ def look(results: Results) -> Live:
 
 def version(results: Results) -> str:
     """Return a text that changes with whatever the report tells of. Raises UserError."""
-    return _version(results.fact("state"), results.fact("planned"), results.records())
+    facts = [results.fact(name) for name in _TOLD]
+    return _version(facts, results.records())
 
 
-def _version(state: object, planned: object, records: Sequence[Record]) -> str:
+# Facts that the report tells of and that change; the last says that the picks lie in the folder.
+_TOLD = ("state", "planned", "answered")
+
+
+def _version(facts: list[object], records: Sequence[Record]) -> str:
     runs = [(r.number, r.outcome is not None, r.test_acc) for r in records]
-    return hashlib.sha256(repr((state, planned, runs)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((facts, runs)).encode()).hexdigest()[:16]
 
 
 def unreadable(why: str) -> Live:
@@ -107,7 +112,7 @@ def describe(glance: Glance, now: float) -> Live:
     """Return what is to be said of a study at the moment `now` [seconds since 1970]."""
     study = _Study.of(glance, now)
     attributes = glance.attributes
-    current = _version(attributes.get("state"), attributes.get("planned"), study.records)
+    current = _version([attributes.get(name) for name in _TOLD], study.records)
     return replace(study.live(), version=current)
 
 

@@ -91,6 +91,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
             unfinished,
             _command(source),
             str(folder),
+            source.fact("state") == "out of time",
             _train_commands(concluded, study, folder, writes_picks),
         ),
         family=_family(folder / "family"),
@@ -102,6 +103,8 @@ def answer_sentences(page: Page) -> list[Sentence]:
     """Return the answer as the terminal says it."""
     sentences = opening(page.verdicts, page.records, page.unfinished)
     for v in page.verdicts:
+        if len(page.verdicts) > 1:
+            sentences.append(Sentence("budget", str(v.budget)))
         for card in cards(v, page.study, page.state):
             sentences += card.sentences
         sentences += comparisons(v, page.records, page.study)
@@ -112,8 +115,8 @@ def _command(source: Results) -> str:
     """Return the command that goes on with a study; '' for a recorded table and a replay, to which
     nothing can be added."""
     command = source.fact("command")
-    is_recorded = isinstance(source, Curves) or "--replay" in command
-    return "" if is_recorded else str(command)
+    is_table = isinstance(source, Curves) and source.path.is_file()  # not a store that was read
+    return "" if is_table or "--replay" in command else str(command)
 
 
 def _train_commands(
@@ -145,7 +148,8 @@ def unfinished_words(source: Results, records: Sequence[Record]) -> str:
     """Return '4 of 19 runs', or '' for a finished study."""
     recorded = count_ended(records)
     state = source.fact("state")
-    if state == "finished" or recorded >= source.fact("planned"):
+    is_done = recorded >= source.fact("planned") and state not in ("running", "starting")
+    if state == "finished" or is_done:
         return ""
     words = f"{recorded} of {max(recorded, source.fact('planned'))} runs"
     return f"{words}, the time was up" if state == "out of time" else words

@@ -24,6 +24,7 @@ from scaling_search.report.figures.style import DARK, axes_of
 from scaling_search.report.live import Live
 from scaling_search.report.page import Page, warnings, waste_words
 from scaling_search.results.record import count_ended
+from scaling_search.verdict.chances import MARGIN
 from scaling_search.verdict.narration import cards, comparisons, details, in_brief, opening
 from scaling_search.verdict.verdict import Verdict
 
@@ -90,6 +91,7 @@ def _answer(page: Page) -> dict[str, object]:
         ],
         "warnings": warnings(page),
         "waste": waste_words(page),
+        "margin": MARGIN,
         "samples": page.samples,
     }
 
@@ -128,6 +130,7 @@ def _content(page: Page, words: dict[str, str]) -> str:
         # the first is shown until the reader chooses another
         "axes": axes_of(page),
         "dark": DARK,
+        "margin": MARGIN,
         "tables": {"networks": networks, "runs": runs},
     }
     return _json(parts, figures.figures(page, networks))

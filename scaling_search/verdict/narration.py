@@ -59,13 +59,14 @@ class Card:
 class StudyState:
     """What else an answer depends on: how far the study is, and how it is gone on with.
 
-    `unfinished`: such as '4 of 19 runs', '' of a finished study. `command`: the study's own, ''
-    where nothing can be added to it (a replay). `folder`: its run folder. `train`: budget → the
-    command that trains its pick."""
+    `unfinished`: such as '4 of 19 runs', '' of a finished study; `out_of_time`: its --time is up.
+    `command`: the study's own, '' where nothing can be added to it (a replay). `folder`: its run
+    folder. `train`: budget → the command that trains its pick."""
 
     unfinished: str = ""
     command: str = ""
     folder: str = ""
+    out_of_time: bool = False
     train: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -83,7 +84,7 @@ def cards(v: Verdict, study: Study, state: StudyState) -> list[Card]:
     """Return the answer: which network, how sure, was the larger cost worth it, what next."""
     answers = [
         pick_card(v, study, state),
-        certainty_card(v),
+        certainty_card(v, state),
         worth_card(v),
         next_card(v, study, state),
     ]
@@ -210,7 +211,11 @@ def pick_card(v: Verdict, study: Study, state: StudyState) -> Card:
     if state.unfinished:
         label, question = "leading", f"Which network leads so far, for {v.budget}?"
     name = "Balanced validation accuracy" if study.metric == "balanced" else "Validation accuracy"
-    text = f"{name} {accuracy_and_interval(v.pick)}% (95%) after {length_words(study)}"
+    runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)} of its own"
+    text = (
+        f"{name} {accuracy_and_interval(v.pick)}% (95%), from {runs} and what its neighbours say, "
+        f"after {length_words(study)}"
+    )
     if v.pick.test is not None:
         text += f", test {points(v.pick.test)}%"
     return Card(label, question, network_words(c), f"{text}. {multipliers_words(v)}.")
@@ -287,7 +292,12 @@ def _seen_words(v: Verdict) -> str:
 _ENOUGH_SEEDS = 3
 
 
-def certainty_card(v: Verdict) -> Card:
+def is_settled(v: Verdict) -> bool:
+    """Whether the pick is within the margin of the best, as far as the digits shown say."""
+    return not v.outlook or float(points(v.bound)) <= 100 * MARGIN
+
+
+def certainty_card(v: Verdict, state: StudyState) -> Card:
     """How sure the pick is: what could be the best, and the most that the pick may lose."""
     question = "How sure is that?"
     total, tied = len(v.rows), len(v.tied)
@@ -299,7 +309,9 @@ def certainty_card(v: Verdict) -> Card:
     if v.pick.seeds < _ENOUGH_SEEDS:
         runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)}"
         few = f" The pick has {runs} of its own; the rest is its neighbours'."
-    if v.bound > MARGIN:
+    if state.unfinished:
+        few += " Others have not run yet."
+    if not is_settled(v):
         headline = f"Not settled: {tied} of {total} could be best"
         return Card("sure", question, headline, f"{lose}.{few}", v.bound)
     if tied == 1:
@@ -362,21 +374,37 @@ def worth_card(v: Verdict) -> Card | None:
     if base is None or base.candidate.key == v.pick.candidate.key:
         return None
     gain = difference(base.behind, base.low, base.high)
-    cost = f"{v.pick.candidate.ratio:.2f} times its FLOPs (multiply-adds)"
+    times, measure = _times_the_baseline(v, base)
+    cost = f"{times:.2f} times its {measure}"
     # Without its ±: the two share their seeds' luck, so that they differ more surely than each is
     # known.
     text = f"Points against the baseline ({base.candidate.label}: {points(base.mean)}%)"
-    if v.pick.candidate.ratio <= 1:
+    if times <= 1:
         question = "What does the smaller cost lose?"
         headline = f"Against the baseline: {gain}"
         return Card("worth it", question, headline, f"{text}, at {cost}.")
     question = "Was the larger cost worth it?"
     text = f"{text}, for {cost}."
+    if base.standing == "as good":
+        return Card("worth it", question, f"Hardly, within half a point: {gain}", text)
     if base.low > 0:
         return Card("worth it", question, f"Yes: {gain}", text)
     if base.high < 0:
         return Card("worth it", question, f"No: {gain}", f"{text} {_TRAIN_LONGER}")
     return Card("worth it", question, f"Not shown: {gain}", f"{text} {_TRAIN_LONGER}")
+
+
+def _times_the_baseline(v: Verdict, base: Row) -> tuple[float, str]:
+    """How many times the baseline's cost the pick has, and of what: the budget's measure, or
+    multiply-adds where that is memory."""
+    ours, theirs = v.pick.candidate, base.candidate
+    if v.budget.of == "latency" and ours.latency and theirs.latency:
+        return ours.latency / theirs.latency, "latency"
+    if v.budget.of == "params":
+        return ours.cost.params / theirs.cost.params, "parameters"
+    if v.budget.of == "acts":
+        return ours.cost.acts / theirs.cost.acts, "activations"
+    return ours.ratio, "FLOPs (multiply-adds)"
 
 
 _TRAIN_LONGER = "Train longer before trusting a direction."
@@ -396,11 +424,18 @@ _WORTH_SETTLING = 4
 def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
     """What to do next: train the pick where the answer is settled, else more or longer runs."""
     question = "What next?"
+    if state.out_of_time:
+        headline = f"More time: {state.unfinished}"
+        text = "Without --time the study ends by itself; what is shown may change."
+        return Card("next", question, headline, text, command=_without(state.command, "--time"))
     if state.unfinished:
         headline = f"Let the study end: {state.unfinished} so far"
         text = "What is shown may change; the same command goes on where it stopped."
         return Card("next", question, headline, text, command=state.command)
-    if v.is_alone or not v.outlook:
+    if v.is_alone and v.failed:
+        text = f"{failed_words(v)}.".capitalize()
+        return Card("next", question, "See why the others did not finish", text)
+    if v.is_alone or is_settled(v):
         train = state.train.get(str(v.budget), "")
         return Card("next", question, "Train the pick in full", next_words(v), command=train)
     step = _worthwhile(v)
@@ -408,16 +443,22 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
         command, minutes = "", _LONGER * v.seconds * v.runs / 60
         if state.command:
             folder = shlex.quote(f"{state.folder}-longer")
-            command = f"{state.command} {_longer_arguments(study)} --out {folder}"
+            command = f"{_without(state.command, '--out')} {_longer_arguments(study)}"
+            command = f"{_without(command, '--time')} --out {folder}"
         headline = f"Longer runs{_about(minutes)}"
         return Card("next", question, headline, next_words(v), command=command)
     command = ""
     if state.command:
-        # in place of the one that it may have
-        command = re.sub(r" --extra[ =]\d+", "", state.command)
+        # in place of the one that it may have; the time of a study that has ended is spent
+        command = _without(_without(state.command, "--extra"), "--time")
         command = f"{command} --extra {_extra(v, study, step)}"
     headline = f"{step.runs:,} more run{_plural(step.runs)}{_about(step.runs * v.seconds / 60)}"
     return Card("next", question, headline, next_words(v), command=command)
+
+
+def _without(command: str, option: str) -> str:
+    """Return the command without an option and its value."""
+    return re.sub(rf" {option}[ =]\S+", "", command)
 
 
 def _longer_arguments(study: Study) -> str:
@@ -453,7 +494,7 @@ def next_words(v: Verdict) -> str:
     margin = points(MARGIN)
     if v.is_alone:
         return "There is one network of this budget."
-    if not v.outlook:
+    if is_settled(v):
         return f"No other network of this budget can be more than {margin} points better."
     longer = "longer ones may tell more, which runs of this length cannot say"
     step = _worthwhile(v)
@@ -495,7 +536,10 @@ _STANDINGS = {
 def against(row: Row) -> str:
     """'−1.1 (−2.0 to −0.2): worse': the network's points against the pick's, and the margin's
     word."""
-    return f"{difference(-row.behind, -row.high, -row.low)}: {_STANDINGS[row.standing]}"
+    word = _STANDINGS[row.standing]
+    if row.standing == "cannot tell" and row.candidate.role == "candidate" and not row.tied:
+        word = "hardly the best"  # of what cannot be told from the pick alone, it could not be
+    return f"{difference(-row.behind, -row.high, -row.low)}: {word}"
 
 
 def _against_or_pick(v: Verdict, row: Row) -> str:
@@ -527,7 +571,7 @@ _NAMED_FASTER, _FASTER = 2, 1.1
 def cheaper_words(v: Verdict) -> str | None:
     """A cheaper network that is expected to be better than the pick; None where none is."""
     row = v.cheaper
-    if row is None:
+    if row is None or v.budget.of != "macs":  # cheaper in multiply-adds, which is not the question
         return None
     name = "the baseline"
     if row.candidate.role == "reference":
@@ -686,9 +730,8 @@ def _why_none(records: Sequence[Record]) -> str:
     ended, failed = count_ended(records), sum(r.failed for r in records)
     if not records:
         return "no run has been started"
-    finished = {r.candidate.label for r in records if r.candidate.role == "candidate" and r.done}
-    if len(finished) == 1:
-        return "one network of the budget has finished; an answer compares two or more"
+    if any(r.candidate.role == "candidate" and r.done for r in records):
+        return "fewer than two networks of a budget have finished; an answer compares them"
     if not ended:
         are = "is" if len(records) == 1 else "are"
         return f"no run has ended; {len(records)} {are} in progress"

@@ -176,7 +176,11 @@ function themedLayout(figure) {
   if (figure.control) {
     layout.xaxis.uirevision = chosenAxis();
     const bandsAxis = Object.keys(content.axes)[0];
-    if (chosenAxis() !== bandsAxis) layout.shapes = layout.annotations = []; // the budgets' bands
+    if (chosenAxis() !== bandsAxis) { // without the budgets' bands and their names
+      const spansIt = part => String(part.xref).includes("domain");
+      layout.shapes = (layout.shapes ?? []).filter(spansIt);
+      layout.annotations = (layout.annotations ?? []).filter(spansIt);
+    }
     layout.xaxis.title = { text: content.axes[chosenAxis()] };
   }
   return layout;
@@ -298,7 +302,7 @@ function quoted(value) {
 
 function compareValues(a, b) {
   const numbers = typeof a === "number" && typeof b === "number";
-  return numbers ? a - b : String(a).localeCompare(b);
+  return numbers ? a - b : String(a).localeCompare(b, undefined, { numeric: true });
 }
 
 /** A table of the content, which can be sorted, filtered, unfolded and downloaded. */
@@ -441,7 +445,10 @@ class Table {
     svg.setAttribute("viewBox", "0 0 160 18");
     svg.setAttribute("aria-hidden", "true"); // the text beside it says the same
     const shapes = [
-      ["rect", { class: "band", x: x(-0.005), y: 0, width: x(0.005) - x(-0.005), height: 18 }],
+      ["rect", {
+        class: "band", x: x(-content.margin), y: 0, height: 18,
+        width: x(content.margin) - x(-content.margin),
+      }],
       ["line", { class: "zero", x1: 80, x2: 80, y1: 0, y2: 18 }],
       ["line", { class: "whole", x1: x(low[row]), x2: x(high[row]), y1: 9, y2: 9 }],
       ["circle", { cx: x(difference[row]), cy: 9, r: 4 }],

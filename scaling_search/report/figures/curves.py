@@ -15,6 +15,7 @@ from scaling_search.report.figures.style import (
     BASELINE,
     COULD_BE_BEST,
     FAILED,
+    GROUP_NAMES,
     OTHER,
     PICK,
     REFERENCE,
@@ -24,17 +25,18 @@ from scaling_search.report.figures.style import (
 )
 from scaling_search.report.page import Page
 from scaling_search.results.record import Record
+from scaling_search.verdict.verdict import Row
 
 # Losses that are averaged into one point of a curve: of 32 steps each, whose images differ.
 _SMOOTHED = 3
-# Group of curves → its name in the legend, colour and width [px], in the order they are drawn.
+# Group of curves → its colour and width [px], in the order they are drawn.
 _GROUPS = {
-    "other": ("could not be the best", OTHER, 1.0),
-    "reference": ("references", REFERENCE, 1.5),
-    "baseline": ("baseline", BASELINE, 1.5),
-    "tied": ("could be the best", COULD_BE_BEST, 1.75),
-    "pick": ("the pick", PICK, 3.0),
-    "failed": ("failed runs", FAILED, 1.5),
+    "other": (OTHER, 1.0),
+    "reference": (REFERENCE, 1.5),
+    "baseline": (BASELINE, 1.5),
+    "tied": (COULD_BE_BEST, 1.75),
+    "pick": (PICK, 3.0),
+    "failed": (FAILED, 1.5),
 }
 
 
@@ -135,8 +137,9 @@ def draw(page: Page, index: dict[str, int]) -> go.Figure:
     curves = {key: _mean_curve(runs, within) for key, runs in runs_of.items()}
     reference = _reference(page, curves) if within else {}
     groups: dict[str, list[tuple[str, _Curve]]] = {group: [] for group in _GROUPS}
+    concluded = verdict_rows(page)
     for key, curve in curves.items():
-        groups[_group(page, runs_of[key][0])].append((key, _beside(curve, reference)))
+        groups[_group(page, runs_of[key][0], concluded)].append((key, _beside(curve, reference)))
     for key, runs in failed.items():
         for run in runs:
             groups["failed"].append((key, _beside(_mean_curve([run], within), reference)))
@@ -171,14 +174,14 @@ def _beside(curve: _Curve, reference: dict[float, float]) -> _Curve:
     return [(moment, value - reference[moment]) for moment, value in curve if moment in reference]
 
 
-def _group(page: Page, record: Record) -> str:
+def _group(page: Page, record: Record, concluded: dict[str, Row]) -> str:
     """Return the group that a network's curve is drawn in."""
     candidate = record.candidate
     if candidate.key in page.picks:
         return "pick"
     if candidate.role != "candidate":
         return candidate.role
-    row = verdict_rows(page).get(candidate.key)
+    row = concluded.get(candidate.key)
     return "tied" if row is not None and row.tied else "other"
 
 
@@ -191,7 +194,7 @@ def _add_curves(
 ) -> None:
     """Add the curves of one group as one trace, with a gap between two: a trace for each would make
     a large study's page slow."""
-    name, colour, width = _GROUPS[group]
+    colour, width = _GROUPS[group]
     x: list[float | None] = []
     y: list[float | None] = []
     networks, points = [], []
@@ -209,7 +212,7 @@ def _add_curves(
         line={"color": colour, "width": width},
         marker={"size": 8 if is_failed else 5, "symbol": "x" if is_failed else "circle"},
         opacity=0.7 if group == "other" else 1.0,
-        name=name,
+        name=GROUP_NAMES.get(group, "failed runs"),
         meta={"curves": networks, "points": points},
         hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
     )

@@ -8,6 +8,7 @@ from scaling_search.report.figures.style import (
     BASELINE,
     COULD_BE_BEST,
     GREEN,
+    GROUP_NAMES,
     OTHER,
     PICK,
     REFERENCE,
@@ -60,16 +61,16 @@ def draw(verdict: Verdict, index: dict[str, int]) -> go.Figure:
     figure.add_vrect(x0=-100 * MARGIN, x1=100 * MARGIN, fillcolor=GREEN, opacity=0.15, line_width=0)
     figure.add_vline(x=0, line_color=PICK, line_width=1)
     groups = [
-        ("the pick", chosen, PICK, "star", 14),
-        ("could be the best", tied, COULD_BE_BEST, "circle", 9),
-        ("could not", others, OTHER, "circle-open", 9),
-        ("baseline, at its own cost", base, BASELINE, "square-open", 9),
-        ("references, at their own cost", references, REFERENCE, "diamond-open", 10),
+        ("pick", chosen, PICK, "star", 14),
+        ("tied", tied, COULD_BE_BEST, "circle", 9),
+        ("other", others, OTHER, "circle-open", 9),
+        ("baseline", base, BASELINE, "square-open", 9),
+        ("reference", references, REFERENCE, "diamond-open", 10),
     ]
-    for name, members, colour, symbol, size in groups:
+    for group, members, colour, symbol, size in groups:
         if members:
             marker = {"color": colour, "symbol": symbol, "size": size}
-            _add_rows(figure, members, index, name, marker, names)
+            _add_rows(figure, members, index, GROUP_NAMES[group], marker, names)
     figure.update_xaxes(title={"text": "points against the pick"}, zeroline=False, side="top")
     figure.update_yaxes(
         categoryorder="array",

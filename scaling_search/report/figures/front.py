@@ -19,6 +19,7 @@ from scaling_search.report.figures.style import (
     COULD_BE_BEST,
     GREEN,
     GREY,
+    GROUP_NAMES,
     ORANGE,
     OTHER,
     PICK,
@@ -51,13 +52,13 @@ _PUBLISHED = {
 # Its accuracies as read from its picture (microsoft/nni, examples/trials/efficientnet), which is
 # all there is; what those networks really cost, as a multiple of B0's.
 _GRID_ACCURACIES, _GRID_RATIOS = (36.6, 43.2), (1.93, 3.33)
-# Group of networks → its name in the legend, colour, mark, size [px].
+# Group of networks → its colour, mark, size [px].
 _GROUPS = {
-    "other": ("could not be the best", OTHER, "circle-open", 9),
-    "tied": ("could be the best", COULD_BE_BEST, "circle", 9),
-    "reference": ("references along the paper's direction", REFERENCE, "diamond-open", 11),
-    "baseline": ("baseline", BASELINE, "square-open", 11),
-    "pick": ("the pick", PICK, "star", 16),
+    "other": (OTHER, "circle-open", 9),
+    "tied": (COULD_BE_BEST, "circle", 9),
+    "reference": (REFERENCE, "diamond-open", 11),
+    "baseline": (BASELINE, "square-open", 11),
+    "pick": (PICK, "star", 16),
 }
 # Part of the height of the budget's networks that is left free above and under them.
 _AIR = 0.08
@@ -77,6 +78,11 @@ def words(page: Page) -> str:
             "each cost."
         )
     low, high = _heights(page)
+    for row in page.verdicts[0].references:
+        if not low <= 100 * row.mean <= high:
+            text += (
+                f" The reference of {row.candidate.ratio:.2g}x, {100 * row.mean:.1f}%, is outside."
+            )
     if page.classes > 1 and not low <= 100 / page.classes <= high:
         text += f" Chance is {100 / page.classes:.1f}%, below the figure."
     return text
@@ -181,7 +187,7 @@ def _add_networks(
     for group, rows in groups.items():
         if not rows:
             continue
-        name, colour, symbol, size = _GROUPS[group]
+        colour, symbol, size = _GROUPS[group]
         bars: dict[str, Any] | None = {
             "type": "data",
             "symmetric": False,
@@ -197,7 +203,7 @@ def _add_networks(
             y=[100 * row.mean for row in rows],
             error_y=bars,
             mode="markers",
-            name=name,
+            name=GROUP_NAMES[group],
             marker={"color": colour, "symbol": symbol, "size": size},
             **network_texts([index[row.candidate.key] for row in rows], axis=True),
         )

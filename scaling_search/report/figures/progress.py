@@ -11,11 +11,11 @@ from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import searched
 
 WORDS = (
-    "The best single run of a network of the budget so far, and the hypervolume of accuracy (%) "
-    "and the log of FLOPs (the area that the runs dominate, which grows with each run that moves "
-    "the front), both against the training time spent, over runs at the last rung in the order of "
-    "their start. The hypervolume's reference point is accuracy 0 at the costliest network. A best "
-    "of many runs is lucky: the answer above is not."
+    "The best single run of a network of the budget so far, and the hypervolume: the area of "
+    "accuracy (%) and the log of FLOPs (multiply-adds) that the runs dominate, which grows with "
+    "each run that moves the front. Both against the training time spent, over runs of full "
+    "length in the order of their start. The hypervolume's reference point is accuracy 0 at the "
+    "costliest network. A best of many runs is lucky: the answer above is not."
 )
 
 

@@ -21,7 +21,8 @@ from scaling_search.report.figures import map as share_map
 from scaling_search.report.figures.style import axes_of, escape
 from scaling_search.report.page import Page
 from scaling_search.results.record import by_network_key
-from scaling_search.verdict.narration import accuracy_and_interval
+from scaling_search.study.wording import difference
+from scaling_search.verdict.narration import accuracy_and_interval, own_runs_words
 from scaling_search.verdict.verdict import Verdict
 
 Plot: TypeAlias = go.Figure  # for the annotations of those who do not import plotly
@@ -121,7 +122,11 @@ def _network_texts(page: Page, table: _Table) -> list[str]:
         cost = candidate.cost
         lines.append(f"{human(cost.macs)} FLOPs (multiply-adds), {human(cost.params)} parameters")
         if key in rows:
-            lines.append(f"accuracy {accuracy_and_interval(rows[key])} %")
+            row = rows[key]
+            lines.append(f"accuracy {accuracy_and_interval(row)} %")
+            if key not in page.picks:
+                lines.append(f"against the pick {difference(-row.behind, -row.high, -row.low)}")
+            lines.append(own_runs_words(row))
         texts.append("<br>".join(lines))
     return texts
 

@@ -20,6 +20,15 @@ ORANGE, GREEN, PURPLE, OLIVE = "#A86400", "#00805E", "#A8558A", "#5F7A00"
 INK, PAGE = "#1a1a1a", "#fffffe"  # the page's own, not quite white, so that it can be told
 PICK, COULD_BE_BEST, OTHER, BASELINE, REFERENCE, FAILED = RED, BLUE, GREY, INK, ORANGE, PURPLE
 
+# Group of networks → its name in every legend.
+GROUP_NAMES = {
+    "pick": "the pick",
+    "tied": "could be the best",
+    "other": "could not be the best",
+    "baseline": "baseline, at its own cost",
+    "reference": "references, at their own cost",
+}
+
 # What the page's script puts in their places on a dark page: a contrast of 6.5 and more to it.
 DARK = {
     RED: "#FF8A3D",
@@ -55,6 +64,8 @@ def axes_of(page: Page) -> dict[str, str]:
     if len(page.study.budgets) > 1 or page.study.space.mode == "nominal":
         return {page.axis: known[page.axis], **known}
     others = {axis: title for axis, title in known.items() if axis != page.axis}
+    if not any(record.outcome and record.outcome.images_per_s for record in page.records):
+        del others["image_ms"]  # runs that shared their GPU have no speed on record
     return {**others, page.axis: known[page.axis]}
 
 
