@@ -259,6 +259,20 @@ def test_no_interval_of_an_accuracy_leaves_0_to_100() -> None:
     assert accuracy_and_interval(replace(row, mean=0.5)) == "50.0 ± 3.9"
 
 
+def test_no_accuracy_leaves_0_to_100() -> None:
+    """Not even that of a network between others that are perfect."""
+    rng = np.random.default_rng(0)
+    records = [
+        record(c, s, min(1.0, 0.995 + rng.normal(0, 0.004)))
+        for c in TODO.everything
+        for s in range(2)
+    ]
+    v = only(records)
+    rows = [*v.rows, *v.references, v.baseline]
+    assert all(row is not None and row.mean <= 1 for row in rows)
+    assert v.rows[0] == v.pick
+
+
 def test_where_an_accuracy_comes_from_in_words() -> None:
     records = [record(c, s, 0.7) for c in TODO.candidates[:4] for s in range(2)]
     row = only(records).rows[0]

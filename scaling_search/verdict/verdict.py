@@ -421,6 +421,7 @@ def _verdict(
     runs_of = by_network_key(runs)
     tests_of = by_network_key([r for r in records if r.test_acc is not None])
     rows = []
+    means = samples.accuracy.mean(0)
     for i, candidate in enumerate(fitted.networks):
         accuracy_of_network = samples.accuracy[:, i]
         behind = accuracy_of_pick - accuracy_of_network
@@ -429,7 +430,7 @@ def _verdict(
         own = tuple(r.val_acc for r in done if r.epochs == study.rungs[-1])
         row = Row(
             candidate=candidate,
-            mean=float(accuracy_of_network.mean()),
+            mean=float(np.clip(means[i], 0.0, 1.0)),  # the model is Gaussian and knows no ends
             error=float(accuracy_of_network.std()),
             behind=float(behind.mean()),
             low=float(low),
@@ -447,7 +448,7 @@ def _verdict(
         directions=study.directions,
         budget=budget,
         pick=rows[inside[pick]],
-        rows=tuple(sorted((rows[i] for i in inside), key=lambda r: (-r.mean, r.candidate.key))),
+        rows=tuple(rows[i] for i in sorted(inside, key=lambda i: (-means[i], fitted.keys[i]))),
         baseline=next((r for r in rows if r.candidate.role == "baseline"), None),
         references=tuple(r for r in rows if r.candidate.role == "reference"),
         bound=bound,

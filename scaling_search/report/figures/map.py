@@ -71,7 +71,7 @@ def draw(verdict: Verdict, index: dict[str, int], powers: Exponents) -> go.Figur
     if verdict.surface is not None:
         # The surface's height is relative: it is hung at the best network's mean.
         top = max(row.mean for row in verdict.rows)
-        heights = [100 * (top + height) for height in verdict.surface.height]
+        heights = [100 * max(top + height, 0.0) for height in verdict.surface.height]
     scale = _colour_scale([*accuracies, *heights])
 
     figure = go.Figure()
