@@ -146,10 +146,12 @@ def find_config(path: str | Path) -> Path:
         raise ValueError(
             f"{path}: holds a pick for each of {len(of_budgets)} budgets; give {files}"
         )
-    raise ValueError(
-        f"{path}: holds no config.json, as a run folder with an answer does; of a run "
-        f"`scaling-search report {path}` writes it"
-    )
+    if (path / "study.toml").is_file():
+        raise ValueError(
+            f"{path}: holds no config.json yet, which the search writes with its answer; let it "
+            f"end, or `scaling-search report {path}` once two networks have finished"
+        )
+    raise ValueError(f"{path}: no run folder, which has a study.toml and a config.json")
 
 
 def read_config(path: str | Path, function: str | None = None) -> Network:

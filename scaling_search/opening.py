@@ -178,6 +178,8 @@ def open_study(run: str | Path, store: str | None = None) -> StudyResults:
     path = Path(run)
     if path.suffix == ".parquet" and not path.is_dir():
         return StudyResults(path, curves.read(path))
+    if path.is_file():
+        raise UserError(f"{path}: a run folder is wanted, or a table that ends in .parquet")
     if not path.is_dir():
         raise UserError(
             f"{path}: no such folder; give a run folder, such as runs/fashion-mnist-2x, or a table "

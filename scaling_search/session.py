@@ -24,6 +24,7 @@ from effnet.latency import Table
 from scaling_search import UserError, __version__
 from scaling_search.data.dataset import FOLDS, Dataset, Facts
 from scaling_search.data.samples import samples
+from scaling_search.data.source import safe_name
 from scaling_search.data.sources import is_choice, load_or_explain, own_path
 from scaling_search.driver import sharing
 from scaling_search.driver.console import say
@@ -424,7 +425,8 @@ def _as_recorded(study: Study, curves: Curves) -> tuple[Study, Facts]:
     recorded = curves.study
     wanted = Path(study.data.source).stem
     names = (curves.data.name, Path(recorded.data.source).stem)
-    if not is_choice(study.data.source) and wanted not in names:
+    same = wanted in names or safe_name(Path(study.data.source)) in names
+    if not is_choice(study.data.source) and not same:
         raise UserError(
             f"{curves.path}: its runs are of {curves.data.name}, the study's data are "
             f"{study.data.source}"

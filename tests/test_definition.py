@@ -195,7 +195,7 @@ def test_a_known_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("b0").mkdir()
     assert effnet.arch("b0").name == "b0"
     Path("mine").mkdir()
-    with pytest.raises(ValueError, match=r"mine: holds no config.json"):
+    with pytest.raises(ValueError, match=r"mine: no run folder, which has"):
         effnet.arch("mine")
     with pytest.raises(ValueError, match="unknown network 'nothing'.*a run folder"):
         effnet.arch("nothing")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import effnet
+from scaling_search import UserError
 from scaling_search.cli import main
 from scaling_search.data.dataset import content_hashes, split
 from scaling_search.data.decoding import decode_file
@@ -248,7 +249,7 @@ def _refused(words: list[str]) -> str:
     ("words", "message"),
     [
         ("cost runs/absent", "runs/absent: no such run folder, and no config.json either"),
-        ("cost photos", "photos: holds no config.json, as a run folder with an answer does"),
+        ("cost photos", "photos: no run folder, which has a study.toml and a config.json"),
         ("cost BROKEN", "config.json: not a config.json with an arch"),
         ("cost SEVERAL", "each of 2 budgets; give SEVERAL/config-2x.json, SEVERAL/config-16x.json"),
         (
@@ -305,3 +306,16 @@ def test_bad_input(words: str, message: str, pets: str, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_weights_of_another_network_are_not_overwritten(tmp_path: Path) -> None:
+    from effnet import arch, build
+    from effnet.nn import weights
+    from scaling_search.cli.train import _check_other_network
+
+    small, other = (arch("b0", width=0.25, resolution=side, num_classes=3) for side in (32, 48))
+    weights.save(build(small), tmp_path / "trained")
+    _check_other_network(tmp_path / "trained", small)
+    _check_other_network(tmp_path / "nowhere", other)
+    with pytest.raises(UserError, match="holds the weights of another network"):
+        _check_other_network(tmp_path / "trained", other)

@@ -59,6 +59,8 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     with console.status("reading data (once; it is cached)"):
         data = load_or_explain(study.data.source, _reading(args, study))
     trial = _make_trial(args, study, data, device)
+    if args.to:
+        _check_other_network(args.to, trial.arch)
     say(console, "network", _network_words(args, trial.arch))
     for words in _pick_notes(args, study, data, searched):
         say(console, "note", words)
@@ -262,6 +264,18 @@ def _check_target(args: argparse.Namespace) -> None:
         raise UserError(f"--to {args.to}: there is no folder {args.to.parent}")
     if args.to.suffix and args.to.is_dir():
         raise UserError(f"--to {args.to}: is a folder")
+
+
+def _check_other_network(to: Path, net: Network) -> None:
+    """Raise UserError where another network's weights would be lost."""
+    if not (to / "config.json").is_file():
+        return
+    try:
+        there = read_config(to)
+    except ValueError as error:
+        raise UserError(f"--to {to}: {error}; choose another folder") from error
+    if there != net:
+        raise UserError(f"--to {to}: holds the weights of another network; choose another folder")
 
 
 def _save(trial: Trial, data: Dataset, to: Path, console: Console) -> None:

@@ -381,7 +381,11 @@ def worth_card(v: Verdict) -> Card | None:
     text = f"Points against the baseline ({base.candidate.label}: {points(base.mean)}%)"
     if times <= 1:
         question = "What does the smaller cost lose?"
-        headline = f"Against the baseline: {gain}"
+        headline = f"Not shown: {gain}"
+        if base.low >= -MARGIN:
+            headline = f"No more than half a point: {gain}"
+        elif base.high < 0:
+            headline = f"It loses: {gain}"
         return Card("worth it", question, headline, f"{text}, at {cost}.")
     question = "Was the larger cost worth it?"
     text = f"{text}, for {cost}."
@@ -509,7 +513,7 @@ def next_words(v: Verdict) -> str:
     if v.settle is not None and v.settle <= _AFFORDABLE * v.runs:
         about = _about(v.settle * v.seconds / 60)
         return f"{words}; {margin} would take {v.settle:,} runs{about}."
-    return f"{words}; {margin} are out of their reach: {longer}."
+    return f"{words}. No number of them would reach {margin}: {longer}."
 
 
 def _about(minutes: float) -> str:
