@@ -148,8 +148,8 @@ def find_config(path: str | Path) -> Path:
         )
     if (path / "study.toml").is_file():
         raise ValueError(
-            f"{path}: holds no config.json yet, which the search writes with its answer; let it "
-            f"end, or `scaling-search report {path}` once two networks have finished"
+            f"{path}: holds no config.json, which the search writes with its answer; go on with it "
+            "until two networks have finished"
         )
     raise ValueError(f"{path}: no run folder, which has a study.toml and a config.json")
 

@@ -435,6 +435,17 @@ def test_one_rule_for_what_could_be_the_best() -> None:
     assert card.headline == "Hardly, within half a point: +0.2 (+0.1 to +0.4)"
 
 
+def test_without_a_second_run_of_any_network_it_only_looks_settled() -> None:
+    """What runs vary by is then a guess: two such studies may settle on two networks."""
+    once = [record(c, 0, 0.5 + 0.1 * (k == 3)) for k, c in enumerate(TODO.candidates)]
+    v = replace(only(once), outlook=(), bound=0.0)
+    card = certainty_card(v, StudyState())
+    assert card.headline.startswith("Looks settled")
+    assert "No network was run twice" in card.text
+    twice = replace(v, rows=(replace(v.rows[0], seeds=2), *v.rows[1:]))
+    assert certainty_card(twice, StudyState()).headline.startswith("Settled")
+
+
 def test_a_bound_that_reads_as_the_margin_settles() -> None:
     _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
     v = replace(only(records), bound=0.0051)

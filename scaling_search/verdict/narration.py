@@ -290,6 +290,8 @@ def _seen_words(v: Verdict) -> str:
 
 # Fewer runs of the pick than this, and luck is not told from merit.
 _ENOUGH_SEEDS = 3
+# Of one network, and it is seen how much runs vary.
+_FEWEST_REPEATS = 2
 
 
 def is_settled(v: Verdict) -> bool:
@@ -309,15 +311,22 @@ def certainty_card(v: Verdict, state: StudyState) -> Card:
     if v.pick.seeds < _ENOUGH_SEEDS:
         runs = f"{v.pick.seeds} run{_plural(v.pick.seeds)}"
         few = f" The pick has {runs} of its own; the rest is its neighbours'."
+    others = [row for row in (v.baseline, *v.references) if row is not None]
+    settled = "Settled"
+    if max(row.seeds for row in (*v.rows, *others)) < _FEWEST_REPEATS:
+        # how much runs vary is then the prior's, and a wide spread of luck passes for merit
+        settled = "Looks settled"
+        few = " No network was run twice, so that how much runs vary is a guess: --extra tells."
     if state.unfinished:
+        settled = "Looks settled"
         few += " Others have not run yet."
     if not is_settled(v):
         headline = f"Not settled: {tied} of {total} could be best"
         return Card("sure", question, headline, f"{lose}.{few}", v.bound)
     if tied == 1:
-        headline = f"Settled: the best of {total}"
+        headline = f"{settled}: the best of {total}"
         return Card("sure", question, headline, f"{lose}.{few}", v.bound)
-    headline = "Settled: within half a point of the best"
+    headline = f"{settled}: within half a point of the best"
     text = f"{lose}; {tied} of {total} could be best.{few}"
     return Card("sure", question, headline, text, v.bound)
 
