@@ -406,6 +406,8 @@ def _stop(process: subprocess.Popen[str], sign: signal.Signals) -> None:
 def test_the_live_page_follows_a_study(browser: Any, running: tuple[Path, str]) -> None:
     _, address = running
     opened = OpenPage(browser, address)
+    # there once a run of several epochs has ended
+    opened.page.wait_for_selector("#curves .nsewdrag", state="attached", timeout=1000 * HANG)
     before = opened.count("#runs tbody tr")
     opened.unfold()
     opened.page.fill("#of-runs input", "done")
