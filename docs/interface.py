@@ -73,13 +73,13 @@ def _returned_class(function: Any) -> Any:
     if not isinstance(returns, ast.Name):
         return None
     name = returns.id
-    found = function.__globals__.get(name)
-    if found is None:  # imported for type checkers alone
+    returned = function.__globals__.get(name)
+    if returned is None:  # imported for type checkers alone
         for node in ast.walk(_parsed(inspect.getmodule(function))):
             if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
-                found = getattr(importlib.import_module(str(node.module)), name)
-    ours = inspect.isclass(found) and found.__module__.split(".")[0] in _OURS
-    return found if ours else None
+                returned = getattr(importlib.import_module(str(node.module)), name)
+    ours = inspect.isclass(returned) and returned.__module__.split(".")[0] in _OURS
+    return returned if ours else None
 
 
 def _returned_section(item: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scaling_search import UserError
+from scaling_search.report import FIGURES
 from scaling_search.report.page import Page, answer_sentences, page_of
 from scaling_search.results import curves, tables
 from scaling_search.results.curves import Curves
@@ -138,8 +139,8 @@ class StudyResults:
         budgets a map or differences are of one: `budget`, such as "2x". Raises UserError."""
         from scaling_search.report.figures import static
 
-        if name not in static.NAMES:
-            raise UserError(f"figure {name}: known are {', '.join(static.NAMES)}")
+        if name not in FIGURES:
+            raise UserError(f"figure {name}: known are {', '.join(FIGURES)}")
         verdict = None
         if name in static.OF_A_BUDGET:
             verdict = self._of(budget)

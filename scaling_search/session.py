@@ -211,7 +211,7 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
-    if not curves and show_images:
+    if not curves and show_images and recorded is None:  # else they are on record
         facts["samples"] = samples(Path(data.folder), _shown_sides(todo))
     if latencies:
         facts["latencies"] = Recorded.of(study, todo, latencies).as_dict()

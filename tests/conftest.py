@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import importlib.util
 import os
 import pwd
 import shutil
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -255,3 +256,17 @@ def page() -> Page:
     from tests.pages import made_up_page  # plotly and pandas take seconds to import
 
     return made_up_page()
+
+
+@pytest.fixture
+def hide_package(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a package look as if it were not installed."""
+    find = importlib.util.find_spec
+
+    def hide(hidden: str) -> None:
+        def find_others(name: str, *more: Any) -> Any:
+            return None if name == hidden else find(name, *more)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_others)
+
+    return hide

@@ -67,9 +67,9 @@ def address(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             assert study.poll() is None
         board = start(stack, [*COMMAND, "dashboard", str(tmp_path / "a run"), "--port", "0"])
         assert board.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+/", board.stdout.readline())
-        assert found
-        yield study, found[0]
+        address = re.search(r"http://127\.0\.0\.1:\d+/", board.stdout.readline())
+        assert address
+        yield study, address[0]
 
 
 def test_a_killed_driver_is_seen_and_goes_on(

@@ -102,9 +102,9 @@ def anchors(page: Path) -> set[str]:
 
 def links(text: str) -> list[str]:
     """The targets of a text's links and images, in Markdown and HTML, but for other sites'."""
-    found = re.findall(r"\]\(([^)\s]+)", text)
-    found += re.findall(r"""\b(?:src|srcset|href)=["']?([^"'\s>]+)""", text)
-    return [link for link in found if not re.match(r"[a-z]+:|//", link)]
+    targets = re.findall(r"\]\(([^)\s]+)", text)
+    targets += re.findall(r"""\b(?:src|srcset|href)=["']?([^"'\s>]+)""", text)
+    return [link for link in targets if not re.match(r"[a-z]+:|//", link)]
 
 
 @pytest.mark.parametrize("page", PAGES + NOTES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,9 @@ def test_errors_are_one_line(
 
 
 def test_without_kaleido_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, hide_package: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = importlib.util.find_spec
-
-    def without_kaleido(name: str, *more: Any) -> Any:
-        return None if name == "kaleido" else find(name, *more)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without_kaleido)
+    hide_package("kaleido")
     assert main(["figure", str(RECORDED), "map", "--to", str(tmp_path / "map.svg")]) == 2
     error = capsys.readouterr().err
     assert "pip install kaleido" in error

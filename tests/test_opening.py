@@ -13,7 +13,7 @@ import pytest
 import scaling_search
 from scaling_search import UserError
 from scaling_search.opening import StudyResults
-from scaling_search.report.figures import static
+from scaling_search.report import FIGURES
 from scaling_search.results import curves
 from scaling_search.results.store import Store
 from tests.pages import EVIL
@@ -151,7 +151,7 @@ def test_without_a_finished_network_there_is_no_verdict(tmp_path: Path) -> None:
     assert opened.figure("curves").data
 
 
-@pytest.mark.parametrize("name", static.NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_complete_on_their_own(name: str, recorded: StudyResults) -> None:
     """Points, texts and colours, none of which the page's script is needed for."""
     figure = recorded.figure(name)

@@ -54,8 +54,8 @@ def test_a_pace_has_a_constant_part_where_two_costs_are_known(todo: Plan) -> Non
 def test_a_pace_of_what_is_on_record(todo: Plan) -> None:
     assert pace_of_records([Record(0, todo.baseline, 0, 1, Outcome("diverged"))]) is None
     run = Outcome("done", done(0.5).epochs, seconds=6.0)
-    found = pace_of_records([Record(0, todo.baseline, 0, 2, run)])
-    assert found == Pace(((todo.baseline.cost.macs, 3.0),), "by the first run")
+    pace = pace_of_records([Record(0, todo.baseline, 0, 2, run)])
+    assert pace == Pace(((todo.baseline.cost.macs, 3.0),), "by the first run")
     timed = pace_of_rates([(todo.baseline, 50.0), (todo.candidates[0], 0.0)], 100, 150, "by steps")
     assert timed == Pace(((todo.baseline.cost.macs, 3.0),), "by steps")
     assert pace_of_rates([(todo.baseline, 0.0)], 100, 150, "by steps") is None

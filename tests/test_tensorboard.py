@@ -1,11 +1,10 @@
 """The log of runs for TensorBoard, read back as TensorBoard reads it."""
 
-import importlib.util
 import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -176,14 +175,9 @@ def test_a_log_that_cannot_be_written_ends_nothing(
 
 
 def test_without_tensorboard_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, hide_package: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = importlib.util.find_spec
-
-    def without(name: str, *more: Any) -> Any:
-        return None if name == "tensorboard" else find(name, *more)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without)
+    hide_package("tensorboard")
     assert main(["search", "--log", "tensorboard", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "tensorboard is not installed; pip install tensorboard" in error

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command
-
-_FIGURES = ("front", "map", "differences", "curves")
+from scaling_search.report import FIGURES
 
 
 def _figure(args: argparse.Namespace, argv: list[str]) -> int:
@@ -42,7 +41,7 @@ FIGURE = Command(
             "figure",
             "Accuracy against cost, where the cost went, the differences to the pick, or the "
             "learning curves.",
-            options={"choices": _FIGURES},
+            options={"choices": FIGURES},
         ),
         Argument(
             "--to",

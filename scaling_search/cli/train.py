@@ -271,10 +271,10 @@ def _check_other_network(to: Path, net: Network) -> None:
     if not (to / "config.json").is_file():
         return
     try:
-        there = read_config(to)
+        written = read_config(to)
     except ValueError as error:
         raise UserError(f"--to {to}: {error}; choose another folder") from error
-    if there != net:
+    if written != net:
         raise UserError(f"--to {to}: holds the weights of another network; choose another folder")
 
 

@@ -155,15 +155,12 @@ class Live:
         self._best[candidate.budget] = max(best, (epochs, accuracy))
 
     def _say_run(self, job: Job, candidate: Candidate, outcome: Outcome) -> None:
-        name = candidate.label
-        if candidate.role != "candidate":
-            name = f"{candidate.role}, {name}"
         of_macs = "" if candidate.budget.of == "macs" else " FLOPs"
         result = f"{outcome.status}: {outcome.note}"
         if outcome.status == "done":
             result = f"val {points(outcome.epochs[-1].val_acc)}"
         line = (
-            f"{self._finished}/{self._planned}  {name}  {candidate.ratio:.2f}x{of_macs}  "
+            f"{self._finished}/{self._planned}  {candidate.name}  {candidate.ratio:.2f}x{of_macs}  "
             f"seed {job.trial.seed}  {result}  {outcome.seconds:.0f} s"
         )
         left = self._time_left()

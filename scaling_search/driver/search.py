@@ -33,6 +33,7 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.directions import distance, on_square, on_triangle
 from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study
+from scaling_search.study.wording import counted
 from scaling_search.training.trial import Trial
 from scaling_search.verdict.verdict import FRESH, count_extra, searched, verdicts
 
@@ -162,7 +163,7 @@ class Search:
             for i, epochs in enumerate(study.rungs):
                 networks = (plan.baseline, *active, *references)
                 runs = [(network, seed) for network in networks]
-                self._train(f"seed {seed}, {_in_epochs(epochs)}", runs, epochs)
+                self._train(f"seed {seed}, {counted(epochs, 'epoch')}", runs, epochs)
                 # one seed decides who goes on; the others confirm, and train the same networks
                 halves = study.allocation == "rungs" and seed == study.seed
                 if halves and i + 1 < len(study.rungs):
@@ -180,7 +181,7 @@ class Search:
         for seed in range(study.seed, study.seed + study.seeds):
             for epochs in study.rungs:
                 runs = [(network, seed) for network in self._plan.references]
-                self._train(f"other costs, seed {seed}, {_in_epochs(epochs)}", runs, epochs)
+                self._train(f"other costs, seed {seed}, {counted(epochs, 'epoch')}", runs, epochs)
 
     def _train_proposals(self, active: list[Candidate]) -> list[Candidate]:
         """TPE's networks, a few at a time: of those not trained yet, the nearest to each point that
@@ -361,8 +362,7 @@ class Search:
         if not missing:
             return
         count = len({record.candidate.key for record in missing})
-        networks = "1 network" if count == 1 else f"{count} networks"
-        name = f"scoring {networks} on the test split"
+        name = f"scoring {counted(count, 'network')} on the test split"
         self._watcher.phase(name, len(missing), testing=True)
         runs = [(r.candidate, r.seed) for r in missing]
         self._record_step(Step.of(name, runs, self._last, self._limits.test_until, testing=True))
@@ -431,10 +431,6 @@ class Search:
             kernels=conditions.kernels,
             metric=study.metric,
         )
-
-
-def _in_epochs(epochs: int) -> str:
-    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from scaling_search.report.page import Page
 from scaling_search.results import tables
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.candidate import Candidate
+from scaling_search.study.wording import difference
 from scaling_search.verdict.narration import accuracy_and_interval, own_runs_words
 from scaling_search.verdict.verdict import Row
 
@@ -87,6 +88,7 @@ _NETWORKS: tuple[_Head, ...] = (
     # what the page shows within other columns
     ("accuracy", "", "", "hidden", False),
     ("own", "", "", "hidden", False),
+    ("against", "", "", "hidden", False),
     ("low", "", "", "hidden", False),
     ("high", "", "", "hidden", False),
 )
@@ -110,6 +112,7 @@ _NO_CONCLUSIONS: dict[str, Any] = {
     "accuracy": "",
     "own": "",
     "difference": None,
+    "against": "",
     "low": None,
     "high": None,
     "best": None,
@@ -131,7 +134,7 @@ def networks(page: Page) -> dict[str, Any]:
         if key in verdicts:
             row |= _conclusions(verdicts[key], is_pick=key in page.picks)
             if row["budget"] == "" and len(page.verdicts) > 1:
-                row["difference"] = None  # to which of the picks?
+                row |= {"difference": None, "against": ""}  # to which of the picks?
         rows.append(row)
     headings = []
     for head in _NETWORKS:
@@ -211,6 +214,7 @@ def _conclusions(row: Row, *, is_pick: bool) -> dict[str, Any]:
         values |= {
             # `behind` says how far the pick is ahead; shown is the network's own side
             "difference": -row.behind,
+            "against": difference(-row.behind, -row.high, -row.low),
             "low": -row.high,
             "high": -row.low,
         }

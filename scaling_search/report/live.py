@@ -18,7 +18,7 @@ from scaling_search.results.reader import Glance, StoreReader
 from scaling_search.results.reading import Results
 from scaling_search.results.record import Record, count_ended
 from scaling_search.results.step import Planned, Step
-from scaling_search.study.wording import points
+from scaling_search.study.wording import counted, points
 
 _MOST_ROWS = 16  # runs in progress that are shown; packed GPUs may have many more
 _MOST_NEXT, _MOST_ENDED, _MOST_FAILED = 4, 4, 4
@@ -84,14 +84,14 @@ def look(results: Results) -> Live:
     """Return what is to be said of a study now. Raises UserError."""
     if isinstance(results, StoreReader):
         return describe(results.glance(), time.time())
-    runs = _count(count_ended(results.records()), "run")
+    runs = counted(count_ended(results.records()), "run")
     return Live("finished", "recorded", (runs,), "recorded", version=version(results))
 
 
 def version(results: Results) -> str:
     """Return a text that changes with whatever the report tells of. Raises UserError."""
-    facts = [results.fact(name) for name in _TOLD]
-    return _version(facts, results.records())
+    facts = results.facts()
+    return _version([facts.get(name) for name in _TOLD], results.records())
 
 
 # Facts that the report tells of and that change; the last says that the picks lie in the folder.
@@ -165,7 +165,7 @@ class _Study:
     @property
     def runs_words(self) -> str:
         """Return '7 of 26 runs'."""
-        return f"{self.ended} of {_count(self.planned, 'run')}"
+        return f"{self.ended} of {counted(self.planned, 'run')}"
 
     @property
     def driver(self) -> str:
@@ -199,7 +199,7 @@ class _Study:
         return self._stopped()
 
     def _finished(self) -> Live:
-        parts = [_count(self.ended, "run")]
+        parts = [counted(self.ended, "run")]
         failed = sum(record.failed for record in self.records)
         if failed:
             parts.append(f"{failed} of them failed")
@@ -250,7 +250,7 @@ class _Study:
             count = sum((run.network, run.seed, step.epochs) in tested for run in step.runs)
             return (
                 f"Measuring the answer on the test split: {count} of "
-                f"{_count(len(step.runs), 'run')}."
+                f"{counted(len(step.runs), 'run')}."
             )
         return "Choosing the next runs from the results so far."
 
@@ -350,11 +350,12 @@ class _Study:
             if run.record.done and run.ended and run.record.candidate.role != "baseline":
                 done.append(run)
         done.sort(key=lambda run: run.ended or datetime.min, reverse=True)
-        return tuple(
-            f"{_name(run.record)}, seed {run.record.seed}: {points(run.record.val_acc)}% after "
-            f"{_count(run.record.epochs, 'epoch')}"
-            for run in done[:_MOST_ENDED]
-        )
+        lines = []
+        for run in done[:_MOST_ENDED]:
+            record = run.record
+            after = f"{points(record.val_acc)}% after {counted(record.epochs, 'epoch')}"
+            lines.append(f"{record.candidate.name}, seed {record.seed}: {after}")
+        return tuple(lines)
 
     def _baseline_runs(self) -> list[Record]:
         """Return the baseline's finished runs of the most epochs."""
@@ -369,7 +370,7 @@ class _Study:
             return ""
         mean = sum(record.val_acc for record in runs) / len(runs)
         over = "" if len(runs) == 1 else f" (mean of {len(runs)} runs)"
-        epochs = _count(runs[0].epochs, "epoch")
+        epochs = counted(runs[0].epochs, "epoch")
         return f"{runs[0].candidate.label}: {points(mean)}% after {epochs}{over}"
 
     # ---- runs in progress, and their curves
@@ -513,22 +514,13 @@ def _since(glance: Glance) -> float:
     return glance.owner.since if glance.owner else 0.0
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _name(record: Record) -> str:
-    role = record.candidate.role
-    return record.candidate.label if role == "candidate" else f"{role}, {record.candidate.label}"
-
-
 def _failure(record: Record) -> str:
     """Return how a run failed, in one line."""
     assert record.outcome is not None
     note = " ".join(record.outcome.note.split())
     if len(note) > _LONG_NOTE:
         note = f"{note[:_LONG_NOTE]}..."
-    words = f"{_name(record)}, seed {record.seed}: {record.outcome.status}"
+    words = f"{record.candidate.name}, seed {record.seed}: {record.outcome.status}"
     return f"{words} ({note})" if note else words
 
 
@@ -542,7 +534,7 @@ def _duration(seconds: float) -> str:
 
 def _minutes(minutes: int) -> str:
     if minutes < 60:
-        return _count(minutes, "minute")
+        return counted(minutes, "minute")
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 

@@ -62,40 +62,42 @@ class Page:
 def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Page:
     """Return all that a report of this study is made from. `writes_picks`: the picks are about to
     be written into the folder, and can be trained from there. Raises UserError."""
+    # at once: a store reads every attribute of the study for each of them
+    facts = source.facts()
     records = source.records()
-    study = check(source.fact("settings"), str(folder))
-    unfinished = unfinished_words(source, records)
-    data_facts = source.fact("data facts") or {}
+    study = check(facts["settings"], str(folder))
+    unfinished = unfinished_words(facts, records)
+    data_facts = facts.get("data facts") or {}
     concluded = tuple(v for v in verdicts(records, study) if not (unfinished and v.is_alone))
     budgets = ", ".join(str(budget) for budget in study.budgets)
     return Page(
-        title=f"Scaling {Path(study.baseline.name).name} to {budgets} on {source.fact('dataset')}",
-        dataset=source.fact("dataset"),
-        data=source.fact("data"),
-        command=source.fact("command"),
+        title=f"Scaling {Path(study.baseline.name).name} to {budgets} on {facts['dataset']}",
+        dataset=facts["dataset"],
+        data=facts["data"],
+        command=facts["command"],
         study=study,
-        targets=source.fact("targets"),
+        targets=facts["targets"],
         unfinished=unfinished,
         notes=[
-            *source.fact("notes"),
-            *additions_in_words(source),
-            *(source.fact("latency again") or []),
+            *facts["notes"],
+            *additions_in_words(facts),
+            *(facts.get("latency again") or []),
         ],
-        provenance=source.fact("provenance"),
+        provenance=facts["provenance"],
         records=records,
         verdicts=concluded,
         native=data_facts.get("native", 0),
         classes=data_facts.get("classes", 0),
-        samples=source.fact("samples") or (),
+        samples=facts.get("samples") or (),
         state=StudyState(
             unfinished,
-            _command(source),
+            _command(source, facts),
             str(folder),
-            source.fact("state") == "out of time",
+            facts.get("state") == "out of time",
             _train_commands(concluded, study, folder, writes_picks),
         ),
         family=_family(folder / "family"),
-        powers=_powers(source, study),
+        powers=_powers(facts, study),
     )
 
 
@@ -111,10 +113,10 @@ def answer_sentences(page: Page) -> list[Sentence]:
     return sentences
 
 
-def _command(source: Results) -> str:
+def _command(source: Results, facts: dict[str, Any]) -> str:
     """Return the command that goes on with a study; '' for a recorded table and a replay, to which
     nothing can be added."""
-    command = source.fact("command")
+    command = facts["command"]
     is_table = isinstance(source, Curves) and source.path.is_file()  # not a store that was read
     return "" if is_table or "--replay" in command else str(command)
 
@@ -130,28 +132,28 @@ def _train_commands(
     return commands
 
 
-def _powers(source: Results, study: Study) -> Exponents:
+def _powers(facts: dict[str, Any], study: Study) -> Exponents:
     """Return the powers of the dimensions with which the budgets' measure grows: of a latency those
     that were measured."""
-    latencies = source.fact("latencies") or {}
+    latencies = facts.get("latencies") or {}
     depth, width, resolution = latencies.get("powers") or exponents(study.budgets[0])
     return depth, width, resolution
 
 
-def additions_in_words(source: Results) -> list[str]:
+def additions_in_words(facts: dict[str, Any]) -> list[str]:
     """Return a line for each time that the study grew."""
-    additions = source.fact("additions") or []
+    additions = facts.get("additions") or []
     return [f"The study grew on {Addition.from_dict(addition)}." for addition in additions]
 
 
-def unfinished_words(source: Results, records: Sequence[Record]) -> str:
+def unfinished_words(facts: dict[str, Any], records: Sequence[Record]) -> str:
     """Return '4 of 19 runs', or '' for a finished study."""
     recorded = count_ended(records)
-    state = source.fact("state")
-    is_done = recorded >= source.fact("planned") and state not in ("running", "starting")
+    state, planned = facts.get("state"), facts["planned"]
+    is_done = recorded >= planned and state not in ("running", "starting")
     if state == "finished" or is_done:
         return ""
-    words = f"{recorded} of {max(recorded, source.fact('planned'))} runs"
+    words = f"{recorded} of {max(recorded, planned)} runs"
     return f"{words}, the time was up" if state == "out of time" else words
 
 

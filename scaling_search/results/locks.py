@@ -176,8 +176,8 @@ def study_is_held(engine: Engine, study_name: str) -> bool:
         "(SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     with engine.connect() as connection:
-        found = connection.execute(query, {"high": key >> 32, "low": key % 2**32})
-        return bool(found.scalar())
+        is_held = connection.execute(query, {"high": key >> 32, "low": key % 2**32})
+        return bool(is_held.scalar())
 
 
 def _advisory_key(study_name: str) -> int:

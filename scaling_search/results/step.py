@@ -13,18 +13,13 @@ from scaling_search.study.candidate import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A run that a step is to train: (network, seed), the network in words, and how many times the
+    """A run that a step is to train: (network, seed), the network's name, and how many times the
     baseline's multiply-adds it takes."""
 
     network: str
     seed: int
-    label: str
-    role: str
+    name: str
     ratio: float
-
-    @property
-    def name(self) -> str:
-        return self.label if self.role == "candidate" else f"{self.role}, {self.label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +44,7 @@ class Step:
         testing: bool = False,
     ) -> Step:
         """The step of these (network, seed); `until` is of time.monotonic()."""
-        planned = tuple(
-            Planned(c.key, seed, c.label, c.role, round(c.ratio, 3)) for c, seed in runs
-        )
+        planned = tuple(Planned(c.key, seed, c.name, round(c.ratio, 3)) for c, seed in runs)
         end = None if until == math.inf else time.time() + until - time.monotonic()
         return cls(name, planned, epochs, testing, end)
 

@@ -46,6 +46,11 @@ class Candidate:
         return in_words(self.arch, self.alpha, self.beta)
 
     @property
+    def name(self) -> str:
+        """The network in words, after its role where it is none of a budget's."""
+        return self.label if self.role == "candidate" else f"{self.role}, {self.label}"
+
+    @property
     def stands_for(self) -> str:
         """The directions that it was chosen for, in words."""
         return ", ".join(map(str, self.directions))

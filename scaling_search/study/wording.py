@@ -23,6 +23,11 @@ def difference(value: float, low: float, high: float) -> str:
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
+def counted(number: int, noun: str) -> str:
+    """1, 'epoch' → '1 epoch'; 4, 'epoch' → '4 epochs'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def percent(share: float) -> str:
     """0.123 → '12%'."""
     return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero

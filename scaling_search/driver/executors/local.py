@@ -216,7 +216,7 @@ class LocalExecutor:
                     self._send_stop(worker)
                 elif worker in self._workers:
                     self._drop(worker)
-        return [sum(found) / len(found) if found else 0.0 for found in rates]
+        return [sum(timed) / len(timed) if timed else 0.0 for timed in rates]
 
     def _warm(self, slots: Sequence[str]) -> list[_Worker]:
         """An idle worker for each of these slots: those that are there, and new ones."""

@@ -41,25 +41,12 @@ const FORMATS = {
   network: row => content.tables.networks.rows.label[row],
   name: value => value,
   accuracy: (value, row) => content.tables.networks.rows.accuracy[row],
-  difference: (value, row) => differenceText(row),
+  difference: (value, row) => content.tables.networks.rows.against[row],
   hidden: value => value,
 };
 
 // Those that stand to the right, as numbers do.
 const NUMBERS = ["number", "si", "fixed2", "percent", "percent1", "ratio", "accuracy"];
-
-/** A difference in points with its sign: 0.0061 as "+0.6". */
-function signed(value) {
-  const text = Math.abs(100 * value).toFixed(1);
-  if (Number(text) === 0) return text;
-  return value > 0 ? `+${text}` : `\u2212${text}`;
-}
-
-/** A network against the pick, "\u22120.9 (\u22121.5 to \u22120.4)", by its row in the table. */
-function differenceText(row) {
-  const { difference, low, high } = content.tables.networks.rows;
-  return `${signed(difference[row])} (${signed(low[row])} to ${signed(high[row])})`;
-}
 
 function isEmpty(value) {
   return value === null || value === undefined || value === "";
@@ -95,7 +82,7 @@ function networkText(row) {
   lines.push(`${macs}, ${human(networks.params[row])} parameters`);
   if (networks.mean[row] !== null) {
     lines.push(`accuracy ${networks.accuracy[row]} %`);
-    if (networks.difference[row] !== null) lines.push(`against the pick ${differenceText(row)}`);
+    if (networks.difference[row] !== null) lines.push(`against the pick ${networks.against[row]}`);
     lines.push(escapeText(networks.own[row]));
   }
   return lines.join("<br>");
@@ -371,6 +358,10 @@ class Table {
 
   draw() {
     const rows = this.chosenRows();
+    if (this.id === "networks") { // the scale of all bars
+      const ends = [...this.values.low, ...this.values.high].filter(value => value !== null);
+      this.widest = Math.max(0.01, ...ends.map(Math.abs));
+    }
     const head = element("thead"), body = element("tbody");
     head.append(this.headRow());
     for (const row of rows.slice(0, this.mostRows)) body.append(...this.bodyRows(row));
@@ -437,9 +428,7 @@ class Table {
   /** A difference to the pick and its interval as a picture; all rows have one scale. */
   differenceBar(row) {
     const { difference, low, high } = this.values;
-    const ends = [...low, ...high].filter(value => value !== null).map(Math.abs);
-    const most = Math.max(0.01, ...ends);
-    const x = value => 80 + 76 * Math.max(-1, Math.min(1, value / most));
+    const x = value => 80 + 76 * Math.max(-1, Math.min(1, value / this.widest));
     const namespace = "http://www.w3.org/2000/svg";
     const svg = document.createElementNS(namespace, "svg");
     svg.setAttribute("viewBox", "0 0 160 18");

@@ -22,6 +22,7 @@ from scaling_search.report.figures.style import (
     accuracy_title,
     apply_layout,
     escape,
+    interval_bars,
 )
 from scaling_search.report.front import front_of_table
 from scaling_search.report.page import Page
@@ -71,14 +72,7 @@ def _add_study(figure: go.Figure, page: Page, number: int) -> None:
         mode="markers",
         name=title,
         legendgroup=str(number),
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (row.interval[1] - row.mean) for row in rows],
-            "arrayminus": [100 * (row.mean - row.interval[0]) for row in rows],
-            "thickness": 1,
-            "width": 0,
-        },
+        error_y=interval_bars(rows),
         marker={"color": colour, "symbol": symbols, "size": sizes},
         text=[escape(row.candidate.label) for row in rows],
         hovertemplate="%{text}: %{y:.1f} %<extra>" + title + "</extra>",

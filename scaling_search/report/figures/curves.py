@@ -21,10 +21,10 @@ from scaling_search.report.figures.style import (
     REFERENCE,
     accuracy_title,
     apply_layout,
-    epoch_count,
 )
 from scaling_search.report.page import Page
 from scaling_search.results.record import Record
+from scaling_search.study.wording import counted
 from scaling_search.verdict.verdict import Row
 
 # Losses that are averaged into one point of a curve: of 32 steps each, whose images differ.
@@ -76,7 +76,7 @@ def _stopped(page: Page) -> str:
     shorter = sorted(epochs for epochs in networks if epochs < last)
     if not shorter:
         return ""
-    counts = ", ".join(f"{networks[epochs]} after {epoch_count(epochs)}" for epochs in shorter)
+    counts = ", ".join(f"{networks[epochs]} after {counted(epochs, 'epoch')}" for epochs in shorter)
     where = "there so far" if page.unfinished else "stopped there"
     return f"Networks {where}: {counts}; {networks[last]} went on to {last}. "
 

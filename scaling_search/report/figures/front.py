@@ -28,6 +28,7 @@ from scaling_search.report.figures.style import (
     apply_layout,
     axes_of,
     escape,
+    interval_bars,
     network_texts,
 )
 from scaling_search.report.front import front_of_table
@@ -188,14 +189,7 @@ def _add_networks(
         if not rows:
             continue
         colour, symbol, size = _GROUPS[group]
-        bars: dict[str, Any] | None = {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (row.interval[1] - row.mean) for row in rows],
-            "arrayminus": [100 * (row.mean - row.interval[0]) for row in rows],
-            "thickness": 1,
-            "width": 0,
-        }
+        bars: dict[str, Any] | None = interval_bars(rows)
         if len(rows) > _MANY:
             bars, size = None, 5
         figure.add_scatter(

@@ -21,8 +21,6 @@ from scaling_search.report.figures import map as share_map
 from scaling_search.report.figures.style import axes_of, escape
 from scaling_search.report.page import Page
 from scaling_search.results.record import by_network_key
-from scaling_search.study.wording import difference
-from scaling_search.verdict.narration import accuracy_and_interval, own_runs_words
 from scaling_search.verdict.verdict import Verdict
 
 Plot: TypeAlias = go.Figure  # for the annotations of those who do not import plotly
@@ -30,14 +28,13 @@ _Table = dict[str, Any]  # of networks (columns.networks)
 
 # Name of a figure → how it is drawn: of a whole study, or of one of its budgets.
 _OF_A_STUDY: dict[str, Callable[[Page, _Table], go.Figure]] = {
-    "front": lambda page, table: front.draw(page, table),
+    "front": front.draw,
     "curves": lambda page, table: curves.draw(page, row_index(table)),
 }
 _OF_A_BUDGET: dict[str, Callable[[Page, _Table, Verdict], go.Figure]] = {
     "map": lambda page, table, verdict: share_map.draw(verdict, row_index(table), page.powers),
     "differences": lambda page, table, verdict: differences.draw(verdict, row_index(table)),
 }
-NAMES = ("front", "map", "differences", "curves")
 OF_A_BUDGET = tuple(_OF_A_BUDGET)
 WITHOUT_VERDICT = ("curves",)  # can be drawn before there is one
 
@@ -63,8 +60,8 @@ class Size:
 
 
 def draw(page: Page, name: str, verdict: Verdict | None) -> go.Figure:
-    """Return one of NAMES with every text and colour of its own. `verdict`: that of the budget, for
-    a figure OF_A_BUDGET."""
+    """Return one of report.FIGURES with every text and colour of its own. `verdict`: that of the
+    budget, for a figure OF_A_BUDGET."""
     table = columns.networks(page)
     if verdict is None:
         figure = _OF_A_STUDY[name](page, table)
@@ -107,9 +104,9 @@ def _fill(figure: go.Figure, page: Page, table: _Table) -> None:
 
 def _network_texts(page: Page, table: _Table) -> list[str]:
     """Return the text under the mouse of each network, by its row in the table."""
-    groups, rows = by_network_key(page.records), verdict_rows(page)
+    groups, rows = by_network_key(page.records), table["rows"]
     texts = []
-    for key in table["rows"]["network"]:
+    for place, key in enumerate(rows["network"]):
         candidate = groups[key][0].candidate
         lines = [escape(candidate.label)]
         if key in page.picks:
@@ -121,12 +118,11 @@ def _network_texts(page: Page, table: _Table) -> list[str]:
             lines.append(f"depth {depth:.0%}, width {width:.0%}, resolution {resolution:.0%}")
         cost = candidate.cost
         lines.append(f"{human(cost.macs)} FLOPs (multiply-adds), {human(cost.params)} parameters")
-        if key in rows:
-            row = rows[key]
-            lines.append(f"accuracy {accuracy_and_interval(row)} %")
-            if key not in page.picks:
-                lines.append(f"against the pick {difference(-row.behind, -row.high, -row.low)}")
-            lines.append(own_runs_words(row))
+        if rows["accuracy"][place]:
+            lines.append(f"accuracy {rows['accuracy'][place]} %")
+            if rows["against"][place]:
+                lines.append(f"against the pick {rows['against'][place]}")
+            lines.append(rows["own"][place])
         texts.append("<br>".join(lines))
     return texts
 

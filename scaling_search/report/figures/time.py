@@ -12,10 +12,10 @@ from scaling_search.report.figures.style import (
     GREY,
     REFERENCE,
     apply_layout,
-    epoch_count,
     run_kind,
 )
 from scaling_search.results.record import Record
+from scaling_search.study.wording import counted
 
 WORDS = (
     "Training and evaluation, minutes of all workers, by rung; what failed has a colour of its own."
@@ -43,7 +43,7 @@ def draw(records: list[Record]) -> go.Figure:
         if kind not in present:
             continue
         figure.add_bar(
-            y=[epoch_count(epochs) for epochs in rungs],
+            y=[counted(epochs, "epoch") for epochs in rungs],
             x=[round(minutes[kind, epochs], 3) for epochs in rungs],
             orientation="h",
             name=kind,
