@@ -1,11 +1,11 @@
 """The learning rate of a preset, chosen where it matters: on the baseline and the corners, never at
 the centre alone.
 
-    python benchmarks/lr.py [--preset quick] [--data fashion-mnist] [--lr 0.004 0.008 0.016]
-        [--seeds 2]
+    python benchmarks/lr.py [--preset quick | --study FILE] [--data fashion-mnist]
+        [--lr 0.004 0.008 0.016] [--seed 0] [--seeds 2]
 
 Trains the baseline and the networks nearest to depth only, width only and resolution only, as the
-preset does, at each learning rate; validation accuracy in per cent, mean over the seeds. The last
+preset or the study does, at each learning rate; validation accuracy in per cent, mean over the seeds. The last
 line is the rate that loses least: its worst network lies nearest to that network's best."""
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import tempfile
+from pathlib import Path
 
 import torch
 from jobs import Jobs
@@ -33,12 +34,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--study", type=Path, help="a study file, in place of a preset")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--lr", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3])
+    parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
 
-    study, data = read(preset_path(args.preset)), load(args.data)
+    study = read(args.study or preset_path(args.preset))
+    data = load(args.data)
     todo = plan(study, len(data.classes), data.native)
     corners = []  # the networks that stand for pure depth, width or resolution
     for candidate in todo.candidates:
@@ -50,7 +54,7 @@ def main() -> int:
     for lr in args.lr:
         recipe = dataclasses.replace(study.recipe, lr=lr)
         for candidate in (todo.baseline, *corners):
-            for seed in range(args.seeds):
+            for seed in range(args.seed, args.seed + args.seeds):
                 trial = Trial(
                     arch=candidate.arch,
                     data_digest=data.digest,
@@ -76,7 +80,7 @@ def main() -> int:
         accuracies.setdefault(names[number], []).append(100 * accuracy)
     networks = list(dict.fromkeys(name for name, _ in names.values()))
     print(
-        f"{args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, "
+        f"{args.study or args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, "
         f"{args.seeds} seeds each"
     )
     print(f"{'':<40}" + "".join(f"{lr:>10g}" for lr in args.lr))
