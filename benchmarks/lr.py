@@ -5,8 +5,9 @@ the centre alone.
         [--lr 0.004 0.008 0.016] [--seed 0] [--seeds 2]
 
 Trains the baseline and the networks nearest to depth only, width only and resolution only, as the
-preset or the study does, at each learning rate; validation accuracy in per cent, mean over the seeds. The last
-line is the rate that loses least: its worst network lies nearest to that network's best."""
+preset or the study does, at each learning rate; validation accuracy in per cent, mean over the
+seeds. The last line is the rate that loses least: its worst network lies nearest to that network's
+best."""
 
 from __future__ import annotations
 
@@ -80,8 +81,8 @@ def main() -> int:
         accuracies.setdefault(names[number], []).append(100 * accuracy)
     networks = list(dict.fromkeys(name for name, _ in names.values()))
     print(
-        f"{args.study or args.preset} on {data.name}: {study.rungs[-1]} epochs, batch {study.recipe.batch}, "
-        f"{args.seeds} seeds each"
+        f"{args.study or args.preset} on {data.name}: {study.rungs[-1]} epochs, "
+        f"batch {study.recipe.batch}, {args.seeds} seeds each"
     )
     print(f"{'':<40}" + "".join(f"{lr:>10g}" for lr in args.lr))
     losses = dict.fromkeys(args.lr, 0.0)
