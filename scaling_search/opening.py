@@ -135,8 +135,9 @@ class StudyResults:
         return pd.DataFrame(rows)
 
     def figure(self, name: str, budget: str | None = None) -> static.Plot:
-        """The report's figure `front`, `map`, `differences` or `curves`, for plotly. Of several
-        budgets a map or differences are of one: `budget`, such as "2x". Raises UserError."""
+        """The report's figure `front`, `map`, `differences`, `curves` or `lengths`, for plotly. Of
+        several budgets all but `front` and `curves` are of one: `budget`, such as "2x". Raises
+        UserError."""
         from scaling_search.report.figures import static
 
         if name not in FIGURES:
@@ -148,6 +149,15 @@ class StudyResults:
             raise UserError(f"figure {name}: of all budgets; leave out the budget {budget}")
         elif name not in static.WITHOUT_VERDICT:
             self._check_verdict()
+        if (
+            name == "lengths"
+            and verdict is not None
+            and not static.has_lengths(self._page, verdict)
+        ):
+            raise UserError(
+                f"figure lengths: {self.path} has not every network at several lengths; it takes "
+                "--epochs 1,4 --allocation flat, say, and that the study has ended"
+            )
         return static.draw(self._page, name, verdict)
 
     # ---- in words

@@ -39,8 +39,8 @@ FIGURE = Command(
         Argument("run", "Run folder, a recorded study's folder, or its curves.parquet."),
         Argument(
             "figure",
-            "Accuracy against cost, where the cost went, the differences to the pick, or the "
-            "learning curves.",
+            "Accuracy against cost, where the cost went, the differences to the pick, the learning "
+            "curves, or whether the order holds for longer runs.",
             options={"choices": FIGURES},
         ),
         Argument(

@@ -2,4 +2,4 @@
 
 # What `scaling-search figure` and `scaling_search.open` draw (figures/static.py). Here, since the
 # command line needs the names and not plotly.
-FIGURES = ("front", "map", "differences", "curves")
+FIGURES = ("front", "map", "differences", "curves", "lengths")

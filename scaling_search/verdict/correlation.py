@@ -97,6 +97,15 @@ def agreements(records: Sequence[Record], study: Study, budget: Budget) -> list[
     return compared
 
 
+def between_lengths(
+    records: Sequence[Record], study: Study, budget: Budget, short: int, long: int
+) -> Agreement | None:
+    """Return how the budget's order after `short` epochs agrees with that after `long`, over
+    different seeds where there are several; None with fewer than two networks at both."""
+    candidates = [r for r in records if r.done and r.candidate.role == "candidate"]
+    return _short_against_long(_of_budget(searched(candidates, study), budget), short, long)
+
+
 def _of_budget(records: Iterable[Record], budget: Budget) -> list[Record]:
     return [r for r in records if r.candidate.budget == budget]
 

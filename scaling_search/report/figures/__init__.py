@@ -18,7 +18,15 @@ from typing import Any, Literal
 from plotly.offline import get_plotlyjs
 
 from scaling_search.report.columns import row_index
-from scaling_search.report.figures import budgets, curves, differences, front, progress, time
+from scaling_search.report.figures import (
+    budgets,
+    curves,
+    differences,
+    front,
+    lengths,
+    progress,
+    time,
+)
 from scaling_search.report.figures import map as share_map
 from scaling_search.report.page import Page
 from scaling_search.verdict.verdict import Verdict
@@ -74,7 +82,7 @@ def _front(page: Page, table: dict[str, Any], place: Place) -> Figure:
 
 
 def _of_budget(page: Page, verdict: Verdict, index: dict[str, int], number: int) -> list[Figure]:
-    """Return every network against the pick, and the map, of one budget."""
+    """Return every network against the pick, the map, and the lengths of runs, of one budget."""
     suffix, of_budget = "", ""
     if len(page.verdicts) > 1:
         suffix, of_budget = f"-{number}", f", {verdict.budget}"
@@ -92,6 +100,10 @@ def _of_budget(page: Page, verdict: Verdict, index: dict[str, int], number: int)
     figure = share_map.draw(verdict, index, page.powers).to_json()
     heading = f"The map: where the extra cost went{of_budget}"
     drawn.append(Figure(f"map{suffix}", heading, share_map.WORDS, figure, place="first"))
+    if lengths.lengths_of(page, verdict):
+        figure = lengths.draw(page, verdict, index).to_json()
+        heading = f"Does the order hold for longer runs?{of_budget}"
+        drawn.append(Figure(f"lengths{suffix}", heading, lengths.WORDS, figure))
     return drawn
 
 

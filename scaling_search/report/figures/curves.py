@@ -145,9 +145,10 @@ def draw(page: Page, index: dict[str, int]) -> go.Figure:
             groups["failed"].append((key, _beside(_mean_curve([run], within), reference)))
 
     figure = go.Figure()
+    hover = "%{x:.0%}: loss %{y:.3f}" if within else "epoch %{x}: %{y:.1f} %"
     for group, members in groups.items():
         if members:
-            _add_curves(figure, group, members, index, within)
+            add_curves(figure, group, members, index, hover, markers=not within)
     if within:
         figure.update_xaxes(title={"text": "part of the run"}, tickformat=".0%")
         figure.update_yaxes(title={"text": "training loss against the pick's"})
@@ -185,12 +186,14 @@ def _group(page: Page, record: Record, concluded: dict[str, Row]) -> str:
     return "tied" if row is not None and row.tied else "other"
 
 
-def _add_curves(
+def add_curves(
     figure: go.Figure,
     group: str,
-    members: list[tuple[str, _Curve]],
+    members: Sequence[tuple[str, _Curve]],
     index: dict[str, int],
-    within: bool,
+    hover: str,
+    *,
+    markers: bool,
 ) -> None:
     """Add the curves of one group as one trace, with a gap between two: a trace for each would make
     a large study's page slow."""
@@ -203,12 +206,11 @@ def _add_curves(
         y += [*(round(value, 3) for _, value in curve), None]
         networks.append(index[key])
         points.append(len(curve))
-    hover = "%{x:.0%}: loss %{y:.3f}" if within else "epoch %{x}: %{y:.1f} %"
     is_failed = group == "failed"
     figure.add_scatter(
         x=x,
         y=y,
-        mode="lines+markers" if is_failed or not within else "lines",
+        mode="lines+markers" if is_failed or markers else "lines",
         line={"color": colour, "width": width},
         marker={"size": 8 if is_failed else 5, "symbol": "x" if is_failed else "circle"},
         opacity=0.7 if group == "other" else 1.0,

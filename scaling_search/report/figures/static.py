@@ -16,7 +16,7 @@ from effnet.budget import human
 from scaling_search import UserError
 from scaling_search.report import columns
 from scaling_search.report.columns import row_index, verdict_rows
-from scaling_search.report.figures import curves, differences, front
+from scaling_search.report.figures import curves, differences, front, lengths
 from scaling_search.report.figures import map as share_map
 from scaling_search.report.figures.style import axes_of, escape
 from scaling_search.report.page import Page
@@ -34,6 +34,7 @@ _OF_A_STUDY: dict[str, Callable[[Page, _Table], go.Figure]] = {
 _OF_A_BUDGET: dict[str, Callable[[Page, _Table, Verdict], go.Figure]] = {
     "map": lambda page, table, verdict: share_map.draw(verdict, row_index(table), page.powers),
     "differences": lambda page, table, verdict: differences.draw(verdict, row_index(table)),
+    "lengths": lambda page, table, verdict: lengths.draw(page, verdict, row_index(table)),
 }
 OF_A_BUDGET = tuple(_OF_A_BUDGET)
 WITHOUT_VERDICT = ("curves",)  # can be drawn before there is one
@@ -57,6 +58,11 @@ class Size:
     width: float = 170.0  # mm
     height: float | None = None  # mm
     font: float = 8.0  # pt
+
+
+def has_lengths(page: Page, verdict: Verdict) -> bool:
+    """Whether the figure `lengths` can be drawn."""
+    return bool(lengths.lengths_of(page, verdict))
 
 
 def draw(page: Page, name: str, verdict: Verdict | None) -> go.Figure:

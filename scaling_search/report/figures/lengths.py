@@ -1,0 +1,131 @@
+"""Does the order hold for longer runs? Every network against the mean of all, by length of run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from scaling_search.report.figures.curves import add_curves
+from scaling_search.report.figures.style import PICK, apply_layout, escape, role_name
+from scaling_search.report.page import Page
+from scaling_search.study.settings import Study
+from scaling_search.study.wording import counted
+from scaling_search.verdict.lengths import Means, means_by_length
+from scaling_search.verdict.verdict import Row, Verdict
+
+WORDS = (
+    "Each network's mean accuracy after runs of each length, in points above or below the mean of "
+    "all networks after as many images. Where lines cross, the order changes with the length of "
+    "training. The bars of the pick are 95% of such a mean, alike for every network."
+)
+_LABEL = 16  # px between two names at the right end
+_NAMES = 180  # px that they have
+_HEIGHT = 460
+
+
+def lengths_of(page: Page, verdict: Verdict) -> list[Means]:
+    """Return what there is to draw; an empty list where networks were left behind at a lower rung
+    (those that went on are there for their luck too), or where there is one length."""
+    study = page.study
+    if study.allocation != "flat" or len(study.rungs) < 2 or page.unfinished:
+        return []
+    return means_by_length(page.records, study, verdict.budget)
+
+
+def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
+    """Return the figure of one budget, of which there are `lengths_of`. `index`: network key → row
+    in the table of networks."""
+    drawn = lengths_of(page, verdict)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for length in drawn:
+        middle = sum(length.means.values()) / len(length.means)
+        for key, mean in length.means.items():
+            curves.setdefault(key, []).append((float(length.epochs), 100 * (mean - middle)))
+    groups: dict[str, list[tuple[str, list[tuple[float, float]]]]] = {}
+    rows = {row.candidate.key: row for row in verdict.rows}
+    for key, curve in curves.items():
+        groups.setdefault(_group(rows[key], verdict), []).append((key, curve))
+    figure = go.Figure()
+    figure.add_hline(y=0, line_width=1, opacity=0.5)
+    for group in ("other", "tied", "pick"):
+        if group in groups:
+            hover = "%{y:+.1f} points against the mean of all"
+            add_curves(figure, group, groups[group], index, hover, markers=True)
+    _add_bars(figure, drawn, curves.get(verdict.pick.candidate.key, []))
+    _add_names(figure, [rows[key] for key in curves], curves, verdict)
+    first, last = math.log10(drawn[0].epochs), math.log10(drawn[-1].epochs)
+    aside = 0.1 * (last - first)
+    figure.update_xaxes(
+        type="log",
+        # on a logarithmic axis a place is given as its logarithm
+        range=[first - aside, last + aside / 4],
+        tickmode="array",
+        tickvals=[length.epochs for length in drawn],
+        ticktext=[_length_in_words(length.epochs, page.study) for length in drawn],
+        title={"text": "length of a run"},
+    )
+    figure.update_yaxes(title={"text": "points against the mean of all"}, zeroline=False)
+    figure = apply_layout(figure, _HEIGHT)
+    return figure.update_layout(margin={"r": _NAMES})
+
+
+def _group(row: Row, verdict: Verdict) -> str:
+    if row.candidate.key == verdict.pick.candidate.key:
+        return "pick"
+    return "tied" if row.tied else "other"
+
+
+def _length_in_words(epochs: int, study: Study) -> str:
+    images = study.data.epoch_images
+    return counted(epochs, "epoch") if images is None else f"{epochs * images:,} images"
+
+
+def _add_bars(
+    figure: go.Figure, drawn: Sequence[Means], curve: Sequence[tuple[float, float]]
+) -> None:
+    """Add the 95% of the pick's means."""
+    halves = [100 * length.half for length in drawn]
+    if not curve or not any(halves):
+        return
+    figure.add_scatter(
+        x=[moment for moment, _ in curve],
+        y=[value for _, value in curve],
+        error_y={"type": "data", "array": halves, "thickness": 2, "width": 0, "color": PICK},
+        mode="markers",
+        marker={"color": PICK, "size": 1},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _add_names(
+    figure: go.Figure,
+    rows: Sequence[Row],
+    curves: dict[str, list[tuple[float, float]]],
+    verdict: Verdict,
+) -> None:
+    """Write what a network stands for at the right end of its line, names far enough apart to be
+    read."""
+    named = []
+    for row in rows:
+        role = role_name(row, verdict.pick.candidate.key)
+        if role:
+            named.append((curves[row.candidate.key][-1], role))
+    ends = [curve[-1][1] for curve in curves.values()]
+    starts = [value for curve in curves.values() for _, value in curve]
+    span = max(starts) - min(starts) or 1.0
+    gap = _LABEL * span / (_HEIGHT - 110)
+    lowest = min(ends) - span
+    for (moment, value), role in sorted(named, key=lambda item: item[0][1]):
+        height = max(value, lowest + gap)
+        lowest = height
+        figure.add_annotation(
+            x=math.log10(moment),
+            y=height,
+            text=escape(role),
+            xanchor="left",
+            xshift=10,
+            showarrow=False,
+        )
