@@ -2,8 +2,11 @@
 
     python benchmarks/calibration.py [--studies 500] [--check] [--workers 2]
         [--worlds "matched,luck in views"] [--runs rungs,flat] [--first 2000]
+    python benchmarks/calibration.py --recorded [FOLDER ...] [--check] [--workers 2]
 
-All of it takes ten hours of CPU: --worlds and --runs name a part, --first other studies.
+All of it takes ten hours of CPU: --worlds and --runs name a part, --first other studies. --recorded
+asks the same of real curves in place of simulated ones, those under studies/ by default (halves.py
+says how).
 
 Each study: 24 networks on the map; one short run each, half of them promoted to a long one, the
 five best with three seeds (rungs); or every network long with one seed, then twelve more runs where
@@ -28,9 +31,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import halves
 from scaling_search.driver.allocation import half, most_telling
 from scaling_search.verdict.chances import chances, tied_set
 from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
@@ -371,7 +378,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first study")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--recorded", nargs="*", type=Path, metavar="FOLDER")
     args = parser.parse_args()
+    if args.recorded is not None:
+        tables = sorted(halves.STUDIES.glob("*/curves.parquet"))
+        folders = args.recorded or [table.parent for table in tables]
+        misses = halves.report(folders, args.workers)
+        print(*misses, sep="\n")
+        print(f"{len(misses)} statements hold less often than expected")
+        return int(args.check and bool(misses))
     groups = [(world, kind) for world in args.worlds.split(",") for kind in args.runs.split(",")]
     numbers = range(args.first, args.first + args.studies)
     jobs = [(*group, n) for group in groups for n in numbers]
