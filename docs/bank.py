@@ -1,0 +1,136 @@
+"""Writes the table of every recorded study into studies/README.md.
+
+python docs/bank.py             rebuild each study's verdict from its record, and write the table
+python docs/bank.py --check     exit status 1 where it would change
+
+What stands around the table is written by hand. tests/test_bank.py rebuilds the verdicts too, and
+allows the last digit of a number to differ, as another machine's arithmetic may make it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import scaling_search
+from scaling_search.opening import StudyResults
+from scaling_search.results.record import Record
+from scaling_search.study.candidate import Candidate
+from scaling_search.study.wording import difference
+from scaling_search.verdict.verdict import Row, Verdict
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+README = STUDIES / "README.md"
+BEGIN, END = "<!-- written by docs/bank.py -->", "<!-- to here -->"
+
+_HEAD = (
+    "study and its question",
+    "data, baseline",
+    "networks, runs, hours of one thread",
+    "the pick, at most so many points below the best (95%)",
+    "the paper's direction against it",
+    "the best single dimension",
+    "dWr",
+)
+
+
+def recorded() -> list[Path]:
+    """The folders of every recorded study, by name."""
+    return sorted(table.parent for table in STUDIES.glob("*/curves.parquet"))
+
+
+def rows(folder: Path) -> list[tuple[str, ...]]:
+    """The cells of a study: a row for each of its budgets."""
+    opened = scaling_search.open(folder)
+    return [_row(folder, opened, verdict) for verdict in opened.verdicts.values()]
+
+
+def _row(folder: Path, opened: StudyResults, verdict: Verdict) -> tuple[str, ...]:
+    study, records = opened.study, opened.records
+    candidates = {r.candidate.key: r.candidate for r in records}
+    of_budget = [c for c in candidates.values() if c.budget == verdict.budget]
+    networks = sum(c.role == "candidate" for c in of_budget)
+    baseline = next(c for c in candidates.values() if c.role == "baseline")
+    device = "" if study.device == "cpu" else f", {study.device}"
+    return (
+        f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}: {question(folder)}",
+        f"{study.data.source}; {study.baseline.name}, {_in_short(baseline)}, "
+        f"{baseline.cost.macs / 1e6:.3g}M",
+        f"{networks}, {len(records)}, {hours(records):.1f}{device}",
+        f"{verdict.pick.candidate.label}; {100 * verdict.bound:.1f}",
+        _against(verdict.named("paper"), verdict),
+        _single(verdict),
+        _against(verdict.named("dWr"), verdict),
+    )
+
+
+def question(folder: Path) -> str:
+    """The first question of a study's notes, or their title."""
+    text = (folder / "NOTES.md").read_text()
+    asked = re.search(r"\*\*Question\.\*\*\s*(.+?\?)", text, re.DOTALL)
+    if asked is None:
+        asked = re.match(r"# (.+)", text)
+    assert asked is not None, f"{folder}: notes begin with a title"
+    return " ".join(asked[1].split())
+
+
+def hours(records: Sequence[Record]) -> float:
+    """The hours of training and evaluation of all runs. A run that went on from a shorter one has
+    the seconds of both on record, so the longest of a network and a seed counts for them."""
+    longest: dict[tuple[str, int], float] = {}
+    for r in records:
+        if r.outcome is not None:
+            key = (r.candidate.key, r.seed)
+            longest[key] = max(longest.get(key, 0.0), r.outcome.seconds)
+    return sum(longest.values()) / 3600
+
+
+def _in_short(candidate: Candidate) -> str:
+    arch = candidate.arch
+    return f"{arch.blocks} blocks, {arch.px}"
+
+
+def _against(row: Row | None, verdict: Verdict) -> str:
+    """A network against the pick; a dash where nothing stands for the direction."""
+    if row is None:
+        return "–"
+    if row is verdict.pick:
+        return "is the pick"
+    return difference(-row.behind, -row.high, -row.low)
+
+
+def _single(verdict: Verdict) -> str:
+    if verdict.best_single is None:
+        return "–"
+    name, row = verdict.best_single
+    return f"{name.removesuffix(' only')}, {_against(row, verdict)}"
+
+
+def table() -> str:
+    lines = []
+    every = [row for folder in recorded() for row in rows(folder)]
+    for cells in (_HEAD, ("---",) * len(_HEAD), *every):
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n")
+    return "".join(lines)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--check", action="store_true", help="write nothing")
+    check = arguments.parse_args().check
+    before = README.read_text()
+    head, rest = before.split(BEGIN)
+    after = f"{head}{BEGIN}\n\n{table()}\n{END}{rest.split(END)[1]}"
+    if check:
+        return int(after != before)
+    README.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
