@@ -159,7 +159,15 @@ class Search:
         active = list(plan.candidates)
         # these are for the front alone: when the time is short, the candidates have it
         references = () if self._limits.are_given else plan.references
-        for seed in range(study.seed, study.seed + study.seeds):
+        seeds = range(study.seed, study.seed + study.seeds)
+        if study.allocation == "flat" and len(study.rungs) == 1 and not plan.pool:
+            # nothing is decided between two seeds, so no worker waits for the last run of one
+            networks = (plan.baseline, *active, *references)
+            runs = [(network, seed) for seed in seeds for network in networks]
+            name = f"{counted(len(seeds), 'seed')}, {counted(study.rungs[0], 'epoch')}"
+            self._train(name, runs, study.rungs[0])
+            return
+        for seed in seeds:
             for i, epochs in enumerate(study.rungs):
                 networks = (plan.baseline, *active, *references)
                 runs = [(network, seed) for network in networks]
