@@ -61,7 +61,7 @@ def test_clear_differences_are_settled() -> None:
     assert v.pick.best > 0.95
     assert v.bound == 0
     assert v.settle == 0
-    assert certainty_card(v, StudyState()).headline == f"Settled: the best of {len(v.rows)}"
+    assert certainty_card(v, STUDY, StudyState()).headline == f"Settled: the best of {len(v.rows)}"
     state = StudyState(train={"2x": "scaling-search train runs/x"})
     assert next_card(v, STUDY, state).command == "scaling-search train runs/x"
     true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
@@ -82,7 +82,7 @@ def test_noise_alone_is_tied_and_more_runs_are_asked_for() -> None:
     assert v.settle is None or v.settle > 10
     assert v.noise == pytest.approx(0.02, rel=0.4)
     assert f"± {points(HALF_WIDTH * v.noise)}" in noise_words(v)
-    card = certainty_card(v, StudyState())
+    card = certainty_card(v, STUDY, StudyState())
     assert card.headline == f"Not settled: {len(v.tied)} of {len(v.rows)} could be best"
     assert f"at most {points(v.bound)} points (95%)" in card.text
 
@@ -439,21 +439,36 @@ def test_without_a_second_run_of_any_network_it_only_looks_settled() -> None:
     """What runs vary by is then a guess: two such studies may settle on two networks."""
     once = [record(c, 0, 0.5 + 0.1 * (k == 3)) for k, c in enumerate(TODO.candidates)]
     v = replace(only(once), outlook=(), bound=0.0)
-    card = certainty_card(v, StudyState())
+    card = certainty_card(v, STUDY, StudyState())
     assert card.headline.startswith("Looks settled")
     assert "No network was run twice" in card.text
     twice = replace(v, rows=(replace(v.rows[0], seeds=2), *v.rows[1:]))
-    assert certainty_card(twice, StudyState()).headline.startswith("Settled")
+    assert certainty_card(twice, STUDY, StudyState()).headline.startswith("Settled")
 
 
 def test_a_bound_that_reads_as_the_margin_settles() -> None:
     _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
     v = replace(only(records), bound=0.0051)
     assert v.outlook
-    assert certainty_card(v, StudyState()).headline.startswith("Settled")
+    assert certainty_card(v, STUDY, StudyState()).headline.startswith("Settled")
     assert next_card(v, STUDY, StudyState()).headline == "Train the pick in full"
-    part = certainty_card(v, StudyState("4 of 19 runs"))
-    assert part.text.endswith("Others have not run yet.")
+    part = certainty_card(v, STUDY, StudyState("4 of 19 runs"))
+    assert "Others have not run yet." in part.text
+
+
+def test_runs_too_short_for_a_direction_are_said_to_be() -> None:
+    _, records = world(0.05, 0.001, 3, np.random.default_rng(0))
+    v = only(records)
+
+    def text(images: int | None, epochs: int) -> str:
+        data = STUDY.data.model_copy(update={"train_images": None, "epoch_images": images})
+        study = STUDY.model_copy(update={"data": data, "rungs": (epochs,)})
+        return certainty_card(v, study, StudyState()).text
+
+    batch = STUDY.recipe.batch
+    assert "Runs of 100 steps are too short" in text(100 * batch, 1)
+    assert "too short" not in text(100 * batch, 4)
+    assert "too short" not in text(None, 1)  # whatever the data set has
 
 
 def test_surface_and_its_drift_in_words() -> None:

@@ -84,7 +84,7 @@ def cards(v: Verdict, study: Study, state: StudyState) -> list[Card]:
     """Return the answer: which network, how sure, was the larger cost worth it, what next."""
     answers = [
         pick_card(v, study, state),
-        certainty_card(v, state),
+        certainty_card(v, study, state),
         worth_card(v),
         next_card(v, study, state),
     ]
@@ -299,7 +299,28 @@ def is_settled(v: Verdict) -> bool:
     return not v.outlook or float(points(v.bound)) <= 100 * MARGIN
 
 
-def certainty_card(v: Verdict, state: StudyState) -> Card:
+# Steps of a run below which the order of networks says nothing of that after long training: on
+# CIFAR-10 (studies/length) the order after 100 steps agrees with that after 6,400 by Kendall's tau
+# -.1, and its pick lies 3.6 points below the best there; after 400 steps by .45, and .6 points.
+_FEWEST_STEPS = 400
+
+
+def _too_short(study: Study) -> str:
+    """Say that runs are too short to trust a direction; "" where they are not, or where it depends
+    on the data how long they are."""
+    images = study.data.epoch_images or study.data.train_images
+    if images is None:
+        return ""
+    steps = study.rungs[-1] * max(1, images // study.recipe.batch)
+    if steps >= _FEWEST_STEPS:
+        return ""
+    return (
+        f" Runs of {steps} step{_plural(steps)} are too short to trust a direction: after fewer "
+        f"than {_FEWEST_STEPS}, networks stand in another order than after long training."
+    )
+
+
+def certainty_card(v: Verdict, study: Study, state: StudyState) -> Card:
     """How sure the pick is: what could be the best, and the most that the pick may lose."""
     question = "How sure is that?"
     total, tied = len(v.rows), len(v.tied)
@@ -320,6 +341,7 @@ def certainty_card(v: Verdict, state: StudyState) -> Card:
     if state.unfinished:
         settled = "Looks settled"
         few += " Others have not run yet."
+    few += _too_short(study)
     if not is_settled(v):
         headline = f"Not settled: {tied} of {total} could be best"
         return Card("sure", question, headline, f"{lose}.{few}", v.bound)
