@@ -38,6 +38,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import halves
+from benchmarks.recorded import folders
 from scaling_search.driver.allocation import half, most_telling
 from scaling_search.verdict.chances import chances, tied_set
 from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
@@ -381,9 +382,7 @@ def main() -> int:
     parser.add_argument("--recorded", nargs="*", type=Path, metavar="FOLDER")
     args = parser.parse_args()
     if args.recorded is not None:
-        tables = sorted(halves.STUDIES.glob("*/curves.parquet"))
-        folders = args.recorded or [table.parent for table in tables]
-        misses = halves.report(folders, args.workers)
+        misses = halves.report(args.recorded or folders(), args.workers)
         print(*misses, sep="\n")
         print(f"{len(misses)} statements hold less often than expected")
         return int(args.check and bool(misses))

@@ -26,8 +26,8 @@ uint8 images in memory to the end of the sixth step, by when a step has been cap
 The last line is the least ratio of a figure to its target: at 1 or more all are met. --check exits
 1 where a target is missed or a measurement failed, or where no target could be measured. On a CPU
 and on the tests' stand-in for CUDA everything runs in a small version: rates have no targets there,
-and on the stand-in they mean nothing. Of a real card, only `--only
-standard` has been run for a minute, on an H100 (results/gpu.txt)."""
+and on the stand-in they mean nothing. Of a real card, one
+minute of `--only standard` has been run, on an H100 (results/gpu.txt)."""
 
 from __future__ import annotations
 

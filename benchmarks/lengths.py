@@ -5,17 +5,18 @@ all ran at several lengths.
 
 FOLDER is a recorded study or a run folder (default: studies/length). Of each budget:
 
-- of each length alone: the pick, how far it could lie below the best of that length (bound), where
-  the fitted surface is highest, and how far that pick is expected to lie below the best at the
-  longest length, with what that does not exceed in 95% of cases (by the posterior of the longest
-  length: the best of noisy means would be better than the best network);
+- of each length alone: the pick; how far it could lie below the best of that length (bound, 95%);
+  where the fitted surface is highest; how far that pick is expected to lie below the best at the
+  longest length, with what that does not exceed in 95% of cases, by the posterior of the longest
+  length alone and of all lengths together (verdict/lengths.py says what is wrong with each);
 - accuracy's slope along each share, in points for the whole of the extra cost, by least squares
-  over the networks' means, ± 95%;
+  over the networks' means, with 95%;
 - the networks' means, each against the mean of all;
-- Kendall's tau of each two lengths, of means over different seeds: the lengths of one seed share
-  its luck.
+- Kendall's tau of each two lengths: of means over different seeds, since the lengths of one seed
+  share its luck, and (in brackets after it) of the means over all seeds. A length against itself is
+  what its own noise lets any order agree with it.
 
-The last line is the tau of the shortest with the longest length.
+The last line is the tau of the shortest with the longest length, over different seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,24 +33,31 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
+from benchmarks.recorded import STUDIES
 from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
-from scaling_search.verdict.correlation import Rank, between_lengths
-from scaling_search.verdict.lengths import Means, answers, means_by_length
+from scaling_search.verdict.chances import CONFIDENCE
+from scaling_search.verdict.correlation import Rank, between_lengths, rank
+from scaling_search.verdict.lengths import Means, Regret, answers, means_by_length
+from scaling_search.verdict.narration import length_words
+from scaling_search.verdict.posterior import Array
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
+FEWEST = 5  # networks that a slope is fitted to
 
 
-def slopes(means: Means, networks: dict[str, Candidate]) -> tuple[np.ndarray, np.ndarray]:
+def slopes(means: Means, networks: Mapping[str, Candidate]) -> tuple[Array, Array] | None:
     """Return accuracy's slopes [3] along the shares of depth, width and resolution, each against
-    the mean of the three, and half their 95% intervals; points.
+    the mean of the three, and half their 95% intervals, in points; None of too few networks, or of
+    networks that do not span the map.
 
     Shares sum to 1, so a fit without an intercept has one value at each corner; a slope is a
     corner's value minus the mean of the corners."""
     keys = [key for key in means.means if networks[key].shares]
     shares = np.array([networks[key].shares for key in keys])
+    if len(keys) < FEWEST or np.linalg.matrix_rank(shares) < 3:
+        return None
     values = 100 * np.array([means.means[key] for key in keys])
     corners, *_ = np.linalg.lstsq(shares, values, rcond=None)
     free = len(keys) - 3
@@ -57,67 +65,86 @@ def slopes(means: Means, networks: dict[str, Candidate]) -> tuple[np.ndarray, np
     centred = np.eye(3) - 1 / 3
     covariance = rest @ rest / free * np.linalg.inv(shares.T @ shares)
     errors = np.sqrt(np.diag(centred @ covariance @ centred))
-    return centred @ corners, student.ppf(0.975, free) * errors
+    return centred @ corners, student.ppf((1 + CONFIDENCE) / 2, free) * errors
 
 
-def in_words(epochs: int, study: Study) -> str:
-    images = study.data.epoch_images
-    return f"{epochs} epochs" if images is None else f"{epochs * images:,} images"
-
-
-def report(records: Sequence[Record], study: Study, budget: Budget) -> Rank | None:
-    """Print all of a budget; return the agreement of its shortest with its longest length."""
-    networks = {r.candidate.key: r.candidate for r in records}
+def report_answers(records: Sequence[Record], study: Study, budget: Budget) -> None:
     print(
-        f"\n{'length':<16}{'pick':<34}{'bound':>6}{'regret at the longest':>23}   optimum d, w, r"
+        f"\n{'length':<16}{'pick':<34}{'bound':>6}{'regret at the longest':>23}"
+        f"{'by all lengths':>23}   optimum d, w, r"
     )
     for length in answers(records, study, budget):
         surface = length.verdict.surface
         optimum = "-"
         if surface is not None:
             optimum = ", ".join(f"{share:.2f}" for share in surface.optimum[-1])
-        regret = f"{100 * length.regret:.1f} (at most {100 * length.regret_bound:.1f})"
         print(
-            f"{in_words(length.epochs, study):<16}{length.verdict.pick.candidate.label:<34}"
-            f"{100 * length.verdict.bound:>6.1f}{regret:>23}   {optimum}"
+            f"{length_words(study, length.epochs):<16}{length.verdict.pick.candidate.label:<34}"
+            f"{100 * length.verdict.bound:>6.1f}{_regret(length.regret):>23}"
+            f"{_regret(length.joint_regret):>23}   {optimum}"
         )
-    every = means_by_length(records, study, budget)
-    if not every:
-        return None
+
+
+def _regret(regret: Regret | None) -> str:
+    if regret is None:
+        return "-"
+    return f"{100 * regret.expected:.1f} (at most {100 * regret.bound:.1f})"
+
+
+def report_slopes(every: Sequence[Means], networks: Mapping[str, Candidate], study: Study) -> None:
     print(
         f"\n{'points for all of the extra cost in':<36}{'depth':>14}{'width':>14}{'resolution':>14}"
     )
     for means in every:
-        values, halves = slopes(means, networks)
-        cells = "".join(f"{f'{v:+.1f} ± {h:.1f}':>14}" for v, h in zip(values, halves, strict=True))
-        print(f"{in_words(means.epochs, study):<36}{cells}")
-    lengths = "".join(f"{in_words(means.epochs, study):>16}" for means in every)
-    print(f"\n{'against the mean of all':<52}{lengths}")
-    middles = [float(np.mean(list(means.means.values()))) for means in every]
-    last = every[-1].means
-    for key in sorted(last, key=lambda key: -last[key]):
-        cells = "".join(
-            f"{100 * (means.means[key] - middle):>+16.1f}"
-            for means, middle in zip(every, middles, strict=True)
-        )
-        name = f"{networks[key].label} ({networks[key].stands_for})"
-        print(f"{name.removesuffix(' ()')[:50]:<52}{cells}")
-    print(f"{'the mean of all, %':<52}" + "".join(f"{100 * middle:>16.1f}" for middle in middles))
-    halves_line = "".join(f"{100 * means.half:>16.1f}" for means in every)
-    print(f"{'95% of one mean, ±':<52}{halves_line}")
-    print("\nKendall's tau of means over different seeds (95%)")
-    ends = None
-    for short, long in itertools.combinations(study.rungs, 2):
-        agreement = between_lengths(records, study, budget, short, long)
-        if agreement is None:
+        line = f"{length_words(study, means.epochs):<36}"
+        fitted = slopes(means, networks)
+        if fitted is None:
+            print(f"{line}{'-':>14}")
             continue
-        rank = agreement.rank
-        print(
-            f"{in_words(short, study):>16} and {in_words(long, study):>16}: {rank.tau:.2f} "
-            f"({rank.low:.2f} to {rank.high:.2f})"
-        )
+        for value, half in zip(*fitted, strict=True):
+            cell = f"{value:+.1f} ± {half:.1f}"
+            line += f"{cell:>14}"
+        print(line)
+
+
+def report_means(every: Sequence[Means], networks: Mapping[str, Candidate], study: Study) -> None:
+    lengths = "".join(f"{length_words(study, means.epochs):>16}" for means in every)
+    print(f"\n{'against the mean of all':<52}{lengths}")
+    last = every[-1].means
+    differences = [means.against_all for means in every]
+    for key in sorted(last, key=lambda key: -last[key]):
+        name = f"{networks[key].label} ({networks[key].stands_for})".removesuffix(" ()")
+        line = f"{name[:50]:<52}"
+        for difference in differences:
+            line += f"{100 * difference[key]:>+16.1f}"
+        print(line)
+    middles = [100 * np.mean(list(means.means.values())) for means in every]
+    print(f"{'the mean of all, %':<52}" + "".join(f"{middle:>16.1f}" for middle in middles))
+    print(f"{'95% of a difference, ±':<52}" + "".join(f"{100 * m.half:>16.1f}" for m in every))
+    print(f"{'seeds':<52}" + "".join(f"{means.seeds:>16}" for means in every))
+
+
+def report_order(
+    every: Sequence[Means], records: Sequence[Record], study: Study, budget: Budget
+) -> Rank | None:
+    """Print how the lengths agree; return the agreement of the shortest with the longest."""
+    print("\nKendall's tau of means over different seeds (95%) [of means over all seeds]")
+    ends = None
+    for first, second in itertools.combinations_with_replacement(every, 2):
+        short, long = first.epochs, second.epochs
+        agreement = between_lengths(records, study, budget, short, long)
+        if agreement is None or (short == long and first.seeds < 2):
+            continue
+        over = agreement.rank
+        line = f"{length_words(study, short):>16} and {length_words(study, long):>16}: "
+        line += f"{over.tau:5.2f} ({over.low:.2f} to {over.high:.2f})"
+        if short != long:
+            keys = list(first.means)
+            all_seeds = rank([first.means[k] for k in keys], [second.means[k] for k in keys])
+            line += f" [{all_seeds.tau:.2f} ({all_seeds.low:.2f} to {all_seeds.high:.2f})]"
+        print(line)
         if (short, long) == (study.rungs[0], study.rungs[-1]):
-            ends = rank
+            ends = over
     return ends
 
 
@@ -130,9 +157,16 @@ def main() -> int:
     ends = None
     for folder in args.folders:
         opened = scaling_search.open(folder)
-        print(f"{folder.name}: {opened.study.baseline.name} on {opened.study.data.source}")
-        for budget in opened.study.budgets:
-            ends = report(opened.records, opened.study, budget)
+        study, records = opened.study, opened.records
+        networks = {r.candidate.key: r.candidate for r in records}
+        for budget in study.budgets:
+            print(f"{folder.name}: {study.baseline.name} on {study.data.source}, {budget}")
+            report_answers(records, study, budget)
+            every = means_by_length(records, study, budget)
+            if every:
+                report_slopes(every, networks, study)
+                report_means(every, networks, study)
+                ends = report_order(every, records, study, budget)
     print("-" if ends is None else f"{ends.tau:.2f}")
     return 0
 

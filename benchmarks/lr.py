@@ -34,8 +34,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--study", type=Path, help="a study file, in place of a preset")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--preset", default="quick")
+    which.add_argument("--study", type=Path, help="a study file, in place of a preset")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--lr", type=float, nargs="+", default=[4e-3, 8e-3, 16e-3])
     parser.add_argument("--seed", type=int, default=0, help="the first")

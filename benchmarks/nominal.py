@@ -6,15 +6,19 @@ best accuracy wins.
 FOLDER is a recorded study of mode nominal (default: studies/paper-nominal), whose every seed is one
 repetition of the search. It prints:
 
-- of each repetition, the winner: its coefficients, its real cost, its rank in the other repetitions
-  and how far below their best it is there;
-- of each two repetitions, how far apart their winners are in nominal shares, and Kendall's tau of
-  all networks' accuracies;
-- the order and the cost: the part of the variance between the networks' means that the logarithm of
-  real cost explains, the shares beside it, and both together; and the slope of a doubling;
-- the field, beside NNI's (facts of its picture: best wide and shallow, worst deep and narrow, the
+- of each repetition, the winner: its coefficients, its real cost, and in the mean of the other
+  repetitions its rank and how far it lies below the best of that mean. Beside it the same of the
+  network that the mean of all *other* repetitions but one chooses, in the one left out: the other's
+  own noise takes that much from any choice;
+- of each two repetitions, the distance of their winners in nominal shares, and Kendall's tau of all
+  networks' accuracies;
+- the order and the cost: the part of the variance between networks that the logarithm of real cost
+  explains, the shares, and both together (adjusted for the number of columns, and with the runs'
+  noise taken off the variance), with 95% of resamples of networks; and the slope of a doubling;
+- the field, beside NNI's (read from its picture: best wide and shallow, worst deep and narrow, the
   paper's point in the middle): mean percentile of the networks of each region, 100 the best.
 
+Repetitions that lack networks are left out, and so are networks that failed in one of the others.
 The last line is the mean rank of a repetition's winner in the others, in per cent of the networks.
 """
 
@@ -28,19 +32,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
-from effnet.arch import Scaling
-from effnet.shares import Shares, nominal_shares
+from benchmarks.recorded import STUDIES
 from scaling_search.study.candidate import Candidate
+from scaling_search.study.choice import nominal_position
 from scaling_search.study.directions import distance
 from scaling_search.verdict.correlation import rank
+from scaling_search.verdict.lengths import run_deviation
+from scaling_search.verdict.posterior import Array
 
-Array = NDArray[np.float64]
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
+RESAMPLES = 1000
 
 # Regions of NNI's picture (microsoft/nni, examples/trials/efficientnet), by nominal coefficients.
 REGIONS: dict[str, Callable[[Candidate], bool]] = {
@@ -58,21 +62,27 @@ REGIONS: dict[str, Callable[[Candidate], bool]] = {
 
 
 def accuracies(folder: Path) -> tuple[list[Candidate], list[int], Array]:
-    """Return the networks, the seeds, and accuracies [networks, seeds] in per cent, of the networks
-    that finished with every seed."""
+    """Return the networks, the seeds, and accuracies [networks, seeds] in per cent. Raises
+    SystemExit where fewer than two repetitions are complete."""
     opened = scaling_search.open(folder)
     study = opened.study
     if study.space.mode != "nominal":
         raise SystemExit(f"{folder}: a study of mode nominal is wanted, not {study.space.mode}")
-    values: dict[str, dict[int, float]] = {}
+    values: dict[int, dict[str, float]] = {}
     candidates: dict[str, Candidate] = {}
+    ended: dict[int, int] = {}
     for r in opened.records:
-        if r.done and r.candidate.role == "candidate" and r.epochs == study.rungs[-1]:
-            values.setdefault(r.candidate.key, {})[r.seed] = 100 * r.val_acc
-            candidates[r.candidate.key] = r.candidate
-    seeds = sorted({seed for of_network in values.values() for seed in of_network})
-    keys = [key for key, of_network in values.items() if len(of_network) == len(seeds)]
-    table = np.array([[values[key][seed] for seed in seeds] for key in keys])
+        if r.candidate.role != "candidate" or r.outcome is None or r.epochs != study.rungs[-1]:
+            continue
+        candidates[r.candidate.key] = r.candidate
+        ended[r.seed] = ended.get(r.seed, 0) + 1
+        if r.done:
+            values.setdefault(r.seed, {})[r.candidate.key] = 100 * r.val_acc
+    seeds = sorted(seed for seed, count in ended.items() if count == len(candidates))
+    if len(seeds) < 2:
+        raise SystemExit(f"{folder}: {len(seeds)} complete repetitions; two are needed at least")
+    keys = [key for key in candidates if all(key in values[seed] for seed in seeds)]
+    table = np.array([[values[seed][key] for seed in seeds] for key in keys])
     return [candidates[key] for key in keys], seeds, table
 
 
@@ -80,30 +90,32 @@ def coefficients(c: Candidate) -> str:
     return f"{c.alpha:.2f}, {c.beta:.2f}, {c.gamma:.2f}"
 
 
-def shares(c: Candidate) -> Shares:
-    """The nominal shares of a network's coefficients."""
-    return nominal_shares(Scaling(c.alpha, c.beta, c.gamma))
+def standing(network: int, values: Array) -> tuple[int, float]:
+    """Return a network's rank by these values, 1 the best, and how far it lies below the best."""
+    return int((values > values[network]).sum()) + 1, float(values.max() - values[network])
 
 
-def winners(networks: Sequence[Candidate], seeds: Sequence[int], table: Array) -> list[float]:
+def winners(networks: Sequence[Candidate], seeds: Sequence[int], table: Array) -> float:
     """Print each repetition's winner; return its mean rank in the others, in per cent."""
     print(
         f"{'repetition':<12}{'alpha, beta, gamma':<20}{'network':<34}{'real cost':>10}"
-        f"{'its rank in the others':>24}{'below their best':>24}"
+        f"{'in the others: rank, below':>28}{'by the mean of others':>24}"
     )
     ranks = []
     for i, seed in enumerate(seeds):
         winner = int(table[:, i].argmax())
         others = [j for j in range(len(seeds)) if j != i]
-        places = [int((table[:, j] > table[winner, j]).sum()) + 1 for j in others]
-        behind = [table[:, j].max() - table[winner, j] for j in others]
+        place, behind = standing(winner, table[:, others].mean(1))
+        steadier = int(table[:, others].mean(1).argmax())
+        its_place, its_behind = standing(steadier, table[:, i])
         network = networks[winner]
+        in_others, by_mean = f"{place}, {behind:.1f}", f"{its_place}, {its_behind:.1f}"
         print(
             f"{seed:<12}{coefficients(network):<20}{network.label:<34}{network.ratio:>9.2f}x"
-            f"{', '.join(map(str, places)):>24}{', '.join(f'{b:.1f}' for b in behind):>24}"
+            f"{in_others:>28}{by_mean:>24}"
         )
-        ranks.append(100 * float(np.mean(places)) / len(networks))
-    return ranks
+        ranks.append(100 * place / len(networks))
+    return float(np.mean(ranks))
 
 
 def between(networks: Sequence[Candidate], seeds: Sequence[int], table: Array) -> None:
@@ -111,42 +123,61 @@ def between(networks: Sequence[Candidate], seeds: Sequence[int], table: Array) -
     for i, j in itertools.combinations(range(len(seeds)), 2):
         one, other = networks[int(table[:, i].argmax())], networks[int(table[:, j].argmax())]
         agreement = rank(table[:, i].tolist(), table[:, j].tolist())
-        apart = distance(shares(one), shares(other))
+        away = distance(nominal_position(one), nominal_position(other))
         print(
-            f"{seeds[i]} and {seeds[j]}: winners {apart:.2f} apart in nominal shares; "
+            f"{seeds[i]} and {seeds[j]}: winners {away:.2f} from each other in nominal shares; "
             f"tau {agreement.tau:.2f} ({agreement.low:.2f} to {agreement.high:.2f})"
         )
 
 
-def explained(columns: Array, values: Array) -> float:
-    """Return the part of the variance of `values` that a linear fit on `columns` explains, adjusted
-    for their number."""
-    design = np.column_stack([np.ones(len(values)), columns])
-    fit, *_ = np.linalg.lstsq(design, values, rcond=None)
-    rest = values - design @ fit
-    free = len(values) - design.shape[1]
-    return float(1 - (rest @ rest / free) / values.var(ddof=1))
+def explained(columns: Array, table: Array) -> float:
+    """Return the part of the variance between networks that a linear fit of their means on
+    `columns` explains, adjusted for the number of columns; the runs' noise, which no column can
+    explain, is taken off the variance."""
+    means = table.mean(1)
+    design = np.column_stack([np.ones(len(means)), columns])
+    fit, *_ = np.linalg.lstsq(design, means, rcond=None)
+    rest = means - design @ fit
+    unexplained = float(rest @ rest) / (len(means) - design.shape[1])
+    variance = float(means.var(ddof=1))
+    noise = run_deviation(table)[0] ** 2 / table.shape[1]
+    between_networks = variance - noise
+    return (variance - unexplained) / between_networks if between_networks > 0 else math.nan
+
+
+def interval(value: Callable[[Array], float], networks: int) -> tuple[float, float]:
+    """Return 95% of what `value` is of resamples of the networks, each a list of their numbers."""
+    random = np.random.default_rng(0)
+    drawn = [value(random.integers(0, networks, networks)) for _ in range(RESAMPLES)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def cost_and_order(networks: Sequence[Candidate], table: Array) -> None:
     """Print how much of the order is cost."""
     means = table.mean(1)
     cost = np.log2([[c.ratio] for c in networks])
-    directions = np.array([shares(c)[:2] for c in networks])
-    spread = means.std(ddof=1)
-    noise = np.nan
-    if table.shape[1] > 1:
-        rest = table - means[:, None] - table.mean(0) + table.mean()
-        degrees = (table.shape[0] - 1) * (table.shape[1] - 1)
-        noise = math.sqrt((rest**2).sum() / degrees)
+    directions = np.array([(nominal_position(c) or (0.0, 0.0, 0.0))[:2] for c in networks])
+    deviation, _ = run_deviation(table)
     ratios = [c.ratio for c in networks]
     print(f"real cost {min(ratios):.2f}x to {max(ratios):.2f}x, mean {np.mean(ratios):.2f}x")
-    print(f"networks' means differ by {spread:.2f} points (deviation); one run by {noise:.2f}")
-    print(f"explained by real cost alone  {explained(cost, means):.0%}")
-    print(f"by nominal shares alone       {explained(directions, means):.0%}")
-    print(f"by both                       {explained(np.hstack([cost, directions]), means):.0%}")
-    slope = np.polyfit(cost[:, 0], means, 1)[0]
-    print(f"a doubling of real cost goes with {slope:+.1f} points")
+    print(f"networks' means differ by {means.std(ddof=1):.2f} points, one run by {deviation:.2f}")
+    for name, columns in (
+        ("real cost alone", cost),
+        ("nominal shares alone", directions),
+        ("both", np.hstack([cost, directions])),
+    ):
+        low, high = interval(
+            lambda at, columns=columns: explained(columns[at], table[at]), len(networks)
+        )
+        print(f"explained by {name:<24}{explained(columns, table):.0%} ({low:.0%} to {high:.0%})")
+
+    def slope(at: Array) -> float:
+        return float(np.polyfit(cost[at, 0], means[at], 1)[0])
+
+    low, high = interval(slope, len(networks))
+    whole = slope(np.arange(len(networks)))
+    print(f"a doubling of real cost goes with {whole:+.1f} points ({low:+.1f} to {high:+.1f})")
 
 
 def field(networks: Sequence[Candidate], table: Array) -> None:
@@ -157,9 +188,10 @@ def field(networks: Sequence[Candidate], table: Array) -> None:
         chosen = [i for i, c in enumerate(networks) if inside(c)]
         if chosen:
             cost = np.mean([networks[i].ratio for i in chosen])
+            values = percentile[chosen]
             print(
-                f"{name:<70}{len(chosen):>4} networks, mean percentile "
-                f"{np.mean(percentile[chosen]):.0f}, real cost {cost:.2f}x"
+                f"{name:<70}{len(chosen):>4} networks, mean percentile {values.mean():.0f} "
+                f"({values.min():.0f} to {values.max():.0f}), real cost {cost:.2f}x"
             )
 
 
@@ -170,14 +202,14 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=STUDIES / "paper-nominal")
     networks, seeds, table = accuracies(parser.parse_args().folder)
     print(f"{len(networks)} networks, {len(seeds)} repetitions\n")
-    ranks = winners(networks, seeds, table)
+    mean_rank = winners(networks, seeds, table)
     print()
     between(networks, seeds, table)
     print()
     cost_and_order(networks, table)
     print()
     field(networks, table)
-    print(f"{np.mean(ranks):.0f}")
+    print(f"{mean_rank:.0f}")
     return 0
 
 

@@ -49,17 +49,22 @@ def rows(folder: Path) -> list[tuple[str, ...]]:
 
 
 def _row(folder: Path, opened: StudyResults, verdict: Verdict) -> tuple[str, ...]:
-    study, records = opened.study, opened.records
-    candidates = {r.candidate.key: r.candidate for r in records}
-    of_budget = [c for c in candidates.values() if c.budget == verdict.budget]
-    networks = sum(c.role == "candidate" for c in of_budget)
-    baseline = next(c for c in candidates.values() if c.role == "baseline")
+    study = opened.study
+    own = [r for r in opened.records if r.candidate.budget == verdict.budget]
+    own = [r for r in own if r.candidate.role == "candidate"]
+    networks = len({r.candidate.key for r in own})
+    shared = [r for r in opened.records if r.candidate.role == "baseline"]
+    baseline = shared[0].candidate
+    # the baseline's runs serve every budget, and count with the first
+    if verdict.budget == study.budgets[0]:
+        own += shared
     device = "" if study.device == "cpu" else f", {study.device}"
+    cost = "" if verdict.equal_cost else "; of unequal cost"
     return (
         f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}: {question(folder)}",
         f"{study.data.source}; {study.baseline.name}, {_in_short(baseline)}, "
         f"{baseline.cost.macs / 1e6:.3g}M",
-        f"{networks}, {len(records)}, {hours(records):.1f}{device}",
+        f"{networks}{cost}, {len(own)}, {hours(own):.1f}{device}",
         f"{verdict.pick.candidate.label}; {100 * verdict.bound:.1f}",
         _against(verdict.named("paper"), verdict),
         _single(verdict),
@@ -111,7 +116,9 @@ def _single(verdict: Verdict) -> str:
 
 def table() -> str:
     lines = []
-    every = [row for folder in recorded() for row in rows(folder)]
+    every: list[tuple[str, ...]] = []
+    for folder in recorded():
+        every += rows(folder)
     for cells in (_HEAD, ("---",) * len(_HEAD), *every):
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n")
     return "".join(lines)

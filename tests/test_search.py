@@ -42,6 +42,27 @@ def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     assert 2 <= tested["network"].nunique() <= 4
 
 
+def test_seeds_without_a_decision_between_them_are_one_phase(
+    study: Study, data: Dataset, tmp_path: Path, warm: Warm
+) -> None:
+    """No worker waits for the last run of a seed; the first seed still comes first."""
+    phases: list[tuple[str, int]] = []
+
+    class Phases(Quiet):
+        def phase(self, name: str, jobs: int, testing: bool = False) -> None:
+            if not testing:
+                phases.append((name, jobs))
+
+    changes = {"seeds": 2, "extra": 0, "references": (), "rungs": study.rungs[-1:]}
+    several = study.model_copy(update=changes)
+    watcher = Phases()
+    trained, table = search(several, data, tmp_path, warm(1), watcher)
+    networks = table["network"].nunique()
+    assert trained == 2 * networks
+    assert [jobs for _, jobs in phases] == [2 * networks]
+    assert [seed for _, seed in watcher.seen[:trained]] == [0] * networks + [1] * networks
+
+
 def test_any_number_of_workers_gives_the_same_table(
     undisturbed: pd.DataFrame, study: Study, data: Dataset, tmp_path: Path, warm: Warm
 ) -> None:

@@ -160,7 +160,7 @@ class Search:
         # these are for the front alone: when the time is short, the candidates have it
         references = () if self._limits.are_given else plan.references
         seeds = range(study.seed, study.seed + study.seeds)
-        if study.allocation == "flat" and len(study.rungs) == 1 and not plan.pool:
+        if len(study.rungs) == 1 and not plan.pool:
             # nothing is decided between two seeds, so no worker waits for the last run of one
             networks = (plan.baseline, *active, *references)
             runs = [(network, seed) for seed in seeds for network in networks]

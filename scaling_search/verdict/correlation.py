@@ -23,7 +23,7 @@ from scaling_search.verdict.verdict import searched
 _FEWEST = 5
 
 # Networks of two budgets are taken for the same direction within this distance of shares.
-_SAME_DIRECTION = 0.15
+SAME_DIRECTION = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,7 @@ def agreements(records: Sequence[Record], study: Study, budget: Budget) -> list[
     Short runs against long ones, validation against test, this budget against each that comes after
     it in the study; whatever has at least two networks to compare.
     """
-    candidates: list[Record] = []
-    for record in records:
-        if record.done and record.candidate.role == "candidate":
-            candidates.append(record)
+    candidates = _finished_candidates(records)
     done = searched(candidates, study)
     mine = _of_budget(done, budget)
     last = study.rungs[-1]
@@ -101,9 +98,15 @@ def between_lengths(
     records: Sequence[Record], study: Study, budget: Budget, short: int, long: int
 ) -> Agreement | None:
     """Return how the budget's order after `short` epochs agrees with that after `long`, over
-    different seeds where there are several; None with fewer than two networks at both."""
-    candidates = [r for r in records if r.done and r.candidate.role == "candidate"]
-    return _short_against_long(_of_budget(searched(candidates, study), budget), short, long)
+    different seeds where there are several; None with fewer than two networks at both.
+
+    The two may be one length: that is how far its own noise lets any order agree with it."""
+    done = searched(_finished_candidates(records), study)
+    return _short_against_long(_of_budget(done, budget), short, long)
+
+
+def _finished_candidates(records: Iterable[Record]) -> list[Record]:
+    return [r for r in records if r.done and r.candidate.role == "candidate"]
 
 
 def _of_budget(records: Iterable[Record], budget: Budget) -> list[Record]:
@@ -164,7 +167,7 @@ def _across_budgets(small: Sequence[Record], large: Sequence[Record], last: int)
     for key, value in x.items():
         distances = {other: distance(shares[key], shares[other]) for other in y}
         nearest = min(distances, key=lambda other: distances[other], default=None)
-        if nearest is not None and distances[nearest] <= _SAME_DIRECTION:
+        if nearest is not None and distances[nearest] <= SAME_DIRECTION:
             first.append(value)
             second.append(y[nearest])
     return rank(first, second) if len(first) > 1 else None

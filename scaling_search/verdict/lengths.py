@@ -10,99 +10,137 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
 from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
-from scaling_search.verdict.chances import CONFIDENCE, HALF_WIDTH
+from scaling_search.verdict.chances import CONFIDENCE
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import Verdict, model, searched, verdicts
+from scaling_search.verdict.verdict import Model, Verdict, model, verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Regret:
+    """How far a network is expected to lie below the best, and what that does not exceed in 95% of
+    cases; fractions."""
+
+    expected: float
+    bound: float
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
     """The answer from the runs of one length alone, whose verdict sees none of the others.
 
-    `regret` is how far its pick is expected to lie below the best at the longest length, and
-    `regret_bound` what that does not exceed in 95% of cases; fractions, by the posterior of the
-    longest length alone. (Differences of plain means would be too large: the best of noisy means is
-    better than the best network.)"""
+    `regret` is that of its pick after the longest length, by the posterior of the longest length
+    alone; `joint_regret` by that of all lengths together. (Differences of plain means would be too
+    large: the best of noisy means is better than the best network.) The first is a little too small
+    where lengths share their first steps: the pick was chosen for luck that its longer runs of the
+    same seeds share. The second knows of that, and believes the short runs more. Both are None for
+    a pick without a finished run of the longest length."""
 
     epochs: int
     verdict: Verdict
-    regret: float
-    regret_bound: float
+    regret: Regret | None
+    joint_regret: Regret | None
 
 
-def at_length(records: Sequence[Record], study: Study, epochs: int) -> tuple[list[Record], Study]:
-    """Return the runs of one length, and the study as if that were its only one."""
+def at_length(
+    records: Sequence[Record], study: Study, epochs: int, budget: Budget | None = None
+) -> tuple[list[Record], Study]:
+    """Return the runs of one length, and the study as if that were its only one; with `budget`, as
+    if that were its only one too."""
     runs = [record for record in records if record.epochs == epochs]
-    return runs, study.model_copy(update={"rungs": (epochs,)})
+    changes: dict[str, object] = {"rungs": (epochs,)}
+    if budget is not None:
+        runs = [r for r in runs if r.candidate.role != "candidate" or r.candidate.budget == budget]
+        changes["budgets"] = (budget,)
+    return runs, study.model_copy(update=changes)
 
 
 def answers(records: Sequence[Record], study: Study, budget: Budget) -> list[Length]:
-    """Return the answer of each length of a budget, the shortest first; none without a finished
-    network at the longest."""
-    longest = model(*at_length(records, study, study.rungs[-1]), budget)
-    if longest is None:
-        return []
-    accuracies = longest.sample().accuracy
-    column = {candidate.key: place for place, candidate in enumerate(longest.networks)}
-    inside = [column[c.key] for c in longest.networks if c.role == "candidate"]
-    best = accuracies[:, inside].max(1)
-    found = []
+    """Return the answer of each length of a budget that has one, the shortest first."""
+    longest = model(*at_length(records, study, study.rungs[-1], budget), budget)
+    joint = model(records, study, budget)
+    lengths = []
     for epochs in study.rungs:
-        for verdict in verdicts(*at_length(records, study, epochs)):
+        for verdict in verdicts(*at_length(records, study, epochs, budget)):
             pick = verdict.pick.candidate.key
-            if verdict.budget != budget or pick not in column:
-                continue
-            behind = best - accuracies[:, column[pick]]
-            bound = float(np.quantile(behind, CONFIDENCE))
-            found.append(Length(epochs, verdict, float(behind.mean()), bound))
-    return found
+            length = Length(epochs, verdict, _regret(longest, pick), _regret(joint, pick))
+            lengths.append(length)
+    return lengths
+
+
+def _regret(fitted: Model | None, network: str) -> Regret | None:
+    """Return how far a network lies below the best of its budget; None where it is not known."""
+    if fitted is None or network not in fitted.keys:
+        return None
+    accuracies = fitted.sample().accuracy
+    inside = [place for place, c in enumerate(fitted.networks) if c.role == "candidate"]
+    behind = accuracies[:, inside].max(1) - accuracies[:, fitted.keys.index(network)]
+    return Regret(float(behind.mean()), float(np.quantile(behind, CONFIDENCE)))
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Mean accuracies of a budget's networks after runs of one length, by key; `half` is half the
-    width of the 95% interval of one, alike for all of them. Fractions."""
+    """Mean accuracies of a budget's networks after runs of one length, by key, over `seeds` seeds
+    that all of them have. `half` is half the width of the 95% interval of a network's mean against
+    the mean of all, alike for every network; 0 where there is one seed, which says nothing of it.
+    Fractions."""
 
     epochs: int
+    seeds: int
     means: dict[str, float]
     half: float
 
+    @property
+    def against_all(self) -> dict[str, float]:
+        """Each network's mean minus the mean of all networks."""
+        middle = sum(self.means.values()) / len(self.means)
+        return {key: mean - middle for key, mean in self.means.items()}
+
 
 def means_by_length(records: Sequence[Record], study: Study, budget: Budget) -> list[Means]:
-    """Return the means of the networks that have a finished run at every length with every seed
-    that any of them has; an empty list where fewer than two have.
+    """Return the networks' means at each length, of the networks that have finished runs at every
+    length; an empty list where fewer than two have, or no seed is common to them.
 
-    `half` is that of a network's mean around the mean of all: each seed's common part is no
-    difference between networks. It is 0 where networks have one seed, which says nothing of it."""
+    Only the seeds that every network was given count: extra runs are of networks that looked good.
+    """
+    seeds = range(study.seed, study.seed + study.seeds)
     accuracies: dict[str, dict[tuple[int, int], float]] = {}
-    for r in searched(records, study):
-        if r.done and r.candidate.role == "candidate" and r.candidate.budget == budget:
+    for r in records:
+        of_budget = r.candidate.role == "candidate" and r.candidate.budget == budget
+        if r.done and of_budget and r.seed in seeds:
             accuracies.setdefault(r.candidate.key, {})[r.epochs, r.seed] = r.val_acc
-    every = {run for of_network in accuracies.values() for run in of_network}
-    keys = [key for key, of_network in accuracies.items() if len(of_network) == len(every)]
-    if len(keys) < 2:
-        return []
+    keys = []
+    for key, of_network in accuracies.items():
+        if {epochs for epochs, _ in of_network} == set(study.rungs):
+            keys.append(key)
     means = []
     for epochs in study.rungs:
-        seeds = sorted(seed for length, seed in every if length == epochs)
-        if not seeds:
+        common = [s for s in seeds if all((epochs, s) in accuracies[key] for key in keys)]
+        if len(keys) < 2 or not common:
             return []
-        table = np.array([[accuracies[key][epochs, seed] for seed in seeds] for key in keys])
+        table = np.array([[accuracies[key][epochs, seed] for seed in common] for key in keys])
         by_network = dict(zip(keys, table.mean(1).tolist(), strict=True))
-        means.append(Means(epochs, by_network, _half_width(table)))
+        means.append(Means(epochs, len(common), by_network, _half_width(table)))
     return means
 
 
+def run_deviation(table: Array) -> tuple[float, int]:
+    """Return the standard deviation of one run around its network, from values [networks, seeds]
+    once the effects of both are taken off, and its degrees of freedom."""
+    networks, seeds = table.shape
+    free = (networks - 1) * (seeds - 1)
+    rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+    return float(((rest**2).sum() / free) ** 0.5), free
+
+
 def _half_width(table: Array) -> float:
-    """Return half the 95% interval of a mean over seeds, from what is left of accuracies [networks,
-    seeds] once the effects of both are taken off."""
     networks, seeds = table.shape
     if seeds < 2:
         return 0.0
-    rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
-    variance = (rest**2).sum() / ((networks - 1) * (seeds - 1))
-    return float(HALF_WIDTH * (variance / seeds) ** 0.5)
+    deviation, free = run_deviation(table)
+    error = deviation * (1 / seeds * (1 - 1 / networks)) ** 0.5
+    return float(student.ppf((1 + CONFIDENCE) / 2, free) * error)

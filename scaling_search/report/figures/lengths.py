@@ -10,15 +10,14 @@ import plotly.graph_objects as go
 from scaling_search.report.figures.curves import add_curves
 from scaling_search.report.figures.style import PICK, apply_layout, escape, role_name
 from scaling_search.report.page import Page
-from scaling_search.study.settings import Study
-from scaling_search.study.wording import counted
 from scaling_search.verdict.lengths import Means, means_by_length
+from scaling_search.verdict.narration import length_words
 from scaling_search.verdict.verdict import Row, Verdict
 
 WORDS = (
     "Each network's mean accuracy after runs of each length, in points above or below the mean of "
     "all networks after as many images. Where lines cross, the order changes with the length of "
-    "training. The bars of the pick are 95% of such a mean, alike for every network."
+    "training. The bars of the pick are the 95% of such a difference, alike for every network."
 )
 _LABEL = 16  # px between two names at the right end
 _NAMES = 180  # px that they have
@@ -40,9 +39,8 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
     drawn = lengths_of(page, verdict)
     curves: dict[str, list[tuple[float, float]]] = {}
     for length in drawn:
-        middle = sum(length.means.values()) / len(length.means)
-        for key, mean in length.means.items():
-            curves.setdefault(key, []).append((float(length.epochs), 100 * (mean - middle)))
+        for key, difference in length.against_all.items():
+            curves.setdefault(key, []).append((float(length.epochs), 100 * difference))
     groups: dict[str, list[tuple[str, list[tuple[float, float]]]]] = {}
     rows = {row.candidate.key: row for row in verdict.rows}
     for key, curve in curves.items():
@@ -63,7 +61,7 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
         range=[first - aside, last + aside / 4],
         tickmode="array",
         tickvals=[length.epochs for length in drawn],
-        ticktext=[_length_in_words(length.epochs, page.study) for length in drawn],
+        ticktext=[length_words(page.study, length.epochs) for length in drawn],
         title={"text": "length of a run"},
     )
     figure.update_yaxes(title={"text": "points against the mean of all"}, zeroline=False)
@@ -75,11 +73,6 @@ def _group(row: Row, verdict: Verdict) -> str:
     if row.candidate.key == verdict.pick.candidate.key:
         return "pick"
     return "tied" if row.tied else "other"
-
-
-def _length_in_words(epochs: int, study: Study) -> str:
-    images = study.data.epoch_images
-    return counted(epochs, "epoch") if images is None else f"{epochs * images:,} images"
 
 
 def _add_bars(
