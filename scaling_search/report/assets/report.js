@@ -157,6 +157,9 @@ function themedLayout(figure) {
   if (isNarrow()) {
     layout.margin = { ...layout.margin, l: Math.min(45, layout.margin.l), r: layout.yaxis2 ? 50 : 10 };
     layout.font.size = 11;
+    // names at the right end of lines have no room beside them: they stand over the end
+    for (const note of layout.annotations ?? [])
+      if (note.name === "line end") Object.assign(note, { xanchor: "right", xshift: 0, yshift: 10 });
   }
   for (const key of Object.keys(layout).filter(name => /^[xy]axis/.test(name)))
     layout[key] = { gridcolor: line, zerolinecolor: line, linecolor: line, ...layout[key] };

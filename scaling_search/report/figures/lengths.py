@@ -11,7 +11,6 @@ from scaling_search.report.figures.curves import add_curves
 from scaling_search.report.figures.style import PICK, apply_layout, escape, role_name
 from scaling_search.report.page import Page
 from scaling_search.verdict.lengths import Means, means_by_length
-from scaling_search.verdict.narration import length_words
 from scaling_search.verdict.verdict import Row, Verdict
 
 WORDS = (
@@ -53,16 +52,17 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
             add_curves(figure, group, groups[group], index, hover, markers=True)
     _add_bars(figure, drawn, curves.get(verdict.pick.candidate.key, []))
     _add_names(figure, [rows[key] for key in curves], curves, verdict)
+    images = page.study.data.epoch_images
     first, last = math.log10(drawn[0].epochs), math.log10(drawn[-1].epochs)
     aside = 0.1 * (last - first)
     figure.update_xaxes(
         type="log",
         # on a logarithmic axis a place is given as its logarithm
-        range=[first - aside, last + aside / 4],
+        range=[first - aside, last + aside / 2],
         tickmode="array",
         tickvals=[length.epochs for length in drawn],
-        ticktext=[length_words(page.study, length.epochs) for length in drawn],
-        title={"text": "length of a run"},
+        ticktext=[f"{length.epochs * (images or 1):,}" for length in drawn],
+        title={"text": "length of a run, epochs" if images is None else "length of a run, images"},
     )
     figure.update_yaxes(title={"text": "points against the mean of all"}, zeroline=False)
     figure = apply_layout(figure, _HEIGHT)
@@ -118,6 +118,7 @@ def _add_names(
             x=math.log10(moment),
             y=height,
             text=escape(role),
+            name="line end",  # which the page's script finds where there is no room beside it
             xanchor="left",
             xshift=10,
             showarrow=False,
