@@ -18,7 +18,11 @@ from scaling_search.cli import build_parser, main
 
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "docs" / "generate.py"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "studies" / "README.md",
+]
 NOTES = sorted((ROOT / "studies").glob("*/NOTES.md"))
 # `scaling-search ...` or `python run_search.py ...`: at the start of a line, after a prompt or &&,
 # with environment variables before it
