@@ -6,7 +6,7 @@ import pytest
 
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
-from scaling_search.study.directions import SINGLE
+from scaling_search.study.directions import SINGLE, distance
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, preset_path, read
 from scaling_search.study.wording import points
@@ -18,6 +18,7 @@ from scaling_search.verdict.narration import (
     accuracy_words,
     against,
     bound_words,
+    balance_words,
     certainty_card,
     cheaper_words,
     faster_words,
@@ -488,6 +489,22 @@ def test_surface_and_its_drift_in_words() -> None:
     assert max(v.surface.height) == 0
     assert set(v.surface.region) <= set(v.surface.points)
     assert "From 1 to 2 epochs the optimum moved there from" in (surface_words(v, TWO.rungs) or "")
+    # at the edge of the map, an answer is of the baseline too
+    short = balance_words(v, TWO) or ""
+    assert short.startswith("the baseline is short of blocks: ")
+    assert f"--blocks {v.pick.candidate.arch.blocks}," in short
+
+
+def test_a_baseline_is_short_of_nothing_where_the_best_is_in_the_middle() -> None:
+    rng = np.random.default_rng(3)
+    records = []
+    for c in TODO.candidates:
+        away = distance(c.shares, (0.34, 0.33, 0.33))
+        for s in range(3):
+            records.append(record(c, s, 0.6 - 0.1 * away + rng.normal(0, 0.002)))
+    v = only(records)
+    assert v.surface is not None
+    assert balance_words(v, STUDY) is None
 
 
 def test_unequal_cost_is_said() -> None:

@@ -93,13 +93,15 @@ def cards(v: Verdict, study: Study, state: StudyState) -> list[Card]:
 
 def comparisons(v: Verdict, records: Sequence[Record], study: Study) -> list[Sentence]:
     """Return what named networks are against the pick: the paper's direction, the best single
-    dimension, the study's own directions, and what is faster or cheaper and may be as good."""
+    dimension, the study's own directions, and what is faster or cheaper and may be as good; and
+    whether the baseline is short of something."""
     others = [
         ("paper", paper_words(v)),
         ("single", single_words(v)),
         *(("direction", direction_words(v, name)) for name in study.directions),
         ("faster", faster_words(v)),
         ("cheaper", cheaper_words(v)),
+        ("balance", balance_words(v, study)),
     ]
     sentences = [Sentence(label, text) for label, text in others if text is not None]
     finalists = confirmed(records, study, v)
@@ -649,6 +651,33 @@ def single_words(v: Verdict) -> str | None:
     name, row = v.best_single
     words = f"the best single dimension, {row.candidate.direction(name)} ({row.candidate.label})"
     return f"{words}: {_against_or_pick(v, row)}"
+
+
+# Of the extra cost: a dimension that takes so much of it, with 95%, is what the baseline lacks.
+_LACKING = 0.5
+
+
+def balance_words(v: Verdict, study: Study) -> str | None:
+    """Say what the baseline is short of; None where no dimension takes most of the extra cost for
+    certain. A direction at the edge of the map is of the baseline as much as of the data: networks
+    only grow, so that what should have been less cannot be."""
+    if v.surface is None or v.pick.candidate.arch.blocks is None:
+        return None
+    pick, spec = v.pick.candidate, study.baseline
+    flags = (
+        ("depth", "blocks", f"--blocks {pick.arch.blocks}"),
+        ("width", "channels", f"--width {spec.width * pick.beta:.3g}"),
+        ("resolution", "pixels", f"--resolution {pick.arch.resolution}"),
+    )
+    for place, (dimension, what, flag) in enumerate(flags):
+        least = min(point[place] for point in v.surface.region)
+        if least >= _LACKING:
+            return (
+                f"the baseline is short of {what}: {percent(least)} or more of the extra cost is "
+                f"best spent on {dimension} (95%). From a baseline with more of them, such as "
+                f"{flag}, the best direction may be another"
+            )
+    return None
 
 
 def confirmed_words(c: Confirmed) -> str:
