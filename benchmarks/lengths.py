@@ -11,7 +11,8 @@ FOLDER is a recorded study or a run folder (default: studies/length). Of each bu
   length alone and of all lengths together (verdict/lengths.py says what is wrong with each);
 - accuracy's slope along each share, in points for the whole of the extra cost, by least squares
   over the networks' means, with 95%;
-- the networks' means, each against the mean of all;
+- the networks' means, each against the mean of all, and how much of one run's variance is its
+  network's (reliability);
 - Kendall's tau of each two lengths: of means over different seeds, since the lengths of one seed
   share its luck, and (in brackets after it) of the means over all seeds. A length against itself is
   what its own noise lets any order agree with it.
@@ -121,6 +122,9 @@ def report_means(every: Sequence[Means], networks: Mapping[str, Candidate], stud
     middles = [100 * np.mean(list(means.means.values())) for means in every]
     print(f"{'the mean of all, %':<52}" + "".join(f"{middle:>16.1f}" for middle in middles))
     print(f"{'95% of a difference, ±':<52}" + "".join(f"{100 * m.half:>16.1f}" for m in every))
+    print(f"{'one run varies by':<52}" + "".join(f"{100 * m.run:>16.2f}" for m in every))
+    print(f"{'of its variance, its network has':<52}", end="")
+    print("".join(f"{m.reliability:>16.0%}" if m.seeds > 1 else f"{'-':>16}" for m in every))
     print(f"{'seeds':<52}" + "".join(f"{means.seeds:>16}" for means in every))
 
 

@@ -22,7 +22,7 @@ def test_slopes_are_those_that_accuracies_were_made_of() -> None:
     for key, candidate in NETWORKS.items():
         assert candidate.shares is not None
         means[key] = float(corners @ candidate.shares)
-    fitted = lengths.slopes(Means(1, 3, means, 0.0), NETWORKS)
+    fitted = lengths.slopes(Means(1, 3, means, 0.0, 0.0), NETWORKS)
     assert fitted is not None
     values, halves_of = fitted
     assert values == pytest.approx([-4.0, -1.0, 5.0])
@@ -32,7 +32,7 @@ def test_slopes_are_those_that_accuracies_were_made_of() -> None:
 def test_no_slope_of_four_networks() -> None:
     few = dict(list(NETWORKS.items())[:4])
     means = dict.fromkeys(few, 0.5)
-    assert lengths.slopes(Means(1, 3, means, 0.0), few) is None
+    assert lengths.slopes(Means(1, 3, means, 0.0, 0.0), few) is None
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])

@@ -71,6 +71,10 @@ def test_means_are_of_networks_that_ran_at_every_length_with_every_seed() -> Non
     # few leave open
     assert 0.001 < long.half < 0.004
     assert long.seeds == 3
+    assert long.run == pytest.approx(0.002, rel=0.5)
+    # one network of eight is five points above the others: a deviation of 1.77 between networks
+    between = 0.05**2 / 8
+    assert long.reliability == pytest.approx(between / (between + long.run**2), abs=0.02)
     assert sum(long.against_all.values()) == pytest.approx(0)
 
 

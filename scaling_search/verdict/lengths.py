@@ -85,14 +85,23 @@ def _regret(fitted: Model | None, network: str) -> Regret | None:
 @dataclass(frozen=True, slots=True)
 class Means:
     """Mean accuracies of a budget's networks after runs of one length, by key, over `seeds` seeds
-    that all of them have. `half` is half the width of the 95% interval of a network's mean against
-    the mean of all, alike for every network; 0 where there is one seed, which says nothing of it.
-    Fractions."""
+    that all of them have. `run` is the standard deviation of one run around its network, `half`
+    half the width of the 95% interval of a network's mean against the mean of all, both alike for
+    every network; 0 where there is one seed, which says nothing of them. Fractions."""
 
     epochs: int
     seeds: int
     means: dict[str, float]
+    run: float
     half: float
+
+    @property
+    def reliability(self) -> float:
+        """The part of the variance of one run's accuracy that is its network's: 1 where runs do not
+        vary, 0 where networks do not differ. Not known of one seed."""
+        values = np.array(list(self.means.values()))
+        between = max(0.0, float(values.var(ddof=1)) - self.run**2 / self.seeds)
+        return between / (between + self.run**2) if between + self.run**2 > 0 else 0.0
 
     @property
     def against_all(self) -> dict[str, float]:
@@ -124,7 +133,7 @@ def means_by_length(records: Sequence[Record], study: Study, budget: Budget) -> 
             return []
         table = np.array([[accuracies[key][epochs, seed] for seed in common] for key in keys])
         by_network = dict(zip(keys, table.mean(1).tolist(), strict=True))
-        means.append(Means(epochs, len(common), by_network, _half_width(table)))
+        means.append(Means(epochs, len(common), by_network, *_noise(table)))
     return means
 
 
@@ -137,10 +146,11 @@ def run_deviation(table: Array) -> tuple[float, int]:
     return float(((rest**2).sum() / free) ** 0.5), free
 
 
-def _half_width(table: Array) -> float:
+def _noise(table: Array) -> tuple[float, float]:
+    """Return `run` and `half` of `Means`."""
     networks, seeds = table.shape
     if seeds < 2:
-        return 0.0
+        return 0.0, 0.0
     deviation, free = run_deviation(table)
     error = deviation * (1 / seeds * (1 - 1 / networks)) ** 0.5
-    return float(student.ppf((1 + CONFIDENCE) / 2, free) * error)
+    return deviation, float(student.ppf((1 + CONFIDENCE) / 2, free) * error)
