@@ -106,7 +106,7 @@ class Table:
 
 @functools.cache
 def load(folder: Path) -> Table:
-    """The runs of a study's last rung, of the networks that have every seed."""
+    """The runs of a study, of the networks that have every seed at the last rung."""
     study, every = recorded(folder)
     runs = [run for run in every if run.done and run.epochs == study.rungs[-1]]
     seeds = sorted({run.seed for run in runs})
@@ -125,7 +125,8 @@ def load(folder: Path) -> Table:
             key = run.candidate.key
             fastest[key] = min(fastest.get(key, math.inf), run.outcome.seconds)
     seconds = float(np.median([fastest[network] for network in complete]))
-    return Table(folder.name, study, views, seconds, tuple(run for run in every if run.done))
+    done = tuple(run for run in every if run.done and run.candidate.key in complete)
+    return Table(folder.name, study, views, seconds, done)
 
 
 # ---- what one run says

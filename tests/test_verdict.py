@@ -47,6 +47,12 @@ def world(
     ]
 
 
+# The same with runs that are long enough to go by: 1,250 steps.
+LONG = STUDY.model_copy(
+    update={"data": STUDY.data.model_copy(update={"train_images": 1250 * STUDY.recipe.batch})}
+)
+
+
 def only(records: list[Record], study: Study = STUDY) -> Verdict:
     (v,) = verdicts(records, study)
     return v
@@ -64,7 +70,9 @@ def test_clear_differences_are_settled() -> None:
     assert v.settle == 0
     assert certainty_card(v, STUDY, StudyState()).headline == f"Settled: the best of {len(v.rows)}"
     state = StudyState(train={"2x": "scaling-search train runs/x"})
-    assert next_card(v, STUDY, state).command == "scaling-search train runs/x"
+    assert next_card(v, LONG, state).command == "scaling-search train runs/x"
+    # what is settled of runs too short is no reason to train the pick
+    assert next_card(v, STUDY, state).headline == "Longer runs: 400 steps at least"
     true = {c.key: accuracy for c, accuracy in zip(TODO.candidates, truth, strict=True)}
     for row in v.rows:
         assert row.mean == pytest.approx(true[row.candidate.key], abs=0.015)
@@ -452,9 +460,9 @@ def test_a_bound_that_reads_as_the_margin_settles() -> None:
     v = replace(only(records), bound=0.0051)
     assert v.outlook
     assert certainty_card(v, STUDY, StudyState()).headline.startswith("Settled")
-    assert next_card(v, STUDY, StudyState()).headline == "Train the pick in full"
+    assert next_card(v, LONG, StudyState()).headline == "Train the pick in full"
     part = certainty_card(v, STUDY, StudyState("4 of 19 runs"))
-    assert "Others have not run yet." in part.text
+    assert "More runs are to come." in part.text
 
 
 def test_runs_too_short_for_a_direction_are_said_to_be() -> None:

@@ -50,6 +50,11 @@ class StoreReader:
         folder remembers. Raises UserError where there is no study."""
         address = address_of(folder, url)
         if address is None and not has_file(folder):
+            if (folder / "study.toml").is_file():
+                raise UserError(
+                    f"{folder}: a study without any run; scaling-search search --study "
+                    f"{folder / 'study.toml'} trains it"
+                )
             raise UserError(
                 f"{folder}: no study.db there; give the folder of a run, such as "
                 "runs/fashion-mnist-2x"

@@ -345,7 +345,7 @@ def certainty_card(v: Verdict, study: Study, state: StudyState) -> Card:
         few = " No network was run twice, so that how much runs vary is a guess: --extra tells."
     if state.unfinished:
         settled = "Looks settled"
-        few += " Others have not run yet."
+        few += " More runs are to come."
     few += _too_short(study)
     if not is_settled(v):
         headline = f"Not settled: {tied} of {total} could be best"
@@ -470,22 +470,24 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
         return Card("next", question, headline, text, command=_without(state.command, "--time"))
     if state.unfinished:
         headline = f"Let the study end: {state.unfinished} so far"
-        text = "What is shown may change; the same command goes on where it stopped."
-        return Card("next", question, headline, text, command=state.command)
+        text = "What is shown may change"
+        if state.command:
+            text += "; the same command goes on where it stopped"
+        return Card("next", question, headline, f"{text}.", command=state.command)
     if v.is_alone and v.failed:
         text = f"{failed_words(v)}.".capitalize()
         return Card("next", question, "See why the others did not finish", text)
+    if is_settled(v) and _too_short(study):
+        headline = f"Longer runs: {_FEWEST_STEPS} steps at least"
+        text = "What is settled here is settled of runs this short."
+        return Card("next", question, headline, text, command=_longer_command(study, state))
     if v.is_alone or is_settled(v):
         train = state.train.get(str(v.budget), "")
         return Card("next", question, "Train the pick in full", next_words(v), command=train)
     step = _worthwhile(v)
     if step is None:
-        command, minutes = "", _LONGER * v.seconds * v.runs / 60
-        if state.command:
-            folder = shlex.quote(f"{state.folder}-longer")
-            command = f"{_without(state.command, '--out')} {_longer_arguments(study)}"
-            command = f"{_without(command, '--time')} --out {folder}"
-        headline = f"Longer runs{_about(minutes)}"
+        headline = f"Longer runs{_about(_LONGER * v.seconds * v.runs / 60)}"
+        command = _longer_command(study, state)
         return Card("next", question, headline, next_words(v), command=command)
     command = ""
     if state.command:
@@ -499,6 +501,14 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
 def _without(command: str, option: str) -> str:
     """Return the command without an option and its value."""
     return re.sub(rf" {option}[ =]\S+", "", command)
+
+
+def _longer_command(study: Study, state: StudyState) -> str:
+    """The command of the same study with longer runs; "" where nothing can be added."""
+    if not state.command:
+        return ""
+    command = f"{_without(state.command, '--out')} {_longer_arguments(study)}"
+    return f"{_without(command, '--time')} --out {shlex.quote(f'{state.folder}-longer')}"
 
 
 def _longer_arguments(study: Study) -> str:

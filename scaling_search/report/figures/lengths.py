@@ -15,8 +15,9 @@ from scaling_search.verdict.verdict import Row, Verdict
 
 WORDS = (
     "Each network's mean accuracy after runs of each length, in points above or below the mean of "
-    "all networks after as many images. Where lines cross, the order changes with the length of "
-    "training. The bars of the pick are the 95% of such a difference, alike for every network."
+    "all networks after as long. Colours are of the longest runs. Where lines cross, the order "
+    "changes with the length of training. The bars of the pick are the 95% of such a difference, "
+    "alike for every network."
 )
 _LABEL = 16  # px between two names at the right end
 _NAMES = 180  # px that they have
@@ -52,7 +53,10 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
             add_curves(figure, group, groups[group], index, hover, markers=True)
     _add_bars(figure, drawn, curves.get(verdict.pick.candidate.key, []))
     _add_names(figure, [rows[key] for key in curves], curves, verdict)
-    images = page.study.data.epoch_images
+    batch, images = page.study.recipe.batch, page.study.data.epoch_images
+    steps, title = 1, "length of a run, epochs"
+    if images is not None:
+        steps, title = max(1, images // batch), f"length of a run, steps of {batch} images"
     first, last = math.log10(drawn[0].epochs), math.log10(drawn[-1].epochs)
     aside = 0.1 * (last - first)
     figure.update_xaxes(
@@ -61,8 +65,8 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
         range=[first - aside, last + aside / 2],
         tickmode="array",
         tickvals=[length.epochs for length in drawn],
-        ticktext=[f"{length.epochs * (images or 1):,}" for length in drawn],
-        title={"text": "length of a run, epochs" if images is None else "length of a run, images"},
+        ticktext=[f"{length.epochs * steps:,}" for length in drawn],
+        title={"text": title},
     )
     figure.update_yaxes(title={"text": "points against the mean of all"}, zeroline=False)
     figure = apply_layout(figure, _HEIGHT)
