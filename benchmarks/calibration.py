@@ -38,7 +38,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import halves
-from benchmarks.recorded import folders
+from benchmarks.recorded import folders, guarded
 from scaling_search.driver.allocation import half, most_telling
 from scaling_search.verdict.chances import chances, tied_set
 from scaling_search.verdict.posterior import Array, Posterior, Runs, fit
@@ -405,4 +405,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -33,6 +33,7 @@ from scipy.stats import t as student
 
 from benchmarks.recorded import recorded
 from effnet.budget import Budget
+from scaling_search import UserError
 from scaling_search.data.dataset import FOLDS
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
@@ -162,14 +163,15 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def report(paths: Sequence[Path], workers: int) -> list[str]:
     """Print the table; return the statements that held less often than expected, beyond what the
-    choice of studies explains. Raises SystemExit where there is nothing to judge."""
+    choice of studies explains. Raises UserError where there is nothing to judge."""
     every = [experiment for path in paths for experiment in experiments(path)]
     if not every:
-        raise SystemExit("no study has networks of one cost with seeds of two folds or more")
+        raise UserError("no study has networks of one cost with seeds of two folds or more")
     with ProcessPoolExecutor(workers) as pool:
         results = list(pool.map(judge, every))
-    print("a half's statements against the other half's means: observed, expected; by all runs")
-    print(f"{'':<36}networks seeds halves   bound: holds                set: holds")
+    print("a half's statements against the other half's means")
+    print(f"{'':<36}networks seeds halves   bound, points: observed,   networks in the set:")
+    print(f"{'':<59}expected; by all runs      observed, expected; by all")
     for experiment, statements in zip(every, results, strict=True):
         line = f"{experiment.name:<36}{experiment.networks:>8}{len(experiment.seeds):>6}"
         line += f"{len(statements):>7}"

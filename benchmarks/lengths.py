@@ -9,6 +9,8 @@ FOLDER is a recorded study or a run folder (default: studies/length). Of each bu
   where the fitted surface is highest; how far that pick is expected to lie below the best at the
   longest length, with what that does not exceed in 95% of cases, by the posterior of the longest
   length alone and of all lengths together (verdict/lengths.py says what is wrong with each);
+- the same of every subset of the seeds at each length: what its pick loses at the longest, its
+  bound, and how often the loss lies within the bound, which was stated of the shorter runs;
 - accuracy's slope along each share, in points for the whole of the extra cost, by least squares
   over the networks' means, with 95%;
 - the networks' means, each against the mean of all, and how much of one run's variance is its
@@ -17,7 +19,7 @@ FOLDER is a recorded study or a run folder (default: studies/length). Of each bu
   share its luck, and (in brackets after it) of the means over all seeds. A length against itself is
   what its own noise lets any order agree with it.
 
-The last line is the tau of the shortest with the longest length, over different seeds.
+The last line says the tau of the shortest with the longest length, over different seeds.
 """
 
 from __future__ import annotations
@@ -34,16 +36,24 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
-from benchmarks.recorded import STUDIES
+from benchmarks.recorded import STUDIES, guarded
 from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
 from scaling_search.verdict.chances import CONFIDENCE
 from scaling_search.verdict.correlation import Rank, between_lengths, rank
-from scaling_search.verdict.lengths import Means, Regret, answers, means_by_length
+from scaling_search.verdict.lengths import (
+    Means,
+    Regret,
+    answers,
+    at_length,
+    means_by_length,
+    regret_of,
+)
 from scaling_search.verdict.narration import length_words
 from scaling_search.verdict.posterior import Array
+from scaling_search.verdict.verdict import model, searched, verdicts
 
 FEWEST = 5  # networks that a slope is fitted to
 
@@ -92,6 +102,30 @@ def _regret(regret: Regret | None) -> str:
     return f"{100 * regret.expected:.1f} (at most {100 * regret.bound:.1f})"
 
 
+def report_subsets(records: Sequence[Record], study: Study, budget: Budget) -> None:
+    """Print what answers from some of the seeds lose at the longest length, by all of its runs."""
+    seeds = sorted({r.seed for r in searched(records, study)})
+    longest = model(*at_length(records, study, study.rungs[-1], budget), budget)
+    if longest is None or len(seeds) < 2:
+        return
+    print(f"\n{'answers from':<16}{'seeds':>6}{'lose':>6}{'bound':>7}   within it")
+    for epochs in study.rungs[:-1]:
+        for count in range(1, len(seeds) + 1):
+            losses, bounds = [], []
+            for chosen in itertools.combinations(seeds, count):
+                runs = [r for r in records if r.seed in chosen]
+                for verdict in verdicts(*at_length(runs, study, epochs, budget)):
+                    regret = regret_of(longest, verdict.pick.candidate.key)
+                    if regret is not None:
+                        losses.append(regret.expected)
+                        bounds.append(verdict.bound)
+            held = sum(loss <= bound for loss, bound in zip(losses, bounds, strict=True))
+            print(
+                f"{length_words(study, epochs):<16}{count:>6}{100 * np.mean(losses):>6.2f}"
+                f"{100 * np.mean(bounds):>7.2f}   {held} of {len(losses)}"
+            )
+
+
 def report_slopes(every: Sequence[Means], networks: Mapping[str, Candidate], study: Study) -> None:
     print(
         f"\n{'points for all of the extra cost in':<36}{'depth':>14}{'width':>14}{'resolution':>14}"
@@ -115,7 +149,7 @@ def report_means(every: Sequence[Means], networks: Mapping[str, Candidate], stud
     differences = [means.against_all for means in every]
     for key in sorted(last, key=lambda key: -last[key]):
         name = f"{networks[key].label} ({networks[key].stands_for})".removesuffix(" ()")
-        line = f"{name[:50]:<52}"
+        line = f"{name[:51]:<52}"
         for difference in differences:
             line += f"{100 * difference[key]:>+16.1f}"
         print(line)
@@ -166,14 +200,15 @@ def main() -> int:
         for budget in study.budgets:
             print(f"{folder.name}: {study.baseline.name} on {study.data.source}, {budget}")
             report_answers(records, study, budget)
+            report_subsets(records, study, budget)
             every = means_by_length(records, study, budget)
             if every:
                 report_slopes(every, networks, study)
                 report_means(every, networks, study)
                 ends = report_order(every, records, study, budget)
-    print("-" if ends is None else f"{ends.tau:.2f}")
+    print("tau of the shortest with the longest: " + ("-" if ends is None else f"{ends.tau:.2f}"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -36,7 +36,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
-from benchmarks.recorded import STUDIES
+from benchmarks.recorded import STUDIES, guarded
+from scaling_search import UserError
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.choice import nominal_position
 from scaling_search.study.directions import distance
@@ -63,11 +64,11 @@ REGIONS: dict[str, Callable[[Candidate], bool]] = {
 
 def accuracies(folder: Path) -> tuple[list[Candidate], list[int], Array]:
     """Return the networks, the seeds, and accuracies [networks, seeds] in per cent. Raises
-    SystemExit where fewer than two repetitions are complete."""
+    UserError where fewer than two repetitions are complete."""
     opened = scaling_search.open(folder)
     study = opened.study
     if study.space.mode != "nominal":
-        raise SystemExit(f"{folder}: a study of mode nominal is wanted, not {study.space.mode}")
+        raise UserError(f"{folder}: a study of mode nominal is wanted, not {study.space.mode}")
     values: dict[int, dict[str, float]] = {}
     candidates: dict[str, Candidate] = {}
     ended: dict[int, int] = {}
@@ -80,7 +81,7 @@ def accuracies(folder: Path) -> tuple[list[Candidate], list[int], Array]:
             values.setdefault(r.seed, {})[r.candidate.key] = 100 * r.val_acc
     seeds = sorted(seed for seed, count in ended.items() if count == len(candidates))
     if len(seeds) < 2:
-        raise SystemExit(f"{folder}: {len(seeds)} complete repetitions; two are needed at least")
+        raise UserError(f"{folder}: {len(seeds)} complete repetitions; two are needed at least")
     keys = [key for key in candidates if all(key in values[seed] for seed in seeds)]
     table = np.array([[values[seed][key] for seed in seeds] for key in keys])
     return [candidates[key] for key in keys], seeds, table
@@ -214,4 +215,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
-from benchmarks.recorded import folders
+from benchmarks.recorded import folders, guarded
 from scaling_search.study.directions import distance
 from scaling_search.study.wording import difference
 from scaling_search.verdict.chances import MARGIN
@@ -117,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

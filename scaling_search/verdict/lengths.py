@@ -67,13 +67,14 @@ def answers(records: Sequence[Record], study: Study, budget: Budget) -> list[Len
     for epochs in study.rungs:
         for verdict in verdicts(*at_length(records, study, epochs, budget)):
             pick = verdict.pick.candidate.key
-            length = Length(epochs, verdict, _regret(longest, pick), _regret(joint, pick))
+            length = Length(epochs, verdict, regret_of(longest, pick), regret_of(joint, pick))
             lengths.append(length)
     return lengths
 
 
-def _regret(fitted: Model | None, network: str) -> Regret | None:
-    """Return how far a network lies below the best of its budget; None where it is not known."""
+def regret_of(fitted: Model | None, network: str) -> Regret | None:
+    """Return how far a network lies below the best of the model's budget; None where the model does
+    not know it."""
     if fitted is None or network not in fitted.keys:
         return None
     accuracies = fitted.sample().accuracy
