@@ -117,7 +117,9 @@ def _choose_definition(args: argparse.Namespace, device: str) -> tuple[str, Path
     from scaling_search.study.settings import PRESETS, preset_path
 
     if args.study:
-        return args.study.stem, args.study
+        # every recorded study's file is study.toml: its folder says which
+        name = args.study.stem
+        return (args.study.resolve().parent.name if name == "study" else name), args.study
     if args.preset and args.preset not in PRESETS:
         raise UserError(
             f"--preset {args.preset}: known are {', '.join(PRESETS)}; --study takes a file of your "

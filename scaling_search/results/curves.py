@@ -346,10 +346,14 @@ def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
         labels = [candidate.label for candidate in lacking[:3]]
         if len(lacking) > 3:
             labels.append("...")
+        advice = "Replay the study that it was exported from, or fewer --seeds"
+        if curves.fact("state") not in (None, "finished"):
+            advice = (
+                "It was exported before the study had ended: fewer --seeds replay what is whole"
+            )
         raise UserError(
-            f"{curves.path}: lacks {len(lacking)} of the study's {len(networks)} networks, or "
-            f"seeds or epochs of them: {'; '.join(labels)}. Replay the study that it was exported "
-            "from, or fewer --seeds"
+            f"{curves.path}: lacks {len(lacking)} of the study's {len(networks)} networks, "
+            f"or seeds or epochs of them: {'; '.join(labels)}. {advice}"
         )
 
 
