@@ -116,6 +116,7 @@ def test_the_figure_has_every_network_against_the_mean_of_all(page: Page) -> Non
     assert sum(values) == pytest.approx(0, abs=0.02)
     assert max(values) == pytest.approx(5 - 5 / 8, abs=0.5)
     assert list(drawn.layout.xaxis.tickvals) == [1, 2]
+    assert "The order after 2 epochs agrees with that after 1 by " in figure.words(page, verdict)
 
 
 def test_no_figure_of_networks_that_were_promoted(page: Page) -> None:

@@ -103,7 +103,7 @@ def _of_budget(page: Page, verdict: Verdict, index: dict[str, int], number: int)
     if lengths.lengths_of(page, verdict):
         figure = lengths.draw(page, verdict, index).to_json()
         heading = f"Does the order hold for longer runs?{of_budget}"
-        drawn.append(Figure(f"lengths{suffix}", heading, lengths.WORDS, figure))
+        drawn.append(Figure(f"lengths{suffix}", heading, lengths.words(page, verdict), figure))
     return drawn
 
 

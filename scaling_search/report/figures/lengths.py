@@ -10,10 +10,12 @@ import plotly.graph_objects as go
 from scaling_search.report.figures.curves import add_curves
 from scaling_search.report.figures.style import PICK, apply_layout, escape, role_name
 from scaling_search.report.page import Page
+from scaling_search.study.settings import Study
+from scaling_search.verdict.correlation import between_lengths
 from scaling_search.verdict.lengths import Means, means_by_length
 from scaling_search.verdict.verdict import Row, Verdict
 
-WORDS = (
+_WORDS = (
     "Each network's mean accuracy after runs of each length, in points above or below the mean of "
     "all networks after as long. Colours are of the longest runs. Where lines cross, the order "
     "changes with the length of training. The bars of the pick are the 95% of such a difference, "
@@ -22,6 +24,33 @@ WORDS = (
 _LABEL = 16  # px between two names at the right end
 _NAMES = 180  # px that they have
 _HEIGHT = 460
+
+
+def words(page: Page, verdict: Verdict) -> str:
+    """Return what stands above the figure, with how each length's order agrees with the last."""
+    study = page.study
+    steps, unit = _steps(study)
+    taus = []
+    for epochs in study.rungs[:-1]:
+        agreement = between_lengths(page.records, study, verdict.budget, epochs, study.rungs[-1])
+        if agreement is not None:
+            rank = agreement.rank
+            taus.append(f"{epochs * steps:,} by {rank.tau:.2f} ({rank.low:.2f} to {rank.high:.2f})")
+    if not taus:
+        return _WORDS
+    return (
+        f"{_WORDS} The order after {study.rungs[-1] * steps:,} {unit} agrees with that after "
+        f"{', '.join(taus)}: Kendall's tau over different seeds with its 95%, 1 for the same order, "
+        "0 for none."
+    )
+
+
+def _steps(study: Study) -> tuple[int, str]:
+    """Return by what an epoch's number is multiplied to say how long a run is, and the unit."""
+    images = study.data.epoch_images
+    if images is None:
+        return 1, "epochs"
+    return max(1, images // study.recipe.batch), f"steps of {study.recipe.batch} images"
 
 
 def lengths_of(page: Page, verdict: Verdict) -> list[Means]:
@@ -53,10 +82,7 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
             add_curves(figure, group, groups[group], index, hover, markers=True)
     _add_bars(figure, drawn, curves.get(verdict.pick.candidate.key, []))
     _add_names(figure, [rows[key] for key in curves], curves, verdict)
-    batch, images = page.study.recipe.batch, page.study.data.epoch_images
-    steps, title = 1, "length of a run, epochs"
-    if images is not None:
-        steps, title = max(1, images // batch), f"length of a run, steps of {batch} images"
+    steps, unit = _steps(page.study)
     first, last = math.log10(drawn[0].epochs), math.log10(drawn[-1].epochs)
     aside = 0.1 * (last - first)
     figure.update_xaxes(
@@ -66,7 +92,7 @@ def draw(page: Page, verdict: Verdict, index: dict[str, int]) -> go.Figure:
         tickmode="array",
         tickvals=[length.epochs for length in drawn],
         ticktext=[f"{length.epochs * steps:,}" for length in drawn],
-        title={"text": title},
+        title={"text": f"length of a run, {unit}"},
     )
     figure.update_yaxes(title={"text": "points against the mean of all"}, zeroline=False)
     figure = apply_layout(figure, _HEIGHT)
