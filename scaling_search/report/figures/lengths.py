@@ -40,8 +40,8 @@ def words(page: Page, verdict: Verdict) -> str:
         return _WORDS
     return (
         f"{_WORDS} The order after {study.rungs[-1] * steps:,} {unit} agrees with that after "
-        f"{', '.join(taus)}: Kendall's tau over different seeds with its 95%, 1 for the same order, "
-        "0 for none."
+        f"{', '.join(taus)}: Kendall's tau over different seeds with its 95%, 1 for the same "
+        "order, 0 for none."
     )
 
 
