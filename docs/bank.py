@@ -17,6 +17,8 @@ from pathlib import Path
 
 import scaling_search
 from scaling_search.opening import StudyResults
+from scaling_search.report.page import unfinished_words
+from scaling_search.results.curves import TABLE, read
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.wording import difference
@@ -39,7 +41,7 @@ _HEAD = (
 
 def recorded() -> list[Path]:
     """The folders of every recorded study, by name."""
-    return sorted(table.parent for table in STUDIES.glob("*/curves.parquet"))
+    return sorted(table.parent for table in STUDIES.glob(f"*/{TABLE}"))
 
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
@@ -60,8 +62,10 @@ def _row(folder: Path, opened: StudyResults, verdict: Verdict) -> tuple[str, ...
         own += shared
     device = "" if study.device == "cpu" else f", {study.device}"
     cost = "" if verdict.equal_cost else "; of unequal cost"
+    unfinished = unfinished_words(read(folder / TABLE).facts(), opened.records)
+    state = f" (unfinished: {unfinished})" if unfinished else ""
     return (
-        f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}: {question(folder)}",
+        f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}{state}: {question(folder)}",
         f"{study.data.source}; {study.baseline.name}, {_in_short(baseline)}, "
         f"{baseline.cost.macs / 1e6:.3g}M",
         f"{networks}{cost}, {len(own)}, {hours(own):.1f}{device}",
