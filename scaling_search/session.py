@@ -53,7 +53,7 @@ from scaling_search.driver.search import Conditions, Limits, Search, StoppedErro
 from scaling_search.driver.signals import Stopping
 from scaling_search.driver.tensorboard import FOLDER, TensorBoardLog
 from scaling_search.report.answer import finish, write_table
-from scaling_search.results.curves import TABLE, Curves
+from scaling_search.results.curves import TABLE, Curves, check_known
 from scaling_search.results.curves import check as check_curves
 from scaling_search.results.curves import read as read_curves
 from scaling_search.results.database import has_file
@@ -150,13 +150,15 @@ def search(
     console: Console,
     clock: Clock,
     replay: Path | None = None,
+    known: Path | None = None,
     latency_table: Path | None = None,
     retry_failed: bool = False,
     show_images: bool = True,
     overridden: Collection[str] = (),
     for_tensorboard: bool = False,
 ) -> int:
-    """The main job. `replay`: a table of curves in place of training. `latency_table`: a file of
+    """The main job. `replay`: a table of curves in place of training; `known`: one whose runs count
+    as this study's, which trains the others. `latency_table`: a file of
     measured latencies, read where it is there, else written, for budgets of latency.
     `retry_failed`: runs that crashed, timed out or ran out of memory are tried again.
     `show_images`: the report shows a few of the data's images. `overridden`:
@@ -166,6 +168,8 @@ def search(
     recorded stays, and the same command goes on).
 
     Everything the user gave is checked before anything is written. Raises UserError."""
+    if replay and known:
+        raise UserError(f"--known {known}: a replay trains nothing; give it or --replay")
     curves = read_curves(replay) if replay else None
     if curves:
         study, data = _as_recorded(study, curves)
@@ -192,6 +196,10 @@ def search(
     for words in more:
         say(console, "more", words)
     machine = None
+    # a folder that holds the study already has taken them, or has runs of its own
+    known_runs = read_curves(known) if known and recorded is None else None
+    if known_runs:
+        check_known(known_runs, study, data.digest)
     if curves:
         check_curves(curves, study, todo.everything)
     else:
@@ -224,6 +232,8 @@ def search(
         logger.info("%s begins: %s", label or "search", command)
         if more:
             _record_addition(store, more, facts, todo)
+        if known_runs:
+            _take(store, known_runs)
         if retry_failed:
             _free_failed(store, console)
         with _logged_for_tensorboard(session, store) if for_tensorboard else nullcontext():
@@ -238,6 +248,22 @@ def search(
         if has_results:
             store.set_fact("answered", len(store.records()))
     return status
+
+
+def _take(store: Store, curves: Curves) -> None:
+    """Record the runs of a table that ended, and the kernels that they were trained with, which
+    every other run has to be trained with too. Raises UserError where they are of several."""
+    ended = [record for record in curves.records() if record.outcome is not None]
+    kernels = {r.outcome.versions.get("kernels", "") for r in ended if r.outcome} - {""}
+    if len(kernels) > 1:
+        raise UserError(
+            f"{curves.path}: its runs were trained with several kernels ({', '.join(kernels)}), "
+            "whose last bits differ: they are no one study's"
+        )
+    for record in ended:
+        store.take(record)
+    if kernels:
+        store.set_fact("kernels", kernels.pop())
 
 
 def train_family(

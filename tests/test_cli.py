@@ -46,6 +46,40 @@ def run(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
 
 
+def test_a_recorded_study_goes_on(
+    pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a table's runs none is trained again; what is missing is, to the same numbers."""
+    options = ["--budget", "2x", "--data", pets, *SMALL, "--extra", "0"]
+    whole = tmp_path / "whole"
+    assert run(*options, "--seeds", "2", "--out", str(whole)).returncode == 0
+    part = tmp_path / "part"
+    assert run(*options, "--seeds", "1", "--out", str(part)).returncode == 0
+    table = tmp_path / "part.parquet"
+    assert main(["export", str(part), "--to", str(table)]) == 0
+
+    on = tmp_path / "on"
+    words = [*options, "--seeds", "2", "--known", str(table), "--out", str(on)]
+    first = run(*words)
+    assert first.returncode == 0, first.stderr
+    recorded = len(pd.read_csv(part / "results.csv"))
+    assert f"resume    {recorded} runs are recorded" in first.stdout
+    columns = ["network", "seed", "epochs", "val_acc", "val_loss"]
+    rows = [pd.read_csv(folder / "results.csv")[columns] for folder in (whole, on)]
+    ordered = [frame.sort_values(columns[:3]).reset_index(drop=True) for frame in rows]
+    pd.testing.assert_frame_equal(*ordered)
+    # the same command again: the folder has them
+    assert run(*words).returncode == 0
+
+    capsys.readouterr()
+    other = ["search", *options, "--known", str(table), "--out", str(tmp_path / "other")]
+    assert main([*other, "--batch", "8"]) == 2
+    assert "its runs were trained otherwise: recipe.batch" in capsys.readouterr().err
+    assert main([*other, "--replay", str(table)]) == 2
+    assert "--known" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_study_from_start_to_finish(
     pets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

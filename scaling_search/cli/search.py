@@ -88,6 +88,7 @@ def _run(
         console=Console(),
         clock=session.Clock(limit, began),
         replay=args.replay,
+        known=args.known,
         latency_table=args.latency_table,
         retry_failed=args.retry_failed,
         show_images=not args.no_images,
@@ -276,6 +277,14 @@ SEARCH = Command(
             "--replay",
             "Take the runs from a table of curves (curves.parquet) in place of training.",
             "train",
+            OUTPUT,
+            {"type": Path, "metavar": "TABLE"},
+        ),
+        Argument(
+            "--known",
+            "Take the runs that a table of curves has from it, and train the others: a recorded "
+            "study goes on in a run folder of its own.",
+            "train all",
             OUTPUT,
             {"type": Path, "metavar": "TABLE"},
         ),

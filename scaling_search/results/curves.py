@@ -357,6 +357,19 @@ def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
         )
 
 
+def check_known(curves: Curves, study: Study, digest: str) -> None:
+    """Raise UserError unless the table's runs may count as runs of `study` on data of this digest:
+    they were trained alike, all with the same kernels."""
+    differing = differences(_of_training(curves.study), _of_training(study))
+    if differing:
+        raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
+    if curves.data.digest != digest:
+        raise UserError(
+            f"{curves.path}: its runs are of other data ({curves.data.name}, digest "
+            f"{curves.data.digest}; here it is {digest}): give the data that they were trained on"
+        )
+
+
 def _of_training(study: Study) -> dict[str, Any]:
     """The study's settings that its trainings depend on, but for the defaults."""
     settings = {}

@@ -259,6 +259,16 @@ class Store:
         self._follow(number, trial_id)
         return number
 
+    def take(self, record: Record) -> None:
+        """Record a run that ended elsewhere, as it is in a table of curves."""
+        assert record.outcome is not None
+        number = self.start(record.candidate, record.seed, record.epochs)
+        for epoch in record.outcome.epochs:
+            self.epoch(number, epoch)
+        self.finish(number, record.outcome)
+        if record.test_acc is not None:
+            self.set_test(number, record.test_acc)
+
     def again(self, number: int, why: str) -> None:
         """Record why a run is started once more."""
         record = self._records[number]
