@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 from benchmarks.recorded import recorded
 from effnet.budget import Budget
@@ -37,7 +36,8 @@ from scaling_search import UserError
 from scaling_search.data.dataset import FOLDS
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
-from scaling_search.verdict.chances import CONFIDENCE, chances, tied_set
+from scaling_search.verdict.chances import chances, tied_set
+from scaling_search.verdict.confirm import half_interval
 from scaling_search.verdict.posterior import Array
 from scaling_search.verdict.verdict import Model, model
 
@@ -157,8 +157,8 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
         return mean, -np.inf, np.inf
-    half = student.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(values, ddof=1) / count**0.5
-    return mean, mean - float(half), mean + float(half)
+    half = half_interval(values)
+    return mean, mean - half, mean + half
 
 
 def report(paths: Sequence[Path], workers: int) -> list[str]:

@@ -46,7 +46,7 @@ from scipy.stats import kendalltau
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.recorded import recorded
+from benchmarks.recorded import folders, recorded
 from scaling_search.results.record import Record, by_network_key
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch
@@ -57,7 +57,6 @@ from scaling_search.verdict.verdict import LOSSES, model
 # a value, and the ends of its interval
 Interval = tuple[float, float, float]
 
-STUDIES = Path(__file__).parent.parent / "studies"
 RESAMPLES = 1000
 SUBSETS = 10  # of so many seeds, for the verdict; six from one of six seeds
 
@@ -338,13 +337,13 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    folders = args.folders or sorted(path.parent for path in STUDIES.glob("*/curves.parquet"))
+    paths = args.folders or folders()
     reliabilities = []
     misses = []
     if not args.folders:
-        here = {folder.name for folder in folders}
+        here = {folder.name for folder in paths}
         misses += [f"{name}: not recorded" for name in RELIABILITY if name not in here]
-    for folder in folders:
+    for folder in paths:
         table = load(folder)
         report(table)
         seeds = table.views.shape[2]

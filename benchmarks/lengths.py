@@ -49,7 +49,7 @@ from scaling_search.verdict.lengths import (
     answers,
     at_length,
     means_by_length,
-    regret_of,
+    regrets,
 )
 from scaling_search.verdict.narration import length_words
 from scaling_search.verdict.posterior import Array
@@ -105,8 +105,8 @@ def _regret(regret: Regret | None) -> str:
 def report_subsets(records: Sequence[Record], study: Study, budget: Budget) -> None:
     """Print what answers from some of the seeds lose at the longest length, by all of its runs."""
     seeds = sorted({r.seed for r in searched(records, study)})
-    longest = model(*at_length(records, study, study.rungs[-1], budget), budget)
-    if longest is None or len(seeds) < 2:
+    longest = regrets(model(*at_length(records, study, study.rungs[-1], budget), budget))
+    if not longest or len(seeds) < 2:
         return
     print(f"\n{'answers from':<16}{'seeds':>6}{'lose':>6}{'bound':>7}   within it")
     for epochs in study.rungs[:-1]:
@@ -115,7 +115,7 @@ def report_subsets(records: Sequence[Record], study: Study, budget: Budget) -> N
             for chosen in itertools.combinations(seeds, count):
                 runs = [r for r in records if r.seed in chosen]
                 for verdict in verdicts(*at_length(runs, study, epochs, budget)):
-                    regret = regret_of(longest, verdict.pick.candidate.key)
+                    regret = longest.get(verdict.pick.candidate.key)
                     if regret is not None:
                         losses.append(regret.expected)
                         bounds.append(verdict.bound)

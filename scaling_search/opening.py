@@ -138,7 +138,7 @@ class StudyResults:
         """The report's figure `front`, `map`, `differences`, `curves` or `lengths`, for plotly. Of
         several budgets all but `front` and `curves` are of one: `budget`, such as "2x". Raises
         UserError."""
-        from scaling_search.report.figures import static
+        from scaling_search.report.figures import lengths, static
 
         if name not in FIGURES:
             raise UserError(f"figure {name}: known are {', '.join(FIGURES)}")
@@ -149,11 +149,7 @@ class StudyResults:
             raise UserError(f"figure {name}: of all budgets; leave out the budget {budget}")
         elif name not in static.WITHOUT_VERDICT:
             self._check_verdict()
-        if (
-            name == "lengths"
-            and verdict is not None
-            and not static.has_lengths(self._page, verdict)
-        ):
+        if name == "lengths" and not lengths.lengths_of(self._page, self._of(budget)):
             raise UserError(
                 f"figure lengths: {self.path} has not every network at several lengths; it takes "
                 "--epochs 1,4 --allocation flat, say, and that the study has ended"

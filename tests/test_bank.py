@@ -8,11 +8,12 @@ from types import ModuleType
 import pytest
 
 import scaling_search
+from benchmarks.recorded import folders
 from scaling_search.results.curves import read
 from tests.replays import replay
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = sorted(table.parent for table in (ROOT / "studies").glob("*/curves.parquet"))
+FOLDERS = folders()
 NAMES = [folder.name for folder in FOLDERS]
 _NUMBER = re.compile(r"[−+]?\d+(?:\.\d+)?")
 # Another machine's arithmetic moves a posterior's samples, and the last digit of what is rounded:

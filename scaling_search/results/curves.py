@@ -337,10 +337,7 @@ def _no_table(path: Path, error: Exception) -> UserError:
 def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
     """Raise UserError unless `study` can be replayed from this table: it was trained otherwise, or
     lacks some of the study's `networks` (which, and how many)."""
-    recorded, wanted = _of_training(curves.study), _of_training(study)
-    differing = differences(recorded, wanted)
-    if differing:
-        raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
+    _check_training(curves, study)
     lacking = _lacking(curves, study, networks)
     if lacking:
         labels = [candidate.label for candidate in lacking[:3]]
@@ -359,15 +356,20 @@ def check(curves: Curves, study: Study, networks: Sequence[Candidate]) -> None:
 
 def check_known(curves: Curves, study: Study, digest: str) -> None:
     """Raise UserError unless the table's runs may count as runs of `study` on data of this digest:
-    they were trained alike, all with the same kernels."""
-    differing = differences(_of_training(curves.study), _of_training(study))
-    if differing:
-        raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
+    they were trained alike."""
+    _check_training(curves, study)
     if curves.data.digest != digest:
         raise UserError(
             f"{curves.path}: its runs are of other data ({curves.data.name}, digest "
             f"{curves.data.digest}; here it is {digest}): give the data that they were trained on"
         )
+
+
+def _check_training(curves: Curves, study: Study) -> None:
+    """Raise UserError where the table's runs were trained otherwise than those of `study`."""
+    differing = differences(_of_training(curves.study), _of_training(study))
+    if differing:
+        raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
 
 
 def _of_training(study: Study) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def confirmed(records: Sequence[Record], study: Study, v: Verdict) -> list[Confi
         differences = [of_pick[seed] - own[seed] for seed in sorted(of_pick) if seed in own]
         if row is not v.pick and len(differences) > 1:
             behind = float(np.mean(differences))
-            half = _half_interval(differences)
+            half = half_interval(differences)
         rows.append(Confirmed(row, len(own), float(np.mean(list(own.values()))), behind, half))
     return rows
 
@@ -72,7 +72,7 @@ def _fresh_tests(records: Sequence[Record], study: Study) -> dict[str, dict[int,
     return tests
 
 
-def _half_interval(differences: Sequence[float]) -> float:
+def half_interval(differences: Sequence[float]) -> float:
     """Return half the width of the 95% interval of the mean: paired differences, Student's t."""
     n = len(differences)
     return float(t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))

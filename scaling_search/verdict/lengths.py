@@ -61,26 +61,29 @@ def at_length(
 
 def answers(records: Sequence[Record], study: Study, budget: Budget) -> list[Length]:
     """Return the answer of each length of a budget that has one, the shortest first."""
-    longest = model(*at_length(records, study, study.rungs[-1], budget), budget)
-    joint = model(records, study, budget)
+    longest = regrets(model(*at_length(records, study, study.rungs[-1], budget), budget))
+    joint = regrets(model(records, study, budget))
     lengths = []
     for epochs in study.rungs:
         for verdict in verdicts(*at_length(records, study, epochs, budget)):
             pick = verdict.pick.candidate.key
-            length = Length(epochs, verdict, regret_of(longest, pick), regret_of(joint, pick))
-            lengths.append(length)
+            lengths.append(Length(epochs, verdict, longest.get(pick), joint.get(pick)))
     return lengths
 
 
-def regret_of(fitted: Model | None, network: str) -> Regret | None:
-    """Return how far a network lies below the best of the model's budget; None where the model does
-    not know it."""
-    if fitted is None or network not in fitted.keys:
-        return None
-    accuracies = fitted.sample().accuracy
+def regrets(fitted: Model | None) -> dict[str, Regret]:
+    """Return how far each network of the model's budget lies below the best of them, by key; of no
+    model nothing."""
+    if fitted is None:
+        return {}
     inside = [place for place, c in enumerate(fitted.networks) if c.role == "candidate"]
-    behind = accuracies[:, inside].max(1) - accuracies[:, fitted.keys.index(network)]
-    return Regret(float(behind.mean()), float(np.quantile(behind, CONFIDENCE)))
+    accuracies = fitted.sample().accuracy[:, inside]
+    behind = accuracies.max(1, keepdims=True) - accuracies
+    bounds = np.quantile(behind, CONFIDENCE, axis=0)
+    of_network = {}
+    for place, mean, bound in zip(inside, behind.mean(0), bounds, strict=True):
+        of_network[fitted.networks[place].key] = Regret(float(mean), float(bound))
+    return of_network
 
 
 @dataclass(frozen=True, slots=True)

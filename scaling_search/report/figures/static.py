@@ -60,11 +60,6 @@ class Size:
     font: float = 8.0  # pt
 
 
-def has_lengths(page: Page, verdict: Verdict) -> bool:
-    """Whether the figure `lengths` can be drawn."""
-    return bool(lengths.lengths_of(page, verdict))
-
-
 def draw(page: Page, name: str, verdict: Verdict | None) -> go.Figure:
     """Return one of report.FIGURES with every text and colour of its own. `verdict`: that of the
     budget, for a figure OF_A_BUDGET."""
