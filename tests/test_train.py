@@ -202,12 +202,14 @@ def test_without_a_decay_every_run_can_be_continued(
 def train_and_die(trial: Trial, data: Dataset, part: float) -> None:
     """Kill this process some time after its first epoch, `part` of that epoch's time; three epochs
     later at the latest, where a busy machine lets the clock's thread wait."""
-    epochs = (event for event in events_of(trial, data) if isinstance(event, Epoch))
-    first = next(epochs)
+    events = events_of(trial, data)
+    first = next(events)
+    assert isinstance(first, Epoch), first  # an outcome says why the run ended
     kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
     threading.Timer(part * first.seconds, kill).start()
     for _ in range(3):
-        next(epochs)
+        event = next(events)
+        assert isinstance(event, Epoch), event
     kill()
 
 
