@@ -220,7 +220,9 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
     trial = dataclasses.replace(trial, train_images=None, epochs=30)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    context, moments, reached = multiprocessing.get_context("fork"), random.Random(0), [0]
+    # A forked process could not train, where a test before this one has used autograd's threads.
+    context = multiprocessing.get_context("spawn")
+    moments, reached = random.Random(0), [0]
     for _ in range(5):
         part = moments.uniform(0.05, 0.95)
         worker = context.Process(target=train_and_die, args=(stopped, data, part))
