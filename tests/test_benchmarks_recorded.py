@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import halves, lengths, nominal, transfer
+from benchmarks import family, halves, lengths, nominal, transfer
 from benchmarks.recorded import STUDIES, folders, recorded
+from scaling_search import UserError
 from scaling_search.data.dataset import FOLDS
 from scaling_search.study.directions import distance
 from scaling_search.verdict.lengths import Means
@@ -90,6 +91,20 @@ def test_the_nearest_network_stands_in() -> None:
     assert away == min(every)
     # both studies have the same networks
     assert row.candidate.key == origin.verdict.pick.candidate.key
+
+
+def test_a_family_is_compared_seed_by_seed_with_every_networks_noise() -> None:
+    """A network a point below the pick with every seed; runs vary by half a point around theirs."""
+    random = np.random.default_rng(0)
+    table = 0.7 + 0.005 * random.standard_normal((400, 3))  # so many that chance plays no part
+    others = [dict(enumerate(row)) for row in table.tolist()]
+    pick = others[0]
+    own = {seed: accuracy - 0.01 for seed, accuracy in pick.items()}
+    mean, half, seeds = family.against(own, pick, others)
+    assert (mean, seeds) == (pytest.approx(-0.01), 3)
+    assert half == pytest.approx(1.96 * 0.005 * math.sqrt(2 / 3), rel=0.05)
+    with pytest.raises(UserError, match="needed at least; 1 found"):
+        family.against(own, {0: 0.7}, others)
 
 
 def test_recorded_studies_leave_fresh_seeds_out() -> None:
