@@ -683,9 +683,9 @@ def balance_words(v: Verdict, study: Study) -> str | None:
         least = min(point[place] for point in v.surface.region)
         if least >= _LACKING:
             return (
-                f"the baseline is short of {what}: {percent(least)} or more of the extra cost is "
-                f"best spent on {dimension} (95%). From a baseline with more of them, such as "
-                f"{flag}, the best direction may be another"
+                f"the baseline is short of {what}: at least half of the extra cost is best spent "
+                f"on {dimension} (95%). From a baseline with more of them, such as {flag}, the "
+                "best direction may be another"
             )
     return None
 
