@@ -19,7 +19,12 @@ FOLDER is a recorded study or a run folder (default: studies/length). Of each bu
   share its luck, and (in brackets after it) of the means over all seeds. A length against itself is
   what its own noise lets any order agree with it.
 
-The last line says the tau of the shortest with the longest length, over different seeds.
+Of several budgets, a table of the shortest against the longest length of each comes after them:
+tau, what all of the extra cost in resolution is worth in points (against the mean of the three
+dimensions), and what the short runs' pick loses.
+
+The last line says the tau of the shortest with the longest length, over different seeds; of several
+budgets, in how many of them the loss lies within the bound that the short runs stated.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +50,7 @@ from scaling_search.study.settings import Study
 from scaling_search.verdict.chances import CONFIDENCE
 from scaling_search.verdict.correlation import Rank, between_lengths, rank
 from scaling_search.verdict.lengths import (
+    Length,
     Means,
     Regret,
     answers,
@@ -56,6 +63,23 @@ from scaling_search.verdict.posterior import Array
 from scaling_search.verdict.verdict import model, searched, verdicts
 
 FEWEST = 5  # networks that a slope is fitted to
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Of a study's budget: the shortest length against the longest. `pixels`: each one's slope
+    along the share of resolution and half its 95% interval, in points."""
+
+    name: str
+    lengths: str
+    tau: Rank
+    pixels: tuple[str, str]
+    loss: Regret
+    bound: float
+
+    @property
+    def held(self) -> bool:
+        return self.loss.expected <= self.bound
 
 
 def slopes(means: Means, networks: Mapping[str, Candidate]) -> tuple[Array, Array] | None:
@@ -79,12 +103,14 @@ def slopes(means: Means, networks: Mapping[str, Candidate]) -> tuple[Array, Arra
     return centred @ corners, student.ppf((1 + CONFIDENCE) / 2, free) * errors
 
 
-def report_answers(records: Sequence[Record], study: Study, budget: Budget) -> None:
+def report_answers(records: Sequence[Record], study: Study, budget: Budget) -> list[Length]:
+    """Print the answer of each length; return them."""
     print(
         f"\n{'length':<16}{'pick':<34}{'bound':>6}{'regret at the longest':>23}"
         f"{'by all lengths':>23}   optimum d, w, r"
     )
-    for length in answers(records, study, budget):
+    every = answers(records, study, budget)
+    for length in every:
         surface = length.verdict.surface
         optimum = "-"
         if surface is not None:
@@ -94,6 +120,7 @@ def report_answers(records: Sequence[Record], study: Study, budget: Budget) -> N
             f"{100 * length.verdict.bound:>6.1f}{_regret(length.regret):>23}"
             f"{_regret(length.joint_regret):>23}   {optimum}"
         )
+    return every
 
 
 def _regret(regret: Regret | None) -> str:
@@ -186,27 +213,62 @@ def report_order(
     return ends
 
 
+def pixels(means: Means, networks: Mapping[str, Candidate]) -> str:
+    fitted = slopes(means, networks)
+    if fitted is None:
+        return "-"
+    values, halves = fitted
+    return f"{values[2]:+.1f} ± {halves[2]:.1f}"
+
+
+def report_ends(every: Sequence[Ends]) -> None:
+    print(
+        f"\n{'the shortest against the longest':<36}{'lengths':<34}{'tau (95%)':<22}"
+        f"{'resolution, short':<19}{'long':<13}{'the pick loses':<22}bound"
+    )
+    for row in every:
+        tau = f"{row.tau.tau:.2f} ({row.tau.low:.2f} to {row.tau.high:.2f})"
+        short, long = row.pixels
+        print(
+            f"{row.name:<36}{row.lengths:<34}{tau:<22}{short:<19}{long:<13}"
+            f"{_regret(row.loss):<22}{100 * row.bound:.1f}"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="*", type=Path, default=[STUDIES / "length"])
     args = parser.parse_args()
-    ends = None
+    rows = []
     for folder in args.folders:
         opened = scaling_search.open(folder)
         study, records = opened.study, opened.records
         networks = {r.candidate.key: r.candidate for r in records}
         for budget in study.budgets:
             print(f"{folder.name}: {study.baseline.name} on {study.data.source}, {budget}")
-            report_answers(records, study, budget)
+            known = report_answers(records, study, budget)
             report_subsets(records, study, budget)
             every = means_by_length(records, study, budget)
-            if every:
-                report_slopes(every, networks, study)
-                report_means(every, networks, study)
-                ends = report_order(every, records, study, budget)
-    print("tau of the shortest with the longest: " + ("-" if ends is None else f"{ends.tau:.2f}"))
+            if not every:
+                continue
+            report_slopes(every, networks, study)
+            report_means(every, networks, study)
+            tau = report_order(every, records, study, budget)
+            loss = known[0].regret
+            if tau is None or loss is None:
+                continue
+            lengths = [length_words(study, means.epochs) for means in (every[0], every[-1])]
+            of_pixels = pixels(every[0], networks), pixels(every[-1], networks)
+            name, bound = f"{folder.name}, {budget}", known[0].verdict.bound
+            rows.append(Ends(name, " to ".join(lengths), tau, of_pixels, loss, bound))
+    if len(rows) > 1:
+        report_ends(rows)
+        print(f"within the bound of the short runs: {sum(row.held for row in rows)} of {len(rows)}")
+    else:
+        words = f"{rows[0].tau.tau:.2f}" if rows else "-"
+        print(f"tau of the shortest with the longest: {words}")
     return 0
 
 
