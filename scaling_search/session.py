@@ -171,6 +171,7 @@ def search(
     if replay and known:
         raise UserError(f"--known {known}: a replay trains nothing; give it or --replay")
     curves = read_curves(replay) if replay else None
+    known_runs = read_curves(known) if known else None
     if curves:
         study, data = _as_recorded(study, curves)
     else:
@@ -196,8 +197,8 @@ def search(
     for words in more:
         say(console, "more", words)
     machine = None
-    # a folder that holds the study already has taken them, or has runs of its own
-    known_runs = read_curves(known) if known and recorded is None else None
+    if recorded is not None:
+        known_runs = None  # the folder has taken them already, or has runs of its own
     if known_runs:
         check_known(known_runs, study, data.digest)
     if curves:
