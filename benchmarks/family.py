@@ -11,8 +11,9 @@ that of all of the budget's networks, so that the t interval of a difference has
 freedom; three differences alone would have two. The pick was chosen by the runs that it is judged
 by here, which flatter it: the family's difference is too low by that, if anything.
 
-A network that costs more than 3% otherwise than its budget is named and not compared. The last line
-is the worst difference that is certain: the upper end of the lowest interval, in points.
+A network that costs more than 3% otherwise than its budget is named and not compared, nor is one
+without two finished runs. The last line is the lowest of the intervals' upper ends, in points: what
+the worst network of the family loses for certain, where it is below 0.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from scaling_search import UserError
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.wording import difference, spent
+from scaling_search.verdict.chances import CONFIDENCE
 from scaling_search.verdict.lengths import run_deviation
 from scaling_search.verdict.verdict import Verdict
 
@@ -50,21 +52,21 @@ def accuracies(records: Sequence[Record], epochs: int) -> dict[str, dict[int, fl
     return of_network
 
 
-def against(
-    own: dict[int, float], pick: dict[int, float], others: Sequence[dict[int, float]]
+def above(
+    network: dict[int, float], pick: dict[int, float], budget: Sequence[dict[int, float]]
 ) -> tuple[float, float, int]:
     """Return how far a network lies above the pick in the seeds that both have, half the width of
-    the 95% interval of that, and the number of seeds. `others` are accuracies by seed of the
-    networks that say how one run varies. Raises UserError where no seed is common to them all."""
-    seeds = sorted(set(own) & set(pick))
-    known = [seed for seed in seeds if all(seed in one for one in others)]
-    if len(known) < 2:
-        raise UserError(f"two seeds that every network has are needed at least; {len(known)} found")
-    table = np.array([[one[seed] for seed in known] for one in others])
+    the 95% interval of that, and the number of seeds. `budget`: accuracies by seed of the networks
+    that say how one run varies. Raises UserError where fewer than two seeds are common to all."""
+    paired = sorted(set(network) & set(pick))
+    common = [seed for seed in paired if all(seed in of_one for of_one in budget)]
+    if len(common) < 2:
+        raise UserError(f"seeds that all of its budget's networks have: {len(common)}, not two")
+    table = np.array([[of_one[seed] for seed in common] for of_one in budget])
     deviation, free = run_deviation(table)
-    mean = float(np.mean([own[seed] - pick[seed] for seed in seeds]))
-    half = float(student.ppf(0.975, free)) * deviation * math.sqrt(2 / len(seeds))
-    return mean, half, len(seeds)
+    mean = float(np.mean([network[seed] - pick[seed] for seed in paired]))
+    quantile = float(student.ppf((1 + CONFIDENCE) / 2, free))
+    return mean, quantile * deviation * math.sqrt(2 / len(paired)), len(paired)
 
 
 def nearest(candidate: Candidate, verdicts: Sequence[Verdict]) -> Verdict:
@@ -80,39 +82,42 @@ def main() -> int:
     parser.add_argument("study", nargs="?", type=Path, default=STUDIES / "transfer")
     parser.add_argument("family", nargs="?", type=Path)
     args = parser.parse_args()
-    opened = scaling_search.open(args.study)
+    searched = scaling_search.open(args.study)
     family = scaling_search.open(args.family or args.study / "family")
-    longest = opened.study.rungs[-1]
-    known = accuracies(opened.records, longest)
-    trained = accuracies(family.records, longest)
-    networks = {r.candidate.key: r.candidate for r in family.records}
-    certain = []
-    for key, candidate in networks.items():
-        if candidate.role != "candidate" or key not in trained:
+    longest = searched.study.rungs[-1]
+    of_search = accuracies(searched.records, longest)
+    of_family = accuracies(family.records, longest)
+    members = {r.candidate.key: r.candidate for r in family.records}
+    upper_ends = []
+    for key, member in members.items():
+        if member.role != "candidate":
             continue
-        verdict = nearest(candidate, list(opened.verdicts.values()))
+        verdict = nearest(member, list(searched.verdicts.values()))
         pick = verdict.pick.candidate
-        words = f"{candidate.label} ({candidate.ratio:.2f}x)"
-        if candidate.shares is not None:
-            words += f", {spent(candidate.shares)}"
-        print(words)
-        if abs(candidate.ratio / pick.ratio - 1) > SAME_COST:
+        direction = f", {spent(member.shares)}" if member.shares else ""
+        print(f"{member.label} ({member.ratio:.2f}x){direction}")
+        if abs(member.ratio / pick.ratio - 1) > SAME_COST:
             print(f"    no budget of the study costs that: nearest {verdict.budget}")
             continue
         if key == pick.key:
             print(f"    is the pick of {verdict.budget}")
-            certain.append(0.0)
+            upper_ends.append(0.0)
             continue
-        others = [known[r.candidate.key] for r in verdict.rows if r.candidate.key in known]
-        mean, half, seeds = against(trained[key], known[pick.key], others)
-        certain.append(mean + half)
+        keys = [row.candidate.key for row in verdict.rows]
+        budget = [of_search[key] for key in keys if key in of_search]
+        try:
+            mean, half, seeds = above(of_family.get(key, {}), of_search[pick.key], budget)
+        except UserError as error:
+            print(f"    not compared: {error}")
+            continue
+        upper_ends.append(mean + half)
         print(
             f"    against the pick of {verdict.budget}, {pick.label}: "
             f"{difference(mean, mean - half, mean + half)} points over {seeds} seeds"
         )
-    if not certain:
-        raise UserError(f"{args.study}: its family has no network of one of its budgets")
-    print(f"{100 * min(certain):+.1f}")
+    if not upper_ends:
+        raise UserError(f"{args.study}: its family has no finished network of one of its budgets")
+    print(f"{100 * min(upper_ends):+.1f}")
     return 0
 
 

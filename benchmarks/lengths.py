@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import scaling_search
 from benchmarks.recorded import STUDIES, guarded
 from effnet.budget import Budget
+from scaling_search.opening import StudyResults
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
@@ -67,18 +68,21 @@ FEWEST = 5  # networks that a slope is fitted to
 
 @dataclass(frozen=True)
 class Ends:
-    """Of a study's budget: the shortest length against the longest. `pixels`: each one's slope
-    along the share of resolution and half its 95% interval, in points."""
+    """Of a study's budget: the shortest length against the longest. `pixels` is what all of the
+    extra cost in resolution is worth at each, in points with half its 95% interval, None of too few
+    networks; `loss` and `bound` are of the shortest's pick."""
 
     name: str
     lengths: str
     tau: Rank
-    pixels: tuple[str, str]
+    pixels: tuple[tuple[float, float] | None, ...]
     loss: Regret
     bound: float
 
     @property
     def held(self) -> bool:
+        """Whether the loss that is expected lies within the bound. The loss is a mean, and not
+        known for certain: of many studies the count says more than one answer does."""
         return self.loss.expected <= self.bound
 
 
@@ -213,12 +217,34 @@ def report_order(
     return ends
 
 
-def pixels(means: Means, networks: Mapping[str, Candidate]) -> str:
+def report(opened: StudyResults, name: str, budget: Budget) -> Ends | None:
+    """Print all of a budget; return its ends, None where they cannot be compared."""
+    study, records = opened.study, opened.records
+    networks = {r.candidate.key: r.candidate for r in records}
+    print(f"{name}: {study.baseline.name} on {study.data.source}, {budget}")
+    of_length = report_answers(records, study, budget)
+    report_subsets(records, study, budget)
+    every = means_by_length(records, study, budget)
+    if not every:
+        return None
+    report_slopes(every, networks, study)
+    report_means(every, networks, study)
+    tau = report_order(every, records, study, budget)
+    loss = of_length[0].regret
+    if tau is None or loss is None:
+        return None
+    ends = every[0], every[-1]
+    lengths = " to ".join(length_words(study, means.epochs) for means in ends)
+    pixels = tuple(_pixels(means, networks) for means in ends)
+    return Ends(f"{name}, {budget}", lengths, tau, pixels, loss, of_length[0].verdict.bound)
+
+
+def _pixels(means: Means, networks: Mapping[str, Candidate]) -> tuple[float, float] | None:
     fitted = slopes(means, networks)
     if fitted is None:
-        return "-"
+        return None
     values, halves = fitted
-    return f"{values[2]:+.1f} ± {halves[2]:.1f}"
+    return float(values[2]), float(halves[2])
 
 
 def report_ends(every: Sequence[Ends]) -> None:
@@ -228,7 +254,7 @@ def report_ends(every: Sequence[Ends]) -> None:
     )
     for row in every:
         tau = f"{row.tau.tau:.2f} ({row.tau.low:.2f} to {row.tau.high:.2f})"
-        short, long = row.pixels
+        short, long = ["-" if p is None else f"{p[0]:+.1f} ± {p[1]:.1f}" for p in row.pixels]
         print(
             f"{row.name:<36}{row.lengths:<34}{tau:<22}{short:<19}{long:<13}"
             f"{_regret(row.loss):<22}{100 * row.bound:.1f}"
@@ -241,34 +267,22 @@ def main() -> int:
     )
     parser.add_argument("folders", nargs="*", type=Path, default=[STUDIES / "length"])
     args = parser.parse_args()
-    rows = []
+    compared = []
+    asked = 0
     for folder in args.folders:
         opened = scaling_search.open(folder)
-        study, records = opened.study, opened.records
-        networks = {r.candidate.key: r.candidate for r in records}
-        for budget in study.budgets:
-            print(f"{folder.name}: {study.baseline.name} on {study.data.source}, {budget}")
-            known = report_answers(records, study, budget)
-            report_subsets(records, study, budget)
-            every = means_by_length(records, study, budget)
-            if not every:
-                continue
-            report_slopes(every, networks, study)
-            report_means(every, networks, study)
-            tau = report_order(every, records, study, budget)
-            loss = known[0].regret
-            if tau is None or loss is None:
-                continue
-            lengths = [length_words(study, means.epochs) for means in (every[0], every[-1])]
-            of_pixels = pixels(every[0], networks), pixels(every[-1], networks)
-            name, bound = f"{folder.name}, {budget}", known[0].verdict.bound
-            rows.append(Ends(name, " to ".join(lengths), tau, of_pixels, loss, bound))
-    if len(rows) > 1:
-        report_ends(rows)
-        print(f"within the bound of the short runs: {sum(row.held for row in rows)} of {len(rows)}")
+        for budget in opened.study.budgets:
+            asked += 1
+            ends = report(opened, folder.name, budget)
+            if ends is not None:
+                compared.append(ends)
+    if asked > 1:
+        report_ends(compared)
+        held = sum(ends.held for ends in compared)
+        print(f"within the bound of the short runs: {held} of {len(compared)}, of {asked} asked")
     else:
-        words = f"{rows[0].tau.tau:.2f}" if rows else "-"
-        print(f"tau of the shortest with the longest: {words}")
+        tau = f"{compared[0].tau.tau:.2f}" if compared else "-"
+        print(f"tau of the shortest with the longest: {tau}")
     return 0
 
 

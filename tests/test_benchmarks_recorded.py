@@ -97,14 +97,14 @@ def test_a_family_is_compared_seed_by_seed_with_every_networks_noise() -> None:
     """A network a point below the pick with every seed; runs vary by half a point around theirs."""
     random = np.random.default_rng(0)
     table = 0.7 + 0.005 * random.standard_normal((400, 3))  # so many that chance plays no part
-    others = [dict(enumerate(row)) for row in table.tolist()]
-    pick = others[0]
+    budget = [dict(enumerate(row)) for row in table.tolist()]
+    pick = budget[0]
     own = {seed: accuracy - 0.01 for seed, accuracy in pick.items()}
-    mean, half, seeds = family.against(own, pick, others)
+    mean, half, seeds = family.above(own, pick, budget)
     assert (mean, seeds) == (pytest.approx(-0.01), 3)
     assert half == pytest.approx(1.96 * 0.005 * math.sqrt(2 / 3), rel=0.05)
-    with pytest.raises(UserError, match="needed at least; 1 found"):
-        family.against(own, {0: 0.7}, others)
+    with pytest.raises(UserError, match="have: 1, not two"):
+        family.above(own, {0: 0.7}, budget)
 
 
 def test_recorded_studies_leave_fresh_seeds_out() -> None:
