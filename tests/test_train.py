@@ -220,8 +220,9 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
     trial = dataclasses.replace(trial, train_images=None, epochs=30)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    # A forked process could not train, where a test before this one has used autograd's threads.
-    context = multiprocessing.get_context("spawn")
+    # Forked from this process they could not train, where a test before has used autograd's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scaling_search.training.train"])
     moments, reached = random.Random(0), [0]
     for _ in range(5):
         part = moments.uniform(0.05, 0.95)
