@@ -193,7 +193,7 @@ def test_training_memory_is_what_the_allocator_sees() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_training_memory_on_the_gpu() -> None:
-    """A wider bound: cuDNN's workspaces are in the measurement, and no GPU has been seen yet."""
+    """A wider bound: cuDNN's workspaces are in the measurement. Not run on a GPU yet."""
     for name, side, batch in (("b0", 224, 64), ("resnet50", 224, 64)):
         net = effnet.arch(name, resolution=side)
         assert training_memory(net, batch, "bf16") == pytest.approx(
