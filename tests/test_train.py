@@ -220,7 +220,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
     trial = dataclasses.replace(trial, train_images=None, epochs=30)
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
-    # Forked from this process they could not train, where a test before has used autograd's threads.
+    # Forked from this process they could not train, where an earlier test used autograd's threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scaling_search.training.train"])
     moments, reached = random.Random(0), [0]
