@@ -5,15 +5,15 @@ at their own cost found.
 
 STUDY is a recorded study of several budgets or its run folder (default: studies/transfer), FAMILY
 the runs of `scaling-search family STUDY --train` (default: STUDY/family). Each network of the
-family is held against the pick of the budget that is nearest to it in cost, after the study's
-longest runs, seed by seed: a family trains with the study's own seeds. The deviation of one run is
-that of all of the budget's networks, so that the t interval of a difference has their degrees of
-freedom; three differences alone would have two. The pick was chosen by the runs that it is judged
-by here, which flatter it: the family's difference is too low by that, if anything.
+family is held against the pick of its own budget, after the study's longest runs, seed by seed: a
+family trains with the study's own seeds. The deviation of one run is that of all of the budget's
+networks, so that the t interval of a difference has their degrees of freedom; three differences
+alone would have two. The pick was chosen by the runs that it is judged by here, which flatter it:
+the family's difference is too low by that, if anything.
 
-A network that costs more than 3% otherwise than its budget is named and not compared, nor is one
-without two finished runs. The last line is the lowest of the intervals' upper ends, in points: what
-the worst network of the family loses for certain, where it is below 0.
+A network whose budget the study lacks is named and not compared, nor is one without two finished
+runs. The last line is the lowest of the intervals' upper ends, in points: what the worst network of
+the family loses for certain, where it is below 0.
 """
 
 from __future__ import annotations
@@ -33,13 +33,9 @@ import scaling_search
 from benchmarks.recorded import STUDIES, guarded
 from scaling_search import UserError
 from scaling_search.results.record import Record
-from scaling_search.study.candidate import Candidate
 from scaling_search.study.wording import difference, spent
 from scaling_search.verdict.chances import CONFIDENCE
 from scaling_search.verdict.lengths import run_deviation
-from scaling_search.verdict.verdict import Verdict
-
-SAME_COST = 0.03
 
 
 def accuracies(records: Sequence[Record], epochs: int) -> dict[str, dict[int, float]]:
@@ -69,12 +65,6 @@ def above(
     return mean, quantile * deviation * math.sqrt(2 / len(paired)), len(paired)
 
 
-def nearest(candidate: Candidate, verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict whose pick costs most nearly what `candidate` does."""
-    cost = math.log(candidate.ratio)
-    return min(verdicts, key=lambda v: abs(math.log(v.pick.candidate.ratio) - cost))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,13 +82,13 @@ def main() -> int:
     for key, member in members.items():
         if member.role != "candidate":
             continue
-        verdict = nearest(member, list(searched.verdicts.values()))
-        pick = verdict.pick.candidate
         direction = f", {spent(member.shares)}" if member.shares else ""
         print(f"{member.label} ({member.ratio:.2f}x){direction}")
-        if abs(member.ratio / pick.ratio - 1) > SAME_COST:
-            print(f"    no budget of the study costs that: nearest {verdict.budget}")
+        verdict = searched.verdicts.get(str(member.budget))
+        if verdict is None:
+            print(f"    not compared: {member.budget} is no budget of the study")
             continue
+        pick = verdict.pick.candidate
         if key == pick.key:
             print(f"    is the pick of {verdict.budget}")
             upper_ends.append(0.0)

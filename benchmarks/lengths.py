@@ -157,13 +157,18 @@ def report_subsets(records: Sequence[Record], study: Study, budget: Budget) -> N
             )
 
 
-def report_slopes(every: Sequence[Means], networks: Mapping[str, Candidate], study: Study) -> None:
+def report_slopes(
+    every: Sequence[Means], networks: Mapping[str, Candidate], study: Study
+) -> list[tuple[Array, Array] | None]:
+    """Print the slopes of each length; return them."""
+    of_length = []
     print(
         f"\n{'points for all of the extra cost in':<36}{'depth':>14}{'width':>14}{'resolution':>14}"
     )
     for means in every:
         line = f"{length_words(study, means.epochs):<36}"
         fitted = slopes(means, networks)
+        of_length.append(fitted)
         if fitted is None:
             print(f"{line}{'-':>14}")
             continue
@@ -171,6 +176,7 @@ def report_slopes(every: Sequence[Means], networks: Mapping[str, Candidate], stu
             cell = f"{value:+.1f} ± {half:.1f}"
             line += f"{cell:>14}"
         print(line)
+    return of_length
 
 
 def report_means(every: Sequence[Means], networks: Mapping[str, Candidate], study: Study) -> None:
@@ -227,7 +233,7 @@ def report(opened: StudyResults, name: str, budget: Budget) -> Ends | None:
     every = means_by_length(records, study, budget)
     if not every:
         return None
-    report_slopes(every, networks, study)
+    fitted = report_slopes(every, networks, study)
     report_means(every, networks, study)
     tau = report_order(every, records, study, budget)
     loss = of_length[0].regret
@@ -235,16 +241,11 @@ def report(opened: StudyResults, name: str, budget: Budget) -> Ends | None:
         return None
     ends = every[0], every[-1]
     lengths = " to ".join(length_words(study, means.epochs) for means in ends)
-    pixels = tuple(_pixels(means, networks) for means in ends)
+    pixels = tuple(
+        None if slope is None else (float(slope[0][2]), float(slope[1][2]))
+        for slope in (fitted[0], fitted[-1])
+    )
     return Ends(f"{name}, {budget}", lengths, tau, pixels, loss, of_length[0].verdict.bound)
-
-
-def _pixels(means: Means, networks: Mapping[str, Candidate]) -> tuple[float, float] | None:
-    fitted = slopes(means, networks)
-    if fitted is None:
-        return None
-    values, halves = fitted
-    return float(values[2]), float(halves[2])
 
 
 def report_ends(every: Sequence[Ends]) -> None:

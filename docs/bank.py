@@ -15,7 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import scaling_search
+from benchmarks.recorded import STUDIES, folders
 from scaling_search.opening import StudyResults
 from scaling_search.report.page import unfinished_words
 from scaling_search.results.curves import TABLE, read
@@ -24,7 +27,6 @@ from scaling_search.study.candidate import Candidate
 from scaling_search.study.wording import difference
 from scaling_search.verdict.verdict import Row, Verdict
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
 README = STUDIES / "README.md"
 BEGIN, END = "<!-- written by docs/bank.py -->", "<!-- to here -->"
 
@@ -37,11 +39,6 @@ _HEAD = (
     "the best single dimension",
     "dWr",
 )
-
-
-def recorded() -> list[Path]:
-    """The folders of every recorded study, by name."""
-    return sorted(table.parent for table in STUDIES.glob(f"*/{TABLE}"))
 
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
@@ -121,7 +118,7 @@ def _single(verdict: Verdict) -> str:
 def table() -> str:
     lines = []
     every: list[tuple[str, ...]] = []
-    for folder in recorded():
+    for folder in folders():
         every += rows(folder)
     for cells in (_HEAD, ("---",) * len(_HEAD), *every):
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n")

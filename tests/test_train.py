@@ -221,8 +221,7 @@ def test_killed_at_random_moments_ends_with_the_same_weights(
     whole = finish(trial, data)
     stopped = elsewhere(trial, tmp_path)
     # Forked from this process they could not train, where an earlier test used autograd's threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scaling_search.training.train"])
+    context = multiprocessing.get_context("spawn")
     moments, reached = random.Random(0), [0]
     for _ in range(5):
         part = moments.uniform(0.05, 0.95)
