@@ -157,6 +157,7 @@ def test_family_of_the_recorded_study(capsys: pytest.CaptureFixture[str]) -> Non
     assert "direction depth 0% width 16% resolution 84%" in out
     assert "(3.99x)" in out
     assert "the paper's direction" in out
+    assert "note      the direction is that of 2x" in out
 
 
 def test_trained_and_fitted(

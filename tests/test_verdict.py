@@ -475,6 +475,16 @@ def test_runs_too_short_for_a_direction_are_said_to_be() -> None:
         return certainty_card(v, study, StudyState()).text
 
     batch = STUDY.recipe.batch
+
+    def next_text(epochs: int) -> str:
+        data = STUDY.data.model_copy(update={"train_images": None, "epoch_images": 400 * batch})
+        study = STUDY.model_copy(update={"data": data, "rungs": (epochs,)})
+        return next_card(v, study, StudyState()).text
+
+    assert "after runs of this length" in next_text(1)
+    assert f"--epoch-images {1600 * batch} asks runs 4 times as long" in next_text(1)
+    assert "Longer runs" not in next_text(4)
+
     assert "Runs of 100 steps are too short" in text(100 * batch, 1)
     assert "too short" not in text(100 * batch, 4)
     assert "too short" not in text(None, 1)  # whatever the data set has

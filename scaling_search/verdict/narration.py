@@ -307,16 +307,24 @@ def is_settled(v: Verdict) -> bool:
 # (studies/length) the order after 100 steps has nothing to do with that after 6,400, and its pick
 # is points worse there; that after 400 steps agrees as far as its own noise lets it.
 _FEWEST_STEPS = 400
+# Steps from which on the answer of three seeds was not found to lose anything to the best of longer
+# runs: after 400, five answers of seven lost more than half a point (docs/trust.md, "How far short
+# runs reach").
+_STEPS_THAT_HELD = 1600
+
+
+def _steps(study: Study) -> int | None:
+    """Steps of the study's longest runs; None where it does not say how long an epoch is (a limit
+    on the training images counts as their number)."""
+    images = study.data.epoch_images or study.data.train_images
+    return images and study.rungs[-1] * max(1, images // study.recipe.batch)
 
 
 def _too_short(study: Study) -> str:
-    """Say that runs are too short to trust a direction; "" where they are not, or where the study
-    does not say how long they are (a limit on the training images counts as their number)."""
-    images = study.data.epoch_images or study.data.train_images
-    if images is None:
-        return ""
-    steps = study.rungs[-1] * max(1, images // study.recipe.batch)
-    if steps >= _FEWEST_STEPS:
+    """Say that runs are too short to trust a direction; "" where they are not, or where nothing
+    says how long they are."""
+    steps = _steps(study)
+    if steps is None or steps >= _FEWEST_STEPS:
         return ""
     return (
         f" Runs of {steps} step{_plural(steps)} are too short to trust a direction: on CIFAR-10, "
@@ -483,7 +491,8 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
         return Card("next", question, headline, text, command=_longer_command(study, state))
     if v.is_alone or is_settled(v):
         train = state.train.get(str(v.budget), "")
-        return Card("next", question, "Train the pick in full", next_words(v), command=train)
+        text = f"{next_words(v)}{_of_this_length(v, study)}"
+        return Card("next", question, "Train the pick in full", text, command=train)
     step = _worthwhile(v)
     if step is None:
         headline = f"Longer runs{_about(_LONGER * v.seconds * v.runs / 60)}"
@@ -496,6 +505,19 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
         command = f"{command} --extra {_extra(v, study, step)}"
     headline = f"{step.runs:,} more run{_plural(step.runs)}{_about(step.runs * v.seconds / 60)}"
     return Card("next", question, headline, next_words(v), command=command)
+
+
+def _of_this_length(v: Verdict, study: Study) -> str:
+    """Say that longer runs may favour another network; "" where runs are as long as those whose
+    answers held."""
+    steps = _steps(study)
+    if v.is_alone or steps is None or steps >= _STEPS_THAT_HELD:
+        return ""
+    return (
+        " Longer runs may favour another: on CIFAR-10, most picks of 400 steps lay over half a "
+        f"point below the best of 6,400, those of three seeds of {_STEPS_THAT_HELD:,} did not. "
+        f"{_longer_arguments(study)} asks runs {_LONGER} times as long."
+    )
 
 
 def _without(command: str, option: str) -> str:
@@ -545,7 +567,8 @@ def next_words(v: Verdict) -> str:
     if v.is_alone:
         return "There is one network of this budget."
     if is_settled(v):
-        return f"No other network of this budget can be more than {margin} points better."
+        better = f"more than {margin} points better after runs of this length"
+        return f"No other network of this budget can be {better}."
     longer = "longer ones may tell more, which runs of this length cannot say"
     step = _worthwhile(v)
     if step is None:
