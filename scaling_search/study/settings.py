@@ -470,6 +470,13 @@ class Study(_Part):
         )
 
     @property
+    def epoch_steps(self) -> int | None:
+        """Training steps of an epoch; None where only the data say how long that is. A limit on the
+        training images counts as their number; fewer images than a batch are one step."""
+        images = self.data.epoch_images or self.data.train_images
+        return None if images is None else max(1, images // self.recipe.batch)
+
+    @property
     def reading(self) -> Options:
         """How the images are read: cut to the proportion of a baseline that is not square."""
         base = self.network()

@@ -313,18 +313,13 @@ _FEWEST_STEPS = 400
 _STEPS_THAT_HELD = 1600
 
 
-def _steps(study: Study) -> int | None:
-    """Steps of the study's longest runs; None where it does not say how long an epoch is (a limit
-    on the training images counts as their number)."""
-    images = study.data.epoch_images or study.data.train_images
-    return images and study.rungs[-1] * max(1, images // study.recipe.batch)
-
-
 def _too_short(study: Study) -> str:
-    """Say that runs are too short to trust a direction; "" where they are not, or where nothing
-    says how long they are."""
-    steps = _steps(study)
-    if steps is None or steps >= _FEWEST_STEPS:
+    """Say that runs are too short to trust a direction; "" where they are not, or where the study
+    does not say how long they are."""
+    if study.epoch_steps is None:
+        return ""
+    steps = study.rungs[-1] * study.epoch_steps
+    if steps >= _FEWEST_STEPS:
         return ""
     return (
         f" Runs of {steps} step{_plural(steps)} are too short to trust a direction: on CIFAR-10, "
@@ -510,8 +505,9 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
 def _of_this_length(v: Verdict, study: Study) -> str:
     """Say that longer runs may favour another network; "" where runs are as long as those whose
     answers held."""
-    steps = _steps(study)
-    if v.is_alone or steps is None or steps >= _STEPS_THAT_HELD:
+    if v.is_alone or study.epoch_steps is None:
+        return ""
+    if study.rungs[-1] * study.epoch_steps >= _STEPS_THAT_HELD:
         return ""
     return (
         " Longer runs may favour another: on CIFAR-10, most picks of 400 steps lay over half a "

@@ -47,10 +47,10 @@ def words(page: Page, verdict: Verdict) -> str:
 
 def _steps(study: Study) -> tuple[int, str]:
     """Return by what an epoch's number is multiplied to say how long a run is, and the unit."""
-    images = study.data.epoch_images
-    if images is None:
+    steps = study.epoch_steps
+    if study.data.epoch_images is None or steps is None:  # a limit may be more than there is
         return 1, "epochs"
-    return max(1, images // study.recipe.batch), f"steps of {study.recipe.batch} images"
+    return steps, f"steps of {study.recipe.batch} images"
 
 
 def lengths_of(page: Page, verdict: Verdict) -> list[Means]:
