@@ -6,9 +6,8 @@ at their own cost found.
 STUDY is a recorded study of several budgets or its run folder (default: studies/transfer), FAMILY
 the runs of `scaling-search family STUDY --train` (default: STUDY/family). Each network of the
 family is held against the pick of its own budget, after the study's longest runs, seed by seed: a
-family trains with the study's own seeds. The deviation of one run is that of all of the budget's
-networks, so that the t interval of a difference has their degrees of freedom; three differences
-alone would have two. The pick was chosen by the runs that it is judged by here, which flatter it:
+family trains with the study's own seeds; the deviation of one run is that of all of the budget's
+networks. The pick was chosen by the runs that it is judged by here, which flatter it:
 the family's difference is too low by that, if anything.
 
 A network whose budget the study lacks is named and not compared, nor is one without two finished
@@ -19,50 +18,16 @@ the family loses for certain, where it is below 0.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
+from benchmarks.paired import above, accuracies
 from benchmarks.recorded import STUDIES, guarded
 from scaling_search import UserError
-from scaling_search.results.record import Record
 from scaling_search.study.wording import difference, spent
-from scaling_search.verdict.chances import CONFIDENCE
-from scaling_search.verdict.lengths import run_deviation
-
-
-def accuracies(records: Sequence[Record], epochs: int) -> dict[str, dict[int, float]]:
-    """Return {network: {seed: validation accuracy, a fraction}} of the finished runs of one
-    length."""
-    of_network: dict[str, dict[int, float]] = {}
-    for r in records:
-        if r.done and r.epochs == epochs:
-            of_network.setdefault(r.candidate.key, {})[r.seed] = r.val_acc
-    return of_network
-
-
-def above(
-    network: dict[int, float], pick: dict[int, float], budget: Sequence[dict[int, float]]
-) -> tuple[float, float, int]:
-    """Return how far a network lies above the pick in the seeds that both have, half the width of
-    the 95% interval of that, and the number of seeds. `budget`: accuracies by seed of the networks
-    that say how one run varies. Raises UserError where fewer than two seeds are common to all."""
-    paired = sorted(set(network) & set(pick))
-    common = [seed for seed in paired if all(seed in of_one for of_one in budget)]
-    if len(common) < 2:
-        raise UserError(f"seeds that all of its budget's networks have: {len(common)}, not two")
-    table = np.array([[of_one[seed] for seed in common] for of_one in budget])
-    deviation, free = run_deviation(table)
-    mean = float(np.mean([network[seed] - pick[seed] for seed in paired]))
-    quantile = float(student.ppf((1 + CONFIDENCE) / 2, free))
-    return mean, quantile * deviation * math.sqrt(2 / len(paired)), len(paired)
 
 
 def main() -> int:

@@ -1,17 +1,21 @@
 """The arithmetic of the benchmarks that read recorded studies, where the truth is known."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import family, halves, lengths, nominal, transfer
+import scaling_search
+from benchmarks import directions, halves, lengths, nominal, paired, transfer
 from benchmarks.recorded import STUDIES, folders, recorded
 from scaling_search import UserError
 from scaling_search.data.dataset import FOLDS
 from scaling_search.study.directions import distance
 from scaling_search.verdict.lengths import Means
+from scaling_search.verdict.verdict import FRESH
 from tests.records import TODO
 
 NETWORKS = {c.key: c for c in TODO.candidates}
@@ -93,18 +97,41 @@ def test_the_nearest_network_stands_in() -> None:
     assert row.candidate.key == origin.verdict.pick.candidate.key
 
 
-def test_a_family_is_compared_seed_by_seed_with_every_networks_noise() -> None:
+def test_networks_are_compared_seed_by_seed_with_every_networks_noise() -> None:
     """A network a point below the pick with every seed; runs vary by half a point around theirs."""
     random = np.random.default_rng(0)
     table = 0.7 + 0.005 * random.standard_normal((400, 3))  # so many that chance plays no part
     budget = [dict(enumerate(row)) for row in table.tolist()]
     pick = budget[0]
     own = {seed: accuracy - 0.01 for seed, accuracy in pick.items()}
-    mean, half, seeds = family.above(own, pick, budget)
+    mean, half, seeds = paired.above(own, pick, budget)
     assert (mean, seeds) == (pytest.approx(-0.01), 3)
     assert half == pytest.approx(1.96 * 0.005 * math.sqrt(2 / 3), rel=0.05)
     with pytest.raises(UserError, match="have: 1, not two"):
-        family.above(own, {0: 0.7}, budget)
+        paired.above(own, {0: 0.7}, budget)
+
+
+def test_directions_are_compared_in_the_seeds_of_the_search(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """cifar10-2x has five more seeds of its finalists, which only confirm its verdict."""
+    folder = STUDIES / "cifar10-2x"
+    opened = scaling_search.open(folder)
+    order, apart, count = directions.show(folder, opened, opened.verdicts["2x"])
+    assert order.startswith("cifar10-2x, 2x: resolution ")
+    assert 0 < apart < count <= 6 * 5 / 2
+    rows = [line for line in capsys.readouterr().out.splitlines() if "blocks, width" in line]
+    assert len(rows) == 6
+    runs = pd.read_csv(folder / "results.csv")
+    runs = runs[(runs.epochs == runs.epochs.max()) & (runs.seed < opened.study.seed + FRESH)]
+    for row in rows:
+        found = re.search(r"(\d+) blocks, width ([\d.]+), (\d+) px .*% +(\d+) +([\d.]+)", row)
+        assert found is not None
+        blocks, width, side, seeds, mean = map(float, found.groups())
+        of_network = (runs.blocks == blocks) & (runs.resolution == side)
+        own = runs[of_network & np.isclose(runs.width, width)].val_acc
+        assert len(own) == seeds == 3
+        assert mean == pytest.approx(100 * own.mean(), abs=0.051)
 
 
 def test_recorded_studies_leave_fresh_seeds_out() -> None:
