@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 from scaling_search.data.dataset import CacheWriter, Dataset
 from scaling_search.driver.dispatch import Training
 from scaling_search.driver.executors.protocol import Executor
+from scaling_search.results.record import Run
 from scaling_search.results.store import Store
-from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import check
 from scaling_search.training.trial import Epoch, Outcome, Pulse, Trial
@@ -73,17 +73,17 @@ def ours(runs: int, images: Dataset, executor: Executor) -> float:
     folder = Path(tempfile.mkdtemp())
     watcher = _Quiet()
     networks = plan(study, 10, 64).everything
-    wanted = [(c, seed) for seed in range(-(-runs // len(networks))) for c in networks][:runs]
+    wanted = [Run(c, seed, 1) for seed in range(-(-runs // len(networks))) for c in networks][:runs]
     store = Store.create(folder / "run", {}, _FACTS)
 
-    def trial(candidate: Candidate, seed: int) -> Trial:
+    def trial(run: Run) -> Trial:
         return Trial(
-            arch=candidate.arch,
+            arch=run.candidate.arch,
             data_digest=images.digest,
             data_folder=str(images.folder),
             recipe=study.recipe,
-            seed=seed,
-            epochs=1,
+            seed=run.seed,
+            epochs=run.epochs,
             train_images=None,
             val_images=None,
             device="cpu",
@@ -91,7 +91,7 @@ def ours(runs: int, images: Dataset, executor: Executor) -> float:
             checkpoints=str(folder),
         )
 
-    executor.run(Training(store, watcher, wanted, 1, trial, lambda: False))
+    executor.run(Training(store, watcher, wanted, trial, lambda: False))
     store.close()
     executor.close()
     assert len(watcher.ends) == runs

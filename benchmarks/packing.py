@@ -28,6 +28,7 @@ from scaling_search.driver.dispatch import Training
 from scaling_search.driver.executors.local import SECONDS
 from scaling_search.driver.executors.protocol import Job
 from scaling_search.driver.packing import CONTEXT, MOST, Packing, choose_level, predicted_peak
+from scaling_search.results.record import Run
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
@@ -190,14 +191,13 @@ def train(scenario: Scenario, packing: Packing, warm: int, seed: int) -> float:
     """Seconds that the study's runs take."""
     rng = random.Random(seed)
     alone = {c.key: rng.uniform(*ALONE) for c in CANDIDATES}
-    runs = [(CANDIDATES[i % len(CANDIDATES)], i // len(CANDIDATES)) for i in range(RUNS)]
+    runs = [Run(CANDIDATES[i % len(CANDIDATES)], i // len(CANDIDATES), 1) for i in range(RUNS)]
     devices = Devices(scenario, warm, alone)
     driver = Training(
         Store.in_memory({}),
         Quiet(),
         runs,
-        1,
-        lambda candidate, number: dataclasses.replace(TRIAL, arch=candidate.arch, seed=number),
+        lambda run: dataclasses.replace(TRIAL, arch=run.candidate.arch, seed=run.seed),
         lambda: False,
         packing=packing,
     )

@@ -17,6 +17,7 @@ from scaling_search.driver.crashes import ALIKE, Crashes
 from scaling_search.driver.dispatch import Training
 from scaling_search.driver.executors.protocol import Job
 from scaling_search.results.reader import StoreReader
+from scaling_search.results.record import Run
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
@@ -45,9 +46,8 @@ class Scripted:
         self.training = Training(
             store,
             Quiet(),
-            [(network, 0) for network in networks],
-            2,
-            lambda network, seed: replace(trial, arch=network.arch, seed=seed),
+            [Run(network, 0, 2) for network in networks],
+            lambda run: replace(trial, arch=run.candidate.arch, seed=run.seed, epochs=run.epochs),
             lambda: False,
             crashes=self.crashes,
             log_name="log.txt",
@@ -127,9 +127,8 @@ def test_crashes_of_a_recorded_table_are_the_networks_own(
     replayed = Training(
         step.store,
         Quiet(),
-        [(network, 0) for network in networks],
-        2,
-        lambda network, seed: replace(trial, arch=network.arch, seed=seed),
+        [Run(network, 0, 2) for network in networks],
+        lambda run: replace(trial, arch=run.candidate.arch, seed=run.seed, epochs=run.epochs),
         lambda: False,
     )
     for _ in networks:

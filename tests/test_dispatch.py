@@ -13,9 +13,8 @@ import pytest
 from scaling_search.driver.dispatch import DEATHS, Measuring, Training
 from scaling_search.driver.executors.protocol import WorkerLoss
 from scaling_search.driver.packing import Packing
-from scaling_search.results.record import Record
+from scaling_search.results.record import Record, Run
 from scaling_search.results.store import Store
-from scaling_search.study.candidate import Candidate
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study
 from scaling_search.training.trial import Epoch, Outcome, Trial
@@ -27,22 +26,25 @@ KILLED = WorkerLoss("worker killed by SIGKILL", had_begun=True)
 
 
 @pytest.fixture
-def runs(study: Study) -> list[tuple[Candidate, int]]:
-    return [(c, 0) for c in plan(study, 10, 64).candidates[:4]]
+def runs(study: Study) -> list[Run]:
+    return [Run(c, 0, 2) for c in plan(study, 10, 64).candidates[:4]]
 
 
 @pytest.fixture
 def phase(
-    runs: list[tuple[Candidate, int]], trial: Trial, tmp_path: Path
+    runs: list[Run], trial: Trial, tmp_path: Path
 ) -> Iterator[Callable[..., tuple[Training, Store]]]:
-    usual = {"trial": lambda c, s: replace(trial, arch=c.arch, seed=s), "over": lambda: False}
+    def trial_of(run: Run) -> Trial:
+        return replace(trial, arch=run.candidate.arch, seed=run.seed, epochs=run.epochs)
+
+    usual = {"runs": runs, "trial": trial_of, "over": lambda: False}
     with ExitStack() as stores:
 
         def make(**more: object) -> tuple[Training, Store]:
             store = more.pop("store", None)
             if store is None:
                 store = stores.enter_context(Store.create(tmp_path / "run", {}, {}))
-            training = Training(store, Quiet(), runs, 2, **{**usual, **more})  # type: ignore[arg-type]
+            training = Training(store, Quiet(), **{**usual, **more})  # type: ignore[arg-type]
             return training, store
 
         yield make
@@ -51,15 +53,36 @@ def phase(
 Make = Callable[..., tuple[Training, Store]]
 
 
-def test_every_run_once_in_order(phase: Make, runs: list[tuple[Candidate, int]]) -> None:
+def test_every_run_once_in_order(phase: Make, runs: list[Run]) -> None:
     training, store = phase()
     jobs = [training.ask() for _ in runs]
-    assert [j.trial.arch.key for j in jobs] == [c.key for c, _ in runs]
+    assert [j.trial.arch.key for j in jobs] == [run.candidate.key for run in runs]
     assert training.ask() is None
     for job in reversed(jobs):
         training.epoch(job, EPOCH)
         training.outcome(job, done(0.5))
     assert all(r.done and r.again == () and r.outcome.note == "" for r in store.records())
+
+
+def test_a_longer_run_waits_for_the_one_it_goes_on_from_and_holds_up_no_other(
+    phase: Make, runs: list[Run]
+) -> None:
+    one, other = runs[0].candidate, runs[1].candidate
+    wanted = [Run(one, 0, 1), Run(one, 0, 2), Run(one, 1, 1), Run(other, 0, 2)]
+    training, store = phase(runs=wanted, packing=Packing(2**40, level=8))
+    jobs = [training.ask() for _ in range(4)]
+    started = [store.records()[job.number].key for job in jobs if job is not None]
+    assert started == [wanted[i].key for i in (0, 2, 3)]
+    first = jobs[0]
+    training.outcome(first, Outcome("out-of-memory", note="needs 9 GiB"))
+    for job in jobs[1:3]:
+        training.outcome(job, done(0.5))
+    again = training.ask()
+    assert again == first, "tried alone, before the longer one"
+    assert training.ask() is None
+    training.outcome(again, Outcome("out-of-memory", note="needs 9 GiB"))
+    longer = training.ask()
+    assert store.records()[longer.number].key == wanted[1].key, "whatever became of the shorter"
 
 
 def test_a_lost_worker_s_run_goes_on_until_it_has_cost_five_within_an_epoch(phase: Make) -> None:
@@ -184,11 +207,11 @@ def test_on_a_cpu_every_run_has_its_speed(phase: Make) -> None:
 
 
 def test_what_was_started_again_or_goes_on_from_a_shared_run_has_no_speed(
-    phase: Make, runs: list[tuple[Candidate, int]]
+    phase: Make, runs: list[Run]
 ) -> None:
     """Its clock holds time of which nobody knows who else was there."""
     training, store = phase(packing=Packing(2**40, level=1))
-    shorter = store.start(runs[1][0], 0, 1)
+    shorter = store.start(runs[1].candidate, 0, 1)
     store.finish(shorter, with_speed(0.0))
     training, _ = phase(packing=Packing(2**40, level=1), store=store)
     a = training.ask("cuda:0")
@@ -219,7 +242,9 @@ def test_a_crash_beside_others_on_a_gpu_is_tried_once_more_alone(phase: Make) ->
 
 
 def test_deadlines_grow_with_the_trainings_that_share_a_device(phase: Make, trial: Trial) -> None:
-    limited = lambda c, s: replace(trial, arch=c.arch, seed=s, deadline=60.0)  # noqa: E731
+    def limited(run: Run) -> Trial:
+        return replace(trial, arch=run.candidate.arch, seed=run.seed, deadline=60.0)
+
     training, store = phase(packing=Packing(2**40, level=2), trial=limited)
     assert training.ask("cuda:0").trial.deadline == 120.0
     training, _ = phase(trial=limited, store=store)
@@ -232,9 +257,7 @@ def test_over_asks_for_nothing(phase: Make) -> None:
     assert store.records() == []
 
 
-def test_what_was_running_goes_on_first_and_says_why(
-    phase: Make, runs: list[tuple[Candidate, int]]
-) -> None:
+def test_what_was_running_goes_on_first_and_says_why(phase: Make, runs: list[Run]) -> None:
     training, store = phase()
     training.outcome(training.ask(), done(0.5))
     second = training.ask()

@@ -12,7 +12,7 @@ from scaling_search.report import live, render
 from scaling_search.results.encoding import StoredRun
 from scaling_search.results.locks import Owner
 from scaling_search.results.reader import Glance, StoreReader
-from scaling_search.results.record import Deaths, Record
+from scaling_search.results.record import Deaths, Record, Run
 from scaling_search.results.step import Step
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
@@ -24,7 +24,7 @@ BEGAN = NOW - 100
 OWNER = Owner(12, socket.gethostname(), int(BEGAN) - 5, ahead=7200)
 BASELINE, FIRST, SECOND, THIRD = TODO.baseline, *TODO.candidates[:3]
 NETWORKS = (BASELINE, *TODO.candidates)
-STEP = Step.of("seed 0, 4 epochs", [(c, 0) for c in NETWORKS], 4, inf)
+STEP = Step.of("seed 0, 4 epochs", [Run(c, 0, 4) for c in NETWORKS], inf)
 
 
 def local(moment: float) -> datetime:
@@ -81,7 +81,7 @@ def test_what_runs_what_waits_and_the_baseline() -> None:
     assert (second.epoch, second.accuracy, second.curve) == ("first of 4", "", None)
     assert first.curve is not None
     assert first.curve.words == "by epoch: 25.0%, 50.0%"
-    assert now.next[0] == f"{THIRD.label}, seed 0"
+    assert now.next[0] == f"{THIRD.label}, seed 0, 4 epochs"
     assert len(now.next) + now.queued == len(NETWORKS) - 3
     assert now.later == 3
     assert now.command == "", "it goes on by itself"
@@ -124,6 +124,20 @@ def test_a_run_that_goes_on_from_a_shorter_one_costs_the_rest() -> None:
     assert longer.parts[1] != alone.parts[1]
 
 
+def test_a_longer_run_that_waits_for_a_shorter_one_costs_the_rest() -> None:
+    """Of four epochs either way: in one piece, or one and then three more."""
+
+    def left(*epochs: int) -> str:
+        step = Step.of("", [Run(FIRST, 0, length) for length in epochs], inf)
+        planned = 1 + len(epochs)
+        now = live.describe(glance(RUNNING[0], planned=planned, step=step.as_dict()), NOW)
+        assert now.queued + len(now.next) == len(epochs)
+        return now.parts[1]
+
+    assert left(4) == left(1, 4)
+    assert left(4) != left(1)
+
+
 def test_a_driver_that_was_killed() -> None:
     now = live.describe(glance(*RUNNING, alive=False), NOW)
     assert (now.kind, now.headline) == ("stopped", "stopped")
@@ -132,7 +146,7 @@ def test_a_driver_that_was_killed() -> None:
     assert "2 runs go on from their last epoch" in now.parts
     assert now.command == "python run_search.py --data x"
     assert [row.network for row in now.rows] == [FIRST.label, SECOND.label]
-    assert now.next[0] == f"{THIRD.label}, seed 0"
+    assert now.next[0] == f"{THIRD.label}, seed 0, 4 epochs"
     assert not any(part.endswith("left") for part in now.parts)
 
 
@@ -158,7 +172,7 @@ def test_runs_of_an_earlier_driver_wait_until_they_are_handed_out() -> None:
     earlier = run(FIRST, (0.25,), begun=BEGAN - 1000)
     now = live.describe(glance(RUNNING[0], earlier), NOW)
     assert now.rows == ()
-    assert now.next[0] == f"{FIRST.label}, seed 0"
+    assert now.next[0] == f"{FIRST.label}, seed 0, 4 epochs"
     assert now.now == "Waiting for a worker that is free."
     again = replace(
         earlier,

@@ -12,7 +12,7 @@ from typing import Protocol
 from scaling_search.driver.crashes import Crashes
 from scaling_search.driver.executors.protocol import Job, WorkerLoss
 from scaling_search.driver.packing import Packing
-from scaling_search.results.record import Deaths, Record
+from scaling_search.results.record import Deaths, Record, Run
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
 from scaling_search.training.trial import Epoch, Outcome, Trial
@@ -48,7 +48,10 @@ class _InProgress:
 
 
 class Training:
-    """`runs` (network, seed) for `epochs`, each made a trial by `trial`, until `over`.
+    """`runs`, each made a trial by `trial`, in their order, until `over`.
+
+    A longer run of a network and a seed goes on from the checkpoint of a shorter one, so that it
+    waits until that has ended; the runs after it do not.
 
     A worker that ends without an outcome (killed, hung, its node lost) is no verdict on the
     network: the run goes on from its checkpoint, unless it has happened `DEATHS` times within one
@@ -64,34 +67,34 @@ class Training:
         self,
         store: Store,
         watcher: Watcher,
-        runs: Sequence[tuple[Candidate, int]],
-        epochs: int,
-        trial: Callable[[Candidate, int], Trial],
+        runs: Sequence[Run],
+        trial: Callable[[Run], Trial],
         over: Callable[[], bool],
         *,
         packing: Packing | None = None,
         crashes: Crashes | None = None,
         log_name: str = "",
     ) -> None:
-        self._store, self._watcher, self._epochs, self._trial = store, watcher, epochs, trial
-        self._over, self._packing, self._log_name = over, packing, log_name
-        self._crashes = crashes
+        self._store, self._watcher, self._trial, self._over = store, watcher, trial, over
+        self._packing, self._crashes, self._log_name = packing, crashes, log_name
         self._waiting = deque(sorted(runs, key=self._urgency))
-        self._next_trial: Trial | None = None  # of the first that waits
+        self._next: tuple[Run, Trial] | None = None  # the first that can start
+        # epochs of the runs of a (network, seed) that have not ended
+        self._open: dict[tuple[str, int], set[int]] = {}
+        for run in runs:
+            self._open.setdefault((run.candidate.key, run.seed), set()).add(run.epochs)
         self._once_more: deque[Job] = deque()
         self._alone: deque[Job] = deque()
         self._was_alone: set[int] = set()
         self._candidates: dict[int, Candidate] = {}
         self._running: dict[int, _InProgress] = {}
-        self._shorter_without_speed = self._find_shorter_without_speed() if packing else set()
 
-    def _urgency(self, run: tuple[Candidate, int]) -> int:
+    def _urgency(self, run: Run) -> int:
         """What a driver before this one left running goes on first. What crashed like other
         networks comes last, so that the others show whether the machine can train."""
-        candidate, seed = run
-        if self._store.recorded((candidate.key, seed, self._epochs)):
+        if self._store.recorded(run.key):
             return 0
-        set_free = self._crashes is not None and self._crashes.was_set_free(candidate.key)
+        set_free = self._crashes is not None and self._crashes.was_set_free(run.candidate.key)
         return 2 if set_free else 1
 
     def over(self) -> bool:
@@ -104,33 +107,38 @@ class Training:
             return None
         if self._once_more:
             return self._hand_out_once_more(device)
-        if self._waiting:
-            return self._hand_out_new(device)
+        ready = next((run for run in self._waiting if self._is_ready(run)), None)
+        if ready is not None:
+            return self._hand_out_new(ready, device)
         if self._alone and not self._running:
             job = self._alone.popleft()
             self._was_alone.add(job.number)
             return self._begin(job, device)
         return None
 
-    # Only the first of a queue is looked at: to pass over a run that does not fit would let small
-    # networks overtake a large one for ever.
+    def _is_ready(self, run: Run) -> bool:
+        """Whether the run from whose checkpoint it goes on, if there is one, has ended."""
+        return run.epochs == min(self._open[run.candidate.key, run.seed])
+
+    # Only the first of those that are ready is looked at: to pass over a run that does not fit
+    # would let small networks overtake a large one for ever.
 
     def _hand_out_once_more(self, device: str) -> Job | None:
         if not self._fits(self._once_more[0].trial, device):
             return None
         return self._begin(self._once_more.popleft(), device)
 
-    def _hand_out_new(self, device: str) -> Job | None:
-        candidate, seed = self._waiting[0]
-        if self._next_trial is None:  # kept: a full device is asked for again and again
-            self._next_trial = self._trial(candidate, seed)
-        trial = self._next_trial
+    def _hand_out_new(self, run: Run, device: str) -> Job | None:
+        # kept: a full device is asked for again and again
+        if self._next is None or self._next[0] is not run:
+            self._next = run, self._trial(run)
+        trial = self._next[1]
         if not self._fits(trial, device):
             return None
-        self._waiting.popleft()
-        self._next_trial = None
-        number = self._store.start(candidate, seed, self._epochs)
-        self._candidates[number] = candidate
+        self._waiting.remove(run)
+        self._next = None
+        number = self._store.start(run.candidate, run.seed, run.epochs)
+        self._candidates[number] = run.candidate
         if self._packing:
             trial = self._packing.extend_deadline(trial)
         return self._begin(Job(number, trial), device)
@@ -231,6 +239,7 @@ class Training:
         outcome = replace(outcome, note="; ".join(notes))
         # nothing is said of an outcome before it is safe on disk
         self._store.finish(job.number, outcome)
+        self._open[job.trial.arch.key, job.trial.seed].remove(job.trial.epochs)
         logger.info("run %d ends: %s", job.number, "; ".join([_result(outcome), *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
         if self._crashes is not None and outcome.status == "crashed":
@@ -243,29 +252,24 @@ class Training:
         return record.again if record else ()
 
     def _key(self, job: Job) -> tuple[str, int, int]:
-        return job.trial.arch.key, job.trial.seed, self._epochs
+        return job.trial.arch.key, job.trial.seed, job.trial.epochs
 
     # ---- whose speed was measured
 
     def _speed_is_its_own(self, run: _InProgress) -> bool:
         """Whether no part of the run was trained beside others on its GPU, as far as is known: of
         what came before it was started again it is not."""
-        network = self._candidates[run.job.number].key
-        return not (
-            run.shared
-            or self._again(run.job)
-            or (network, run.job.trial.seed) in self._shorter_without_speed
-        )
+        return not (run.shared or self._again(run.job) or self._shorter_has_no_speed(run.job))
 
-    def _find_shorter_without_speed(self) -> set[tuple[str, int]]:
-        """(network, seed) of shorter runs without a speed: a longer one goes on from their
-        checkpoints, and from their clocks."""
-        without: set[tuple[str, int]] = set()
-        for record in self._store.records():
-            shorter = record.epochs < self._epochs
-            if shorter and record.outcome and not record.outcome.images_per_s:
-                without.add((record.candidate.key, record.seed))
-        return without
+    def _shorter_has_no_speed(self, job: Job) -> bool:
+        """Whether a shorter run of the same network and seed has no speed: a longer one goes on
+        from its checkpoint, and from its clock."""
+        network, seed, epochs = self._key(job)
+        for r in self._store.records():
+            is_shorter = r.seed == seed and r.epochs < epochs and r.candidate.key == network
+            if is_shorter and r.outcome and not r.outcome.images_per_s:
+                return True
+        return False
 
 
 class Measuring:

@@ -26,7 +26,7 @@ from scaling_search.driver.dispatch import Measuring, Training, Watcher
 from scaling_search.driver.executors.protocol import Executor
 from scaling_search.driver.packing import Packing
 from scaling_search.results.proposals import suggest
-from scaling_search.results.record import Record, count_ended
+from scaling_search.results.record import Record, Run, count_ended
 from scaling_search.results.step import Step
 from scaling_search.results.store import Store
 from scaling_search.study.candidate import Candidate
@@ -38,8 +38,6 @@ from scaling_search.training.trial import Trial
 from scaling_search.verdict.verdict import FRESH, count_extra, searched, verdicts
 
 logger = logging.getLogger(__name__)
-
-_Run = tuple[Candidate, int]  # and its seed
 
 
 class StoppedError(Exception):
@@ -156,40 +154,49 @@ class Search:
     def _train_grid(self) -> None:
         """Every network of the plan with the first seeds, and TPE's proposals with the first."""
         study, plan = self._study, self._plan
-        active = list(plan.candidates)
         # these are for the front alone: when the time is short, the candidates have it
         references = () if self._limits.are_given else plan.references
         seeds = range(study.seed, study.seed + study.seeds)
-        if len(study.rungs) == 1 and not plan.pool:
-            # nothing is decided between two seeds, so no worker waits for the last run of one
+        active = list(plan.candidates)
+        halves = study.allocation == "rungs" and len(study.rungs) > 1
+        if halves or plan.pool:
+            # one seed decides who goes on; the others confirm, and train the same networks
+            active = self._train_first_seed(references)
+            seeds = seeds[1:]
+        # nothing is decided here, so that no worker waits for the last run of a seed or a rung
+        self._train_seeds("", (plan.baseline, *active, *references), seeds)
+
+    def _train_first_seed(self, references: Sequence[Candidate]) -> list[Candidate]:
+        """Train the networks with the first seed, half of them going on from rung to rung where the
+        study says so, and TPE's proposals. Return those that went on, and the proposals."""
+        study, plan = self._study, self._plan
+        active = list(plan.candidates)
+        for i, epochs in enumerate(study.rungs):
+            if study.allocation == "rungs" and i > 0:
+                # by the runs of this seed up to here, so that a study that has grown since promotes
+                # the same networks
+                known = [r for r in self._known() if r.seed == study.seed and r.epochs < epochs]
+                active = promoted(known, active, study)
             networks = (plan.baseline, *active, *references)
-            runs = [(network, seed) for seed in seeds for network in networks]
-            name = f"{counted(len(seeds), 'seed')}, {counted(study.rungs[0], 'epoch')}"
-            self._train(name, runs, study.rungs[0])
-            return
-        for seed in seeds:
-            for i, epochs in enumerate(study.rungs):
-                networks = (plan.baseline, *active, *references)
-                runs = [(network, seed) for network in networks]
-                self._train(f"seed {seed}, {counted(epochs, 'epoch')}", runs, epochs)
-                # one seed decides who goes on; the others confirm, and train the same networks
-                halves = study.allocation == "rungs" and seed == study.seed
-                if halves and i + 1 < len(study.rungs):
-                    # by the runs of this seed up to here, so that a study that has grown since
-                    # promotes the same networks
-                    known = self._known()
-                    by_then = [r for r in known if r.seed == seed and r.epochs <= epochs]
-                    active = promoted(by_then, active, study)
-            if seed == study.seed and plan.pool:
-                active = self._train_proposals(active)
+            runs = [Run(network, study.seed, epochs) for network in networks]
+            self._train(f"seed {study.seed}, {counted(epochs, 'epoch')}", runs)
+        return self._train_proposals(active) if plan.pool else active
+
+    def _train_seeds(self, name: str, networks: Sequence[Candidate], seeds: Sequence[int]) -> None:
+        """Train these networks with these seeds, at every rung."""
+        rungs = self._study.rungs
+        runs = [Run(c, seed, epochs) for seed in seeds for epochs in rungs for c in networks]
+        lengths = counted(rungs[-1], "epoch")
+        if len(rungs) > 1:
+            lengths = f"{rungs[0]} to {lengths}"
+        of_seeds = f"seed {seeds[0]}" if len(seeds) == 1 else counted(len(seeds), "seed")
+        self._train(f"{name}{of_seeds}, {lengths}", runs)
 
     def _train_references(self) -> None:
         """The networks of other costs, as `_train_grid` trains them where time is not limited."""
         study = self._study
-        for seed in range(study.seed, study.seed + study.seeds):
-            for epochs in study.rungs:
-                runs = [(network, seed) for network in self._plan.references]
-                self._train(f"other costs, seed {seed}, {counted(epochs, 'epoch')}", runs, epochs)
+        seeds = range(study.seed, study.seed + study.seeds)
+        self._train_seeds("other costs, ", self._plan.references, seeds)
 
     def _train_proposals(self, active: list[Candidate]) -> list[Candidate]:
         """TPE's networks, a few at a time: of those not trained yet, the nearest to each point that
@@ -216,9 +223,7 @@ class Search:
                 active += proposed
                 count += len(proposed)
                 # trained before the next batch is suggested, which is to learn from them
-                for epochs in study.rungs:
-                    runs = [(network, study.seed) for network in proposed]
-                    self._train("proposed by TPE", runs, epochs)
+                self._train_seeds("proposed by TPE, ", proposed, [study.seed])
         return active
 
     def _accuracies(self, budget: Budget) -> list[tuple[tuple[float, float], float]]:
@@ -246,10 +251,10 @@ class Search:
                 # other decisions
                 count = int(min(self._study.extra_batch, left[budget]))
                 runs = self._next_extra(budget, count)
-                self._train("more runs where they help", runs, self._last)
+                self._train("more runs where they help", runs)
                 left[budget] = left[budget] - count if runs else 0
 
-    def _next_extra(self, budget: Budget, count: int) -> list[_Run]:
+    def _next_extra(self, budget: Budget, count: int) -> list[Run]:
         """The next `count` runs of a budget's networks, and the baseline's with their seeds."""
         study, baseline = self._study, self._plan.baseline
         known = self._known()
@@ -268,8 +273,8 @@ class Search:
         chosen = next_runs(known, study, budget, open_seeds, count)
         # the baseline keeps up, so that it is compared over the same seeds
         beside = sorted({seed for _, seed in chosen if is_open(baseline.key, seed)})
-        runs = [(networks[key], seed) for key, seed in chosen]
-        return runs + [(baseline, seed) for seed in beside]
+        runs = [Run(networks[key], seed, self._last) for key, seed in chosen]
+        return runs + [Run(baseline, seed, self._last) for seed in beside]
 
     def _train_fresh_seeds(self) -> None:
         """Seeds that no decision has seen, for what the answer names."""
@@ -278,10 +283,8 @@ class Search:
         if not seeds:
             return
         finalists = self._finalists(self._known())
-        runs: list[_Run] = []
-        for seed in seeds:
-            runs += [(c, seed) for c in finalists if self._exists(c.key, seed, self._last)]
-        self._train("fresh seeds to confirm", runs, self._last)
+        runs = [Run(c, seed, self._last) for seed in seeds for c in finalists]
+        self._train("fresh seeds to confirm", [run for run in runs if self._exists(*run.key)])
 
     def _finalists(self, records: Sequence[Record]) -> list[Candidate]:
         """The networks that the answer names, over all budgets."""
@@ -302,22 +305,21 @@ class Search:
 
     # ---- how it is trained
 
-    def _train(self, name: str, runs: list[_Run], epochs: int) -> None:
+    def _train(self, name: str, runs: Sequence[Run]) -> None:
         """Train the runs that have no outcome yet. Raises UserError for a run that a replayed table
         lacks, and for crashes that are no network's fault."""
-        self._requested |= {(c.key, seed, epochs) for c, seed in runs}
-        self._check_existence(runs, epochs)
-        waiting = [run for run in dict.fromkeys(runs) if not self._has_outcome(run, epochs)]
+        self._requested |= {run.key for run in runs}
+        self._check_existence(runs)
+        waiting = [run for run in dict.fromkeys(runs) if not self._has_outcome(run)]
         if waiting and not self._limits.training_is_over():
             logger.info("%s: %d runs", name, len(waiting))
             self._watcher.phase(name, len(waiting))
-            self._record_step(Step.of(name, waiting, epochs, self._limits.until))
+            self._record_step(Step.of(name, waiting, self._limits.until))
             phase = Training(
                 self._store,
                 self._watcher,
                 waiting,
-                epochs,
-                lambda candidate, seed: self._trial(candidate, seed, epochs),
+                self._trial,
                 self._limits.training_is_over,
                 packing=self._conditions.packing,
                 crashes=self._crashes,
@@ -335,20 +337,19 @@ class Search:
         if self._recorded is None:
             self._store.set_fact("step", step.as_dict())
 
-    def _check_existence(self, runs: Sequence[_Run], epochs: int) -> None:
-        lacking = [run for run in runs if not self._exists(run[0].key, run[1], epochs)]
+    def _check_existence(self, runs: Sequence[Run]) -> None:
+        lacking = [run for run in runs if not self._exists(*run.key)]
         if not lacking:
             return
-        candidate, seed = lacking[0]
+        first = lacking[0]
         raise UserError(
-            f"the table lacks {len(lacking)} runs of {epochs} epochs that the study asks for "
-            f"({candidate.label}, seed {seed}, ...): replay the study that it was exported from, "
-            "or fewer --seeds and --epochs"
+            f"the table lacks {counted(len(lacking), 'run')} that the study asks for, the first of "
+            f"{first.candidate.label}, seed {first.seed}, {counted(first.epochs, 'epoch')}: replay "
+            "the study that it was exported from, or fewer --seeds and --epochs"
         )
 
-    def _has_outcome(self, run: _Run, epochs: int) -> bool:
-        candidate, seed = run
-        record = self._store.recorded((candidate.key, seed, epochs))
+    def _has_outcome(self, run: Run) -> bool:
+        record = self._store.recorded(run.key)
         return record is not None and record.outcome is not None
 
     def _check_crashes(self) -> None:
@@ -372,13 +373,12 @@ class Search:
         count = len({record.candidate.key for record in missing})
         name = f"scoring {counted(count, 'network')} on the test split"
         self._watcher.phase(name, len(missing), testing=True)
-        runs = [(r.candidate, r.seed) for r in missing]
-        self._record_step(Step.of(name, runs, self._last, self._limits.test_until, testing=True))
+        self._record_step(Step.of(name, missing, self._limits.test_until, testing=True))
         phase = Measuring(
             self._store,
             self._watcher,
             missing,
-            lambda r: self._trial(r.candidate, r.seed, self._last, test=True),
+            lambda record: replace(self._trial(record), test=True),
             self._limits.testing_is_over,
             self._conditions.packing,
         )
@@ -411,9 +411,9 @@ class Search:
         ratio = budget.ratio(budget.measure(self._plan.baseline.arch))
         return max(self._study.recipe.batch, round(images * ratio / candidate.ratio))
 
-    def _trial(self, candidate: Candidate, seed: int, epochs: int, test: bool = False) -> Trial:
+    def _trial(self, run: Run | Record) -> Trial:
         study, conditions = self._study, self._conditions
-        arch, base = candidate.arch, study.network()
+        arch, base = run.candidate.arch, study.network()
         if isinstance(arch, CustomArch):
             if not isinstance(base, Function) or base.digest != arch.function.digest:
                 raise UserError(f"{arch.name}: a recorded network of another function, or of none")
@@ -424,15 +424,14 @@ class Search:
             data_digest=self._data.digest,
             data_folder=self._data.folder,
             recipe=study.recipe,
-            seed=seed,
-            epochs=epochs,
+            seed=run.seed,
+            epochs=run.epochs,
             train_images=study.data.train_images,
-            epoch_images=self._epoch_images(candidate),
+            epoch_images=self._epoch_images(run.candidate),
             val_images=study.data.val_images,
             device=conditions.device,
             threads=study.threads,
             checkpoints=conditions.checkpoints,
-            test=test,
             test_images=study.data.test_images,
             compile=study.compile,
             deadline=study.deadline,

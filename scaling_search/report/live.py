@@ -150,7 +150,7 @@ class _Study:
             shown = active if glance.alive else [*active, *interrupted]
             handed_out |= {_key(run) for run in shown}
             for planned_run in step.runs:
-                if (planned_run.network, planned_run.seed, step.epochs) not in handed_out:
+                if planned_run.key not in handed_out:
                     queue.append(planned_run)
         records = [run.record for run in glance.runs]
         ended = count_ended(records)
@@ -247,7 +247,7 @@ class _Study:
             return "Waiting for a worker that is free."
         if step is not None and step.testing:
             tested = {_key(run) for run in self.glance.runs if run.record.test_acc is not None}
-            count = sum((run.network, run.seed, step.epochs) in tested for run in step.runs)
+            count = sum(run.key in tested for run in step.runs)
             return (
                 f"Measuring the answer on the test split: {count} of "
                 f"{counted(len(step.runs), 'run')}."
@@ -317,7 +317,9 @@ class _Study:
     def _with_runs(self, live: Live) -> Live:
         """Return `live` with what runs, waits and has ended."""
         rows = self._rows()
-        names = [f"{run.name}, seed {run.seed}" for run in self.queue]
+        names = []
+        for run in self.queue:
+            names.append(f"{run.name}, seed {run.seed}, {counted(run.epochs, 'epoch')}")
         # of what this step leaves, results decide
         later = self.planned - self.ended - len(self.active) - len(self.queue)
         live = replace(
@@ -435,7 +437,7 @@ class _Study:
             return ""
         if self.step.until is not None:
             return f"at most {_duration(max(0.0, self.step.until - self.now))} left"
-        work = _Work.of(self.glance)
+        work = _Work.of(self.glance, self.queue)
         since = _since(self.glance)
         of_this_session = [run for run in self.glance.runs if _begun(run, self.glance) >= since]
         done = sum(work.of_record(run.record) * _part(run) for run in of_this_session)
@@ -444,7 +446,7 @@ class _Study:
         elapsed = self.now - min(_begun(run, self.glance) for run in of_this_session)
         left = sum(work.of_record(run.record) * (1 - _part(run)) for run in self.active)
         for planned in self.queue:
-            left += work.of_run(planned.network, planned.seed, self.step.epochs, planned.ratio)
+            left += work.of_run(*planned.key, planned.ratio)
         later = self.planned - self.ended - len(self.active) - len(self.queue)
         left += later * work.usual(self.records)
         return f"about {_duration(elapsed * left / done)} left"
@@ -453,17 +455,17 @@ class _Study:
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What runs cost, in epochs of the baseline. `lengths` are the epochs of every run of a
-    (network, seed), as a longer one goes on from a shorter one; `alike`: every epoch costs the
-    same, whatever the network."""
+    (network, seed), queued ones too, as a longer one goes on from a shorter one; `alike`: every
+    epoch costs the same, whatever the network."""
 
     lengths: dict[tuple[str, int], list[int]]
     alike: bool
 
     @classmethod
-    def of(cls, glance: Glance) -> _Work:
+    def of(cls, glance: Glance, queue: Sequence[Planned]) -> _Work:
         lengths: dict[tuple[str, int], list[int]] = {}
-        for run in glance.runs:
-            lengths.setdefault((run.network, run.record.seed), []).append(run.record.epochs)
+        for network, seed, epochs in (*map(_key, glance.runs), *(run.key for run in queue)):
+            lengths.setdefault((network, seed), []).append(epochs)
         settings = glance.attributes.get("settings") or {}
         return cls(lengths, settings.get("equal") == "training")
 

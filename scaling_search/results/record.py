@@ -10,6 +10,20 @@ from scaling_search.training.trial import Outcome
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """A training that a study asks for: a network with a seed, for so many epochs in all."""
+
+    candidate: Candidate
+    seed: int
+    epochs: int
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """(network, seed, epochs)."""
+        return self.candidate.key, self.seed, self.epochs
+
+
+@dataclass(frozen=True, slots=True)
 class Deaths:
     """How many workers have ended in a run since it reported its `epoch`."""
 
