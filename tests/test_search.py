@@ -42,25 +42,32 @@ def test_what_is_trained(undisturbed: pd.DataFrame, study: Study) -> None:
     assert 2 <= tested["network"].nunique() <= 4
 
 
-def test_seeds_without_a_decision_between_them_are_one_phase(
-    study: Study, data: Dataset, tmp_path: Path, warm: Warm
+@pytest.mark.parametrize("rungs", [(2,), (1, 2)])
+def test_runs_without_a_decision_between_them_are_one_phase(
+    rungs: tuple[int, ...], study: Study, data: Dataset, tmp_path: Path, warm: Warm
 ) -> None:
-    """No worker waits for the last run of a seed; the first seed still comes first."""
+    """No worker waits for the last run of a seed or a rung; the first seed still comes first, and
+    its shorter runs before its longer ones."""
     phases: list[tuple[str, int]] = []
+    seen: list[tuple[int, int]] = []
 
     class Phases(Quiet):
         def phase(self, name: str, jobs: int, testing: bool = False) -> None:
             if not testing:
                 phases.append((name, jobs))
 
-    changes = {"seeds": 2, "extra": 0, "references": (), "rungs": study.rungs[-1:]}
+        def started(self, job: Job, candidate: Candidate) -> None:
+            if not job.trial.test:
+                seen.append((job.trial.seed, job.trial.epochs))
+
+    changes = {"seeds": 2, "extra": 0, "references": (), "rungs": rungs, "allocation": "flat"}
     several = study.model_copy(update=changes)
-    watcher = Phases()
-    trained, table = search(several, data, tmp_path, warm(1), watcher)
+    trained, table = search(several, data, tmp_path, warm(1), Phases())
     networks = table["network"].nunique()
-    assert trained == 2 * networks
-    assert [jobs for _, jobs in phases] == [2 * networks]
-    assert [seed for _, seed in watcher.seen[:trained]] == [0] * networks + [1] * networks
+    assert trained == 2 * networks * len(rungs)
+    lengths = "2 epochs" if len(rungs) == 1 else "1 to 2 epochs"
+    assert phases == [(f"2 seeds, {lengths}", trained)]
+    assert seen == [(seed, epochs) for seed in (0, 1) for epochs in rungs for _ in range(networks)]
 
 
 def test_any_number_of_workers_gives_the_same_table(
