@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -48,7 +47,7 @@ from scaling_search.opening import StudyResults
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
-from scaling_search.verdict.chances import CONFIDENCE
+from scaling_search.verdict.chances import half_widths
 from scaling_search.verdict.correlation import Rank, between_lengths, rank
 from scaling_search.verdict.lengths import (
     Length,
@@ -104,7 +103,7 @@ def slopes(means: Means, networks: Mapping[str, Candidate]) -> tuple[Array, Arra
     centred = np.eye(3) - 1 / 3
     covariance = rest @ rest / free * np.linalg.inv(shares.T @ shares)
     errors = np.sqrt(np.diag(centred @ covariance @ centred))
-    return centred @ corners, student.ppf((1 + CONFIDENCE) / 2, free) * errors
+    return centred @ corners, half_widths(free) * errors
 
 
 def report_answers(records: Sequence[Record], study: Study, budget: Budget) -> list[Length]:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t as student
 
 from scaling_search import UserError
 from scaling_search.results.record import Record
-from scaling_search.verdict.chances import CONFIDENCE
+from scaling_search.verdict.chances import half_widths
 from scaling_search.verdict.lengths import run_deviation
 
 
@@ -40,5 +39,5 @@ def above(
     table = np.array([[of_one[seed] for seed in common] for of_one in budget])
     deviation, free = run_deviation(table)
     mean = float(np.mean([network[seed] - other[seed] for seed in paired]))
-    quantile = float(student.ppf((1 + CONFIDENCE) / 2, free))
-    return mean, quantile * deviation * math.sqrt(2 / len(paired)), len(paired)
+    error = deviation * math.sqrt(2 / len(paired))
+    return mean, half_widths(free) * error, len(paired)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import t as student
 
 from scaling_search.verdict.posterior import Array
 
@@ -14,7 +15,8 @@ MARGIN = 0.005
 # What intervals, the loss bound, the tied set and the surface's region hold.
 CONFIDENCE = 0.95
 
-# Half the width of a 95% interval, in standard deviations. Whatever stands after a ± is this wide.
+# Half the width of a 95% interval, in standard deviations that are known. Whatever stands after a ±
+# is this wide.
 HALF_WIDTH = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
@@ -24,6 +26,12 @@ def chances(accuracy: Array) -> tuple[int, Array, float]:
     pick = int(accuracy.mean(0).argmax())
     best = np.bincount(accuracy.argmax(1), minlength=accuracy.shape[1]) / len(accuracy)
     return pick, best, float(np.quantile(accuracy.max(1) - accuracy[:, pick], CONFIDENCE))
+
+
+def half_widths(free: int) -> float:
+    """Half the width of a 95% interval, in standard errors that were estimated with so many degrees
+    of freedom: Student's t."""
+    return float(student.ppf((1 + CONFIDENCE) / 2, free))
 
 
 def tied_set(best: Array) -> list[int]:

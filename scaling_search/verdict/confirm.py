@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
 
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
-from scaling_search.verdict.chances import MARGIN
+from scaling_search.verdict.chances import MARGIN, half_widths
 from scaling_search.verdict.verdict import FRESH, Row, Verdict
 
 
@@ -75,4 +74,4 @@ def _fresh_tests(records: Sequence[Record], study: Study) -> dict[str, dict[int,
 def half_interval(differences: Sequence[float]) -> float:
     """Return half the width of the 95% interval of the mean: paired differences, Student's t."""
     n = len(differences)
-    return float(t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))
+    return half_widths(n - 1) * float(np.std(differences, ddof=1)) / math.sqrt(n)

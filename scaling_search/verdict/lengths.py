@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from effnet.budget import Budget
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
-from scaling_search.verdict.chances import CONFIDENCE
+from scaling_search.verdict.chances import CONFIDENCE, half_widths
 from scaling_search.verdict.posterior import Array
 from scaling_search.verdict.verdict import Model, Verdict, model, verdicts
 
@@ -157,4 +156,4 @@ def _noise(table: Array) -> tuple[float, float]:
         return 0.0, 0.0
     deviation, free = run_deviation(table)
     error = deviation * (1 / seeds * (1 - 1 / networks)) ** 0.5
-    return deviation, float(student.ppf((1 + CONFIDENCE) / 2, free) * error)
+    return deviation, half_widths(free) * error
