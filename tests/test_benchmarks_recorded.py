@@ -34,6 +34,11 @@ def test_slopes_are_those_that_accuracies_were_made_of() -> None:
     assert halves_of == pytest.approx([0.0] * 3, abs=1e-6)
 
 
+def test_the_best_network_lies_within_a_bound_of_0() -> None:
+    assert lengths.lies_within(0.0004, 0.0)
+    assert not lengths.lies_within(0.0015, 0.0)
+
+
 def test_no_slope_of_four_networks() -> None:
     few = dict(list(NETWORKS.items())[:4])
     means = dict.fromkeys(few, 0.5)
