@@ -2,21 +2,23 @@
 
     python benchmarks/directions.py [FOLDER ...]
 
-FOLDER is a recorded study or a run folder (default: the two studies/single-dimension-*). For each
-of its budgets it prints the network that stands for each direction (depth, width and resolution
-alone, the paper's, EfficientNet-X's, the study's own), the best after the study's longest runs
+FOLDER is a recorded study or a run folder (default: every recorded studies/single-dimension-*). For
+each of its budgets it prints the network that stands for each direction (depth, width and
+resolution alone, the paper's, EfficientNet-X's, the study's own), the best after the longest runs
 first: how many points it lies above the baseline and above the paper's direction, over the seeds
 that both have, with a t interval (95%) whose deviation of one run is that of all of the budget's
 networks. A network may stand for several directions, and has a row for each. Fresh seeds, which
 only confirm a verdict, are left out. Below are the pairs that are told apart, each by its own 95%:
 of twenty pairs of equals one would be.
 
-This compares plain means over seeds, which no model has touched; no network was chosen by these
-runs, so that luck flatters none of them more than others. What could be best, and by how much, is
+This compares plain means over seeds, which no model has touched. In a flat study without extra runs
+no network was chosen by them, so that luck flatters none more than others; in another study it may.
+What could be best, and by how much, is
 the verdict's to say (`scaling-search report FOLDER`).
 
 Last comes the order of depth, width and resolution alone at each budget. A direction without two
-finished runs is left out. The last line counts the pairs of directions that are told apart, of all
+finished runs is left out, and a difference has a dash where fewer than two seeds are common to all
+of the budget's networks. The last line counts the pairs of directions that are told apart, of all
 that could be compared.
 """
 
@@ -32,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
 from benchmarks.paired import above, accuracies
-from benchmarks.recorded import STUDIES, guarded
+from benchmarks.recorded import folders, guarded
 from scaling_search import UserError
 from scaling_search.opening import StudyResults
 from scaling_search.study.candidate import Candidate
@@ -74,7 +76,10 @@ def compared(own: Accuracies, other: Accuracies | None, budget: list[Accuracies]
         return "–"
     if own is other:
         return "0"
-    mean, half, _ = above(own, other, budget)
+    try:
+        mean, half, _ = above(own, other, budget)
+    except UserError:
+        return "–"
     return difference(mean, mean - half, mean + half)
 
 
@@ -85,11 +90,14 @@ def pairs(found: list[Standing], budget: list[Accuracies]) -> tuple[list[str], i
     for better, worse in itertools.combinations(found, 2):
         if better.network.key == worse.network.key:
             continue
+        try:
+            mean, half, _ = above(better.own, worse.own, budget)
+        except UserError:
+            continue
         count += 1
-        mean, half, _ = above(better.own, worse.own, budget)
-        if mean > half:
+        if abs(mean) > half:
             words = difference(mean, mean - half, mean + half)
-            apart.append(f"{better.direction} above {worse.direction}: {words}")
+            apart.append(f"{better.direction} against {worse.direction}: {words}")
     return apart, count
 
 
@@ -132,10 +140,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="*", type=Path)
-    folders = parser.parse_args().folders or sorted(STUDIES.glob("single-dimension-*"))
+    chosen = parser.parse_args().folders
+    single = [folder for folder in folders() if folder.name.startswith("single-dimension-")]
     orders = []
     apart = every = 0
-    for folder in folders:
+    for folder in chosen or single:
         opened = scaling_search.open(folder)
         for verdict in opened.verdicts.values():
             order, told, count = show(folder, opened, verdict)

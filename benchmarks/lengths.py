@@ -84,10 +84,10 @@ class Ends:
 
 
 def lies_within(loss: float, bound: float) -> bool:
-    """Whether the loss that is expected lies within the bound, as far as the digits shown say: that
-    of the best network is a hair above 0. The loss is a mean, and not known for certain: of many
+    """Whether the loss that is expected lies within the bound, to a hundredth of a point: that of
+    the best network is a hair above 0. The loss is a mean, and not known for certain: of many
     studies the count says more than one answer does."""
-    return loss <= bound + 0.0005
+    return round(100 * loss, 2) <= round(100 * bound, 2)
 
 
 def slopes(means: Means, networks: Mapping[str, Candidate]) -> tuple[Array, Array] | None:

@@ -35,8 +35,8 @@ def test_slopes_are_those_that_accuracies_were_made_of() -> None:
 
 
 def test_the_best_network_lies_within_a_bound_of_0() -> None:
-    assert lengths.lies_within(0.0004, 0.0)
-    assert not lengths.lies_within(0.0015, 0.0)
+    assert lengths.lies_within(0.00004, 0.0)
+    assert not lengths.lies_within(0.0002, 0.0)
 
 
 def test_no_slope_of_four_networks() -> None:

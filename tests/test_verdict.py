@@ -476,14 +476,17 @@ def test_runs_too_short_for_a_direction_are_said_to_be() -> None:
 
     batch = STUDY.recipe.batch
 
-    def next_text(epochs: int) -> str:
+    def next_text(epochs: int, seeds: int) -> str:
         data = STUDY.data.model_copy(update={"train_images": None, "epoch_images": 400 * batch})
-        study = STUDY.model_copy(update={"data": data, "rungs": (epochs,)})
+        study = STUDY.model_copy(update={"data": data, "rungs": (epochs,), "seeds": seeds})
         return next_card(v, study, StudyState()).text
 
-    assert "after runs of this length" in next_text(1)
-    assert f"--epoch-images {1600 * batch} asks runs 4 times as long" in next_text(1)
-    assert "Longer runs" not in next_text(4)
+    assert "after runs of this length" in next_text(1, 3)
+    longer = f"--epoch-images {1600 * batch}"
+    assert f"Another study with {longer} says more" in next_text(1, 3)
+    assert f"Another study with {longer} --seeds 3 says more" in next_text(1, 2)
+    assert "Another study with --seeds 3 says more" in next_text(4, 2)
+    assert "Longer runs" not in next_text(4, 3)
 
     assert "Runs of 100 steps are too short" in text(100 * batch, 1)
     assert "too short" not in text(100 * batch, 4)

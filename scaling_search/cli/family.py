@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 # A member whose cost is within this fraction of the baseline's is shown without its shares: of next
 # to no extra cost, they say nothing.
 _BASELINE_COST = 0.05
-# A member of more than this many times the pick's cost is past what the study compared. Where
-# larger budgets were searched too, the best direction was another there (studies/transfer; the
-# figures are those of benchmarks/family.py).
+# A member of more than this many times the pick's cost is past what the study compared. Of two
+# studies that searched larger budgets too, one found another direction there (studies/transfer; the
+# figures are those of benchmarks/family.py), one the same (studies/single-dimension-b0).
 _FARTHER = 1.5
 _MOVES = (
-    "on CIFAR-10, networks that followed 2x lay 1.7 points behind the pick of a search at 4x, and "
-    "3.3 at 8x, with the images' pixels used up; a search at the cost you want is surer"
+    "of two studies on CIFAR-10 it held at 4x in one; in the other, what followed it lay 1.7 "
+    "points (0.6 to 2.8) behind the pick of a search at 4x. A search at the cost you want is surer"
 )
 _FEWEST_TO_FIT = 4  # costs: a line with an interval takes three, and the largest is held out
 

@@ -88,6 +88,11 @@ class Training:
         self._was_alone: set[int] = set()
         self._candidates: dict[int, Candidate] = {}
         self._running: dict[int, _InProgress] = {}
+        # epochs of the shortest run of a (network, seed) that ended without a speed
+        self._without_speed: dict[tuple[str, int], int] = {}
+        for record in store.records() if packing else ():
+            if record.outcome:
+                self._note_speed(record.key, record.outcome)
 
     def _urgency(self, run: Run) -> int:
         """What a driver before this one left running goes on first. What crashed like other
@@ -240,6 +245,7 @@ class Training:
         # nothing is said of an outcome before it is safe on disk
         self._store.finish(job.number, outcome)
         self._open[job.trial.arch.key, job.trial.seed].remove(job.trial.epochs)
+        self._note_speed(self._key(job), outcome)
         logger.info("run %d ends: %s", job.number, "; ".join([_result(outcome), *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
         if self._crashes is not None and outcome.status == "crashed":
@@ -265,11 +271,13 @@ class Training:
         """Whether a shorter run of the same network and seed has no speed: a longer one goes on
         from its checkpoint, and from its clock."""
         network, seed, epochs = self._key(job)
-        for r in self._store.records():
-            is_shorter = r.seed == seed and r.epochs < epochs and r.candidate.key == network
-            if is_shorter and r.outcome and not r.outcome.images_per_s:
-                return True
-        return False
+        return self._without_speed.get((network, seed), epochs) < epochs
+
+    def _note_speed(self, key: tuple[str, int, int], outcome: Outcome) -> None:
+        network, seed, epochs = key
+        if not outcome.images_per_s:
+            shortest = self._without_speed.get((network, seed), epochs)
+            self._without_speed[network, seed] = min(shortest, epochs)
 
 
 class Measuring:

@@ -163,6 +163,8 @@ class Search:
             # one seed decides who goes on; the others confirm, and train the same networks
             active = self._train_first_seed(references)
             seeds = seeds[1:]
+        if not seeds:
+            return
         # nothing is decided here, so that no worker waits for the last run of a seed or a rung
         self._train_seeds("", (plan.baseline, *active, *references), seeds)
 
