@@ -13,8 +13,7 @@ of twenty pairs of equals one would be.
 
 This compares plain means over seeds, which no model has touched. In a flat study without extra runs
 no network was chosen by them, so that luck flatters none more than others; in another study it may.
-What could be best, and by how much, is
-the verdict's to say (`scaling-search report FOLDER`).
+What could be best, and by how much, is the verdict's to say (`scaling-search report FOLDER`).
 
 Last comes the order of depth, width and resolution alone at each budget. A direction without two
 finished runs is left out, and a difference has a dash where fewer than two seeds are common to all
@@ -70,17 +69,24 @@ def standings(verdict: Verdict, of_network: dict[str, Accuracies]) -> list[Stand
     return sorted(found, key=lambda standing: -standing.mean)
 
 
-def compared(own: Accuracies, other: Accuracies | None, budget: list[Accuracies]) -> str:
-    """Return how far one network lies above another, in words; a dash where there is no other."""
-    if other is None:
-        return "–"
-    if own is other:
-        return "0"
+def gap(
+    own: Accuracies, other: Accuracies, budget: list[Accuracies]
+) -> tuple[float, float, float] | None:
+    """Return how far one network lies above another and the ends of the 95% of that; None where too
+    few seeds are common to the budget's networks."""
     try:
         mean, half, _ = above(own, other, budget)
     except UserError:
-        return "–"
-    return difference(mean, mean - half, mean + half)
+        return None
+    return mean, mean - half, mean + half
+
+
+def compared(own: Accuracies, other: Accuracies | None, budget: list[Accuracies]) -> str:
+    """Return how far one network lies above another, in words; a dash where nothing says."""
+    if own is other:
+        return "0"
+    between = None if other is None else gap(own, other, budget)
+    return "–" if between is None else difference(*between)
 
 
 def pairs(found: list[Standing], budget: list[Accuracies]) -> tuple[list[str], int]:
@@ -90,14 +96,14 @@ def pairs(found: list[Standing], budget: list[Accuracies]) -> tuple[list[str], i
     for better, worse in itertools.combinations(found, 2):
         if better.network.key == worse.network.key:
             continue
-        try:
-            mean, half, _ = above(better.own, worse.own, budget)
-        except UserError:
+        between = gap(better.own, worse.own, budget)
+        if between is None:
             continue
         count += 1
-        if abs(mean) > half:
-            words = difference(mean, mean - half, mean + half)
-            apart.append(f"{better.direction} against {worse.direction}: {words}")
+        _, low, high = between
+        if low > 0 or high < 0:
+            words = f"{better.direction} against {worse.direction}"
+            apart.append(f"{words}: {difference(*between)}")
     return apart, count
 
 

@@ -7,8 +7,8 @@ STUDY is a recorded study of several budgets or its run folder (default: studies
 the runs of `scaling-search family STUDY --train` (default: STUDY/family). Each network of the
 family is held against the pick of its own budget, after the study's longest runs, seed by seed: a
 family trains with the study's own seeds; the deviation of one run is that of all of the budget's
-networks. The pick was chosen by the runs that it is judged by here, which flatter it:
-the family's difference is too low by that, if anything.
+networks. The pick was chosen by the runs that it is judged by here, which flatter it: the family's
+difference is too low by that, if anything.
 
 A network whose budget the study lacks is named and not compared, nor is one without two finished
 runs. The last line is the lowest of the intervals' upper ends, in points: what the worst network of

@@ -195,8 +195,14 @@ def test_rungs_that_the_table_lacks_are_one_line(tmp_path: Path) -> None:
     settings = {**OWN, "allocation": "rungs", "seeds": 1}
     synthetic(tmp_path / "t.parquet", settings, range(2))
     for more, lacks in (
-        ({"seeds": 4}, r"lacks \d+ runs .*, 1 epoch: "),
-        ({"rungs": [1, 2, 4]}, r"lacks \d+ runs .*, 4 epochs: "),
+        (
+            {"seeds": 4},
+            r"lacks \d+ runs that the study asks for, the first of .+, seed \d+, 1 epoch: ",
+        ),
+        (
+            {"rungs": [1, 2, 4]},
+            r"lacks \d+ runs that the study asks for, the first of .+, seed \d+, 4 epochs: ",
+        ),
     ):
         with pytest.raises(UserError, match=lacks):
             replay(

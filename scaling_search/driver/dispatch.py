@@ -244,12 +244,13 @@ class Training:
         outcome = replace(outcome, note="; ".join(notes))
         # nothing is said of an outcome before it is safe on disk
         self._store.finish(job.number, outcome)
-        self._open[job.trial.arch.key, job.trial.seed].remove(job.trial.epochs)
-        self._note_speed(self._key(job), outcome)
+        network, seed, epochs = key = self._key(job)
+        self._open[network, seed].remove(epochs)
+        self._note_speed(key, outcome)
         logger.info("run %d ends: %s", job.number, "; ".join([_result(outcome), *notes]))
         self._watcher.finished(job, self._candidates[job.number], outcome)
         if self._crashes is not None and outcome.status == "crashed":
-            record = self._store.recorded(self._key(job))
+            record = self._store.recorded(key)
             assert record is not None
             self._crashes.record_crash(record, message)
 
@@ -258,7 +259,8 @@ class Training:
         return record.again if record else ()
 
     def _key(self, job: Job) -> tuple[str, int, int]:
-        return job.trial.arch.key, job.trial.seed, job.trial.epochs
+        # the candidate keeps its key; the trial's network would be hashed anew
+        return self._candidates[job.number].key, job.trial.seed, job.trial.epochs
 
     # ---- whose speed was measured
 

@@ -31,9 +31,8 @@ class Planned:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step of a study: `runs` to train, in the order in which they are handed out but for the
-    longer ones that wait for a shorter one, or, where it is `testing`, to
-    measure on the test split. `until`: when the time that was given is up [seconds since 1970];
-    None where none was."""
+    longer ones that wait for a shorter one, or, where it is `testing`, to measure on the test
+    split. `until`: when the time that was given is up [seconds since 1970]; None where none was."""
 
     name: str
     runs: tuple[Planned, ...]

@@ -469,12 +469,12 @@ class Study(_Part):
             rounding=base.rounding if self.space.mode == "nominal" else "spread",
         )
 
-    @property
-    def epoch_steps(self) -> int | None:
-        """Training steps of an epoch; None where only the data say how long that is. A limit on the
-        training images counts as their number; fewer images than a batch are one step."""
+    def steps(self, epochs: int) -> int | None:
+        """Training steps of so many epochs; None where only the data say how long an epoch is. A
+        limit on the training images counts as their number; fewer images than a batch are one
+        step."""
         images = self.data.epoch_images or self.data.train_images
-        return None if images is None else max(1, images // self.recipe.batch)
+        return None if images is None else epochs * max(1, images // self.recipe.batch)
 
     @property
     def reading(self) -> Options:

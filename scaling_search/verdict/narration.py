@@ -317,10 +317,8 @@ _STEPS_THAT_HELD, _SEEDS_THAT_HELD = 1600, 3
 def _too_short(study: Study) -> str:
     """Say that runs are too short to trust a direction; "" where they are not, or where the study
     does not say how long they are."""
-    if study.epoch_steps is None:
-        return ""
-    steps = study.rungs[-1] * study.epoch_steps
-    if steps >= _FEWEST_STEPS:
+    steps = study.steps(study.rungs[-1])
+    if steps is None or steps >= _FEWEST_STEPS:
         return ""
     return (
         f" Runs of {steps} step{_plural(steps)} are too short to trust a direction: on CIFAR-10, "
@@ -506,10 +504,11 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
 def _of_this_length(v: Verdict, study: Study) -> str:
     """Say that longer runs may favour another network; "" where runs are as long, and as many, as
     those whose answer held."""
-    if v.is_alone or study.epoch_steps is None:
+    steps = study.steps(study.rungs[-1])
+    if v.is_alone or steps is None:
         return ""
     options = []
-    if study.rungs[-1] * study.epoch_steps < _STEPS_THAT_HELD:
+    if steps < _STEPS_THAT_HELD:
         options.append(_longer_arguments(study))
     if study.seeds < _SEEDS_THAT_HELD:
         options.append(f"--seeds {_SEEDS_THAT_HELD}")

@@ -47,7 +47,7 @@ def words(page: Page, verdict: Verdict) -> str:
 
 def _steps(study: Study) -> tuple[int, str]:
     """Return by what an epoch's number is multiplied to say how long a run is, and the unit."""
-    steps = study.epoch_steps
+    steps = study.steps(1)
     if study.data.epoch_images is None or steps is None:  # a limit may be more than there is
         return 1, "epochs"
     return steps, f"steps of {study.recipe.batch} images"
