@@ -97,6 +97,11 @@ def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
         assert f"{sentence.label} {sentence.text}".strip() in behind
 
 
+def test_an_option_is_set_as_it_is_typed(page: Page) -> None:
+    once = page_with(page, [record(c, 0, 0.7) for c in TODO.everything])
+    assert "is a guess: <code>--extra</code> tells." in build(once)
+
+
 def test_the_bound_is_drawn_to_scale(page: Page) -> None:
     (v,) = page.verdicts
     text = build(replace(page, verdicts=(replace(v, bound=0.01),)))

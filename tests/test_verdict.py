@@ -483,9 +483,11 @@ def test_runs_too_short_for_a_direction_are_said_to_be() -> None:
 
     assert "after runs of this length" in next_text(1, 3)
     longer = f"--epoch-images {1600 * batch}"
-    assert f"Another study with {longer} says more" in next_text(1, 3)
-    assert f"Another study with {longer} --seeds 3 says more" in next_text(1, 2)
-    assert "Another study with --seeds 3 says more" in next_text(4, 2)
+    assert "five of seven such answers" in next_text(1, 3)
+    assert f"A second study with {longer} says more" in next_text(1, 3)
+    assert f"A second study with {longer} --seeds 3 says more" in next_text(1, 2)
+    assert "four of six such answers" in next_text(4, 2)
+    assert "A second study with --seeds 3 says more" in next_text(4, 2)
     assert "Longer runs" not in next_text(4, 3)
 
     assert "Runs of 100 steps are too short" in text(100 * batch, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -218,13 +219,20 @@ def _render(template: str, values: dict[str, object]) -> str:
 @cache
 def _environment() -> Environment:
     """Templates that escape whatever they print, and fail at a name that nobody gave."""
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(_template),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["options_apart"] = _options_apart
+    return environment
+
+
+def _options_apart(text: str) -> list[str]:
+    """Return text in pieces, every second of which is a command's option, such as --seeds."""
+    return re.split(r"(--[a-z][a-z-]*)", text)
 
 
 def _template(name: str) -> str:

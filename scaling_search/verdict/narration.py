@@ -308,9 +308,9 @@ def is_settled(v: Verdict) -> bool:
 # is points worse there; that after 400 steps agrees as far as its own noise lets it.
 _FEWEST_STEPS = 400
 # Steps and seeds from which on an answer says nothing of longer runs. Of seven answers from one to
-# three seeds on CIFAR-10, five lost 0.7 points to the best after 6,400 steps when their runs had
-# 400, and four when they had 1,600; that of all three seeds did not (docs/trust.md, "How far short
-# runs reach").
+# three seeds of 400 steps on CIFAR-10, five lost 0.7 points to the best after 6,400. Of 1,600 steps
+# four of the six from one or two seeds did, and the one from all three did not (docs/trust.md, "How
+# far short runs reach").
 _STEPS_THAT_HELD, _SEEDS_THAT_HELD = 1600, 3
 
 
@@ -507,17 +507,18 @@ def _of_this_length(v: Verdict, study: Study) -> str:
     steps = study.steps(study.rungs[-1])
     if v.is_alone or steps is None:
         return ""
+    lost = "four of six such answers"
     options = []
     if steps < _STEPS_THAT_HELD:
+        lost = "five of seven such answers"
         options.append(_longer_arguments(study))
     if study.seeds < _SEEDS_THAT_HELD:
         options.append(f"--seeds {_SEEDS_THAT_HELD}")
     if not options:
         return ""
     return (
-        " Longer runs may favour another network: on CIFAR-10, five of seven answers of 400 steps "
-        "lost 0.7 points to the best after 6,400, and so did four of 1,600 steps, but not that of "
-        f"three seeds. Another study with {' '.join(options)} says more."
+        f" Longer runs may favour another: on CIFAR-10, {lost} lost 0.7 points to the best of "
+        f"6,400 steps. A second study with {' '.join(options)} says more."
     )
 
 
