@@ -42,7 +42,7 @@ _HEAD = (
 
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
-    """The cells of a study: a row for each of its budgets."""
+    """The cells of a study: a row for each of its budgets, its question in the first."""
     opened = scaling_search.open(folder)
     return [_row(folder, opened, verdict) for verdict in opened.verdicts.values()]
 
@@ -61,8 +61,11 @@ def _row(folder: Path, opened: StudyResults, verdict: Verdict) -> tuple[str, ...
     cost = "" if verdict.equal_cost else "; of unequal cost"
     unfinished = unfinished_words(read(folder / TABLE).facts(), opened.records)
     state = f" (unfinished: {unfinished})" if unfinished else ""
+    name = f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}{state}"
+    if verdict.budget == study.budgets[0]:
+        name += f": {question(folder)}"
     return (
-        f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}{state}: {question(folder)}",
+        name,
         f"{study.data.source}; {study.baseline.name}, {_in_short(baseline)}, "
         f"{baseline.cost.macs / 1e6:.3g}M",
         f"{networks}{cost}, {len(own)}, {hours(own):.1f}{device}",

@@ -570,7 +570,7 @@ def next_words(v: Verdict) -> str:
         return "There is one network of this budget."
     if is_settled(v):
         better = f"more than {margin} points better after runs of this length"
-        return f"No other network of this budget can be {better}."
+        return f"No other network compared can be {better}."
     longer = "longer ones may tell more, which runs of this length cannot say"
     step = _worthwhile(v)
     if step is None:
