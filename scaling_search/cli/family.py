@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 # A member whose cost is within this fraction of the baseline's is shown without its shares: of next
 # to no extra cost, they say nothing.
 _BASELINE_COST = 0.05
-# A member of more than this many times the pick's cost is past what the study compared. Of two
+# A member of more than this many times the pick's cost is past what the study compared. Of three
 # studies that searched larger budgets too, one found another direction there (studies/transfer; the
-# figures are those of benchmarks/family.py), one the same (studies/single-dimension-b0).
+# figures are those of benchmarks/family.py), two the same (studies/single-dimension-*).
 _FARTHER = 1.5
 _MOVES = (
-    "of two studies on CIFAR-10 it held at 4x in one; in the other, what followed it lay 1.7 "
+    "of three studies on CIFAR-10 it held at 4x in two; in the third, what followed it lay 1.7 "
     "points (0.6 to 2.8) behind the pick of a search at 4x. A search at the cost you want is surer"
 )
 _FEWEST_TO_FIT = 4  # costs: a line with an interval takes three, and the largest is held out
