@@ -100,6 +100,8 @@ def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
 def test_an_option_is_set_as_it_is_typed(page: Page) -> None:
     once = page_with(page, [record(c, 0, 0.7) for c in TODO.everything])
     assert "is a guess: <code>--extra</code> tells." in build(once)
+    named = replace(once, unfinished="2 of runs/my--photos")
+    assert "unfinished, 2 of runs/my--photos: what" in build(named)
 
 
 def test_the_bound_is_drawn_to_scale(page: Page) -> None:

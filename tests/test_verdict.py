@@ -483,12 +483,13 @@ def test_runs_too_short_for_a_direction_are_said_to_be() -> None:
 
     assert "after runs of this length" in next_text(1, 3)
     longer = f"--epoch-images {1600 * batch}"
-    assert "five of seven such answers" in next_text(1, 3)
+    assert "five of seven answers of 400 steps lost 0.7 points" in next_text(1, 3)
     assert f"A second study with {longer} says more" in next_text(1, 3)
     assert f"A second study with {longer} --seeds 3 says more" in next_text(1, 2)
-    assert "four of six such answers" in next_text(4, 2)
+    assert "four of six answers of 1,600 steps" in next_text(4, 2)
     assert "A second study with --seeds 3 says more" in next_text(4, 2)
     assert "Longer runs" not in next_text(4, 3)
+    assert "Longer runs" not in next_text(16, 2)
 
     assert "Runs of 100 steps are too short" in text(100 * batch, 1)
     assert "too short" not in text(100 * batch, 4)

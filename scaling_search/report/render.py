@@ -226,13 +226,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["options_apart"] = _options_apart
+    environment.filters["split_at_options"] = _split_at_options
     return environment
 
 
-def _options_apart(text: str) -> list[str]:
+def _split_at_options(text: str) -> list[str]:
     """Return text in pieces, every second of which is a command's option, such as --seeds."""
-    return re.split(r"(--[a-z][a-z-]*)", text)
+    # what follows a letter is part of a name, such as my--photos
+    return re.split(r"(?<![\w-])(--[a-z][a-z-]*)", text)
 
 
 def _template(name: str) -> str:

@@ -310,8 +310,8 @@ _FEWEST_STEPS = 400
 # Steps and seeds from which on an answer says nothing of longer runs. Of seven answers from one to
 # three seeds of 400 steps on CIFAR-10, five lost 0.7 points to the best after 6,400. Of 1,600 steps
 # four of the six from one or two seeds did, and the one from all three did not (docs/trust.md, "How
-# far short runs reach").
-_STEPS_THAT_HELD, _SEEDS_THAT_HELD = 1600, 3
+# far short runs reach"). Of runs as long as the longest of these nothing is known.
+_STEPS_THAT_HELD, _SEEDS_THAT_HELD, _LONGEST_STEPS = 1600, 3, 6400
 
 
 def _too_short(study: Study) -> str:
@@ -505,20 +505,20 @@ def _of_this_length(v: Verdict, study: Study) -> str:
     """Say that longer runs may favour another network; "" where runs are as long, and as many, as
     those whose answer held."""
     steps = study.steps(study.rungs[-1])
-    if v.is_alone or steps is None:
+    if v.is_alone or steps is None or steps >= _LONGEST_STEPS:
         return ""
-    lost = "four of six such answers"
+    lost = "four of six answers of 1,600 steps and one or two seeds"
     options = []
     if steps < _STEPS_THAT_HELD:
-        lost = "five of seven such answers"
+        lost = "five of seven answers of 400 steps"
         options.append(_longer_arguments(study))
     if study.seeds < _SEEDS_THAT_HELD:
         options.append(f"--seeds {_SEEDS_THAT_HELD}")
     if not options:
         return ""
     return (
-        f" Longer runs may favour another: on CIFAR-10, {lost} lost 0.7 points to the best of "
-        f"6,400 steps. A second study with {' '.join(options)} says more."
+        f" Longer runs may favour another: on CIFAR-10, {lost} lost 0.7 points to the best after "
+        f"{_LONGEST_STEPS:,}. A second study with {' '.join(options)} says more."
     )
 
 
