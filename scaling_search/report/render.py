@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from scaling_search.report import columns, figures, stages
@@ -28,6 +28,14 @@ from scaling_search.results.record import count_ended
 from scaling_search.verdict.chances import MARGIN
 from scaling_search.verdict.narration import cards, comparisons, details, in_brief, opening
 from scaling_search.verdict.verdict import Verdict
+
+# Read with this module, not when a report is written: the templates of another version, installed
+# while a study runs for hours, would ask for what this module does not have.
+_TEMPLATES = {
+    path.name: path.read_text("utf-8")
+    for path in (resources.files("scaling_search.report") / "templates").iterdir()
+    if path.name.endswith(".j2")
+}
 
 _COMPARED = (
     "Each study's networks at their exact cost, with its 95%, and its front; stars "
@@ -220,7 +228,7 @@ def _render(template: str, values: dict[str, object]) -> str:
 def _environment() -> Environment:
     """Templates that escape whatever they print, and fail at a name that nobody gave."""
     environment = Environment(
-        loader=FunctionLoader(_template),
+        loader=DictLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -234,10 +242,6 @@ def _split_at_options(text: str) -> list[str]:
     """Return text in pieces, every second of which is a command's option, such as --seeds."""
     # what follows a letter is part of a name, such as my--photos
     return re.split(r"(?<![\w-])(--[a-z][a-z-]*)", text)
-
-
-def _template(name: str) -> str:
-    return (resources.files("scaling_search.report") / "templates" / name).read_text("utf-8")
 
 
 @cache
