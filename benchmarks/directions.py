@@ -147,10 +147,11 @@ def main() -> int:
     )
     parser.add_argument("folders", nargs="*", type=Path)
     chosen = parser.parse_args().folders
-    single = [folder for folder in folders() if folder.name.startswith("single-dimension-")]
+    if not chosen:
+        chosen = [folder for folder in folders() if folder.name.startswith("single-dimension-")]
     orders = []
     apart = every = 0
-    for folder in chosen or single:
+    for folder in chosen:
         opened = scaling_search.open(folder)
         for verdict in opened.verdicts.values():
             order, told, count = show(folder, opened, verdict)

@@ -54,15 +54,16 @@ def _row(folder: Path, opened: StudyResults, verdict: Verdict) -> tuple[str, ...
     networks = len({r.candidate.key for r in own})
     shared = [r for r in opened.records if r.candidate.role == "baseline"]
     baseline = shared[0].candidate
+    is_first = verdict.budget == study.budgets[0]
     # the baseline's runs serve every budget, and count with the first
-    if verdict.budget == study.budgets[0]:
+    if is_first:
         own += shared
     device = "" if study.device == "cpu" else f", {study.device}"
     cost = "" if verdict.equal_cost else "; of unequal cost"
     unfinished = unfinished_words(read(folder / TABLE).facts(), opened.records)
     state = f" (unfinished: {unfinished})" if unfinished else ""
     name = f"[{folder.name}]({folder.name}/NOTES.md), {verdict.budget}{state}"
-    if verdict.budget == study.budgets[0]:
+    if is_first:
         name += f": {question(folder)}"
     return (
         name,

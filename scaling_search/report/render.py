@@ -29,13 +29,16 @@ from scaling_search.verdict.chances import MARGIN
 from scaling_search.verdict.narration import cards, comparisons, details, in_brief, opening
 from scaling_search.verdict.verdict import Verdict
 
-# Read with this module, not when a report is written: the templates of another version, installed
-# while a study runs for hours, would ask for what this module does not have.
-_TEMPLATES = {
-    path.name: path.read_text("utf-8")
-    for path in (resources.files("scaling_search.report") / "templates").iterdir()
-    if path.name.endswith(".j2")
-}
+
+def _texts(folder: str) -> dict[str, str]:
+    """Return the files of a folder of this package by name."""
+    files = (resources.files("scaling_search.report") / folder).iterdir()
+    return {file.name: file.read_text("utf-8") for file in files}
+
+
+# Read with this module, not when a report is written: the files of another version, installed while
+# a study runs for hours, would ask for what this module does not have.
+_TEMPLATES, _ASSETS = _texts("templates"), _texts("assets")
 
 _COMPARED = (
     "Each study's networks at their exact cost, with its 95%, and its front; stars "
@@ -193,10 +196,10 @@ class _Shell:
 
 
 def _page(template: str, shell: _Shell, words: dict[str, object]) -> str:
-    script, plotly = _asset("report.js"), figures.script()
+    script, plotly = _ASSETS["report.js"], figures.script()
     scripts = [plotly, script]
     if shell.live:
-        scripts.append(_asset("live.js"))
+        scripts.append(_ASSETS["live.js"])
     # No script but these runs and nothing is fetched from anywhere, whatever a text may say.
     policy = {
         "default-src": "'none'",
@@ -209,9 +212,9 @@ def _page(template: str, shell: _Shell, words: dict[str, object]) -> str:
     }
     around = {
         "title": shell.title,
-        "live": Markup(_asset("live.js")) if shell.live else "",
+        "live": Markup(_ASSETS["live.js"]) if shell.live else "",
         "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
-        "css": Markup(_asset("report.css")),
+        "css": Markup(_ASSETS["report.css"]),
         "plotly": Markup(plotly),
         "script": Markup(script),
         "content": Markup(shell.content),
@@ -242,11 +245,6 @@ def _split_at_options(text: str) -> list[str]:
     """Return text in pieces, every second of which is a command's option, such as --seeds."""
     # what follows a letter is part of a name, such as my--photos
     return re.split(r"(?<![\w-])(--[a-z][a-z-]*)", text)
-
-
-@cache
-def _asset(name: str) -> str:
-    return (resources.files("scaling_search.report") / "assets" / name).read_text("utf-8")
 
 
 @cache

@@ -307,11 +307,13 @@ def is_settled(v: Verdict) -> bool:
 # (studies/length) the order after 100 steps has nothing to do with that after 6,400, and its pick
 # is points worse there; that after 400 steps agrees as far as its own noise lets it.
 _FEWEST_STEPS = 400
-# Steps and seeds from which on an answer says nothing of longer runs. Of seven answers from one to
-# three seeds of 400 steps on CIFAR-10, five lost 0.7 points to the best after 6,400. Of 1,600 steps
-# four of the six from one or two seeds did, and the one from all three did not (docs/trust.md, "How
-# far short runs reach"). Of runs as long as the longest of these nothing is known.
-_STEPS_THAT_HELD, _SEEDS_THAT_HELD, _LONGEST_STEPS = 1600, 3, 6400
+# Steps and seeds from which on an answer warns of no longer runs. On CIFAR-10, of seven answers
+# of 400 steps (from one, two or three seeds) five lost 0.7 points to the best after 6,400. Of seven
+# of 1,600 steps four did, all of one or two seeds (docs/trust.md, "How far short runs reach").
+_STEPS_THAT_HELD = 1600
+_SEEDS_THAT_HELD = 3
+# The longest runs of these: what still longer ones would favour is not known.
+_LONGEST_STEPS = 6400
 
 
 def _too_short(study: Study) -> str:
@@ -503,7 +505,7 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
 
 def _of_this_length(v: Verdict, study: Study) -> str:
     """Say that longer runs may favour another network; "" where runs are as long, and as many, as
-    those whose answer held."""
+    those whose answer held, or so long that nothing longer was tried."""
     steps = study.steps(study.rungs[-1])
     if v.is_alone or steps is None or steps >= _LONGEST_STEPS:
         return ""
