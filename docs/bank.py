@@ -78,13 +78,10 @@ def _row(folder: Path, opened: StudyResults, verdict: Verdict) -> tuple[str, ...
 
 
 def question(folder: Path) -> str:
-    """The first question of a study's notes, or their title."""
-    text = (folder / "NOTES.md").read_text()
-    asked = re.search(r"\*\*Question\.\*\*\s*(.+?\?)", text, re.DOTALL)
-    if asked is None:
-        asked = re.match(r"# (.+)", text)
-    assert asked is not None, f"{folder}: notes begin with a title"
-    return " ".join(asked[1].split())
+    """The question of a study in one line: what its notes say in italics below their title."""
+    asked = re.match(r"# .+\n\n\*(.+\?)\*\n", (folder / "NOTES.md").read_text())
+    assert asked is not None, f"{folder}: notes begin with a title, and with a question in italics"
+    return asked[1]
 
 
 def hours(records: Sequence[Record]) -> float:

@@ -1,6 +1,6 @@
 """Writes the pages of docs/ that come from the code, and builds the site.
 
-python docs/generate.py               write cli.md, interface.md, studies.md
+python docs/generate.py               write cli.md, interface.md
 python docs/generate.py --check       exit status 1 where one of them is stale
 python docs/generate.py --notebook    run study.ipynb and keep what it printed
 python docs/generate.py --site        build the site into build/site (pip install -e '.[docs]')
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +27,6 @@ from scaling_search.study.reference import settings
 from scaling_search.study.settings import PRESETS, preset_path, read
 
 DOCS = Path(__file__).resolve().parent
-STUDIES = DOCS.parent / "studies"
 NOTEBOOK = DOCS / "study.ipynb"
 
 _HEAD = """\
@@ -131,50 +129,6 @@ def reference() -> str:
     return head + _EVERYWHERE + _arguments(list(EVERYWHERE)) + commands + _settings()
 
 
-# ---- the recorded studies
-
-_RECORDED = """\
-# Recorded studies
-
-Written by `docs/generate.py` from each study's `NOTES.md`: change those, not this file.
-
-A recorded study is a folder of `studies/` with its plan (`study.toml`), a row for each run
-(`results.csv`) and a row for each epoch (`curves.parquet`). Its report is rebuilt from the table,
-and its decisions are taken anew from the curves, without training:
-
-```sh
-scaling-search report studies/imagenette-24px-2x
-scaling-search search --study studies/imagenette-24px-2x/study.toml \\
-    --replay studies/imagenette-24px-2x/curves.parquet
-```
-"""
-
-_OUTPUTS = """
-## What the presets print
-
-The terminal of one study for each, whole; some say it in the words of an earlier version:
-
-"""
-
-
-def studies() -> str:
-    """The whole of docs/studies.md."""
-    text = _RECORDED
-    for notes in sorted(STUDIES.glob("*/NOTES.md")):
-        title, *paragraphs = notes.read_text().split("\n\n")
-        first = next(paragraph for paragraph in paragraphs if not paragraph.startswith("#"))
-        # What comes before the first bold words is a heading's place.
-        about = re.sub(r"^\*\*.*?\*\*\s*", "", first.strip())
-        name = notes.parent.name
-        text += f"\n## {title.removeprefix('# ')}\n\n{about}\n\n"
-        text += f"[studies/{name}](../studies/{name}/NOTES.md)\n"
-    lines = []
-    for output in sorted(STUDIES.glob("results/*/output.txt")):
-        name = output.parent.name
-        lines.append(f"- [{name}](../studies/results/{name}/output.txt)\n")
-    return text + _OUTPUTS + "".join(lines)
-
-
 # ---- the notebook
 
 
@@ -219,7 +173,7 @@ def build_site(folder: Path) -> int:
     return subprocess.run([sys.executable, "-m", *command], cwd=folder, check=False).returncode
 
 
-WRITTEN = {"cli.md": reference, "interface.md": interface.page, "studies.md": studies}
+WRITTEN = {"cli.md": reference, "interface.md": interface.page}
 
 
 def main() -> int:
