@@ -117,6 +117,16 @@ def test_four_bands_that_are_written_as_colours_and_alpha(tmp_path: Path) -> Non
     assert holds(bands, first[9])
 
 
+def test_four_inks_are_no_colours_and_alpha(tmp_path: Path) -> None:
+    for i, name in enumerate(("cat", "dog")):
+        write_images(tmp_path / name, 24, seed=i)
+        for file in (tmp_path / name).iterdir():
+            Image.open(file).convert("RGBA").save(file)
+    Image.new("CMYK", (30, 24), (0, 80, 160, 40)).save(tmp_path / "cat" / "x.jpg")
+    said = refusal(tmp_path, Options(channels=4))
+    assert "x.jpg: 3 channels, 4 are wanted" in said
+
+
 @pytest.mark.parametrize("channels", [2, 4, 9])
 def test_channels_that_the_images_do_not_have(channels: int, tmp_path: Path) -> None:
     write_images(tmp_path / "cat", 20)
@@ -376,6 +386,42 @@ def test_orientation_of_tiffs(orientation: int, bands: int, tmp_path: Path) -> N
     upright = np.rot90(pixels(loaded)[..., 0], -turns, (1, 2))
     assert (upright[:, : SIDE // 4 - 1] > 200).all()
     assert (upright[:, SIDE // 2 : -2] < 50).all()
+
+
+@pytest.mark.parametrize("kind", ["tif", "jpg"])
+def test_sides_of_images_that_are_turned(kind: str, tmp_path: Path) -> None:
+    """Whoever reads a file's header may find its sides turned already."""
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(24):
+            image = Image.fromarray(random.integers(0, 256, (40, 80, 3), dtype=np.uint8))
+            image.save(tmp_path / name / f"{i}.{kind}", exif=exif)
+    upright = sources.load(str(tmp_path), AS_THEY_ARE.cut_to(96, 48))
+    assert upright.kind == "RGB, 40 × 80 px"
+    assert upright.train_images.shape[1:] == (80, 40, 3)
+    assert upright.notes == ()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_tiffs_whose_lowest_value_is_white(
+    kind: type[np.unsignedinteger[Any]], orientation: int, tmp_path: Path
+) -> None:
+    first: list[np.ndarray] = []
+    highest = np.iinfo(kind).max
+
+    def write(path: Path, values: np.ndarray) -> None:
+        levels = (values * highest).astype(kind)
+        levels[0, 0] = 0  # white: all 16 bits are in use
+        turns = {1: 0, 6: -1}[orientation]
+        first.append(np.rot90((highest - levels) / highest * 255, turns))
+        tag = (274, "H", 1, orientation, True)
+        tifffile.imwrite(f"{path}.tif", levels, photometric="miniswhite", extratags=[tag])
+
+    assert holds(load(tmp_path, write), first[5])
 
 
 def test_odd_exif_turns_nothing(tmp_path: Path) -> None:

@@ -130,6 +130,25 @@ def test_what_may_be_a_split_and_a_class_is_refused(tmp_path: Path) -> None:
     assert sources.load(str(tmp_path / "train")).classes == ("diesel", "steam")
 
 
+def test_folders_within_classes_are_no_groups(tmp_path: Path) -> None:
+    """Kinds of their own each, or one name that all have."""
+    kinds = folders(tmp_path / "kinds", ("cat/tabby", "cat/tiger", "dog/boxer", "dog/tiger", "emu"))
+    assert sources.load(kinds).classes == ("cat", "dog", "emu")
+    photos = folders(tmp_path / "photos", ("cat/images", "dog/images"))
+    assert sources.load(photos).classes == ("cat", "dog")
+    trains = folders(tmp_path / "trains", ("car/bus", "rail/train", "rail/tram"))
+    assert sources.load(trains).classes == ("car", "rail")
+
+
+def test_test_images_that_are_trained_on_are_said(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folders(tmp_path / split, ("cat", "dog"), 24)
+    assert (
+        "48 of the test images are among the training images too"
+        in sources.load(str(tmp_path)).notes
+    )
+
+
 def test_folders_beside_the_splits_are_left_out(tmp_path: Path) -> None:
     """Splits that have classes in common are splits, whatever lies beside them. Test images whose
     classes nobody gave are no test split."""
@@ -152,9 +171,20 @@ def test_unlabelled_test_images(tmp_path: Path) -> None:
     [
         (("val/a", "val/b", "test/a", "test/b"), "holds val, test and no folder train"),
         (("train", "test"), "look like splits or groups and not like classes"),
+        (("train", "test", "extra"), "extra, test, train look like splits or groups"),
         (("seg_train/seg_train/a", "seg_test/seg_test/a"), "look like splits or groups"),
         (("x_train/a", "x_train/b", "x_test/a", "x_test/b"), "look like splits or groups"),
         (("fold1/a", "fold1/b", "fold2/a", "fold2/b"), "fold1, fold2 look like splits or groups"),
+        (("fold1/a", "fold1/b", "fold1/c", "fold2/a", "fold2/b"), "fold1, fold2 look like splits"),
+        (("images/a", "images/b", "masks/a"), "images, masks look like splits or groups"),
+        (
+            ("cat/train", "cat/val", "cat/test", "dog/train", "dog/test"),
+            "cat: holds test, train, val, splits inside of a class; turn it around: train/cat",
+        ),
+        (
+            ("trainval/a", "trainval/b", "test/a", "test/b"),
+            "if the images of trainval are to be trained on, name it train",
+        ),
         (
             ("train/a", "train/b", "training/a", "training/b"),
             "train, training are all names of a train split",

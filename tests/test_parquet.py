@@ -101,6 +101,19 @@ def test_ambiguous_columns_are_refused_and_a_flag_settles_it(tmp_path: Path) -> 
         ({"label": "floats", "fold": "pairs"}, AS_THEY_ARE, "label is of type double; wanted is"),
         ({"species": "words", "fold": "pairs"}, AS_THEY_ARE, "species, fold may each be the label"),
         (
+            {"category_id": "pairs", "iscrowd": "pairs"},
+            AS_THEY_ARE,
+            "category_id, iscrowd may each be the label",
+        ),
+        (
+            {"class_id": "pairs", "class_name": "words", "site": "pairs"},
+            AS_THEY_ARE,
+            "class_id, class_name, site may each be the label",
+        ),
+        ({"label": "binary", "fold": "pairs"}, AS_THEY_ARE, "label is of type binary; wanted is"),
+        ({"label": "pairs", "Usage": "words"}, AS_THEY_ARE, "has a column Usage, which is not"),
+        ({"label": "pairs", "data_split": "words"}, AS_THEY_ARE, "has a column data_split, which"),
+        (
             {"label": "pairs", "split": "words"},
             AS_THEY_ARE,
             "has a column split, which is not read",
@@ -116,9 +129,43 @@ def test_refused_columns(
         "pairs": np.arange(60) % 2,
         "words": np.array(["x", "y"])[np.arange(60) % 2],
         "floats": np.arange(60) / 2,
+        "binary": pa.array([b"x", b"y"] * 30),
     }
     table = {"image": cells(60)} | {name: values[kind] for name, kind in columns.items()}
     assert message in refusal(write(tmp_path / "a.parquet", table), options)
+
+
+def test_a_label_beside_one_that_the_metadata_name_is_refused(tmp_path: Path) -> None:
+    columns = {"image": cells(60), "gender": np.arange(60) % 2, "label": np.arange(60) % 3}
+    path = write(tmp_path / "a.parquet", columns, {"gender": class_label("f", "m")})
+    assert "gender, label may each be the label column" in refusal(path)
+    assert sources.load(path, Options(label_column="gender")).classes == ("f", "m")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("image", ["a.png"] * 40, "image is of type string; wanted is a struct with 'bytes'"),
+        ("image", [{"bytes": "iVBO"}] * 40, "image is of type struct<bytes: string>; wanted is"),
+        ("label", [[0]] * 40, "wanted is whole numbers or text, as in the other files"),
+        ("label", ["0", "1"] * 20, "has the label '0', and those of training are of another type"),
+        ("img", None, "no column image; its columns are label, img"),
+    ],
+)
+def test_files_of_other_types_than_the_first_are_refused(
+    column: str, values: list[Any] | None, message: str, tmp_path: Path
+) -> None:
+    good: dict[str, Any] = {"image": cells(40), "label": np.arange(40) % 2}
+    write(tmp_path / "train.parquet", good)
+    other = {name: cell for name, cell in good.items() if values is not None or name != "image"}
+    write(tmp_path / "test.parquet", other | {column: values or good["image"]})
+    assert message in refusal(tmp_path)
+
+
+def test_columns_of_a_named_set_are_refused() -> None:
+    assert "data shapes: a named set has no columns; leave out --label-column" in refusal(
+        "shapes", Options(label_column="coarse")
+    )
 
 
 def test_refused_files(tmp_path: Path) -> None:
@@ -210,6 +257,14 @@ def test_a_test_split_without_labels_is_none(tmp_path: Path) -> None:
     assert loaded.notes == ("left out: the split test, whose images have no label",)
 
 
+def test_a_test_split_without_the_column_of_labels_is_none(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "train.parquet", 60, 0)
+    write(tmp_path / "test.parquet", {"image": cells(12, 1)})
+    loaded = sources.load(str(tmp_path))
+    assert len(every_label(loaded)) == 60
+    assert loaded.notes == ("left out: the split test, which has no column label",)
+
+
 def test_a_label_that_only_the_test_split_has(tmp_path: Path) -> None:
     parquet_file(tmp_path / "train.parquet", 60, 0)
     write(tmp_path / "test.parquet", {"image": cells(12), "label": np.arange(12)})
@@ -259,6 +314,29 @@ def test_several_data_sets_are_refused(tmp_path: Path) -> None:
     for name in ("small", "large"):
         parquet_file(tmp_path / name / "train.parquet", 60, 0)
     assert "holds several data sets (large, small); give the folder of one" in refusal(tmp_path)
+
+
+def test_files_of_several_folders_that_say_no_split_are_refused(tmp_path: Path) -> None:
+    for seed, name in enumerate(("cars", "flowers")):
+        parquet_file(tmp_path / "sets" / name / "part-0.parquet", 60, seed)
+    assert "lie in several folders (cars, flowers) and may be several data sets" in refusal(
+        tmp_path / "sets"
+    )
+    (tmp_path / "sets").rename(tmp_path / "train")
+    assert len(every_label(sources.load(str(tmp_path)))) == 120
+
+
+def test_a_column_split_of_files_that_are_splits(tmp_path: Path) -> None:
+    for seed, kind in enumerate(("train", "test")):
+        columns = {"image": cells(40, seed), "label": np.arange(40) % 2, "split": [kind] * 40}
+        write(tmp_path / f"{kind}.parquet", columns)
+    assert len(every_label(sources.load(str(tmp_path)))) == 80
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "TRAIN.PARQUET", 60, 0)
+    parquet_file(tmp_path / "test.Parquet", 12, 1)
+    assert len(sources.load(str(tmp_path)).test_labels) == 12
 
 
 def test_files_with_and_without_a_split_are_refused(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def read_overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _parse_epochs(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isdecimal() for part in parts):
         raise UserError(f"--epochs {text}: whole numbers above 0, such as 2 or 1,2,4")
     return [int(part) for part in parts]
 

@@ -35,6 +35,7 @@ FOLDS = 5
 ARRAYS = ("train_images", "train_labels", "train_hashes", "test_images", "test_labels")
 _NAMES = 3  # of classes, in the line that describes a data set
 _UNBALANCED = 10  # times the images of the smallest class
+_FEW_SEEN = 0.01  # of the test images, that are among the training images: not worth a word
 _PARTIAL = ".partial-"  # folders of the cache that are being filled
 _NEW = ".new-"  # those that have no lock yet
 _LOCK = "lock"  # the file in them that their owner holds
@@ -370,13 +371,17 @@ class CacheWriter:
             "test_labels": np.asarray(test[1], dtype=np.int64),
         }
         _check(name, arrays, classes)
+        test_hashes = content_hashes(test[0])
+        seen = int(np.isin(test_hashes, hashes).sum())
+        if seen > _FEW_SEEN * len(test_hashes):
+            notes = [*notes, f"{seen:,} of the test images are among the training images too"]
         for key, array in arrays.items():
             self._write(key, array)
         mean, std = _colours(images[:: max(1, len(images) // _SAMPLE)])
         meta = {
             "name": name,
             "origin": origin,
-            "digest": _digest(hashes, labels, content_hashes(test[0]), test[1]),
+            "digest": _digest(hashes, labels, test_hashes, test[1]),
             "classes": classes,
             "kind": kind or _kind(images),
             "notes": list(notes),

@@ -63,9 +63,14 @@ _TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_SAMPLES_PER_PIXEL = 277  # the TIFF tag
-_BITS_PER_SAMPLE = 258  # the TIFF tag
-_COMPRESSION = 259  # the TIFF tag
+# TIFF tags
+_WIDTH = 256
+_LENGTH = 257
+_BITS_PER_SAMPLE = 258
+_COMPRESSION = 259
+_PHOTOMETRIC = 262
+_SAMPLES_PER_PIXEL = 277
+_WHITE_IS_ZERO = 0  # of _PHOTOMETRIC
 _ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF orientations
 _MUCH_CUT = 0.35  # of an image's area; of 3 to 2, as cameras have it, a square leaves a third out
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -266,10 +271,18 @@ def _header(item: Encoded, channels: int | None) -> _Header:
     except Exception as error:  # as in _cut
         raise _unreadable(item, error) from error
     is_cut = not is_deep and _png_depth(image) > 8
-    width, height = image.size
+    width, height = _stored_sides(image)
     if _orientation(image) in _ON_THEIR_SIDE:
         width, height = height, width
     return _Header(width, height, channels, is_deep, has_more, is_cut, item.where)
+
+
+def _stored_sides(image: Image.Image) -> tuple[int, int]:
+    """Return width and height [px] as they are in the file: of a TIFF that is to be turned, newer
+    releases of Pillow say them turned already."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2[_WIDTH]), int(image.tag_v2[_LENGTH])
+    return image.size
 
 
 def _png_depth(image: Image.Image) -> int:
@@ -289,6 +302,9 @@ def _is_misread(image: TiffImageFile) -> bool:
     # of several deep bands it keeps but the upper 8 bits, and mixes up planes
     if bands > 1:
         return _tiff_depth(image) > 8
+    # it inverts greys of 8 bits whose lowest value is white, and no others
+    if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and _tiff_depth(image) > 8:
+        return True
     # one band that is not compressed it maps from the file, and turns without moving its pixels
     return _is_turned(image)
 
@@ -383,7 +399,8 @@ def _opened(item: Encoded, channels: int | None) -> Image.Image | _Bands:
         raise _unreadable(item, error) from error
     if isinstance(image, TiffImageFile) and _is_misread(image):
         return _tiff(item, content)
-    if channels is not None and channels > 3 and len(image.getbands()) == channels:
+    # four bands of another mode are inks (CMYK), which are no colours with an alpha
+    if channels == 4 and image.mode == "RGBA":
         return _checked(item, np.asarray(_upright(image)))
     if image.mode == "F":
         raise UserError(
@@ -472,9 +489,13 @@ def _tiff(item: Encoded, content: bytes) -> _Bands:
             bands = page.asarray()
             is_planar = bands.ndim == 3 and page.axes.startswith("S")
             orientation = page.tags.valueof(_ORIENTATION, 1)
+            is_inverted = page.photometric == _WHITE_IS_ZERO
+            white = 2**page.bitspersample - 1
     except Exception as error:  # as in _cut
         raise _unreadable(item, error) from error
     bands = _checked(item, np.moveaxis(bands, 0, 2) if is_planar else bands)
+    if is_inverted:
+        bands = white - bands
     return _TURNED.get(orientation, np.asarray)(bands)
 
 

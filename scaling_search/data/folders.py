@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from scaling_search.data.source import (
     counted,
     fingerprint,
     is_hidden,
+    refuse_columns,
     safe_name,
     shown,
     split_kind,
@@ -84,11 +85,7 @@ def has_class_folders(root: Path) -> bool:
 def folder_source(root: Path, options: Options) -> Source:
     """Return the data set of a folder of class folders, or of folders train, val, test that hold
     such. Raises UserError where it is neither, or may be either."""
-    for flag, column in (("image", options.image_column), ("label", options.label_column)):
-        if column is not None:
-            raise UserError(
-                f"data {shown(root)}: a folder of images has no columns; leave out --{flag}-column"
-            )
+    refuse_columns(f"data {shown(root)}: a folder of images", options)
     skipped = _Skipped()
     splits = _splits(root, skipped)
     train = _class_files(splits.train, skipped)
@@ -156,6 +153,12 @@ def _splits(root: Path, skipped: _Skipped) -> _Splits:
         return _Splits(root, [])
     names = _listed([shown(folder.name) for folder in named])
     if not splits["train"]:
+        to_train = [folder for folder in others if _share_classes([folder, named[0]])]
+        if to_train:
+            raise UserError(
+                f"data {shown(root)}: holds {names} and no folder train; if the images of "
+                f"{shown(to_train[0].name)} are to be trained on, name it train"
+            )
         if others and not _share_classes(named):
             raise _two_readings(root, named[0], others)
         raise UserError(
@@ -179,19 +182,44 @@ def _splits(root: Path, skipped: _Skipped) -> _Splits:
 
 def _check_no_splits(root: Path, folders: Sequence[Path]) -> None:
     """Raise UserError where folders that were taken for classes are splits under other names
-    (seg_train, seg_test), or groups that hold the same classes each (fold1, fold2)."""
+    (seg_train, seg_test) or without classes (train, test), hold the splits of one class each
+    (cat/train, cat/test), or are groups that hold much the same classes (fold1, fold2)."""
     if len(folders) < 2:
         return
-    names = _listed([shown(folder.name) for folder in folders])
-    are_named = all(split_kind(folder.name, whole=False) for folder in folders)
     within = [{f.name for f in _folders(folder) if _holds_images(f)} for folder in folders]
-    are_alike = len(within[0]) > 1 and all(inner == within[0] for inner in within)
-    if are_named or are_alike:
+    for folder, inner in zip(folders, within, strict=True):
+        if _are_splits(inner):
+            raise UserError(
+                f"data {shown(folder)}: holds {_listed(sorted(map(shown, inner)))}, splits inside "
+                f"of a class; turn it around: train/{shown(folder.name)}, and so on"
+            )
+    names = [folder.name for folder in folders]
+    are_named = all(split_kind(name, whole=False) for name in names)
+    if are_named or _are_splits(names) or _are_alike(within):
         raise UserError(
-            f"data {shown(root)}: {names} look like splits or groups and not like classes; name "
-            "folders of class folders train, val and test, or give one of them: "
-            f"--data {shown(folders[0])}"
+            f"data {shown(root)}: {_listed([shown(name) for name in names])} look like splits or "
+            "groups and not like classes; name folders of class folders train, val and test, or "
+            f"give one of them: --data {shown(folders[0])}; for classes, move the images of each "
+            "up into it"
         )
+
+
+def _are_splits(names: Collection[str]) -> bool:
+    """Whether a training split and one more are among these names: one alone may be a class."""
+    kinds = {split_kind(name) for name in names} - {""}
+    return "train" in kinds and len(kinds) > 1
+
+
+def _are_alike(within: Sequence[set[str]]) -> bool:
+    """Whether each folder holds folders, and half of them or more are in another one too. Of one
+    name alone nothing is concluded: every class may have a folder images."""
+    if not all(within) or len(set.union(*within)) < 2:
+        return False
+    for i, inner in enumerate(within):
+        elsewhere = set.union(*within[:i], *within[i + 1 :])
+        if len(inner & elsewhere) < len(inner) / 2:
+            return False
+    return True
 
 
 def _two_readings(root: Path, split: Path, others: Sequence[Path]) -> UserError:

@@ -33,7 +33,8 @@ from scaling_search.data.source import (
 from scaling_search.data.tables import (
     Columns,
     Rows,
-    check_columns,
+    check_names,
+    check_no_splits,
     choose_columns,
     image_of,
     read_rows,
@@ -132,8 +133,9 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
         if first.features is None:
             raise UserError(f"data {address}: does not say which columns it has")
         schema = first.features.arrow_schema
+        check_names(str(address), schema)
         if len(splits) == 1:
-            check_columns(str(address), schema)
+            check_no_splits(str(address), schema)
         columns = choose_columns(str(address), schema, options)
         rows: dict[str, Rows] = {}
         for kind, stream in splits.items():

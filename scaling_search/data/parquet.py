@@ -24,6 +24,8 @@ from scaling_search.data.source import (
 from scaling_search.data.tables import (
     Columns,
     check_columns,
+    check_names,
+    check_no_splits,
     choose_columns,
     class_names,
     image_of,
@@ -34,13 +36,14 @@ from scaling_search.data.tables import (
 _READ = 2**24  # bytes of rows that are read at a time, and rows
 _MOST_ROWS = 4096
 _BUFFER = 2**20  # bytes
+SUFFIX = ".parquet"
 
 
 def parquet_files(root: Path) -> list[Path]:
     """Return the parquet files in a folder, to any depth, links followed, in alphabetical order."""
     files = []
     for folder, names in walk(root):
-        files += [folder / name for name in names if name.endswith(".parquet")]
+        files += [folder / name for name in names if name.lower().endswith(SUFFIX)]
     return sorted(files)
 
 
@@ -53,12 +56,23 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
     """Return the data set of parquet files below `root`; a file's split is in its name, or in its
     folder's. Raises UserError where they cannot be read, or in more than one way."""
     by_split = _by_split(root, files)
+    schemas = {file: _schema(file) for file in files}
     first = by_split["train"][0]
-    schema = _schema(first)
-    check_columns(shown(first), schema)
-    columns = choose_columns(shown(first), schema, options)
+    check_names(shown(first), schemas[first])
+    if len(by_split) == 1:
+        check_no_splits(shown(first), schemas[first])
+    columns = choose_columns(shown(first), schemas[first], options)
+    left_out = []
+    for kind in ("test", "val"):
+        # as contests publish their images, without the answers
+        own = by_split.get(kind, [])
+        if own and all(columns.label not in schemas[file].names for file in own):
+            del by_split[kind]
+            left_out.append(f"left out: the split {kind}, which has no column {columns.label}")
+    files = [file for own in by_split.values() for file in own]
     for file in files:
-        names = class_names(_schema(file), columns.label)
+        check_columns(shown(file), schemas[file], columns)
+        names = class_names(schemas[file], columns.label)
         if names and names != columns.names:
             raise UserError(
                 f"data {shown(file)}: its classes have other names than those of {shown(first)}; "
@@ -67,7 +81,7 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
     splits = {kind: _FileRows(own, columns) for kind, own in by_split.items()}
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
-        return read_rows(writer, source, shown(first), splits, columns)
+        return read_rows(writer, source, shown(first), splits, columns, left_out)
 
     origin = f"parquet {shown(root.name)}"
     listed = [("", file) for file in files]
@@ -78,8 +92,8 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files of each split, train among them. Raises UserError where they are of several
-    data sets, or some have no split."""
+    """Return the files of each split, train among them. Raises UserError where they are or may be
+    of several data sets, or some have no split."""
     if len(files) == 1:
         return {"train": list(files)}
     splits: dict[str, list[Path]] = {}
@@ -90,6 +104,7 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
         if kind == "train":
             folders.setdefault(above, file)
     if list(splits) == [""]:
+        _check_one_folder(root, files)
         return {"train": splits[""]}
     if "train" not in splits or "" in splits:
         raise UserError(
@@ -101,6 +116,18 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
             f"data {shown(root)}: holds several data sets ({names}); give the folder of one"
         )
     return splits
+
+
+def _check_one_folder(root: Path, files: Sequence[Path]) -> None:
+    """Raise UserError where files that say no split lie in several folders: the label 0 of one may
+    be another class than that of the next."""
+    folders = sorted({file.parent.relative_to(root) for file in files})
+    if len(folders) > 1:
+        names = ", ".join(shown(folder) for folder in folders)
+        raise UserError(
+            f"data {shown(root)}: its parquet files lie in several folders ({names}) and may be "
+            "several data sets; give the folder of one, or move all into one folder train"
+        )
 
 
 def _split_of(file: Path, root: Path) -> tuple[str, Path]:
@@ -144,7 +171,7 @@ class _FileRows:
 
     def _cells(self, column: str) -> Iterator[tuple[str, Any]]:
         """Yield where each row is, and what it has in a column. Raises UserError for a file that
-        cannot be read, or lacks the column."""
+        cannot be read."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -152,8 +179,6 @@ class _FileRows:
             row, name = 0, shown(file)
             try:
                 with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
-                    if column not in table.schema_arrow.names:
-                        raise UserError(f"data {shown(file)}: no column {column}")
                     each = 1 + file.stat().st_size // max(1, table.metadata.num_rows)
                     rows = min(_MOST_ROWS, 1 + _READ // each)
                     for batch in table.iter_batches(rows, columns=[column]):

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scaling_search import UserError
 from scaling_search.data.dataset import CacheWriter, Dataset
 
 # Raised when the same files come to be read otherwise: what was cached before is then read anew.
-_READING = 2
+_READING = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,13 @@ class Options:
 
 
 AS_THEY_ARE = Options()
+
+
+def refuse_columns(what: str, options: Options) -> None:
+    """Raise UserError where columns are named of `what`, which has none."""
+    for flag, column in (("image", options.image_column), ("label", options.label_column)):
+        if column is not None:
+            raise UserError(f"{what} has no columns; leave out --{flag}-column")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from scaling_search.data.folders import folder_source, has_class_folders
 from scaling_search.data.hub import PREFIX, hub_source
 from scaling_search.data.named import NAMED
 from scaling_search.data.network import NoNetworkError
-from scaling_search.data.parquet import has_images, parquet_files, parquet_source
-from scaling_search.data.source import AS_THEY_ARE, Options, Source, shown
+from scaling_search.data.parquet import SUFFIX, has_images, parquet_files, parquet_source
+from scaling_search.data.source import AS_THEY_ARE, Options, Source, refuse_columns, shown
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def load(spec: str, options: Options = AS_THEY_ARE) -> Dataset:
         return _load_first(_AUTO if spec == "auto" else spec, options)
     remove_abandoned(cache_root())
     if spec in NAMED:
+        refuse_columns(f"data {spec}: a named set", options)
         if options.proportion:
             raise UserError(
                 f"data {spec}: its images are square; a resolution of unequal sides is for images "
@@ -152,7 +153,7 @@ def _own_source(path: Path, spec: str, options: Options) -> Source:
 
 
 def _file_source(path: Path, options: Options) -> Source:
-    if path.suffix != ".parquet":
+    if path.suffix.lower() != SUFFIX:
         raise UserError(
             f"data {shown(path)}: a file must be .parquet (Hugging Face layout); else give a folder"
         )

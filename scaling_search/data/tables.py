@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,11 @@ from scaling_search.data.source import Encoded, Options, Source, Split, shown
 # Usual names of columns, for tables whose metadata do not say what they hold.
 _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png")
 _LABEL_NAMES = ("label", "labels", "class", "class_label", "category", "target", "y")
-# Columns that say which split a row is of.
-_SPLIT_NAMES = ("split", "subset", "partition", "is_train", "is_test", "is_val", "is_valid")
+# Columns that say which split a row is of: split, data_split, Usage, is_training.
+_SPLIT_NAME = re.compile(
+    r"(.*_)?(split|subset|partition)(_.*)?|set|phase|usage"
+    r"|is_?(train|training|test|testing|val|valid|validation)"
+)
 _WANTED = {
     "image": "a struct with 'bytes', as Hugging Face writes it, or binary",
     "label": "whole numbers or text",
@@ -25,6 +29,9 @@ _WANTED = {
 _SIGNS = (-1, 1)  # labels of two classes
 # Numbers of rows, files or people, which are no classes.
 _NO_LABEL_NAMES = ("id", "index", "idx", "width", "height", "row", "key", "__index_level_0__")
+_NO_LABEL_ENDS = ("_id", "_index", "path", "name", "url")
+# Whatever their end: class_id, category_name.
+_LABEL_STARTS = ("class", "category", "label", "target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,11 @@ def _split(rows: Rows, values: Sequence[Any], columns: Columns) -> Split:
         if _is_missing(label, values):
             raise _no_label(where, label)
         if label not in classes:
+            if type(label) is not type(values[0]):
+                raise UserError(
+                    f"data {where} has the label {label!r}, and those of training are of another "
+                    f"type, as {values[0]!r} is; write them alike"
+                )
             raise UserError(
                 f"data {where} has the label {columns.class_name(label)!r}, which no training "
                 "image has"
@@ -167,7 +179,8 @@ def _check_labels(where: str, rows: Rows, columns: Columns) -> list[Any]:
 def choose_columns(where: str, schema: Any, options: Options) -> Columns:
     """Return the columns of images and labels of a table with this pyarrow schema: those that the
     user names, else those that the Hugging Face metadata name, else those of a usual name, else the
-    only ones that may be meant. Raises UserError where there is none, or more than one."""
+    only ones that may be meant. Raises UserError where there is none, or more than one; a label of
+    a usual name beside one that the metadata name is one more."""
     features = _features(schema)
     images: list[str] = []
     labels: list[str] = []
@@ -177,7 +190,7 @@ def choose_columns(where: str, schema: Any, options: Options) -> Columns:
             images.append(column.name)
         elif _may_hold_labels(column.type):
             labels.append(column.name)
-        elif column.name.lower() in _LABEL_NAMES:
+        if column.name.lower() in _LABEL_NAMES and column.name not in labels:
             unable.append(column.name)
     image = _chosen(
         where,
@@ -193,6 +206,8 @@ def choose_columns(where: str, schema: Any, options: Options) -> Columns:
     if len(declared) > 1:
         declared = [name for name in declared if name.lower() in _LABEL_NAMES] or declared
     usual = [name for name in labels if name.lower() in _LABEL_NAMES]
+    if declared and not set(declared) & set(usual):
+        declared += usual
     if unable and options.label_column is None and not declared and not usual:
         kind = schema.field(unable[0]).type
         raise UserError(
@@ -246,18 +261,43 @@ def _chosen(
 def _is_no_class(name: str) -> bool:
     """Whether a column has the name of what is no class."""
     name = name.lower()
-    return name in _NO_LABEL_NAMES or name.endswith(("_id", "_index", "path", "name", "url"))
+    if name.startswith(_LABEL_STARTS):
+        return False
+    return name in _NO_LABEL_NAMES or name.endswith(_NO_LABEL_ENDS)
 
 
-def check_columns(where: str, schema: Any) -> None:
-    """Raise UserError for a table with two columns of one name, or one that says which rows are of
-    which split: it would be trained on what it is tested on."""
+def check_columns(where: str, schema: Any, columns: Columns) -> None:
+    """Raise UserError for a table that lacks one of these columns, or has something else in it."""
+    checks = (
+        ("image", columns.image, may_hold_images),
+        ("label", columns.label, _may_hold_labels),
+    )
+    for what, column, may_hold in checks:
+        if column not in schema.names:
+            raise UserError(
+                f"data {where}: no column {column}; its columns are {', '.join(schema.names)}"
+            )
+        kind = schema.field(column).type
+        if not may_hold(kind):
+            raise UserError(
+                f"data {where}: {column} is of type {kind}; wanted is {_WANTED[what]}, as in the "
+                "other files"
+            )
+
+
+def check_names(where: str, schema: Any) -> None:
+    """Raise UserError for a table with two columns of one name."""
     names = list(schema.names)
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"data {where}: two columns are called {twice[0]}; rename one")
-    for name in names:
-        if name.lower() in _SPLIT_NAMES:
+
+
+def check_no_splits(where: str, schema: Any) -> None:
+    """Raise UserError for a table with a column that says which rows are of which split: it would
+    be trained on what it is tested on."""
+    for name in schema.names:
+        if _SPLIT_NAME.fullmatch(name.lower()):
             raise UserError(
                 f"data {where}: has a column {name}, which is not read; write a file for each "
                 "split, named train*, val* or test*, or take the column out"
@@ -292,7 +332,12 @@ def may_hold_images(kind: Any) -> bool:
     from pyarrow import types
 
     if types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0)
+        at = kind.get_field_index("bytes")
+        if at < 0:
+            return False
+        # null where no row has any: its first row says what is wrong
+        kind = kind.field(at).type
+        return bool(_is_binary(kind) or types.is_null(kind))
     return _is_binary(kind)
 
 
