@@ -289,6 +289,7 @@ def test_wrong_budget(
         ("--preset fast", "known are quick, standard, paper"),
         ("--study absent.toml", "absent.toml: No such file or directory"),
         ("--epochs many", "--epochs many: whole numbers above 0"),
+        ("--epochs ²", "--epochs ²: whole numbers above 0"),
         ("--workers 0", "--workers 0: at least 1"),
         ("--candidates ten", "invalid int value: 'ten'"),
         ("--set recipe.lr", "wanted is NAME=VALUE"),
