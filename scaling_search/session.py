@@ -10,7 +10,7 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -56,7 +56,7 @@ from scaling_search.report.answer import finish, write_table
 from scaling_search.results.curves import TABLE, Curves, check_known
 from scaling_search.results.curves import check as check_curves
 from scaling_search.results.curves import read as read_curves
-from scaling_search.results.database import has_file
+from scaling_search.results.database import REMEMBERED, has_file
 from scaling_search.results.database import versions as store_versions
 from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record, count_ended
@@ -79,6 +79,7 @@ from scaling_search.training.trial import inside
 
 __all__ = ["Clock", "Place", "resolve_device_and_data", "search", "train_family"]
 
+_REPLAYED = "replayed"  # the fact that a folder's table is a replay's
 _RETRIED = ("crashed", "timeout", "out-of-memory")  # what another machine may do better
 
 logger = logging.getLogger(__name__)
@@ -180,11 +181,7 @@ def search(
     for note in data.notes:
         say(console, "note", note)
     folder = out or Path("runs") / _folder_name(study, data, label, is_replay=curves is not None)
-    if curves and has_file(folder):
-        raise UserError(
-            f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose "
-            "another"
-        )
+    _check_folder(folder, curves)
     recorded = None if curves else _read_recorded(folder, place.store, study, data)
     more: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -197,10 +194,7 @@ def search(
     for words in more:
         say(console, "more", words)
     machine = None
-    if recorded is not None:
-        known_runs = None  # the folder has taken them already, or has runs of its own
-    if known_runs:
-        check_known(known_runs, study, data.digest)
+    taken = _taken(known_runs, study, data, todo) if known_runs else []
     if curves:
         check_curves(curves, study, todo.everything)
     else:
@@ -220,6 +214,8 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
+    if curves:
+        facts[_REPLAYED] = True
     if not curves and show_images and recorded is None:  # else they are on record
         facts["samples"] = samples(Path(data.folder), _shown_sides(todo))
     if latencies:
@@ -234,7 +230,10 @@ def search(
         if more:
             _record_addition(store, more, facts, todo)
         if known_runs:
-            _take(store, known_runs)
+            left = len(known_runs.records()) - len(taken)
+            others = f"; {left} others are not this study's" if left else ""
+            say(console, "known", f"{len(taken)} runs of {known_runs.path}{others}")
+            _take(store, taken)
         if retry_failed:
             _free_failed(store, console)
         with _logged_for_tensorboard(session, store) if for_tensorboard else nullcontext():
@@ -251,20 +250,77 @@ def search(
     return status
 
 
-def _take(store: Store, curves: Curves) -> None:
-    """Record the runs of a table that ended, and the kernels that they were trained with, which
-    every other run has to be trained with too. Raises UserError where they are of several."""
-    ended = [record for record in curves.records() if record.outcome is not None]
-    kernels = {r.outcome.versions.get("kernels", "") for r in ended if r.outcome} - {""}
+def _check_folder(folder: Path, curves: Curves | None) -> None:
+    """Raise UserError for a folder that holds what this study would write over: trained runs where
+    `curves` are replayed, a recorded study's table where it is not a replay's own."""
+    if curves and has_file(folder):
+        raise UserError(
+            f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose "
+            "another"
+        )
+    table = folder / TABLE
+    if not table.exists() or has_file(folder) or (folder / REMEMBERED).exists():
+        return
+    if curves is None:
+        raise UserError(
+            f"run folder {folder} holds the table of a recorded study, and no database of runs; "
+            f"choose another with --out, and go on with --known {table}"
+        )
+    if not read_curves(table).fact(_REPLAYED):
+        raise UserError(
+            f"run folder {folder} holds the table of a recorded study, which a replay would write "
+            "over; choose another with --out"
+        )
+
+
+def _taken(curves: Curves, study: Study, data: Facts, todo: Plan) -> list[Record]:
+    """The runs of a table that count as this study's, each with its network as the plan has it: of
+    another study's it may have the role, the budget and the directions of that one.
+
+    Raises UserError where they were trained otherwise, with several kernels, or are of no network
+    of the plan."""
+    check_known(curves, study, data.digest)
+    networks = {c.key: c for c in (*todo.everything, *todo.pool)}
+    taken = []
+    for record in curves.records():
+        network = networks.get(record.candidate.key)
+        if record.outcome and network and record.epochs in study.rungs:
+            taken.append(replace(record, candidate=network))
+    if not taken:
+        raise UserError(
+            f"{curves.path}: none of its {len(curves.records())} runs is of a network of this "
+            "study; its own baseline and budget are in it, or in the study.toml beside it"
+        )
+    kernels = _kernels(taken)
     if len(kernels) > 1:
         raise UserError(
             f"{curves.path}: its runs were trained with several kernels ({', '.join(kernels)}), "
             "whose last bits differ: they are no one study's"
         )
-    for record in ended:
-        store.take(record)
-    if kernels:
-        store.set_fact("kernels", kernels.pop())
+    return taken
+
+
+def _kernels(records: Sequence[Record]) -> list[str]:
+    """The kernels that these runs were trained with."""
+    return sorted({r.outcome.versions.get("kernels", "") for r in records if r.outcome} - {""})
+
+
+def _take(store: Store, taken: Sequence[Record]) -> None:
+    """Record these runs but for those that are there, and before them their kernels, which every
+    other run has to be trained with too. Raises UserError where those that are there were trained
+    with others."""
+    recorded = store.fact("kernels") if store.records() else None
+    for kernels in _kernels(taken):
+        if recorded not in (None, kernels):
+            raise UserError(
+                f"--known: its runs were trained with the kernels of {kernels}, those that are "
+                f"there with those of {recorded}, whose last bits differ; choose another --out"
+            )
+        store.set_fact("kernels", kernels)
+    for record in taken:
+        there = store.recorded(record.key)
+        if there is None or there.outcome is None:
+            store.take(record)
 
 
 def train_family(

@@ -2,22 +2,25 @@
 found."""
 
 import json
+import shutil
 import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scaling_search import UserError
+from scaling_search import UserError, session
 from scaling_search.cli import main
 from scaling_search.data.dataset import Facts
 from scaling_search.report import answer
 from scaling_search.results import curves
 from scaling_search.results.reading import open_results
 from scaling_search.results.record import Record
+from scaling_search.results.store import Store
 from scaling_search.results.tables import csv_text
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import Study, check
@@ -342,6 +345,73 @@ def test_a_folder_of_trained_runs_takes_no_replay(table: Path, tmp_path: Path) -
     (tmp_path / "run" / "study.db").write_bytes(b"")
     with pytest.raises(UserError, match="holds trained runs, not to be mixed with replayed ones"):
         replay(check(OWN, "test"), table, tmp_path / "run")
+
+
+def test_the_table_of_a_recorded_study_is_not_written_over(table: Path, tmp_path: Path) -> None:
+    """By a replay of it, nor by a study that is trained in its folder; a replay's own is."""
+    folder = tmp_path / "recorded"
+    folder.mkdir()
+    shutil.copy(table, folder / "curves.parquet")
+    with pytest.raises(UserError, match="table of a recorded study, which a replay would write"):
+        replay(check({**OWN, "seeds": 1}, "test"), folder / "curves.parquet", folder)
+    with pytest.raises(UserError, match="no database of runs; .* go on with --known"):
+        session._check_folder(folder, None)
+    assert (folder / "curves.parquet").read_bytes() == table.read_bytes()
+    for seeds in (2, 1):
+        assert replay(check({**OWN, "seeds": seeds}, "test"), table, tmp_path / "run") == 0
+
+
+# ---- runs that are known
+
+
+def taken(table: Path, settings: dict[str, Any]) -> list[Record]:
+    study = check({**settings, "device": "cpu"}, "test")
+    facts = replace(curves.read(table).data, folder="")
+    return session._taken(curves.read(table), study, facts, plan(study, 10, 64))
+
+
+def test_known_runs_are_of_the_networks_of_the_study(table: Path) -> None:
+    """With the budget that the study knows them by, whatever they were trained for."""
+    recorded = curves.read(table)
+    (target,) = recorded.fact("targets").values()
+    as_absolute = {**OWN, "budgets": [f"{target / 1e6:.6f}M"]}
+    runs = taken(table, as_absolute)
+    study = check({**as_absolute, "device": "cpu"}, "test")
+    networks = {c.key: c for c in plan(study, 10, 64).everything}
+    assert {run.candidate.key for run in runs} == networks.keys()
+    assert all(run.candidate == networks[run.candidate.key] for run in runs)
+    assert {str(r.candidate.budget) for r in runs if r.candidate.role == "candidate"} == {
+        str(study.budgets[0])
+    }
+    # of a longer table the rungs of the study
+    assert {run.epochs for run in taken(table, {**OWN, "rungs": [1]})} == {1}
+
+
+def test_runs_that_are_not_the_studys(table: Path) -> None:
+    wider = {**OWN, "baseline": {**OWN["baseline"], "width": 0.31}}
+    with pytest.raises(UserError, match="none of its .* runs is of a network of this study"):
+        taken(table, wider)
+    data = {**OWN["data"], "epoch_images": 96}
+    by_cost = {**OWN, "data": data, "budgets": ["2x params"], "equal": "training"}
+    with pytest.raises(UserError, match="trained otherwise: .*equal"):
+        curves.check_known(curves.read(table), check(by_cost, "test"), "digest")
+
+
+def test_taking_known_runs_goes_on_where_it_was_interrupted(table: Path, tmp_path: Path) -> None:
+    runs = taken(table, OWN)
+    runs = [replace(r, outcome=replace(r.outcome, versions={"kernels": "a"})) for r in runs]
+    with Store.create(tmp_path / "run", {"study": "test"}, {}) as store:
+        session._take(store, runs[:3])
+        # interrupted between the run's beginning and its end
+        store.start(runs[3].candidate, runs[3].seed, runs[3].epochs)
+    with Store.create(tmp_path / "run", {"study": "test"}, {}) as store:
+        assert store.fact("kernels") == "a"
+        session._take(store, runs)
+        assert {r.key for r in store.records() if r.outcome} == {r.key for r in runs}
+        assert len(store.records()) == len(runs)
+        other = replace(runs[0], outcome=replace(runs[0].outcome, versions={"kernels": "b"}))
+        with pytest.raises(UserError, match="kernels of b, those that are there with those of a"):
+            session._take(store, [other])
 
 
 def test_facts_are_plain() -> None:

@@ -58,12 +58,14 @@ _OPTIONAL = (_LOSSES, tables.ACROSS, tables.LATENCY, _EFFECTIVE)
 # Columns of the older form: how an epoch's are named now, and those of JSON and hex.
 _OLD_NAMES = {"epoch_val_loss": "val_loss", "epoch_val_acc": "val_acc"}
 _OLD_DETAILS = ("candidate", "versions", "right")
-# What else makes two trainings of one network comparable: fields of a study, as in its identity.
-_TRAINING = (
+# What makes two trainings of one network comparable: fields of a study, as in its identity.
+_TRAINING: tuple[str, ...] = (
     "recipe",
     "data.train_images",
     "data.epoch_images",
     "data.val_images",
+    "data.channels",
+    "equal",
     "device",
     "threads",
     "compile",
@@ -375,8 +377,11 @@ def _check_training(curves: Curves, study: Study) -> None:
 def _of_training(study: Study) -> dict[str, Any]:
     """The study's settings that its trainings depend on, but for the defaults."""
     settings = {}
+    names = _TRAINING
+    if study.equal == "training":  # then a network's images are by the budget and the baseline
+        names = (*_TRAINING, "budgets", "baseline")
     for name, value in study.changed().items():
-        if name.startswith(_TRAINING):
+        if name.startswith(names):
             settings[name] = value
     return settings
 
