@@ -104,7 +104,7 @@ class StudyResults:
         """The verdict of a budget; None: of the only one. Raises UserError."""
         known = self.verdicts
         self._check_verdict()
-        if budget is None and len(known) > 1:
+        if budget is None and len(self.study.budgets) > 1:
             raise UserError(
                 f"{self.path}: several budgets, {', '.join(known)}: say which, such as the budget "
                 f"{next(iter(known))}"
@@ -193,6 +193,8 @@ def open_study(run: str | Path, store: str | None = None) -> StudyResults:
             "of curves"
         )
     with open_results(path, store) as source:
+        if isinstance(source, Curves):
+            return StudyResults(path, source)
         return StudyResults(path, Curves(path, source.facts(), tuple(source.records())))
 
 

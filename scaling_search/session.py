@@ -214,6 +214,7 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
+    facts["folder"] = folder.name
     if curves:
         facts[_REPLAYED] = True
     if not curves and show_images and recorded is None:  # else they are on record

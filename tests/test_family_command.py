@@ -63,6 +63,7 @@ def test_words_say_whether_the_largest_held() -> None:
     bent[-1] = 0.5
     assert "outside" in fit_words(costs, bent)[1]
     assert "too few" in fit_words(costs[:3], straight[:3])[0]
+    assert "without errors" in fit_words(costs, [*straight[:-1], 0.0])[0]
 
 
 def test_dropout_follows_the_published_members() -> None:

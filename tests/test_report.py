@@ -2,16 +2,19 @@ import html
 import html.parser
 import json
 import re
+import shlex
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from effnet.budget import Budget
 from scaling_search.report.figures import curves
 from scaling_search.report.figures.style import axes_of
-from scaling_search.report.page import Page, answer_sentences
+from scaling_search.report.page import Page, _command, answer_sentences
 from scaling_search.report.render import build, build_comparison
+from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
 from scaling_search.study.settings import preset_path, read
@@ -95,6 +98,32 @@ def test_every_sentence_of_the_verdict_is_on_the_page(page: Page) -> None:
     assert len(sentences) > 4
     for sentence in sentences:
         assert f"{sentence.label} {sentence.text}".strip() in behind
+
+
+def test_a_budget_without_an_answer_is_said(page: Page) -> None:
+    budgets = (*page.study.budgets, Budget.parse("3x"))
+    of_two = replace(page, study=page.study.model_copy(update={"budgets": budgets}))
+    said = [(s.label, s.text) for s in answer_sentences(of_two)]
+    assert said[0] == ("budget", "2x")
+    assert said[-2:] == [("budget", "3x"), ("answer", "none yet: no run has been started")]
+    assert "no answer for 3x: no run has been started" in build(of_two)
+    assert "budget" not in {s.label for s in answer_sentences(page)}
+
+
+def test_the_command_of_a_study_leads_to_its_folder(tmp_path: Path) -> None:
+    """A study that was copied or renamed is not begun anew in its old place."""
+
+    def command(words: str, folder: str, name: str | None = None) -> str:
+        facts = {"command": f"scaling-search search{words}", "folder": name}
+        return _command(cast(StoreReader, None), facts, tmp_path / folder)
+
+    here = tmp_path / "b"
+    assert command(f" --out {here}", "b", "b") == f"scaling-search search --out {here}"
+    moved = shlex.quote(str(tmp_path / "my copy"))
+    assert command(f" --out {here}", "my copy", "b") == f"scaling-search search --out {moved}"
+    assert command("", "my copy", "cifar10-2x") == f"scaling-search search --out {moved}"
+    assert command("", "cifar10-2x", "cifar10-2x") == "scaling-search search"
+    assert command("", "older", None) == "scaling-search search"
 
 
 def test_an_option_is_set_as_it_is_typed(page: Page) -> None:

@@ -1,4 +1,5 @@
 import math
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from scaling_search.verdict.narration import (
     noise_words,
     own_runs_words,
     pick_card,
+    shares_words,
     surface_words,
     tied_words,
     worth_card,
@@ -427,6 +429,29 @@ def test_what_is_proposed_can_be_run() -> None:
     card = next_card(v, STUDY, up)
     assert card.headline == "More time: 4 of 19 runs, the time was up"
     assert card.command == "scaling-search search --data x --out runs/x"
+    # the time was up when all was done that had been asked for
+    whole = StudyState("", command, "runs/x", out_of_time=True)
+    assert next_card(v, STUDY, whole).headline.endswith("more runs")
+    # what is proposed stands in place of what was said, however it was quoted or set
+    odd = "scaling-search search --set extra=8 --epochs 1 --out 'my runs/a b'"
+    state = StudyState(command=odd, folder="my runs/a b")
+    more = shlex.split(next_card(v, STUDY, state).command)
+    assert "extra=8" not in more
+    assert "my runs/a b" in more
+    longer = next_card(replace(v, outlook=(Outlook(8, v.bound),)), STUDY, state).command
+    assert shlex.split(longer)[-2:] == ["--out", "my runs/a b-longer"]
+    assert longer.count("--epochs") == 1
+
+
+def test_a_test_accuracy_is_of_fresh_seeds_where_there_are_any() -> None:
+    """Those that chose the pick flatter it."""
+    _, records = world(0.004, 0.008, 2, np.random.default_rng(1))
+    v = only(records)
+    (first, *_) = (r for r in records if r.candidate.key == v.pick.candidate.key)
+    flattered = [replace(r, test_acc=0.9) if r is first else r for r in records]
+    assert only(flattered).pick.test == pytest.approx(0.9)
+    fresh = replace(first, seed=STUDY.seed + FRESH, test_acc=0.7)
+    assert only([*flattered, fresh]).pick.test == pytest.approx(0.7)
 
 
 def test_one_rule_for_what_could_be_the_best() -> None:
@@ -517,6 +542,12 @@ def test_surface_and_its_drift_in_words() -> None:
     short = balance_words(v, TWO) or ""
     assert short.startswith("the baseline is short of blocks: ")
     assert f"--blocks {v.pick.candidate.arch.blocks}," in short
+    # below the baseline's cost there is nothing that it is short of
+    pick = v.pick.candidate
+    saving = replace(v, pick=replace(v.pick, candidate=replace(pick, ratio=0.5)))
+    assert balance_words(saving, TWO) is None
+    assert shares_words(saving).startswith("what the pick saves was taken from depth ")
+    assert shares_words(v).startswith("the pick's extra cost went to depth ")
 
 
 def test_a_baseline_is_short_of_nothing_where_the_best_is_in_the_middle() -> None:

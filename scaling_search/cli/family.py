@@ -306,6 +306,8 @@ def fit_words(costs: Sequence[int], errors: Sequence[float]) -> list[str]:
     """Error against cost in words, and the check by holding out the largest."""
     from scaling_search.study.family import fit
 
+    if 0 in errors:
+        return ["a network without errors is on no line: nothing is fitted"]
     distinct = len(set(costs))
     if distinct < _FEWEST_TO_FIT:
         return [

@@ -84,6 +84,7 @@ def write_table(source: Results, to: Path) -> int:
     return its number of rows. Raises UserError."""
     name, facts = source.fact("dataset"), source.facts()
     facts.pop("samples", None)  # somebody's images, which a table of curves need not carry
+    facts.pop("folder", None)
     settings = facts["settings"]
     facts["settings"] = {**settings, "data": {**settings["data"], "source": name}}
     baseline = settings["baseline"]

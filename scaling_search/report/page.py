@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,8 +18,15 @@ from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.growth import Addition
 from scaling_search.study.settings import Study, check
-from scaling_search.study.wording import percent
-from scaling_search.verdict.narration import Sentence, StudyState, cards, comparisons, opening
+from scaling_search.study.wording import percent, without
+from scaling_search.verdict.narration import (
+    Sentence,
+    StudyState,
+    cards,
+    comparisons,
+    opening,
+    why_none,
+)
 from scaling_search.verdict.verdict import Verdict, verdicts
 
 # A network that loses more of its cost to rounding is named: 2% is what a budget tolerates.
@@ -91,7 +100,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
         samples=facts.get("samples") or (),
         state=StudyState(
             unfinished,
-            _command(source, facts),
+            _command(source, facts, folder),
             str(folder),
             facts.get("state") == "out of time",
             _train_commands(concluded, study, folder, writes_picks),
@@ -104,21 +113,44 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
 def answer_sentences(page: Page) -> list[Sentence]:
     """Return the answer as the terminal says it."""
     sentences = opening(page.verdicts, page.records, page.unfinished)
+    missing = unanswered(page)
     for v in page.verdicts:
-        if len(page.verdicts) > 1:
+        if len(page.verdicts) > 1 or missing:
             sentences.append(Sentence("budget", str(v.budget)))
         for card in cards(v, page.study, page.state):
             sentences += card.sentences
         sentences += comparisons(v, page.records, page.study)
+    for budget, why in missing.items():
+        sentences += [Sentence("budget", budget), Sentence("answer", f"none yet: {why}")]
     return sentences
 
 
-def _command(source: Results, facts: dict[str, Any]) -> str:
-    """Return the command that goes on with a study; '' for a recorded table and a replay, to which
-    nothing can be added."""
-    command = facts["command"]
+def unanswered(page: Page) -> dict[str, str]:
+    """Return budget → why it has no answer, of the budgets that have none where others have."""
+    answered = {str(v.budget) for v in page.verdicts}
+    missing = {}
+    for budget in page.study.budgets:
+        if answered and str(budget) not in answered:
+            own = [r for r in page.records if r.candidate.role == "candidate"]
+            missing[str(budget)] = why_none([r for r in own if r.candidate.budget == budget])
+    return missing
+
+
+def _command(source: Results, facts: dict[str, Any], folder: Path) -> str:
+    """Return the command that goes on with the study of this folder, wherever it was begun; '' for
+    a recorded table and a replay, to which nothing can be added."""
+    command = str(facts["command"])
     is_table = isinstance(source, Curves) and source.path.is_file()  # not a store that was read
-    return "" if is_table or "--replay" in command else str(command)
+    if is_table or "--replay" in command:
+        return ""
+    is_moved = facts.get("folder") not in (None, folder.name)
+    words = shlex.split(command)
+    for option, given in itertools.pairwise(words):
+        if option == "--out":
+            is_moved = Path(given).resolve() != folder.resolve()
+    if not is_moved:
+        return command
+    return f"{without(command, '--out')} --out {shlex.quote(str(folder))}"
 
 
 def _train_commands(
@@ -173,6 +205,7 @@ def warnings(page: Page) -> list[str]:
         _stopped_early(page, candidates),
         _upscaled_images(page, candidates),
         _failed_runs(page),
+        *(f"no answer for {budget}: {why}" for budget, why in unanswered(page).items()),
     ]
     return [warning for warning in checks if warning is not None]
 

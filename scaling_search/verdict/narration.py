@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from effnet.budget import human
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.candidate import Candidate
 from scaling_search.study.settings import Study
-from scaling_search.study.wording import difference, percent, points, spent
+from scaling_search.study.wording import difference, percent, points, spent, without
 from scaling_search.verdict.chances import HALF_WIDTH, MARGIN
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
@@ -74,7 +73,7 @@ def opening(verdicts: Sequence[Verdict], records: Sequence[Record], part: str) -
     """Return what a reader must know before any verdict: that there is none yet, or that `part` of
     the study has ended ('4 of 19 runs'; '' for a finished one)."""
     if not verdicts:
-        return [Sentence("answer", f"none yet: {_why_none(records)}")]
+        return [Sentence("answer", f"none yet: {why_none(records)}")]
     if part:
         return [Sentence("so far", f"unfinished, {part}: what follows may change")]
     return []
@@ -263,10 +262,17 @@ def shares_words(v: Verdict) -> str:
     if not c.shares:
         return "the pick has no extra cost to share out, it costs what the baseline does"
     coefficients = f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
+    went = "what the pick saves was taken from" if _saves(v) else "the pick's extra cost went to"
     return (
-        f"the pick's extra cost went to {spent(c.shares)} ({coefficients}: its multipliers of "
-        "depth, width and resolution)"
+        f"{went} {spent(c.shares)} ({coefficients}: its multipliers of depth, width and resolution)"
     )
+
+
+def _saves(v: Verdict) -> bool:
+    """Whether the pick costs less than the baseline."""
+    if v.baseline is None:
+        return v.pick.candidate.ratio < 1
+    return _times_the_baseline(v, v.baseline)[0] < 1
 
 
 def accuracy_words(v: Verdict, study: Study) -> str:
@@ -468,10 +474,10 @@ _WORTH_SETTLING = 4
 def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
     """What to do next: train the pick where the answer is settled, else more or longer runs."""
     question = "What next?"
-    if state.out_of_time:
+    if state.out_of_time and state.unfinished:
         headline = f"More time: {state.unfinished}"
         text = "Without --time the study ends by itself; what is shown may change."
-        return Card("next", question, headline, text, command=_without(state.command, "--time"))
+        return Card("next", question, headline, text, command=without(state.command, "--time"))
     if state.unfinished:
         headline = f"Let the study end: {state.unfinished} so far"
         text = "What is shown may change"
@@ -497,7 +503,7 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
     command = ""
     if state.command:
         # in place of the one that it may have; the time of a study that has ended is spent
-        command = _without(_without(state.command, "--extra"), "--time")
+        command = without(without(state.command, "--extra", "extra"), "--time")
         command = f"{command} --extra {_extra(v, study, step)}"
     headline = f"{step.runs:,} more run{_plural(step.runs)}{_about(step.runs * v.seconds / 60)}"
     return Card("next", question, headline, next_words(v), command=command)
@@ -524,17 +530,23 @@ def _of_this_length(v: Verdict, study: Study) -> str:
     )
 
 
-def _without(command: str, option: str) -> str:
-    """Return the command without an option and its value."""
-    return re.sub(rf" {option}[ =]\S+", "", command)
+# What the command of longer runs says anew, and the time of a study that has ended.
+_IN_PLACE_OF = (
+    ("--out", ""),
+    ("--time", ""),
+    ("--epochs", "rungs"),
+    ("--epoch-images", "data.epoch_images"),
+)
 
 
 def _longer_command(study: Study, state: StudyState) -> str:
     """The command of the same study with longer runs; "" where nothing can be added."""
     if not state.command:
         return ""
-    command = f"{_without(state.command, '--out')} {_longer_arguments(study)}"
-    return f"{_without(command, '--time')} --out {shlex.quote(f'{state.folder}-longer')}"
+    command = state.command
+    for option, setting in _IN_PLACE_OF:
+        command = without(command, option, setting)
+    return f"{command} {_longer_arguments(study)} --out {shlex.quote(f'{state.folder}-longer')}"
 
 
 def _longer_arguments(study: Study) -> str:
@@ -696,15 +708,17 @@ _LACKING = 0.5
 
 def balance_words(v: Verdict, study: Study) -> str | None:
     """Say what the baseline is short of; None where no dimension takes most of the extra cost for
-    certain. A direction at the edge of the map is of the baseline as much as of the data: networks
-    only grow, so that what should have been less cannot be."""
-    if v.surface is None or v.pick.candidate.arch.blocks is None:
+    certain, or there is no extra cost. A direction at the edge of the map is of the baseline as
+    much as of the data: networks only grow, so that what should have been less cannot be."""
+    if v.surface is None or v.pick.candidate.arch.blocks is None or _saves(v):
         return None
     pick, spec = v.pick.candidate, study.baseline
+    rows, columns = pick.arch.sides
+    side = f"{rows}" if rows == columns else f"{rows}x{columns}"
     flags = (
         ("depth", "blocks", f"--blocks {pick.arch.blocks}"),
         ("width", "channels", f"--width {spec.width * pick.beta:.3g}"),
-        ("resolution", "pixels", f"--resolution {pick.arch.resolution}"),
+        ("resolution", "pixels", f"--resolution {side}"),
     )
     for place, (dimension, what, flag) in enumerate(flags):
         least = min(point[place] for point in v.surface.region)
@@ -830,7 +844,8 @@ def _fewest_words(v: Verdict, study: Study, ratios: Sequence[float]) -> str:
     return f" ({least:,.0f} to {most:,.0f})"
 
 
-def _why_none(records: Sequence[Record]) -> str:
+def why_none(records: Sequence[Record]) -> str:
+    """Say why these runs are no answer."""
     ended, failed = count_ended(records), sum(r.failed for r in records)
     if not records:
         return "no run has been started"

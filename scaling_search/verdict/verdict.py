@@ -440,7 +440,7 @@ def _verdict(
             seeds=len(own),
             own=own,
             speed=_speed(done),
-            test=_test_accuracy(tests_of.get(candidate.key, ())),
+            test=_test_accuracy(tests_of.get(candidate.key, ()), study),
         )
         rows.append(row)
 
@@ -482,8 +482,11 @@ def _speed(runs: Sequence[Record]) -> float | None:
     return float(np.median(speeds)) if speeds else None
 
 
-def _test_accuracy(runs: Sequence[Record]) -> float | None:
-    accuracies = [r.test_acc for r in runs if r.test_acc is not None]
+def _test_accuracy(runs: Sequence[Record], study: Study) -> float | None:
+    """Return the mean accuracy on the test split: of fresh seeds, where there are any, since those
+    that chose the pick flatter it."""
+    fresh = [r for r in runs if r.seed >= study.seed + FRESH]
+    accuracies = [r.test_acc for r in fresh or runs if r.test_acc is not None]
     return float(np.mean(accuracies)) if accuracies else None
 
 
