@@ -542,6 +542,17 @@ def columns_at(baseline: AnyBaseline, resolution: int) -> int:
     return max(1, round_half_up(resolution * baseline.columns / baseline.resolution))
 
 
+def least_rows(baseline: AnyBaseline) -> int:
+    """The fewest rows [px] at which a baseline's images, in its own proportion, have sides that a
+    network is built for."""
+    least = least_side(baseline.total_stride)
+    if isinstance(baseline, Function) or not baseline.columns:
+        return least
+    # `columns_at` rounds halves up
+    by_columns = math.ceil((least - 0.5) * baseline.resolution / baseline.columns)
+    return max(least, by_columns)
+
+
 def least_depth(baseline: AnyBaseline) -> float:
     """The depth multiplier below which the rule refuses, having fewer blocks than stages; 0 where
     it gives every stage a block at any depth, and of a function, which refuses what it will."""

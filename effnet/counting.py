@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from operator import index
 from pathlib import Path
 
 from effnet.custom import Counts, CustomArch, Function, FunctionError
@@ -37,6 +38,15 @@ def network(
             f"{function.place}: its resolution has no default; give it one, as in "
             "build(depth, width, resolution=224, ...), or give --resolution"
         )
+    try:
+        resolution, num_classes = index(resolution), index(num_classes)
+    except TypeError as error:
+        raise FunctionError(
+            f"{function.place}: resolution = {resolution!r}, num_classes = {num_classes!r}: must "
+            "be whole numbers"
+        ) from error
+    if num_classes < 1:
+        raise FunctionError(f"{function.place}: num_classes = {num_classes}: at least 1")
     counts = _counts(function, *function.multipliers(depth, width), resolution, num_classes)
     return CustomArch(function, depth, width, resolution, num_classes, counts)
 

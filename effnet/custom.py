@@ -314,7 +314,8 @@ def _run_source(where: str, digest: str, source: str) -> types.ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     sys.modules[module.__name__] = module  # dataclasses and pickles look their module up
-    exec(compile(source, where, "exec"), module.__dict__)
+    # without this file's own `from __future__ import annotations`
+    exec(compile(source, where, "exec", dont_inherit=True), module.__dict__)
     return module
 
 

@@ -19,7 +19,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def parse_baseline(table: Mapping[str, Any], where: str) -> Baseline:
         sides = {}
         if isinstance(table["resolution"], str):  # "96x160"
             rows, columns = parse_sides(table["resolution"])
-            sides = {"resolution": rows, "columns": columns}
+            sides = {"resolution": rows, "columns": 0 if columns == rows else columns}
         return Baseline(**{**table, **sides, "stages": stages})
     except ValueError as error:
         # the file is named already: not its baseline once more
@@ -191,7 +191,9 @@ def read_config_baseline(path: str | Path) -> Baseline:
             f"{file}: its baseline is the function {table['function']}; give it itself, as "
             "FILE.py:FUNCTION"
         )
-    return parse_baseline(table, f"{file}: baseline")
+    base = parse_baseline(table, f"{file}: baseline")
+    # the table of a baseline is of any images; the search's had these
+    return replace(base, in_channels=read_config(file).in_channels)
 
 
 def baseline_settings(base: Baseline | Function) -> dict[str, Any]:

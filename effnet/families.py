@@ -431,7 +431,8 @@ def arch(
         label = base.name
         dropout_percent = 0 if isinstance(base, Function) else base.dropout_percent
 
-    base = replace(base, in_channels=3 if in_channels is None else in_channels)
+    if in_channels is not None:
+        base = replace(base, in_channels=in_channels)
     if isinstance(base, Baseline):
         base = replace(base, rounding=base.rounding if rounding is None else rounding)
         base = base.with_stages(stages or {})
@@ -443,7 +444,9 @@ def arch(
     if compound:
         scaling = Scaling(_or_one(alpha), _or_one(beta), _or_one(gamma), _or_one(phi))
         depth, width = scaling.depth, scaling.width
-        resolution = max(1, side_at(base, scaling.resolution))
+        resolution = side_at(base, scaling.resolution)
+        if base.resolution:  # a function may state none, which is told apart from 1 px
+            resolution = max(1, resolution)
     if isinstance(resolution, str):
         rows, columns = parse_sides(resolution)
         if columns:

@@ -11,7 +11,7 @@ import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, Unpack
 
 from effnet.arch import (
@@ -19,14 +19,18 @@ from effnet.arch import (
     Baseline,
     Network,
     Scaling,
+    columns_at,
     least_depth,
-    least_side,
+    least_rows,
+    parse_sides,
     scale,
     side_at,
 )
 from effnet.budget import Budget
 from effnet.cost import macs
-from effnet.families import PAPER, baseline
+from effnet.custom import Function
+from effnet.definition import read_config
+from effnet.families import PAPER, baseline, is_run
 from effnet.rounding import round_half_up, shortest_decimal
 
 Dial = Literal["width", "depth", "resolution", "phi"]
@@ -36,6 +40,7 @@ _MAX_WIDTH, _MAX_DEPTH, _MAX_RESOLUTION = 100.0, 1000.0, 16384
 # Dials turn in whole steps. Widths and depths go in thousandths, finer than any divisor's rounding
 # can tell apart; phi in millionths, since all three dimensions round at each of its steps.
 _THOUSANDTHS, _MILLIONTHS = 1000, 1_000_000
+_LEAST_GROWTH = 1.001  # of the largest of alpha, beta and gamma, for phi to lead anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,16 @@ def _nearest(
 
 
 def _last_of_equal_cost(cost_at: Callable[[int], int], start: int, high: int) -> int:
-    """The last integer up to `high` that costs what `start` does; cost_at must not decrease."""
-    return start + bisect_right(range(start, high + 1), cost_at(start), key=cost_at) - 1
+    """The last integer up to `high` that costs what `start` does; cost_at must not decrease. It is
+    asked for no integer farther from `start` than it takes to find a higher cost by doubling."""
+    cost = cost_at(start)
+    low, stride = start, 1
+    while low < high:
+        above = min(high, start + stride)
+        if cost_at(above) > cost:
+            return low + bisect_right(range(low, above), cost, key=cost_at) - 1
+        low, stride = above, 2 * stride
+    return high
 
 
 def _shortest_decimal(builds: Callable[[int], bool], start: int, unit: int) -> int:
@@ -273,9 +286,9 @@ class Dials(TypedDict, total=False):
 
     depth: float | None
     width: float | None
-    resolution: int | None
+    resolution: int | str | None
     along: Scaling | Literal["paper"] | None
-    num_classes: int
+    num_classes: int | None
 
 
 def solve(base: AnyBaseline | str, budget: Budget | str, **dials: Unpack[Dials]) -> Network:
@@ -293,27 +306,38 @@ def fit(
     *,
     depth: float | None = None,
     width: float | None = None,
-    resolution: int | None = None,
+    resolution: int | str | None = None,
     along: Scaling | Literal["paper"] | None = None,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
 ) -> Solution:
     """The network nearest to `budget` with one dial left free, whether or not it meets it.
 
     Given resolution [px], width is solved; given width, resolution; given both, depth (which is
     otherwise 1 unless given). Given `along` (alpha, beta and gamma of at least 1), phi is solved: a
     step function, since all three dimensions round. Of resolutions, and of phi, that cost the same,
-    the largest. A relative budget is relative to the baseline at its own resolution.
+    the largest. A resolution of unequal sides is "480x640", rows and columns. A relative budget is
+    relative to the baseline at its own resolution, or at its own rows in that proportion.
+    `num_classes`: by default 1000, or those of the pick where `base` is a run folder.
 
     Raises ValueError for another combination, or a value out of range."""
-    base = baseline(base)
+    if num_classes is None:
+        num_classes = 1000
+        if isinstance(base, str) and is_run(base):
+            num_classes = read_config(base).num_classes
+    base = reference = baseline(base)
+    if resolution is not None:
+        base, reference = of_sides(base, resolution)
+    if isinstance(resolution, str):
+        resolution, _ = parse_sides(resolution)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
     if along == "paper":
         along = PAPER
     if along is not None and not isinstance(along, Scaling):
         raise ValueError(f'along = {along!r}: must be "paper" or a Scaling')
+    # first, as it says what is wrong with a function that has no resolution
+    base_cost = budget.measure(scale(reference, num_classes=num_classes))
     dial = _free_dial(base, depth, width, resolution, along)
-    base_cost = budget.measure(scale(base, num_classes=num_classes))
 
     def arch_at(position: int) -> Network:
         return scale(base, *dial.at(position), num_classes=num_classes)
@@ -340,6 +364,25 @@ def fit(
     )
 
 
+def of_sides(base: AnyBaseline, resolution: int | str) -> tuple[AnyBaseline, AnyBaseline]:
+    """The baseline that builds networks of just this resolution, 224 or "480x640", and the one that
+    a relative budget is relative to: in that proportion, at its own rows.
+
+    A function without a side of its own gets this one. Raises ValueError for no sides, and for
+    columns of a function."""
+    rows, columns = (resolution, 0) if isinstance(resolution, int) else parse_sides(resolution)
+    if isinstance(base, Function):
+        if columns:
+            raise ValueError(f"resolution = {resolution}: a function is given one side")
+        if not base.resolution:
+            base = replace(base, resolution=rows)
+        return base, base
+    if not columns:
+        return base, base
+    at_sides = base.at(resolution)
+    return at_sides, replace(base, columns=columns_at(at_sides, base.resolution))
+
+
 def _nearest_position(
     base: AnyBaseline,
     budget: Budget,
@@ -348,12 +391,15 @@ def _nearest_position(
     target: float,
 ) -> int:
     """The dial's position whose network comes nearest to `target`."""
-    if budget.of == "params" and dial.name == "resolution":
-        return base.resolution  # no parameter depends on it
 
     def cost_at(position: int) -> int:
         return budget.measure(arch_at(position))
 
+    if budget.of == "params" and dial.name == "resolution":
+        # no parameter of a table depends on it, some function's do (a table of positions)
+        twice = min(2 * base.resolution, dial.high)
+        if isinstance(base, Baseline) or cost_at(twice) == cost_at(base.resolution):
+            return base.resolution
     best = _nearest(cost_at, target, dial.low, dial.high, dial.start)
     high = dial.high
     if isinstance(base, Baseline) and least_depth(base) and dial.name in ("depth", "phi"):
@@ -433,7 +479,7 @@ def _resolution_dial(base: AnyBaseline, depth: float, width: float) -> _FreeDial
     def at(position: int) -> tuple[float, float, int]:
         return depth, width, position
 
-    low = least_side(base.total_stride)
+    low = least_rows(base)
     return _FreeDial("resolution", 1, low, _MAX_RESOLUTION, at, base.resolution)
 
 
@@ -448,16 +494,16 @@ def _depth_dial(base: AnyBaseline, width: float, resolution: int) -> _FreeDial:
 
 def _phi_dial(base: AnyBaseline, along: Scaling) -> _FreeDial:
     coefficients = (along.alpha, along.beta, along.gamma)
-    if min(coefficients) < 1 or max(coefficients) == 1:
+    if min(coefficients) < 1 or max(coefficients) < _LEAST_GROWTH:
         raise ValueError(
-            f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them above"
+            f"along {coefficients}: alpha, beta and gamma must be at least 1, and one of them "
+            f"{_LEAST_GROWTH} or more"
         )
     # phi reaches as far as the first of the three dimensions does
-    least = least_side(base.total_stride)
     reach = (
         (least_depth(base) or 0.001, _MAX_DEPTH),
         (0.001, _MAX_WIDTH),
-        (least / base.resolution, _MAX_RESOLUTION / base.resolution),
+        (least_rows(base) / base.resolution, _MAX_RESOLUTION / base.resolution),
     )
     lows, highs = [], []
     for coefficient, (low, high) in zip(coefficients, reach, strict=True):

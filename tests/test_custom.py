@@ -7,9 +7,11 @@ import random
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ from effnet.arch import network_from_dict, scale
 from effnet.cost import cost, training_memory
 from effnet.custom import Counts, CustomArch, Function, FunctionError
 from effnet.nn import count, weights
-from effnet.solve import width_within
+from effnet.solve import fit, width_within
 from scaling_search import UserError
 from scaling_search.cli import main
 from scaling_search.data.dataset import Dataset
@@ -95,6 +97,127 @@ def test_b0_through_a_function_costs_what_the_table_says(tmp_path: Path) -> None
         of_function = scale(function, depth, width, side)
         of_table = effnet.arch("b0", depth=depth, width=width, resolution=side, in_channels=4)
         assert cost(of_function) == cost(of_table)
+
+
+def test_weights_are_no_activations(tmp_path: Path) -> None:
+    """A linear layer saves its weights turned, which is a view of them."""
+    place = functions.write(
+        tmp_path,
+        """
+        from torch import nn
+
+        def build(depth, width, resolution=8, num_classes=10, in_channels=3):
+            hidden = round(2048 * width)
+            return nn.Sequential(nn.Flatten(), nn.Linear(3 * resolution**2, hidden), nn.ReLU(),
+                                 nn.Linear(hidden, hidden), nn.ReLU(),
+                                 nn.Linear(hidden, num_classes))
+        """,
+    )
+    saved = count.saved_for_backward(network(place, side=8))
+    # the images, both hidden layers, the logits
+    assert saved <= 2 * (3 * 8**2 + 2 * 2048 + 10)
+
+
+@pytest.fixture
+def without_side(tmp_path: Path) -> str:
+    """A function that says no resolution of its own."""
+    source = functions.SMALL.replace("resolution=12, num_classes=10", "resolution, num_classes")
+    return functions.write(tmp_path, source.replace("in_channels=3", "in_channels"))
+
+
+def test_a_function_without_a_side_of_its_own(without_side: str) -> None:
+    with pytest.raises(FunctionError, match="its resolution has no default"):
+        effnet.arch(without_side, alpha=1.2, num_classes=10)
+    with pytest.raises(FunctionError, match="its resolution has no default"):
+        fit(without_side, "2x", along="paper", num_classes=10)
+    assert fit(without_side, "2x", resolution=12, num_classes=10).met
+
+
+def test_a_function_is_asked_for_no_size_far_from_the_answer(tmp_path: Path) -> None:
+    """Not for the 16,384 px that a dial may reach."""
+    check = "channels = max(1, round(32 * width))\n        assert resolution <= 48, resolution"
+    limited = functions.SMALL.replace("channels = max(1, round(32 * width))", check)
+    solution = fit(functions.write(tmp_path, limited), "4x", width=1.0, num_classes=10)
+    assert solution.met
+    assert 22 <= solution.value <= 26
+
+
+def test_parameters_that_depend_on_resolution_are_solved_for(tmp_path: Path) -> None:
+    place = functions.write(
+        tmp_path,
+        """
+        from torch import nn
+
+        def build(depth, width, resolution=32, num_classes=10, in_channels=3):
+            return nn.Sequential(nn.Flatten(), nn.Linear(3 * resolution**2, round(64 * width)),
+                                 nn.Linear(round(64 * width), num_classes))
+        """,
+    )
+    solution = fit(place, "2x params", width=1.0, num_classes=10)
+    assert solution.value == 45
+    unmoved = fit(functions.write(tmp_path), "2x params", width=1.0, num_classes=10)
+    assert unmoved.value == 12
+
+
+@pytest.mark.parametrize(
+    ("dials", "message"),
+    [({"resolution": 32.5}, "must be whole numbers"), ({"num_classes": 0}, "at least 1")],
+)
+def test_sizes_that_are_none(dials: dict[str, Any], message: str, tmp_path: Path) -> None:
+    place = functions.write(tmp_path)
+    with pytest.raises(FunctionError, match=message):
+        effnet.arch(place, **dials)
+    classes = np.int64(10)
+    assert effnet.arch(place, num_classes=classes) == effnet.arch(place, num_classes=10)
+
+
+def test_a_file_is_run_as_python_runs_it(tmp_path: Path) -> None:
+    """Annotations stay what they are, unless the file itself defers them."""
+    source = textwrap.dedent(functions.SMALL)
+    helper = "def helper(x: int): ...\nassert helper.__annotations__['x'] is int\n"
+    assert network(functions.write(tmp_path, helper + source)).counts.macs
+
+
+@pytest.mark.parametrize(
+    ("layer", "status", "said"),
+    [
+        ("nn.LSTM(channels, channels)", 0, "fvcore does not count aten::lstm"),
+        ("Vector(channels)", 2, "fvcore cannot count it"),
+    ],
+)
+def test_what_fvcore_cannot_count_is_said(
+    layer: str, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"""
+        import torch
+        from torch import nn
+
+        class Vector(nn.Module):
+            def __init__(self, channels):
+                super().__init__()
+                self.vector = nn.Parameter(torch.ones(channels))
+
+            def forward(self, x):
+                return x * (x @ self.vector)[:, None]
+
+        class Net(nn.Module):
+            def __init__(self, channels, classes):
+                super().__init__()
+                self.stem, self.layer = nn.Conv2d(3, channels, 3, 2, 1), {layer}
+                self.head = nn.Linear(channels, classes)
+
+            def forward(self, x):
+                x = self.layer(self.stem(x).mean((2, 3)))
+                return self.head(x[0] if isinstance(x, tuple) else x)
+
+        def build(depth, width, resolution=12, num_classes=10, in_channels=3):
+            channels = max(1, round(16 * width))
+            return Net(channels, num_classes)
+    """
+    place = functions.write(tmp_path, source)
+    assert main(["cost", place, "--classes", "10", "--check"]) == status
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
 
 
 def test_a_network_is_known_by_what_it_is(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 import tomli_w
 
 import effnet
-from effnet.definition import baseline_table, parse_baseline, read_baseline
+from effnet.definition import baseline_settings, baseline_table, parse_baseline, read_baseline
 from effnet.families import BASELINES
+from effnet.solve import fit
 from scaling_search.study.settings import check
 
 B0 = """
@@ -199,6 +200,21 @@ def test_a_known_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         effnet.arch("mine")
     with pytest.raises(ValueError, match="unknown network 'nothing'.*a run folder"):
         effnet.arch("nothing")
+
+
+def test_the_baseline_of_a_pick_has_its_channels_and_classes(tmp_path: Path) -> None:
+    base = effnet.baseline("b0-s4").at(28)
+    pick = effnet.arch(base, width=0.25, resolution=28, num_classes=10, in_channels=1)
+    config = {"arch": pick.as_dict(), "baseline": baseline_settings(base)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    solved = fit(str(tmp_path), "0.1x", resolution=28).arch
+    assert (solved.in_channels, solved.num_classes) == (1, 10)
+
+
+def test_sides_that_are_equal_are_a_square() -> None:
+    table = baseline_table(effnet.baseline("b0-s4"))
+    square = parse_baseline({**table, "resolution": "96x96"}, "test")
+    assert square == parse_baseline({**table, "resolution": 96}, "test")
 
 
 def test_a_config_is_read_back_or_refused(tmp_path: Path) -> None:

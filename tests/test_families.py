@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -161,6 +162,14 @@ def test_a_member_at_another_resolution() -> None:
     assert net.resolution == 224
     assert net.dropout_percent == 30
     assert arch("b0", resolution=192).resolution == 192
+
+
+def test_a_baselines_own_channels_are_kept() -> None:
+    grey = dataclasses.replace(effnet.baseline("b0"), in_channels=1)
+    assert effnet.arch(grey).in_channels == 1
+    assert effnet.arch(grey, alpha=1.2, phi=1).in_channels == 1
+    assert effnet.arch(grey, in_channels=4).in_channels == 4
+    assert effnet.arch("b0").in_channels == 3
 
 
 def test_compound_takes_any_phi() -> None:

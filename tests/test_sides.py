@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import effnet
-from effnet.arch import Arch, columns_at, parse_sides, scale
+from effnet.arch import Arch, columns_at, least_side, parse_sides, scale
 from effnet.budget import Budget
 from effnet.cost import cost, training_memory
 from effnet.definition import parse_baseline
 from effnet.families import BASELINES, named_baseline
 from effnet.nn.measure import compare
-from effnet.solve import solve
+from effnet.solve import fit, solve
 from scaling_search.cli import main
 from scaling_search.data.augment import augmented
 from scaling_search.data.images import Images, resized
@@ -93,6 +93,28 @@ def test_solved_in_its_proportion() -> None:
     assert (base.resolution, base.columns) == (48, 64)
     with pytest.raises(ValueError, match="rows and columns, such as 96x160"):
         parse_baseline({**table, "resolution": "48by64"}, "t.toml")
+
+
+@pytest.mark.parametrize("sides", ["480x640", "1080x1920", "300x301"])
+def test_solved_at_the_sides_that_were_asked_for(sides: str) -> None:
+    """Not at those of the baseline's proportion in whole pixels, scaled up."""
+    budget = "20x" if sides == "1080x1920" else "4x"
+    solution = fit("b0", budget, resolution=sides)
+    assert "x".join(map(str, solution.arch.sides)) == sides
+    # against the baseline at its own 224 rows
+    rows, columns = map(int, sides.split("x"))
+    reference = effnet.baseline("b0").at(f"224x{round(224 * columns / rows)}")
+    ratio = effnet.cost(solution.arch).macs / effnet.cost(scale(reference)).macs
+    assert solution.off == pytest.approx(ratio / float(budget[:-1]) - 1)
+
+
+def test_tall_images_are_solved_as_far_as_their_columns_go() -> None:
+    tall = effnet.baseline("b0").at("320x64")
+    half = fit(tall, "0.5x", along="paper")
+    assert abs(half.off) < 0.1  # as near as whole blocks and strides of 32 px come
+    assert half.arch.sides[0] == pytest.approx(5 * half.arch.sides[1], abs=3)
+    least = fit(tall, "0.01x", width=1.0).arch
+    assert least_side(32) <= least.sides[1] <= 32
 
 
 def test_images_are_turned_and_moved_alike() -> None:

@@ -127,14 +127,15 @@ def saved_for_backward(arch: CustomArch) -> int:
     function = arch.function
     depth, width = function.multipliers(arch.depth, arch.width)
     model = _on_meta(function, depth, width, arch.resolution, arch.num_classes).train()
-    parameters = {id(p) for p in model.parameters()}
+    # by their storage: a layer may save its weights turned, which is another tensor
+    own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, int] = {}
-    kept: list[Tensor] = []  # while they live, no other tensor has their id
+    kept: list[Tensor] = []  # while they live, no other tensor has their storage
 
     def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in parameters:
+        if _storage(tensor) not in own:
             kept.append(tensor)
-            saved[id(tensor.untyped_storage())] = tensor.numel()
+            saved[_storage(tensor)] = tensor.numel()
         return tensor
 
     images = torch.zeros(2, function.in_channels, arch.resolution, arch.resolution, device="meta")
@@ -145,6 +146,11 @@ def saved_for_backward(arch: CustomArch) -> int:
         call = _words(depth, width, arch.resolution)
         raise explain(function, call, error) from error
     return sum(saved.values()) // 2
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells the memory of a tensor from that of others, on the meta device too."""
+    return tensor.untyped_storage()._cdata
 
 
 _NEEDS_VALUES: set[str] = set()  # digests of functions that cannot build on the meta device

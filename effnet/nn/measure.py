@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import effnet
 from effnet.arch import Arch, Network
 from effnet.cost import Cost, Precision, cost, cost_by_kind
-from effnet.custom import CustomArch
+from effnet.custom import CustomArch, FunctionError
 from effnet.nn.model import ConvNet
 from effnet.nn.timing import DTYPES, WARM_UP, forward_pass, on_device, pass_seconds
 
@@ -148,9 +148,14 @@ def _count(model: ConvNet, arch: Arch) -> _Counts:
     )
 
 
+# In the names of operators that have products of matrices, and of which fvcore may count none.
+_WITH_PRODUCTS = ("attention", "transformer", "lstm", "gru", "rnn", "::mv", "::dot", "bilinear")
+
+
 def fvcore_macs(arch: CustomArch) -> tuple[int, tuple[str, ...]]:
     """What fvcore counts of a function's network in convolutions and matrix products, and the
-    operators with such products that it does not count. Raises FunctionError."""
+    operators with such products that it does not count. Raises FunctionError, also where fvcore
+    fails on one."""
     with torch.random.fork_rng(devices=[]):
         model = effnet.build(arch).eval()
     images = torch.zeros(1, arch.in_channels, *arch.sides)
@@ -161,12 +166,17 @@ def fvcore_macs(arch: CustomArch) -> tuple[int, tuple[str, ...]]:
         warnings.simplefilter("ignore")
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         analysis = FlopCountAnalysis(model, images).unsupported_ops_warnings(False)
-        by_operator = analysis.by_operator()
+        try:
+            by_operator = analysis.by_operator()
+        except Exception as error:  # its handlers index and assert as they like
+            reason = f"{type(error).__name__}: {error}"
+            raise FunctionError(f"{arch.name}: fvcore cannot count it ({reason})") from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
         uncounted = analysis.unsupported_ops()
-    torch.backends.mha.set_fastpath_enabled(fast_path)
     products = ("conv", "linear", "matmul", "addmm", "bmm", "mm", "einsum")
     total = sum(int(by_operator[operator]) for operator in products)
-    left_out = [name for name in uncounted if "attention" in name or "transformer" in name]
+    left_out = [name for name in uncounted if any(word in name for word in _WITH_PRODUCTS)]
     return total, tuple(sorted(left_out))
 
 

@@ -19,8 +19,6 @@ from effnet.arch import (
     Baseline,
     Network,
     Scaling,
-    columns_at,
-    parse_sides,
     scale,
 )
 from effnet.budget import Budget
@@ -34,11 +32,11 @@ from effnet.cost import (
     cost_by_kind,
     training_memory,
 )
-from effnet.custom import CustomArch
+from effnet.custom import CustomArch, FunctionError
 from effnet.definition import read_config
 from effnet.messages import first_line
 from effnet.shares import Shares, shares, toward
-from effnet.solve import InfeasibleError, Solution, fit
+from effnet.solve import InfeasibleError, Solution, fit, of_sides
 from scaling_search import UserError
 from scaling_search.cli.command import Argument, Command, OneOf
 from scaling_search.cli.dials import CLASSES, FUNCTION, NETWORK, ROUNDING, dials, network
@@ -173,13 +171,19 @@ def _check_function(net: CustomArch) -> int:
     otherwise."""
     from effnet.nn.measure import fvcore_macs
 
-    theirs, left_out = fvcore_macs(net)
+    try:
+        theirs, left_out = fvcore_macs(net)
+    except FunctionError as error:
+        raise UserError(str(error)) from error
     missing = f"; fvcore does not count {', '.join(left_out)}" if left_out else ""
     print(f"fvcore {theirs:>18,}  (convolutions and matrix products{missing})")
     if theirs == net.counts.macs:
         print("equal to fvcore (macs)")
         return 0
-    return 0 if left_out else 1
+    if left_out:
+        return 0
+    print(f"NOT equal: {theirs - net.counts.macs:+,} macs")
+    return 1
 
 
 def _implied_phi(name: str, net: Arch) -> str:
@@ -303,14 +307,6 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
             base = replace(base, rounding=args.rounding or base.rounding)
         elif args.rounding:
             raise ValueError(f"--rounding {args.rounding}: {base.place} rounds as it will")
-        rows = None
-        if args.resolution is not None:
-            rows, columns = parse_sides(args.resolution)
-            if columns and isinstance(base, Baseline):
-                # the baseline is one of these proportions, at its own rows
-                base = replace(base, columns=columns_at(base.at(args.resolution), base.resolution))
-            elif columns:
-                raise ValueError(f"--resolution {args.resolution}: a function is given one side")
         if args.classes is None:
             args.classes = 1000
             if families.is_run(args.baseline):
@@ -326,13 +322,15 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
                 budget,
                 depth=args.depth,
                 width=args.width,
-                resolution=rows,
+                resolution=args.resolution,
                 along=_along(args.along),
                 num_classes=args.classes,
             )
     except ValueError as error:
         raise UserError(str(error)) from error
     print(solution if solution.met else InfeasibleError(solution))
+    if args.resolution is not None:
+        _, base = of_sides(base, args.resolution)
     arch = solution.arch
     real = shares(
         base, solution.depth, solution.width, arch.resolution, args.classes, budget.measure
