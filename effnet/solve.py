@@ -28,7 +28,7 @@ from effnet.arch import (
 )
 from effnet.budget import Budget
 from effnet.cost import macs
-from effnet.custom import Function
+from effnet.custom import Function, FunctionError
 from effnet.definition import read_config
 from effnet.families import PAPER, baseline, is_run
 from effnet.rounding import round_half_up, shortest_decimal
@@ -319,7 +319,8 @@ def fit(
     relative to the baseline at its own resolution, or at its own rows in that proportion.
     `num_classes`: by default 1000, or those of the pick where `base` is a run folder.
 
-    Raises ValueError for another combination, or a value out of range."""
+    Raises ValueError for another combination, or a value out of range, FunctionError (one too) for
+    what a function raises or lacks."""
     if num_classes is None:
         num_classes = 1000
         if isinstance(base, str) and is_run(base):
@@ -395,11 +396,10 @@ def _nearest_position(
     def cost_at(position: int) -> int:
         return budget.measure(arch_at(position))
 
-    if budget.of == "params" and dial.name == "resolution":
-        # no parameter of a table depends on it, some function's do (a table of positions)
-        twice = min(2 * base.resolution, dial.high)
-        if isinstance(base, Baseline) or cost_at(twice) == cost_at(base.resolution):
-            return base.resolution
+    # no parameter of a table depends on resolution, some function's do (a table of positions)
+    is_idle = budget.of == "params" and dial.name == "resolution"
+    if is_idle and (isinstance(base, Baseline) or not _grows(cost_at, base.resolution)):
+        return base.resolution
     best = _nearest(cost_at, target, dial.low, dial.high, dial.start)
     high = dial.high
     if isinstance(base, Baseline) and least_depth(base) and dial.name in ("depth", "phi"):
@@ -415,6 +415,14 @@ def _nearest_position(
         # cost nothing are taken
         best = _last_of_equal_cost(cost_at, best, high)
     return best
+
+
+def _grows(cost_at: Callable[[int], int], side: int) -> bool:
+    """Whether a function costs more at twice the side; one that refuses it is taken not to."""
+    try:
+        return cost_at(2 * side) > cost_at(side)
+    except FunctionError:
+        return False
 
 
 def _pieces(

@@ -105,8 +105,9 @@ class StudyResults:
         known = self.verdicts
         self._check_verdict()
         if budget is None and len(self.study.budgets) > 1:
+            budgets = ", ".join(map(str, self.study.budgets))
             raise UserError(
-                f"{self.path}: several budgets, {', '.join(known)}: say which, such as the budget "
+                f"{self.path}: several budgets, {budgets}: say which, such as the budget "
                 f"{next(iter(known))}"
             )
         if budget is None:

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -53,7 +54,7 @@ from scaling_search.driver.search import Conditions, Limits, Search, StoppedErro
 from scaling_search.driver.signals import Stopping
 from scaling_search.driver.tensorboard import FOLDER, TensorBoardLog
 from scaling_search.report.answer import finish, write_table
-from scaling_search.results.curves import TABLE, Curves, check_known
+from scaling_search.results.curves import REPLAYED, TABLE, Curves, check_known
 from scaling_search.results.curves import check as check_curves
 from scaling_search.results.curves import read as read_curves
 from scaling_search.results.database import REMEMBERED, has_file
@@ -73,13 +74,12 @@ from scaling_search.study.latency import (
 )
 from scaling_search.study.plan import Plan, plan
 from scaling_search.study.settings import Study, check, check_same, identity_hash
-from scaling_search.study.wording import percent
+from scaling_search.study.wording import counted, percent
 from scaling_search.training.train import versions
 from scaling_search.training.trial import inside
 
 __all__ = ["Clock", "Place", "resolve_device_and_data", "search", "train_family"]
 
-_REPLAYED = "replayed"  # the fact that a folder's table is a replay's
 _RETRIED = ("crashed", "timeout", "out-of-memory")  # what another machine may do better
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def search(
     for note in data.notes:
         say(console, "note", note)
     folder = out or Path("runs") / _folder_name(study, data, label, is_replay=curves is not None)
-    _check_folder(folder, curves)
+    _check_folder(folder, curves, place)
     recorded = None if curves else _read_recorded(folder, place.store, study, data)
     more: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -194,7 +194,10 @@ def search(
     for words in more:
         say(console, "more", words)
     machine = None
-    taken = _taken(known_runs, study, data, todo) if known_runs else []
+    taken = []
+    if known_runs:
+        taken = _runs_of_study(known_runs, study, data, todo)
+        _check_kernels(known_runs, taken, recorded)
     if curves:
         check_curves(curves, study, todo.everything)
     else:
@@ -214,9 +217,7 @@ def search(
     )
     identity = study.identity(data.digest)
     facts = study_facts(study, todo, data, command, identity, machine)
-    facts["folder"] = folder.name
-    if curves:
-        facts[_REPLAYED] = True
+    facts["folder"] = folder.resolve().name
     if not curves and show_images and recorded is None:  # else they are on record
         facts["samples"] = samples(Path(data.folder), _shown_sides(todo))
     if latencies:
@@ -231,9 +232,9 @@ def search(
         if more:
             _record_addition(store, more, facts, todo)
         if known_runs:
-            left = len(known_runs.records()) - len(taken)
-            others = f"; {left} others are not this study's" if left else ""
-            say(console, "known", f"{len(taken)} runs of {known_runs.path}{others}")
+            all_runs = len(known_runs.records())
+            words = f"{len(taken)} of the {counted(all_runs, 'run')} of {known_runs.path}"
+            say(console, "known", f"{words} are taken")
             _take(store, taken)
         if retry_failed:
             _free_failed(store, console)
@@ -243,7 +244,7 @@ def search(
             _measure_again(session, store, latencies)
         has_results = any(r.outcome for r in store.records())
         if has_results and curves:  # in place of study.db
-            write_table(store, folder / TABLE)
+            write_table(store, folder / TABLE, is_replay=True)
         if has_results and not finish(store, folder, console):
             status = status or 1
         if has_results:
@@ -251,76 +252,80 @@ def search(
     return status
 
 
-def _check_folder(folder: Path, curves: Curves | None) -> None:
+def _check_folder(folder: Path, curves: Curves | None, place: Place) -> None:
     """Raise UserError for a folder that holds what this study would write over: trained runs where
     `curves` are replayed, a recorded study's table where it is not a replay's own."""
-    if curves and has_file(folder):
+    has_runs = has_file(folder) or (folder / REMEMBERED).exists() or place.store is not None
+    if curves and has_runs:
         raise UserError(
             f"run folder {folder} holds trained runs, not to be mixed with replayed ones; choose "
             "another"
         )
     table = folder / TABLE
-    if not table.exists() or has_file(folder) or (folder / REMEMBERED).exists():
+    if has_runs or not table.exists():
         return
     if curves is None:
         raise UserError(
             f"run folder {folder} holds the table of a recorded study, and no database of runs; "
-            f"choose another with --out, and go on with --known {table}"
+            f"choose another with --out, and go on with --known {shlex.quote(str(table))}"
         )
-    if not read_curves(table).fact(_REPLAYED):
+    is_replays = False
+    with suppress(UserError):  # whatever else lies there
+        is_replays = bool(read_curves(table).fact(REPLAYED))
+    if not is_replays:
         raise UserError(
             f"run folder {folder} holds the table of a recorded study, which a replay would write "
-            "over; choose another with --out"
+            "over; choose another with --out, or remove it where it is an earlier replay's"
         )
 
 
-def _taken(curves: Curves, study: Study, data: Facts, todo: Plan) -> list[Record]:
+def _runs_of_study(curves: Curves, study: Study, data: Facts, todo: Plan) -> list[Record]:
     """The runs of a table that count as this study's, each with its network as the plan has it: of
     another study's it may have the role, the budget and the directions of that one.
 
-    Raises UserError where they were trained otherwise, with several kernels, or are of no network
-    of the plan."""
+    Raises UserError where they were trained otherwise, or are of no network of the plan."""
     check_known(curves, study, data.digest)
-    networks = {c.key: c for c in (*todo.everything, *todo.pool)}
-    taken = []
+    # a reference is in the pool too, where TPE proposes
+    networks = {c.key: c for c in (*todo.pool, *todo.everything)}
+    runs = []
     for record in curves.records():
         network = networks.get(record.candidate.key)
         if record.outcome and network and record.epochs in study.rungs:
-            taken.append(replace(record, candidate=network))
-    if not taken:
+            runs.append(replace(record, candidate=network))
+    if not runs:
         raise UserError(
             f"{curves.path}: none of its {len(curves.records())} runs is of a network of this "
             "study; its own baseline and budget are in it, or in the study.toml beside it"
         )
+    return runs
+
+
+def _check_kernels(curves: Curves, taken: Sequence[Record], recorded: _Recorded | None) -> None:
+    """Raise UserError where the runs of a table were trained with several kernels, or with others
+    than those that are recorded: their last bits differ."""
     kernels = _kernels(taken)
+    if recorded and recorded.kernels:
+        kernels |= {recorded.kernels}
     if len(kernels) > 1:
         raise UserError(
-            f"{curves.path}: its runs were trained with several kernels ({', '.join(kernels)}), "
-            "whose last bits differ: they are no one study's"
+            f"{curves.path}: its runs and those of this study were trained with several kernels "
+            f"({', '.join(sorted(kernels))}), whose last bits differ: they are no one study's"
         )
-    return taken
 
 
-def _kernels(records: Sequence[Record]) -> list[str]:
+def _kernels(records: Sequence[Record]) -> set[str]:
     """The kernels that these runs were trained with."""
-    return sorted({r.outcome.versions.get("kernels", "") for r in records if r.outcome} - {""})
+    return {r.outcome.versions.get("kernels", "") for r in records if r.outcome} - {""}
 
 
-def _take(store: Store, taken: Sequence[Record]) -> None:
-    """Record these runs but for those that are there, and before them their kernels, which every
-    other run has to be trained with too. Raises UserError where those that are there were trained
-    with others."""
-    recorded = store.fact("kernels") if store.records() else None
-    for kernels in _kernels(taken):
-        if recorded not in (None, kernels):
-            raise UserError(
-                f"--known: its runs were trained with the kernels of {kernels}, those that are "
-                f"there with those of {recorded}, whose last bits differ; choose another --out"
-            )
+def _take(store: Store, runs: Sequence[Record]) -> None:
+    """Record these runs but for those that are recorded, and before them the kernels that they were
+    trained with, which every other run has to be trained with too."""
+    for kernels in _kernels(runs):
         store.set_fact("kernels", kernels)
-    for record in taken:
-        there = store.recorded(record.key)
-        if there is None or there.outcome is None:
+    for record in runs:
+        earlier = store.recorded(record.key)
+        if earlier is None or earlier.outcome is None:
             store.take(record)
 
 
@@ -340,7 +345,7 @@ def train_family(
     checkpoints = _checkpoints(folder, None)
     session = _Session(study, todo, data, folder, checkpoints, place, Clock(), console, machine)
     identity = study.identity(data.digest) | {"family": [c.key for c in todo.candidates]}
-    command = f"scaling-search family, in {folder}"
+    command = f"scaling-search family, in {shlex.quote(str(folder))}"
     facts = study_facts(study, todo, data, command, identity, machine)
     store = Store.create(folder, identity, facts)
     with store, log_into(folder) as log_file:
@@ -362,6 +367,7 @@ class _Recorded:
     study: Study
     candidates: tuple[str, ...]
     latencies: Recorded | None = None  # what its networks were chosen by
+    kernels: str = ""  # that its runs were trained with; "" before the first
 
     def is_growing(self, study: Study) -> bool:
         """Whether `study` compares another number of networks."""
@@ -386,7 +392,8 @@ def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> 
         ):
             candidates = [c.key for c in plan(recorded, data.classes, data.native).candidates]
         known = Recorded.read(latencies, recorded) if latencies else None
-        return _Recorded(recorded, tuple(candidates or ()), known)
+        kernels = reader.fact("kernels") if reader.records() else None
+        return _Recorded(recorded, tuple(candidates or ()), known, kernels or "")
     return None
 
 

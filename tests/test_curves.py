@@ -355,7 +355,11 @@ def test_the_table_of_a_recorded_study_is_not_written_over(table: Path, tmp_path
     with pytest.raises(UserError, match="table of a recorded study, which a replay would write"):
         replay(check({**OWN, "seeds": 1}, "test"), folder / "curves.parquet", folder)
     with pytest.raises(UserError, match="no database of runs; .* go on with --known"):
-        session._check_folder(folder, None)
+        session._check_folder(folder, None, session.Place())
+    session._check_folder(folder, None, session.Place(store="postgresql://server/db"))
+    (folder / "store").write_text("postgresql://server/db\n")
+    with pytest.raises(UserError, match="holds trained runs, not to be mixed"):
+        session._check_folder(folder, curves.read(table), session.Place())
     assert (folder / "curves.parquet").read_bytes() == table.read_bytes()
     for seeds in (2, 1):
         assert replay(check({**OWN, "seeds": seeds}, "test"), table, tmp_path / "run") == 0
@@ -367,7 +371,7 @@ def test_the_table_of_a_recorded_study_is_not_written_over(table: Path, tmp_path
 def taken(table: Path, settings: dict[str, Any]) -> list[Record]:
     study = check({**settings, "device": "cpu"}, "test")
     facts = replace(curves.read(table).data, folder="")
-    return session._taken(curves.read(table), study, facts, plan(study, 10, 64))
+    return session._runs_of_study(curves.read(table), study, facts, plan(study, 10, 64))
 
 
 def test_known_runs_are_of_the_networks_of_the_study(table: Path) -> None:
@@ -409,9 +413,11 @@ def test_taking_known_runs_goes_on_where_it_was_interrupted(table: Path, tmp_pat
         session._take(store, runs)
         assert {r.key for r in store.records() if r.outcome} == {r.key for r in runs}
         assert len(store.records()) == len(runs)
-        other = replace(runs[0], outcome=replace(runs[0].outcome, versions={"kernels": "b"}))
-        with pytest.raises(UserError, match="kernels of b, those that are there with those of a"):
-            session._take(store, [other])
+    study = check({**OWN, "device": "cpu"}, "test")
+    recorded = session._Recorded(study, (), kernels="b")
+    session._check_kernels(curves.read(table), runs, None)
+    with pytest.raises(UserError, match=r"with several kernels \(a, b\)"):
+        session._check_kernels(curves.read(table), runs, recorded)
 
 
 def test_facts_are_plain() -> None:

@@ -134,6 +134,8 @@ def test_folders_within_classes_are_no_groups(tmp_path: Path) -> None:
     """Kinds of their own each, or one name that all have."""
     kinds = folders(tmp_path / "kinds", ("cat/tabby", "cat/tiger", "dog/boxer", "dog/tiger", "emu"))
     assert sources.load(kinds).classes == ("cat", "dog", "emu")
+    alphabets = ("latin/a", "latin/b", "latin/c", "greek/a", "greek/b")
+    assert sources.load(folders(tmp_path / "letters", alphabets)).classes == ("greek", "latin")
     photos = folders(tmp_path / "photos", ("cat/images", "dog/images"))
     assert sources.load(photos).classes == ("cat", "dog")
     trains = folders(tmp_path / "trains", ("car/bus", "rail/train", "rail/tram"))
@@ -170,8 +172,8 @@ def test_unlabelled_test_images(tmp_path: Path) -> None:
     ("names", "message"),
     [
         (("val/a", "val/b", "test/a", "test/b"), "holds val, test and no folder train"),
-        (("train", "test"), "look like splits or groups and not like classes"),
-        (("train", "test", "extra"), "extra, test, train look like splits or groups"),
+        (("train", "test"), "look like splits and not like classes, and hold no folders of"),
+        (("train", "test", "extra"), "extra, test, train look like splits and not like classes"),
         (("seg_train/seg_train/a", "seg_test/seg_test/a"), "look like splits or groups"),
         (("x_train/a", "x_train/b", "x_test/a", "x_test/b"), "look like splits or groups"),
         (("fold1/a", "fold1/b", "fold2/a", "fold2/b"), "fold1, fold2 look like splits or groups"),

@@ -140,6 +140,9 @@ def test_a_label_beside_one_that_the_metadata_name_is_refused(tmp_path: Path) ->
     path = write(tmp_path / "a.parquet", columns, {"gender": class_label("f", "m")})
     assert "gender, label may each be the label column" in refusal(path)
     assert sources.load(path, Options(label_column="gender")).classes == ("f", "m")
+    columns["y"] = columns.pop("label")  # a coordinate, as like as not
+    path = write(tmp_path / "b.parquet", columns, {"gender": class_label("f", "m")})
+    assert sources.load(path).classes == ("f", "m")
 
 
 @pytest.mark.parametrize(
@@ -257,12 +260,19 @@ def test_a_test_split_without_labels_is_none(tmp_path: Path) -> None:
     assert loaded.notes == ("left out: the split test, whose images have no label",)
 
 
-def test_a_test_split_without_the_column_of_labels_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", [None, pa.nulls(12), pa.nulls(12, pa.float64())])
+def test_a_test_split_without_any_label_is_none(label: pa.Array | None, tmp_path: Path) -> None:
+    """Without the column, or without anything in it."""
     parquet_file(tmp_path / "train.parquet", 60, 0)
-    write(tmp_path / "test.parquet", {"image": cells(12, 1)})
+    columns = {"image": cells(12, 1)} | ({} if label is None else {"label": label})
+    write(tmp_path / "test.parquet", columns)
     loaded = sources.load(str(tmp_path))
     assert len(every_label(loaded)) == 60
-    assert loaded.notes == ("left out: the split test, which has no column label",)
+    assert loaded.notes == ("left out: the split test, whose images have no label",)
+    # then the file that is left may not say that some of its rows are for testing
+    split = {"image": cells(40), "label": np.arange(40) % 2, "split": ["train", "test"] * 20}
+    write(tmp_path / "train.parquet", split)
+    assert "has a column split, which is not read" in refusal(tmp_path)
 
 
 def test_a_label_that_only_the_test_split_has(tmp_path: Path) -> None:
@@ -318,12 +328,22 @@ def test_several_data_sets_are_refused(tmp_path: Path) -> None:
 
 def test_files_of_several_folders_that_say_no_split_are_refused(tmp_path: Path) -> None:
     for seed, name in enumerate(("cars", "flowers")):
-        parquet_file(tmp_path / "sets" / name / "part-0.parquet", 60, seed)
+        columns = {"image": cells(60, seed), "label": np.arange(60) % 3}
+        write(tmp_path / "sets" / name / "part-0.parquet", columns)
     assert "lie in several folders (cars, flowers) and may be several data sets" in refusal(
         tmp_path / "sets"
     )
     (tmp_path / "sets").rename(tmp_path / "train")
     assert len(every_label(sources.load(str(tmp_path)))) == 120
+
+
+@pytest.mark.parametrize("folders", [("year=2020", "year=2021"), ("a", "b")])
+def test_folders_of_one_table(folders: tuple[str, str], tmp_path: Path) -> None:
+    """Parts that say which they are; and whatever they are called, where labels say the class."""
+    for seed, name in enumerate(folders):
+        labels = np.arange(40) % 2 if "=" in name else np.array(["cat", "dog"])[np.arange(40) % 2]
+        write(tmp_path / name / "0.parquet", {"image": cells(40, seed), "label": labels})
+    assert len(every_label(sources.load(str(tmp_path)))) == 80
 
 
 def test_a_column_split_of_files_that_are_splits(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from effnet.budget import Budget
 from scaling_search.report.figures import curves
 from scaling_search.report.figures.style import axes_of
-from scaling_search.report.page import Page, _command, answer_sentences
+from scaling_search.report.page import Page, answer_sentences, command_of
 from scaling_search.report.render import build, build_comparison
 from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record
@@ -115,7 +115,7 @@ def test_the_command_of_a_study_leads_to_its_folder(tmp_path: Path) -> None:
 
     def command(words: str, folder: str, name: str | None = None) -> str:
         facts = {"command": f"scaling-search search{words}", "folder": name}
-        return _command(cast(StoreReader, None), facts, tmp_path / folder)
+        return command_of(cast(StoreReader, None), facts, tmp_path / folder)
 
     here = tmp_path / "b"
     assert command(f" --out {here}", "b", "b") == f"scaling-search search --out {here}"
@@ -124,6 +124,7 @@ def test_the_command_of_a_study_leads_to_its_folder(tmp_path: Path) -> None:
     assert command("", "my copy", "cifar10-2x") == f"scaling-search search --out {moved}"
     assert command("", "cifar10-2x", "cifar10-2x") == "scaling-search search"
     assert command("", "older", None) == "scaling-search search"
+    assert command(", in /home/o'brien", "x", "y").endswith("o'brien"), "no command of a shell"
 
 
 def test_an_option_is_set_as_it_is_typed(page: Page) -> None:

@@ -441,6 +441,15 @@ def test_what_is_proposed_can_be_run() -> None:
     longer = next_card(replace(v, outlook=(Outlook(8, v.bound),)), STUDY, state).command
     assert shlex.split(longer)[-2:] == ["--out", "my runs/a b-longer"]
     assert longer.count("--epochs") == 1
+    # where the length is set in images, what was said of epochs stays
+    images = STUDY.model_copy(
+        update={"data": STUDY.data.model_copy(update={"epoch_images": 25_600})}
+    )
+    state = replace(state, command="scaling-search search --epochs 1,2 --set=extra=8")
+    longer = next_card(replace(v, outlook=(Outlook(8, v.bound),)), images, state).command
+    assert "--epochs 1,2" in longer
+    assert "--epoch-images 102400" in longer
+    assert "extra=8" not in next_card(v, images, state).command
 
 
 def test_a_test_accuracy_is_of_fresh_seeds_where_there_are_any() -> None:

@@ -135,7 +135,8 @@ def saved_for_backward(arch: CustomArch) -> int:
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
             kept.append(tensor)
-            saved[_storage(tensor)] = tensor.numel()
+            # all of it, where a part is saved: it stays as long as the part does
+            saved[_storage(tensor)] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
     images = torch.zeros(2, function.in_channels, arch.resolution, arch.resolution, device="meta")

@@ -149,7 +149,7 @@ def _count(model: ConvNet, arch: Arch) -> _Counts:
 
 
 # In the names of operators that have products of matrices, and of which fvcore may count none.
-_WITH_PRODUCTS = ("attention", "transformer", "lstm", "gru", "rnn", "::mv", "::dot", "bilinear")
+_WITH_PRODUCTS = ("attention", "transformer", "lstm", "gru", "rnn", "::mv", "::dot", "::bilinear")
 
 
 def fvcore_macs(arch: CustomArch) -> tuple[int, tuple[str, ...]]:

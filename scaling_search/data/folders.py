@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -153,11 +154,11 @@ def _splits(root: Path, skipped: _Skipped) -> _Splits:
         return _Splits(root, [])
     names = _listed([shown(folder.name) for folder in named])
     if not splits["train"]:
-        to_train = [folder for folder in others if _share_classes([folder, named[0]])]
-        if to_train:
+        alike = [folder for folder in others if _share_classes([folder, named[0]])]
+        if alike:
             raise UserError(
                 f"data {shown(root)}: holds {names} and no folder train; if the images of "
-                f"{shown(to_train[0].name)} are to be trained on, name it train"
+                f"{shown(alike[0].name)} are to be trained on, name it train"
             )
         if others and not _share_classes(named):
             raise _two_readings(root, named[0], others)
@@ -194,14 +195,23 @@ def _check_no_splits(root: Path, folders: Sequence[Path]) -> None:
                 f"of a class; turn it around: train/{shown(folder.name)}, and so on"
             )
     names = [folder.name for folder in folders]
-    are_named = all(split_kind(name, whole=False) for name in names)
-    if are_named or _are_splits(names) or _are_alike(within):
+    listed = _listed([shown(name) for name in names])
+    if not any(within) and (_are_splits(names) or _all_look_like_splits(names)):
         raise UserError(
-            f"data {shown(root)}: {_listed([shown(name) for name in names])} look like splits or "
-            "groups and not like classes; name folders of class folders train, val and test, or "
-            f"give one of them: --data {shown(folders[0])}; for classes, move the images of each "
-            "up into it"
+            f"data {shown(root)}: {listed} look like splits and not like classes, and hold no "
+            "folders of classes; put the images into folders such as train/CLASS and test/CLASS"
         )
+    if _are_splits(names) or _all_look_like_splits(names) or _are_groups(names, within):
+        raise UserError(
+            f"data {shown(root)}: {listed} look like splits or groups and not like classes; name "
+            "folders of class folders train, val and test, or give one of them: "
+            f"--data {shown(folders[0])}; for classes, move the images of each up into it"
+        )
+
+
+def _all_look_like_splits(names: Collection[str]) -> bool:
+    """Whether each has the name of a split in it (seg_train, seg_test)."""
+    return all(split_kind(name, whole=False) for name in names)
 
 
 def _are_splits(names: Collection[str]) -> bool:
@@ -210,10 +220,20 @@ def _are_splits(names: Collection[str]) -> bool:
     return "train" in kinds and len(kinds) > 1
 
 
-def _are_alike(within: Sequence[set[str]]) -> bool:
-    """Whether each folder holds folders, and half of them or more are in another one too. Of one
-    name alone nothing is concluded: every class may have a folder images."""
+# Names of folders that hold the same classes each, and are none themselves.
+_GROUP = re.compile(r"(k?fold|part|group|split|set|batch)[ _-]?\d+")
+_KINDS = {"images", "image", "imgs", "img", "masks", "mask", "labels", "annotations"}
+
+
+def _are_groups(names: Sequence[str], within: Sequence[set[str]]) -> bool:
+    """Whether each folder holds the same folders, and more than one; or much the same, where they
+    are called as groups are. Classes may have folders in common too: views, places, people."""
     if not all(within) or len(set.union(*within)) < 2:
+        return False
+    if all(inner == within[0] for inner in within):
+        return True
+    are_called_so = all(_GROUP.fullmatch(name.lower()) for name in names)
+    if not are_called_so and not {name.lower() for name in names} <= _KINDS:
         return False
     for i, inner in enumerate(within):
         elsewhere = set.union(*within[:i], *within[i + 1 :])

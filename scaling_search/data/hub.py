@@ -134,9 +134,9 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
             raise UserError(f"data {address}: does not say which columns it has")
         schema = first.features.arrow_schema
         check_names(str(address), schema)
-        if len(splits) == 1:
-            check_no_splits(str(address), schema)
         columns = choose_columns(str(address), schema, options)
+        if len(splits) == 1:
+            check_no_splits(str(address), schema, columns)
         rows: dict[str, Rows] = {}
         for kind, stream in splits.items():
             rows[kind] = _spooled(address, kind, stream, columns, writer.scratch(kind))

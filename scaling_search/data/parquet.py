@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from scaling_search.data.tables import (
     choose_columns,
     class_names,
     image_of,
+    is_numeric_label,
     may_hold_images,
     read_rows,
 )
@@ -59,16 +60,17 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
     schemas = {file: _schema(file) for file in files}
     first = by_split["train"][0]
     check_names(shown(first), schemas[first])
-    if len(by_split) == 1:
-        check_no_splits(shown(first), schemas[first])
     columns = choose_columns(shown(first), schemas[first], options)
+    _check_one_set(root, files, schemas, columns)
     left_out = []
     for kind in ("test", "val"):
         # as contests publish their images, without the answers
         own = by_split.get(kind, [])
-        if own and all(columns.label not in schemas[file].names for file in own):
+        if own and all(_is_unlabelled(file, schemas[file], columns.label) for file in own):
             del by_split[kind]
-            left_out.append(f"left out: the split {kind}, which has no column {columns.label}")
+            left_out.append(f"left out: the split {kind}, whose images have no label")
+    if len(by_split) == 1:
+        check_no_splits(shown(first), schemas[first], columns)
     files = [file for own in by_split.values() for file in own]
     for file in files:
         check_columns(shown(file), schemas[file], columns)
@@ -92,8 +94,8 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files of each split, train among them. Raises UserError where they are or may be
-    of several data sets, or some have no split."""
+    """Return the files of each split, train among them. Raises UserError where they are of several
+    data sets, or some have no split."""
     if len(files) == 1:
         return {"train": list(files)}
     splits: dict[str, list[Path]] = {}
@@ -104,7 +106,6 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
         if kind == "train":
             folders.setdefault(above, file)
     if list(splits) == [""]:
-        _check_one_folder(root, files)
         return {"train": splits[""]}
     if "train" not in splits or "" in splits:
         raise UserError(
@@ -118,16 +119,44 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def _check_one_folder(root: Path, files: Sequence[Path]) -> None:
-    """Raise UserError where files that say no split lie in several folders: the label 0 of one may
-    be another class than that of the next."""
+def _check_one_set(
+    root: Path, files: Sequence[Path], schemas: Mapping[Path, Any], columns: Columns
+) -> None:
+    """Raise UserError where files that say no split lie in several folders, and the label 0 of one
+    may be another class than that of the next.
+
+    Texts say which class they are, and so do names that all files declare alike; folders such as
+    year=2020 are the parts of one table."""
+    if len(files) == 1 or any(_split_of(file, root)[0] for file in files):
+        return
     folders = sorted({file.parent.relative_to(root) for file in files})
-    if len(folders) > 1:
-        names = ", ".join(shown(folder) for folder in folders)
+    parts = [part for folder in folders for part in folder.parts]
+    are_parts = all("=" in part for part in parts)
+    names = {class_names(schemas[file], columns.label) for file in files}
+    are_named = len(names) == 1 and names != {()}
+    kind = schemas[files[0]].field(columns.label).type
+    if len(folders) > 1 and is_numeric_label(kind) and not are_parts and not are_named:
+        listed = ", ".join(shown(folder) for folder in folders)
         raise UserError(
-            f"data {shown(root)}: its parquet files lie in several folders ({names}) and may be "
-            "several data sets; give the folder of one, or move all into one folder train"
+            f"data {shown(root)}: its parquet files lie in several folders ({listed}) and may be "
+            "several data sets, whose labels are numbers; give the folder of one, or move all into "
+            "one folder train"
         )
+
+
+def _is_unlabelled(file: Path, schema: Any, label: str) -> bool:
+    """Whether no row of a file has a label: there is no such column, or nothing in it. Raises
+    UserError for a file that cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if label not in schema.names:
+        return True
+    try:
+        column = pq.read_table(file, columns=[label]).column(0)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(file, error) from error
+    return bool(column.null_count == len(column))
 
 
 def _split_of(file: Path, root: Path) -> tuple[str, Path]:

@@ -19,7 +19,7 @@ _IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "jpeg", "pn
 _LABEL_NAMES = ("label", "labels", "class", "class_label", "category", "target", "y")
 # Columns that say which split a row is of: split, data_split, Usage, is_training.
 _SPLIT_NAME = re.compile(
-    r"(.*_)?(split|subset|partition)(_.*)?|set|phase|usage"
+    r"(.*_)?(split|subset|partition)(_.*)?|usage"
     r"|is_?(train|training|test|testing|val|valid|validation)"
 )
 _WANTED = {
@@ -31,7 +31,9 @@ _SIGNS = (-1, 1)  # labels of two classes
 _NO_LABEL_NAMES = ("id", "index", "idx", "width", "height", "row", "key", "__index_level_0__")
 _NO_LABEL_ENDS = ("_id", "_index", "path", "name", "url")
 # Whatever their end: class_id, category_name.
-_LABEL_STARTS = ("class", "category", "label", "target")
+_LABEL_NAME = re.compile(r"(class|category|label|target)s?_(id|index|name)")
+# A usual name of a label that is as usual of something else: a coordinate.
+_DOUBTFUL = "y"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ def choose_columns(where: str, schema: Any, options: Options) -> Columns:
         declared = [name for name in declared if name.lower() in _LABEL_NAMES] or declared
     usual = [name for name in labels if name.lower() in _LABEL_NAMES]
     if declared and not set(declared) & set(usual):
-        declared += usual
+        declared += [name for name in usual if name.lower() != _DOUBTFUL]
     if unable and options.label_column is None and not declared and not usual:
         kind = schema.field(unable[0]).type
         raise UserError(
@@ -261,7 +263,7 @@ def _chosen(
 def _is_no_class(name: str) -> bool:
     """Whether a column has the name of what is no class."""
     name = name.lower()
-    if name.startswith(_LABEL_STARTS):
+    if _LABEL_NAME.fullmatch(name):
         return False
     return name in _NO_LABEL_NAMES or name.endswith(_NO_LABEL_ENDS)
 
@@ -293,11 +295,11 @@ def check_names(where: str, schema: Any) -> None:
         raise UserError(f"data {where}: two columns are called {twice[0]}; rename one")
 
 
-def check_no_splits(where: str, schema: Any) -> None:
-    """Raise UserError for a table with a column that says which rows are of which split: it would
-    be trained on what it is tested on."""
+def check_no_splits(where: str, schema: Any, columns: Columns) -> None:
+    """Raise UserError for a table with a column, other than these, that says which rows are of
+    which split: it would be trained on what it is tested on."""
     for name in schema.names:
-        if _SPLIT_NAME.fullmatch(name.lower()):
+        if name not in (columns.image, columns.label) and _SPLIT_NAME.fullmatch(name.lower()):
             raise UserError(
                 f"data {where}: has a column {name}, which is not read; write a file for each "
                 "split, named train*, val* or test*, or take the column out"
@@ -339,6 +341,13 @@ def may_hold_images(kind: Any) -> bool:
         kind = kind.field(at).type
         return bool(_is_binary(kind) or types.is_null(kind))
     return _is_binary(kind)
+
+
+def is_numeric_label(kind: Any) -> bool:
+    """Whether labels of this type are numbers, which say nothing of their classes."""
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_boolean(kind))
 
 
 def _is_binary(kind: Any) -> bool:

@@ -35,7 +35,7 @@ from scaling_search.study.plan import Plan
 from scaling_search.study.settings import Study
 from scaling_search.study.wording import counted
 from scaling_search.training.trial import Trial
-from scaling_search.verdict.verdict import FRESH, count_extra, searched, verdicts
+from scaling_search.verdict.verdict import FRESH, count_extra, is_fresh, searched, verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -394,12 +394,11 @@ class Search:
         done = [r for r in complete if r.done]
         finalists = {c.key for c in self._finalists(records)}
         # seeds that chose the pick flatter it: a test accuracy is of fresh ones, if there are any
-        first_fresh = self._study.seed + FRESH
-        only_fresh = any(r.seed >= first_fresh for r in done)
+        only_fresh = any(is_fresh(r, self._study) for r in done)
         untested: list[Record] = []
         for record in done:
             wanted = record.candidate.key in finalists and record.test_acc is None
-            if wanted and (record.seed >= first_fresh) == only_fresh:
+            if wanted and is_fresh(record, self._study) == only_fresh:
                 untested.append(record)
         return untested
 

@@ -79,12 +79,16 @@ def export(folder: Path, to: Path) -> int:
         return write_table(source, to)
 
 
-def write_table(source: Results, to: Path) -> int:
+def write_table(source: Results, to: Path, is_replay: bool = False) -> int:
     """Write every curve of an open study as a table that says nothing of this machine's folders;
-    return its number of rows. Raises UserError."""
+    return its number of rows. `is_replay`: into the folder of a replay, which has no other record.
+    Raises UserError."""
     name, facts = source.fact("dataset"), source.facts()
     facts.pop("samples", None)  # somebody's images, which a table of curves need not carry
     facts.pop("folder", None)
+    facts.pop(curves.REPLAYED, None)
+    if is_replay:
+        facts[curves.REPLAYED] = True
     settings = facts["settings"]
     facts["settings"] = {**settings, "data": {**settings["data"], "source": name}}
     baseline = settings["baseline"]

@@ -16,9 +16,10 @@ from scaling_search.report.commands import config_file, train_command
 from scaling_search.results.curves import Curves
 from scaling_search.results.reading import Results, open_results
 from scaling_search.results.record import Record, count_ended
+from scaling_search.study.commands import without_option
 from scaling_search.study.growth import Addition
 from scaling_search.study.settings import Study, check
-from scaling_search.study.wording import percent, without
+from scaling_search.study.wording import percent
 from scaling_search.verdict.narration import (
     Sentence,
     StudyState,
@@ -100,7 +101,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
         samples=facts.get("samples") or (),
         state=StudyState(
             unfinished,
-            _command(source, facts, folder),
+            command_of(source, facts, folder),
             str(folder),
             facts.get("state") == "out of time",
             _train_commands(concluded, study, folder, writes_picks),
@@ -113,7 +114,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
 def answer_sentences(page: Page) -> list[Sentence]:
     """Return the answer as the terminal says it."""
     sentences = opening(page.verdicts, page.records, page.unfinished)
-    missing = unanswered(page)
+    missing = budgets_without_answer(page)
     for v in page.verdicts:
         if len(page.verdicts) > 1 or missing:
             sentences.append(Sentence("budget", str(v.budget)))
@@ -125,7 +126,7 @@ def answer_sentences(page: Page) -> list[Sentence]:
     return sentences
 
 
-def unanswered(page: Page) -> dict[str, str]:
+def budgets_without_answer(page: Page) -> dict[str, str]:
     """Return budget → why it has no answer, of the budgets that have none where others have."""
     answered = {str(v.budget) for v in page.verdicts}
     missing = {}
@@ -136,21 +137,24 @@ def unanswered(page: Page) -> dict[str, str]:
     return missing
 
 
-def _command(source: Results, facts: dict[str, Any], folder: Path) -> str:
+def command_of(source: Results, facts: dict[str, Any], folder: Path) -> str:
     """Return the command that goes on with the study of this folder, wherever it was begun; '' for
     a recorded table and a replay, to which nothing can be added."""
     command = str(facts["command"])
     is_table = isinstance(source, Curves) and source.path.is_file()  # not a store that was read
     if is_table or "--replay" in command:
         return ""
-    is_moved = facts.get("folder") not in (None, folder.name)
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # as a family's was recorded once, its folder not quoted
+        return command
+    is_moved = facts.get("folder") not in (None, folder.resolve().name)
     for option, given in itertools.pairwise(words):
         if option == "--out":
             is_moved = Path(given).resolve() != folder.resolve()
     if not is_moved:
         return command
-    return f"{without(command, '--out')} --out {shlex.quote(str(folder))}"
+    return f"{without_option(command, '--out')} --out {shlex.quote(str(folder))}"
 
 
 def _train_commands(
@@ -205,7 +209,7 @@ def warnings(page: Page) -> list[str]:
         _stopped_early(page, candidates),
         _upscaled_images(page, candidates),
         _failed_runs(page),
-        *(f"no answer for {budget}: {why}" for budget, why in unanswered(page).items()),
+        *(f"no answer for {budget}: {why}" for budget, why in budgets_without_answer(page).items()),
     ]
     return [warning for warning in checks if warning is not None]
 

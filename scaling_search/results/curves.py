@@ -37,6 +37,7 @@ from scaling_search.training.trial import Epoch, Outcome
 logger = logging.getLogger(__name__)
 
 TABLE = "curves.parquet"  # in the folder of a recorded study
+REPLAYED = "replayed"  # the fact that it was written by a replay, which may write it again
 _METADATA = b"scaling-search"  # the key of the facts in the file's metadata
 _DETAILS = b"scaling-search runs"  # and that of what else is known of each run
 # Values of an epoch, in the order of its fields. `val_acc` is that of its row wherever it stands:
@@ -380,7 +381,8 @@ def _of_training(study: Study) -> dict[str, Any]:
     names = _TRAINING
     if study.equal == "training":  # then a network's images are by the budget and the baseline
         names = (*_TRAINING, "budgets", "baseline")
-    for name, value in study.changed().items():
+    # as the identity has them: a default that is written out is no difference
+    for name, value in study.identity("").items():
         if name.startswith(names):
             settings[name] = value
     return settings

@@ -1,8 +1,6 @@
-"""How fractions and shares are written for people, and commands of theirs without a part."""
+"""How fractions and shares are written for people."""
 
 from __future__ import annotations
-
-import shlex
 
 from effnet.shares import Shares
 
@@ -33,22 +31,6 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """0.123 → '12%'."""
     return f"{round(100 * share)}%"  # rounds to an integer, which has no minus zero
-
-
-def without(command: str, option: str, setting: str = "") -> str:
-    """Return the command without an option and its value, and without a --set of that setting."""
-    kept = []
-    words = iter(shlex.split(command))
-    for word in words:
-        if word == option:
-            next(words, "")
-        elif word == "--set":
-            value = next(words, "")
-            if not setting or not value.startswith(f"{setting}="):
-                kept += [word, value]
-        elif not word.startswith(f"{option}="):
-            kept.append(word)
-    return shlex.join(kept)
 
 
 def spent(shares: Shares) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
 from scaling_search.verdict.chances import MARGIN, half_widths
-from scaling_search.verdict.verdict import FRESH, Row, Verdict
+from scaling_search.verdict.verdict import Row, Verdict, is_fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,7 @@ def _fresh_tests(records: Sequence[Record], study: Study) -> dict[str, dict[int,
     """Return {network: {seed: test accuracy}} of the fresh seeds' runs at the last rung."""
     tests: dict[str, dict[int, float]] = {}
     for r in records:
-        fresh = r.seed >= study.seed + FRESH and r.epochs == study.rungs[-1]
-        if fresh and r.test_acc is not None:
+        if is_fresh(r, study) and r.epochs == study.rungs[-1] and r.test_acc is not None:
             tests.setdefault(r.candidate.key, {})[r.seed] = r.test_acc
     return tests
 

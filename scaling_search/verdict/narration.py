@@ -10,8 +10,9 @@ from effnet.arch import Arch
 from effnet.budget import human
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.candidate import Candidate
+from scaling_search.study.commands import without_option
 from scaling_search.study.settings import Study
-from scaling_search.study.wording import difference, percent, points, spent, without
+from scaling_search.study.wording import difference, percent, points, spent
 from scaling_search.verdict.chances import HALF_WIDTH, MARGIN
 from scaling_search.verdict.confirm import Confirmed, confirmed
 from scaling_search.verdict.correlation import Agreement, agreements
@@ -262,13 +263,15 @@ def shares_words(v: Verdict) -> str:
     if not c.shares:
         return "the pick has no extra cost to share out, it costs what the baseline does"
     coefficients = f"alpha {c.alpha:.3g}, beta {c.beta:.3g}, gamma {c.gamma:.3g}"
-    went = "what the pick saves was taken from" if _saves(v) else "the pick's extra cost went to"
+    went = "the pick's extra cost went to"
+    if _costs_less(v):
+        went = "what the pick saves was taken from"
     return (
         f"{went} {spent(c.shares)} ({coefficients}: its multipliers of depth, width and resolution)"
     )
 
 
-def _saves(v: Verdict) -> bool:
+def _costs_less(v: Verdict) -> bool:
     """Whether the pick costs less than the baseline."""
     if v.baseline is None:
         return v.pick.candidate.ratio < 1
@@ -477,7 +480,8 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
     if state.out_of_time and state.unfinished:
         headline = f"More time: {state.unfinished}"
         text = "Without --time the study ends by itself; what is shown may change."
-        return Card("next", question, headline, text, command=without(state.command, "--time"))
+        command = without_option(state.command, "--time")
+        return Card("next", question, headline, text, command=command)
     if state.unfinished:
         headline = f"Let the study end: {state.unfinished} so far"
         text = "What is shown may change"
@@ -503,7 +507,8 @@ def next_card(v: Verdict, study: Study, state: StudyState) -> Card:
     command = ""
     if state.command:
         # in place of the one that it may have; the time of a study that has ended is spent
-        command = without(without(state.command, "--extra", "extra"), "--time")
+        command = without_option(state.command, "--extra", "extra")
+        command = without_option(command, "--time")
         command = f"{command} --extra {_extra(v, study, step)}"
     headline = f"{step.runs:,} more run{_plural(step.runs)}{_about(step.runs * v.seconds / 60)}"
     return Card("next", question, headline, next_words(v), command=command)
@@ -530,22 +535,15 @@ def _of_this_length(v: Verdict, study: Study) -> str:
     )
 
 
-# What the command of longer runs says anew, and the time of a study that has ended.
-_IN_PLACE_OF = (
-    ("--out", ""),
-    ("--time", ""),
-    ("--epochs", "rungs"),
-    ("--epoch-images", "data.epoch_images"),
-)
-
-
 def _longer_command(study: Study, state: StudyState) -> str:
     """The command of the same study with longer runs; "" where nothing can be added."""
     if not state.command:
         return ""
-    command = state.command
-    for option, setting in _IN_PLACE_OF:
-        command = without(command, option, setting)
+    command = without_option(without_option(state.command, "--out"), "--time")
+    if study.data.epoch_images is not None:
+        command = without_option(command, "--epoch-images", "data.epoch_images")
+    else:
+        command = without_option(command, "--epochs", "rungs")
     return f"{command} {_longer_arguments(study)} --out {shlex.quote(f'{state.folder}-longer')}"
 
 
@@ -710,7 +708,7 @@ def balance_words(v: Verdict, study: Study) -> str | None:
     """Say what the baseline is short of; None where no dimension takes most of the extra cost for
     certain, or there is no extra cost. A direction at the edge of the map is of the baseline as
     much as of the data: networks only grow, so that what should have been less cannot be."""
-    if v.surface is None or v.pick.candidate.arch.blocks is None or _saves(v):
+    if v.surface is None or v.pick.candidate.arch.blocks is None or _costs_less(v):
         return None
     pick, spec = v.pick.candidate, study.baseline
     rows, columns = pick.arch.sides

@@ -228,9 +228,14 @@ def verdicts(records: Sequence[Record], study: Study) -> list[Verdict]:
     return concluded
 
 
+def is_fresh(record: Record, study: Study) -> bool:
+    """Whether a run's seed is one that had no part in the search."""
+    return record.seed >= study.seed + FRESH
+
+
 def searched(records: Sequence[Record], study: Study) -> list[Record]:
     """Return the runs that a verdict may use: those of fresh seeds only confirm it."""
-    return [r for r in records if r.seed < study.seed + FRESH]
+    return [r for r in records if not is_fresh(r, study)]
 
 
 def count_extra(records: Iterable[Record], study: Study, budget: Budget) -> int:
@@ -485,7 +490,7 @@ def _speed(runs: Sequence[Record]) -> float | None:
 def _test_accuracy(runs: Sequence[Record], study: Study) -> float | None:
     """Return the mean accuracy on the test split: of fresh seeds, where there are any, since those
     that chose the pick flatter it."""
-    fresh = [r for r in runs if r.seed >= study.seed + FRESH]
+    fresh = [r for r in runs if is_fresh(r, study)]
     accuracies = [r.test_acc for r in fresh or runs if r.test_acc is not None]
     return float(np.mean(accuracies)) if accuracies else None
 
