@@ -535,6 +535,11 @@ def parse_sides(text: str | int) -> tuple[int, int]:
     return rows, columns[0] if columns else 0
 
 
+def typed_sides(rows: int, columns: int) -> str:
+    """The inverse of `parse_sides`: "96x160"; rows alone, "224", where columns are 0."""
+    return f"{rows}x{columns}" if columns else f"{rows}"
+
+
 def columns_at(baseline: AnyBaseline, resolution: int) -> int:
     """Columns [px] at so many rows, in the baseline's own proportion; 0 where it is square."""
     if isinstance(baseline, Function) or not baseline.columns:

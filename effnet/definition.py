@@ -32,6 +32,7 @@ from effnet.arch import (
     Stage,
     network_from_dict,
     parse_sides,
+    typed_sides,
 )
 from effnet.custom import CustomArch, Function, FunctionError
 
@@ -70,11 +71,11 @@ def parse_baseline(table: Mapping[str, Any], where: str) -> Baseline:
         )
     stages = tuple([_stage(row, f"{where}: stage {i}") for i, row in enumerate(rows, 1)])
     try:
-        sides = {}
-        if isinstance(table["resolution"], str):  # "96x160"
-            rows, columns = parse_sides(table["resolution"])
-            sides = {"resolution": rows, "columns": 0 if columns == rows else columns}
-        return Baseline(**{**table, **sides, "stages": stages})
+        resolution = table["resolution"]
+        if not isinstance(resolution, str):
+            return Baseline(**{**table, "stages": stages})
+        rows, _ = parse_sides(resolution)
+        return Baseline(**{**table, "resolution": rows, "stages": stages}).at(resolution)
     except ValueError as error:
         # the file is named already: not its baseline once more
         reason = str(error).removeprefix(f"baseline {table['name']}: ")
@@ -87,7 +88,7 @@ def baseline_table(base: Baseline) -> dict[str, Any]:
     whole = asdict(base)
     table = {key: whole[key] for key in _KEYS}
     if base.columns:
-        table["resolution"] = f"{base.resolution}x{base.columns}"
+        table["resolution"] = typed_sides(base.resolution, base.columns)
     return {**table, "stages": list(whole["stages"])}
 
 

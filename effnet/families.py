@@ -343,6 +343,14 @@ def baseline(name: str | AnyBaseline) -> AnyBaseline:
     return named_baseline(name)
 
 
+def default_classes(name: str | AnyBaseline) -> int:
+    """The classes of what is scaled from a baseline, where nobody says how many: those of the pick
+    of a run folder, else 1000. Raises ValueError for a folder whose pick cannot be read."""
+    if isinstance(name, str) and is_run(name):
+        return read_config(name).num_classes
+    return 1000
+
+
 def named_baseline(name: str) -> Baseline:
     """The table of that name, or from a file whose name ends in `.toml`. Raises ValueError."""
     if name.endswith(".toml"):

@@ -29,8 +29,7 @@ from effnet.arch import (
 from effnet.budget import Budget
 from effnet.cost import macs
 from effnet.custom import Function, FunctionError
-from effnet.definition import read_config
-from effnet.families import PAPER, baseline, is_run
+from effnet.families import PAPER, baseline, default_classes
 from effnet.rounding import round_half_up, shortest_decimal
 
 Dial = Literal["width", "depth", "resolution", "phi"]
@@ -322,9 +321,7 @@ def fit(
     Raises ValueError for another combination, or a value out of range, FunctionError (one too) for
     what a function raises or lacks."""
     if num_classes is None:
-        num_classes = 1000
-        if isinstance(base, str) and is_run(base):
-            num_classes = read_config(base).num_classes
+        num_classes = default_classes(base)
     base = reference = baseline(base)
     if resolution is not None:
         base, reference = of_sides(base, resolution)

@@ -182,7 +182,9 @@ def search(
         say(console, "note", note)
     folder = out or Path("runs") / _folder_name(study, data, label, is_replay=curves is not None)
     _check_folder(folder, curves, place)
-    recorded = None if curves else _read_recorded(folder, place.store, study, data)
+    recorded = None
+    if curves is None:
+        recorded = _read_recorded(folder, place.store, study, data, known_runs is not None)
     more: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     if recorded:
@@ -367,16 +369,19 @@ class _Recorded:
     study: Study
     candidates: tuple[str, ...]
     latencies: Recorded | None = None  # what its networks were chosen by
-    kernels: str = ""  # that its runs were trained with; "" before the first
+    kernels: str = ""  # that its runs were trained with; "" before the first, or not asked for
 
     def is_growing(self, study: Study) -> bool:
         """Whether `study` compares another number of networks."""
         return self.study.space.candidates != study.space.candidates
 
 
-def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> _Recorded | None:
-    """The study that is recorded there, if it is `study` but for what may grow. None where there is
-    none, or another, or it cannot be read: whoever opens the store to write says which."""
+def _read_recorded(
+    folder: Path, url: str | None, study: Study, data: Facts, with_kernels: bool
+) -> _Recorded | None:
+    """The study that is recorded there, if it is `study` but for what may grow; its kernels where
+    they are asked for, since all its runs are read for them. None where there is none, or another,
+    or it cannot be read: whoever opens the store to write says which."""
     with suppress(UserError), StoreReader.open(folder, url) as reader:
         settings = reader.fact("settings")
         if settings is None:
@@ -392,7 +397,9 @@ def _read_recorded(folder: Path, url: str | None, study: Study, data: Facts) -> 
         ):
             candidates = [c.key for c in plan(recorded, data.classes, data.native).candidates]
         known = Recorded.read(latencies, recorded) if latencies else None
-        kernels = reader.fact("kernels") if reader.records() else None
+        kernels = None
+        if with_kernels and reader.records():  # that of a study without runs binds nobody
+            kernels = reader.fact("kernels")
         return _Recorded(recorded, tuple(candidates or ()), known, kernels or "")
     return None
 

@@ -33,7 +33,6 @@ from effnet.cost import (
     training_memory,
 )
 from effnet.custom import CustomArch, FunctionError
-from effnet.definition import read_config
 from effnet.messages import first_line
 from effnet.shares import Shares, shares, toward
 from effnet.solve import InfeasibleError, Solution, fit, of_sides
@@ -308,9 +307,7 @@ def _solve(args: argparse.Namespace, argv: list[str]) -> int:
         elif args.rounding:
             raise ValueError(f"--rounding {args.rounding}: {base.place} rounds as it will")
         if args.classes is None:
-            args.classes = 1000
-            if families.is_run(args.baseline):
-                args.classes = read_config(args.baseline).num_classes
+            args.classes = families.default_classes(args.baseline)
         if not 0 < args.tolerance < 1:
             raise ValueError(f"--tolerance {args.tolerance:g}: above 0 and below 1")
         budget = Budget.parse(args.budget, args.tolerance)

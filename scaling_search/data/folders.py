@@ -196,22 +196,18 @@ def _check_no_splits(root: Path, folders: Sequence[Path]) -> None:
             )
     names = [folder.name for folder in folders]
     listed = _listed([shown(name) for name in names])
-    if not any(within) and (_are_splits(names) or _all_look_like_splits(names)):
+    look_like_splits = _are_splits(names) or all(split_kind(n, whole=False) for n in names)
+    if look_like_splits and not any(within):
         raise UserError(
             f"data {shown(root)}: {listed} look like splits and not like classes, and hold no "
             "folders of classes; put the images into folders such as train/CLASS and test/CLASS"
         )
-    if _are_splits(names) or _all_look_like_splits(names) or _are_groups(names, within):
+    if look_like_splits or _are_groups(names, within):
         raise UserError(
             f"data {shown(root)}: {listed} look like splits or groups and not like classes; name "
             "folders of class folders train, val and test, or give one of them: "
             f"--data {shown(folders[0])}; for classes, move the images of each up into it"
         )
-
-
-def _all_look_like_splits(names: Collection[str]) -> bool:
-    """Whether each has the name of a split in it (seg_train, seg_test)."""
-    return all(split_kind(name, whole=False) for name in names)
 
 
 def _are_splits(names: Collection[str]) -> bool:

@@ -30,6 +30,7 @@ from scaling_search.data.tables import (
     class_names,
     image_of,
     is_numeric_label,
+    left_out_words,
     may_hold_images,
     read_rows,
 )
@@ -68,7 +69,7 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
         own = by_split.get(kind, [])
         if own and all(_is_unlabelled(file, schemas[file], columns.label) for file in own):
             del by_split[kind]
-            left_out.append(f"left out: the split {kind}, whose images have no label")
+            left_out.append(left_out_words(kind))
     if len(by_split) == 1:
         check_no_splits(shown(first), schemas[first], columns)
     files = [file for own in by_split.values() for file in own]

@@ -96,7 +96,7 @@ def read_rows(
             continue
         # as contests publish their images, without the answers
         if all(_is_missing(label, values) for _, label in splits[kind].labels()):
-            notes.append(f"left out: the split {kind}, whose images have no label")
+            notes.append(left_out_words(kind))
         else:
             held_out.append((kind, splits[kind]))
     train = _split(pool, values, columns)
@@ -109,6 +109,11 @@ def read_rows(
         source = replace(source, origin=f"{source.origin}, {kind} as test")
     classes = tuple(columns.class_name(value) for value in values)
     return decode(writer, source, classes, train, test, notes)
+
+
+def left_out_words(kind: str) -> str:
+    """Say that a split, test or val, is left out since its images have no label."""
+    return f"left out: the split {kind}, whose images have no label"
 
 
 def _split(rows: Rows, values: Sequence[Any], columns: Columns) -> Split:
@@ -362,4 +367,4 @@ def _may_hold_labels(kind: Any) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return bool(types.is_integer(kind) or types.is_boolean(kind) or is_text)
+    return bool(is_numeric_label(kind) or is_text)

@@ -114,14 +114,13 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
 def answer_sentences(page: Page) -> list[Sentence]:
     """Return the answer as the terminal says it."""
     sentences = opening(page.verdicts, page.records, page.unfinished)
-    missing = budgets_without_answer(page)
     for v in page.verdicts:
-        if len(page.verdicts) > 1 or missing:
+        if len(page.study.budgets) > 1:
             sentences.append(Sentence("budget", str(v.budget)))
         for card in cards(v, page.study, page.state):
             sentences += card.sentences
         sentences += comparisons(v, page.records, page.study)
-    for budget, why in missing.items():
+    for budget, why in budgets_without_answer(page).items():
         sentences += [Sentence("budget", budget), Sentence("answer", f"none yet: {why}")]
     return sentences
 
@@ -129,10 +128,10 @@ def answer_sentences(page: Page) -> list[Sentence]:
 def budgets_without_answer(page: Page) -> dict[str, str]:
     """Return budget → why it has no answer, of the budgets that have none where others have."""
     answered = {str(v.budget) for v in page.verdicts}
+    own = [r for r in page.records if r.candidate.role == "candidate"]
     missing = {}
     for budget in page.study.budgets:
         if answered and str(budget) not in answered:
-            own = [r for r in page.records if r.candidate.role == "candidate"]
             missing[str(budget)] = why_none([r for r in own if r.candidate.budget == budget])
     return missing
 

@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from effnet import custom
-from effnet.arch import AnyBaseline, parse_sides
+from effnet.arch import AnyBaseline, parse_sides, typed_sides
 from effnet.budget import Budget
 from effnet.custom import Function, FunctionError
 from effnet.definition import parse_baseline, read_table
@@ -113,7 +113,7 @@ class BaselineSpec(_Part):
         """The resolution as it is typed; "" where it is the table's."""
         if self.resolution is None:
             return ""
-        return f"{self.resolution}x{self.columns}" if self.columns else f"{self.resolution}"
+        return typed_sides(self.resolution, self.columns or 0)
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:

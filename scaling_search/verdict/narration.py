@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from effnet.arch import Arch
+from effnet.arch import Arch, typed_sides
 from effnet.budget import human
 from scaling_search.results.record import Record, count_ended
 from scaling_search.study.candidate import Candidate
@@ -524,7 +524,8 @@ def _of_this_length(v: Verdict, study: Study) -> str:
     options = []
     if steps < _STEPS_THAT_HELD:
         lost = "five of seven answers of 400 steps"
-        options.append(_longer_arguments(study))
+        option, _, value = _longer(study)
+        options.append(f"{option} {value}")
     if study.seeds < _SEEDS_THAT_HELD:
         options.append(f"--seeds {_SEEDS_THAT_HELD}")
     if not options:
@@ -539,19 +540,17 @@ def _longer_command(study: Study, state: StudyState) -> str:
     """The command of the same study with longer runs; "" where nothing can be added."""
     if not state.command:
         return ""
+    option, setting, value = _longer(study)
     command = without_option(without_option(state.command, "--out"), "--time")
-    if study.data.epoch_images is not None:
-        command = without_option(command, "--epoch-images", "data.epoch_images")
-    else:
-        command = without_option(command, "--epochs", "rungs")
-    return f"{command} {_longer_arguments(study)} --out {shlex.quote(f'{state.folder}-longer')}"
+    command = without_option(command, option, setting)
+    return f"{command} {option} {value} --out {shlex.quote(f'{state.folder}-longer')}"
 
 
-def _longer_arguments(study: Study) -> str:
-    """The arguments that make every run longer."""
+def _longer(study: Study) -> tuple[str, str, str]:
+    """The option that makes every run longer, the setting behind it, and its value."""
     if study.data.epoch_images is not None:
-        return f"--epoch-images {_LONGER * study.data.epoch_images}"
-    return f"--epochs {','.join(str(_LONGER * epochs) for epochs in study.rungs)}"
+        return "--epoch-images", "data.epoch_images", f"{_LONGER * study.data.epoch_images}"
+    return "--epochs", "rungs", ",".join(str(_LONGER * epochs) for epochs in study.rungs)
 
 
 def _extra(v: Verdict, study: Study, step: Outlook) -> int:
@@ -708,11 +707,10 @@ def balance_words(v: Verdict, study: Study) -> str | None:
     """Say what the baseline is short of; None where no dimension takes most of the extra cost for
     certain, or there is no extra cost. A direction at the edge of the map is of the baseline as
     much as of the data: networks only grow, so that what should have been less cannot be."""
-    if v.surface is None or v.pick.candidate.arch.blocks is None or _costs_less(v):
-        return None
     pick, spec = v.pick.candidate, study.baseline
-    rows, columns = pick.arch.sides
-    side = f"{rows}" if rows == columns else f"{rows}x{columns}"
+    if v.surface is None or not isinstance(pick.arch, Arch) or _costs_less(v):
+        return None
+    side = typed_sides(pick.arch.resolution, pick.arch.columns)
     flags = (
         ("depth", "blocks", f"--blocks {pick.arch.blocks}"),
         ("width", "channels", f"--width {spec.width * pick.beta:.3g}"),
