@@ -196,10 +196,14 @@ def report_means(every: Sequence[Means], networks: Mapping[str, Candidate], stud
         print(line)
     middles = [100 * np.mean(list(means.means.values())) for means in every]
     print(f"{'the mean of all, %':<52}" + "".join(f"{middle:>16.1f}" for middle in middles))
-    print(f"{'95% of a difference, ±':<52}" + "".join(f"{100 * m.half:>16.1f}" for m in every))
-    print(f"{'one run varies by':<52}" + "".join(f"{100 * m.run:>16.2f}" for m in every))
-    print(f"{'of its variance, its network has':<52}", end="")
-    print("".join(f"{m.reliability:>16.0%}" if m.seeds > 1 else f"{'-':>16}" for m in every))
+    for name, value in (
+        ("95% of a difference, ±", lambda m: f"{100 * m.half:.1f}"),
+        ("one run varies by", lambda m: f"{100 * m.run:.2f}"),
+        ("of its variance, its network has", lambda m: f"{m.reliability:.0%}"),
+    ):
+        # one seed says none of these
+        values = [value(means) if means.seeds > 1 else "-" for means in every]
+        print(f"{name:<52}" + "".join(f"{word:>16}" for word in values))
     print(f"{'seeds':<52}" + "".join(f"{means.seeds:>16}" for means in every))
 
 
