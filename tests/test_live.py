@@ -1,5 +1,6 @@
 """What the dashboard says of a study: of made-up ones at chosen moments."""
 
+import json
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaling_search.report import live, render
+from scaling_search.report.dashboard import _State
 from scaling_search.results.encoding import StoredRun
 from scaling_search.results.locks import Owner
 from scaling_search.results.reader import Glance, StoreReader
@@ -223,6 +225,16 @@ def test_a_folder_of_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert reader.glance().alive is False
         monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
         assert reader.glance().alive is None
+
+
+def test_the_command_of_a_renamed_folder(tmp_path: Path) -> None:
+    """It goes on with this folder, and begins none anew under the old name."""
+    begun, renamed = tmp_path / "begun", tmp_path / "renamed"
+    facts = {"settings": {}, "command": f"python run_search.py --out {begun}", "state": "stopped"}
+    Store.create(begun, {"a": 1}, facts).close()
+    begun.rename(renamed)
+    shown = json.loads(_State(renamed, None).read())
+    assert f"python run_search.py --out {renamed}" in shown["html"]
 
 
 def test_a_store_of_an_older_release() -> None:

@@ -258,6 +258,7 @@ def test_a_test_split_without_labels_is_none(tmp_path: Path) -> None:
     assert len(every_label(loaded)) == 60
     assert "a tenth held out as test" in loaded.describe()
     assert loaded.notes == ("left out: the split test, whose images have no label",)
+    assert_split_column_is_refused(tmp_path)
 
 
 @pytest.mark.parametrize("label", [None, pa.nulls(12), pa.nulls(12, pa.float64())])
@@ -269,10 +270,14 @@ def test_a_test_split_without_any_label_is_none(label: pa.Array | None, tmp_path
     loaded = sources.load(str(tmp_path))
     assert len(every_label(loaded)) == 60
     assert loaded.notes == ("left out: the split test, whose images have no label",)
-    # then the file that is left may not say that some of its rows are for testing
+    assert_split_column_is_refused(tmp_path)
+
+
+def assert_split_column_is_refused(folder: Path) -> None:
+    """Without a test split, training data may not say that some of their rows are for testing."""
     split = {"image": cells(40), "label": np.arange(40) % 2, "split": ["train", "test"] * 20}
-    write(tmp_path / "train.parquet", split)
-    assert "has a column split, which is not read" in refusal(tmp_path)
+    write(folder / "train.parquet", split)
+    assert "has a column split, which is not read" in refusal(folder)
 
 
 def test_a_label_that_only_the_test_split_has(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
         schema = first.features.arrow_schema
         check_names(str(address), schema)
         columns = choose_columns(str(address), schema, options)
-        if len(splits) == 1:
+        if len(splits) == 1:  # before anything is downloaded
             check_no_splits(str(address), schema, columns)
         rows: dict[str, Rows] = {}
         for kind, stream in splits.items():
@@ -150,7 +150,7 @@ def _read(address: _Address, writer: CacheWriter, source: Source, options: Optio
         raise UserError(
             f"data {address}: cannot be had from the Hugging Face Hub ({first_line(error)})"
         ) from error
-    return read_rows(writer, source, str(address), rows, columns, left_out)
+    return read_rows(writer, source, str(address), rows, schema, columns, left_out)
 
 
 def _splits(address: _Address, streams: Any) -> tuple[dict[str, Any], list[str]]:

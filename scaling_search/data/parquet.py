@@ -25,7 +25,6 @@ from scaling_search.data.tables import (
     Columns,
     check_columns,
     check_names,
-    check_no_splits,
     choose_columns,
     class_names,
     image_of,
@@ -70,8 +69,6 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
         if own and all(_is_unlabelled(file, schemas[file], columns.label) for file in own):
             del by_split[kind]
             left_out.append(left_out_words(kind))
-    if len(by_split) == 1:
-        check_no_splits(shown(first), schemas[first], columns)
     files = [file for own in by_split.values() for file in own]
     for file in files:
         check_columns(shown(file), schemas[file], columns)
@@ -84,7 +81,7 @@ def parquet_source(root: Path, files: Sequence[Path], options: Options) -> Sourc
     splits = {kind: _FileRows(own, columns) for kind, own in by_split.items()}
 
     def read(writer: CacheWriter, source: Source) -> Dataset:
-        return read_rows(writer, source, shown(first), splits, columns, left_out)
+        return read_rows(writer, source, shown(first), splits, schemas[first], columns, left_out)
 
     origin = f"parquet {shown(root.name)}"
     listed = [("", file) for file in files]

@@ -79,6 +79,7 @@ def read_rows(
     source: Source,
     where: str,
     splits: Mapping[str, Rows],
+    schema: Any,
     columns: Columns,
     left_out: Sequence[str] = (),
 ) -> Dataset:
@@ -86,7 +87,8 @@ def read_rows(
     of them is the test split, the other is for training.
 
     The classes are the labels that occur in training, in order. Raises UserError for labels that
-    cannot be classes, a row without image or label, and images that cannot be read."""
+    cannot be classes, a row without image or label, images that cannot be read, and training data
+    of `schema` that say themselves which rows are for testing, where no other split is left."""
     pool = splits["train"]
     values = _check_labels(where, pool, columns)
     notes = list(left_out)
@@ -99,6 +101,8 @@ def read_rows(
             notes.append(left_out_words(kind))
         else:
             held_out.append((kind, splits[kind]))
+    if not held_out:
+        check_no_splits(where, schema, columns)
     train = _split(pool, values, columns)
     for _, rows in held_out[1:]:
         train += _split(rows, values, columns)

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.console import Console
 from scaling_search import UserError
 from scaling_search.driver.console import say
 from scaling_search.report import live, render
-from scaling_search.report.page import page_of
+from scaling_search.report.page import command_of, page_of
 from scaling_search.results.reading import open_results
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,9 @@ class _State:
         try:
             with open_results(self._folder, self._store, empty=True) as results:
                 now = live.look(results)
+                if now.command:  # a folder may have another name than when it was begun
+                    command = command_of(results, results.facts(), self._folder)
+                    now = replace(now, command=command)
         except UserError as error:
             logger.warning("%s", error)
             now = live.unreadable(str(error))
