@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scaling_search
@@ -126,6 +128,20 @@ def table() -> str:
     return "".join(lines)
 
 
+def total() -> str:
+    """Say how many curves all tables hold: one for each length that a training passed through."""
+    curves: set[tuple[Path, str, int, int]] = set()
+    for file in STUDIES.rglob("*.parquet"):
+        study = STUDIES / file.relative_to(STUDIES).parts[0]
+        runs = pd.read_parquet(file, columns=["network", "seed", "epochs"]).drop_duplicates()
+        curves |= {(study, *run) for run in runs.itertuples(index=False, name=None)}
+    trainings = {(study, network, seed) for study, network, seed, _ in curves}
+    return (
+        f"In all tables: {len(curves):,} curves of {len(trainings):,} trainings, one for each "
+        "length that a training passed through.\n"
+    )
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -134,7 +150,7 @@ def main() -> int:
     check = arguments.parse_args().check
     before = README.read_text()
     head, rest = before.split(BEGIN)
-    after = f"{head}{BEGIN}\n\n{table()}\n{END}{rest.split(END)[1]}"
+    after = f"{head}{BEGIN}\n\n{table()}\n{total()}\n{END}{rest.split(END)[1]}"
     if check:
         return int(after != before)
     README.write_text(after)

@@ -52,6 +52,10 @@ def test_verdicts_are_rebuilt_from_their_records(folder: Path, bank: ModuleType)
             assert numbers(cells[place]) == pytest.approx(numbers(now[place]), abs=_LAST_DIGIT)
 
 
+def test_the_curves_are_counted(bank: ModuleType) -> None:
+    assert bank.total() in (ROOT / "studies" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
 def test_records_replay(folder: Path, tmp_path: Path) -> None:
     """The study's own decisions, taken anew, ask for the runs that were made, and conclude alike.
