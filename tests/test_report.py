@@ -9,11 +9,14 @@ from typing import Any, cast
 
 import pytest
 
+import scaling_search
 from effnet.budget import Budget
 from scaling_search.report.figures import curves
 from scaling_search.report.figures.style import axes_of
 from scaling_search.report.page import Page, answer_sentences, command_of
 from scaling_search.report.render import build, build_comparison
+from scaling_search.results.curves import TABLE, write
+from scaling_search.results.curves import read as read_curves
 from scaling_search.results.reader import StoreReader
 from scaling_search.results.record import Record
 from scaling_search.study.plan import plan
@@ -29,6 +32,8 @@ from scaling_search.verdict.narration import (
 )
 from tests.pages import page_with
 from tests.records import TODO, dominates, record
+
+ROOT = Path(__file__).parent.parent
 
 
 class Outside(html.parser.HTMLParser):
@@ -108,6 +113,20 @@ def test_a_budget_without_an_answer_is_said(page: Page) -> None:
     assert said[-2:] == [("budget", "3x"), ("answer", "none yet: no run has been started")]
     assert "no answer for 3x: no run has been started" in build(of_two)
     assert "budget" not in {s.label for s in answer_sentences(page)}
+
+
+def test_an_interrupted_study_answers_for_the_runs_that_it_has(tmp_path: Path) -> None:
+    """Of a length that no network has reached the model knows nothing but its prior: 0%."""
+    recorded = read_curves(ROOT / "studies" / "transfer-fashion-mnist" / TABLE)
+    facts = {**recorded.facts(), "state": "stopped"}
+    write(tmp_path / TABLE, recorded.records()[:9], facts)  # nine networks, the first length
+    opened = scaling_search.open(tmp_path)
+    text = str(opened)
+    assert "unfinished, 9 of 78 runs, none of 102,400 images" in text
+    assert "after 25,600 images" in text
+    (verdict,) = opened.verdicts.values()
+    assert 0.8 < verdict.pick.mean < 0.9
+    assert verdict.pick.seeds == 1
 
 
 def test_the_command_of_a_study_leads_to_its_folder(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ from scaling_search.study.commands import without_option
 from scaling_search.study.growth import Addition
 from scaling_search.study.settings import Study, check
 from scaling_search.study.wording import percent
+from scaling_search.verdict.lengths import as_far_as_run
 from scaling_search.verdict.narration import (
     Sentence,
     StudyState,
     cards,
     comparisons,
+    length_words,
     opening,
     why_none,
 )
@@ -78,7 +80,16 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
     study = check(facts["settings"], str(folder))
     unfinished = unfinished_words(facts, records)
     data_facts = facts.get("data facts") or {}
-    concluded = tuple(v for v in verdicts(records, study) if not (unfinished and v.is_alone))
+    if unfinished:
+        reached = as_far_as_run(records, study)
+        if reached.rungs != study.rungs:
+            unfinished += f", none of {length_words(study, study.rungs[-1])}"
+            study = reached
+    concluded: list[Verdict] = []
+    for v in verdicts(records, study):
+        has_runs = any(row.seeds for row in v.rows)
+        if has_runs and not (unfinished and v.is_alone):
+            concluded.append(v)
     budgets = ", ".join(str(budget) for budget in study.budgets)
     return Page(
         title=f"Scaling {Path(study.baseline.name).name} to {budgets} on {facts['dataset']}",
@@ -95,7 +106,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
         ],
         provenance=facts["provenance"],
         records=records,
-        verdicts=concluded,
+        verdicts=tuple(concluded),
         native=data_facts.get("native", 0),
         classes=data_facts.get("classes", 0),
         samples=facts.get("samples") or (),
@@ -234,7 +245,7 @@ def _stopped_early(page: Page, candidates: list[Record]) -> str | None:
     if not stopped:
         return None
     never = "have not reached" if page.unfinished else "never reached"
-    return f"stopped: {len(stopped)} candidates {never} {last} epochs; the model carries them"
+    return f"short runs: {len(stopped)} candidates {never} {last} epochs; the model carries them"
 
 
 def _upscaled_images(page: Page, candidates: list[Record]) -> str | None:

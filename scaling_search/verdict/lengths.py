@@ -16,7 +16,7 @@ from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
 from scaling_search.verdict.chances import CONFIDENCE, half_widths
 from scaling_search.verdict.posterior import Array
-from scaling_search.verdict.verdict import Model, Verdict, model, verdicts
+from scaling_search.verdict.verdict import Model, Verdict, model, searched, verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,15 @@ def at_length(
         runs = [r for r in runs if r.candidate.role != "candidate" or r.candidate.budget == budget]
         changes["budgets"] = (budget,)
     return runs, study.model_copy(update=changes)
+
+
+def as_far_as_run(records: Sequence[Record], study: Study) -> Study:
+    """Return the study as if the longest length that a network of a budget has finished were its
+    last: of a longer one, of which no run has ended, the model knows nothing but its prior."""
+    done = [r for r in searched(records, study) if r.done and r.candidate.role == "candidate"]
+    longest = max((r.epochs for r in done), default=study.rungs[-1])
+    rungs = tuple(epochs for epochs in study.rungs if epochs <= longest)
+    return study.model_copy(update={"rungs": rungs}) if rungs else study
 
 
 def answers(records: Sequence[Record], study: Study, budget: Budget) -> list[Length]:
