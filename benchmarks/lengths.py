@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import scaling_search
 from benchmarks.recorded import STUDIES, guarded
 from effnet.budget import Budget
+from scaling_search import UserError
 from scaling_search.opening import StudyResults
 from scaling_search.results.record import Record
 from scaling_search.study.candidate import Candidate
@@ -280,6 +281,8 @@ def main() -> int:
     asked = 0
     for folder in args.folders:
         opened = scaling_search.open(folder)
+        if len(opened.study.rungs) < 2:
+            raise UserError(f"{folder}: its runs are of one length; give a study of several")
         for budget in opened.study.budgets:
             asked += 1
             ends = report(opened, folder.name, budget)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from scaling_search import UserError
+from scaling_search.cli import BROKEN_PIPE
 from scaling_search.results.curves import TABLE, read
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
@@ -19,6 +21,10 @@ def guarded(main: Callable[[], int]) -> int:
     """Run a script's `main`; what a user can mend is one line and exit status 2."""
     try:
         return main()
+    except BrokenPipeError:
+        # whoever read the output is gone; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -46,6 +46,7 @@ def places(folder: Path, lengths: bool) -> list[Place]:
     """Return the answers of a study: of each budget, or of each budget and length."""
     opened = scaling_search.open(folder)
     if opened.study.space.mode == "nominal":
+        print(f"left out: {folder.name}, whose networks are of unequal cost")
         return []
     if not lengths:
         several = len(opened.verdicts) > 1

@@ -40,6 +40,7 @@ from scaling_search.driver.pace import (
     forecast,
     pace_of_rates,
     pace_of_records,
+    work_left,
 )
 from scaling_search.driver.packing import Packing
 from scaling_search.driver.place import (
@@ -771,6 +772,7 @@ def _run_search(
     with Live(
         session.console,
         planned,
+        work=None if session.curves else work_left(session.study, session.todo, store.records()),
         budgets=len(session.study.budgets),
         earlier=store.records(),
         began=clock.began,

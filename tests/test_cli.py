@@ -388,7 +388,7 @@ def test_check_fails_on_a_difference(
 
 def test_report_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "no study.db there" in capsys.readouterr().err
+    assert "nowhere: no such folder; give the folder of a run" in capsys.readouterr().err
     assert main([]) == 2
     assert main(["serach"]) == 2
 

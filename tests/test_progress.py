@@ -122,6 +122,18 @@ def test_time_left_follows_from_the_epochs(
     assert live._time_left() == 65.0
 
 
+def test_time_left_knows_that_runs_to_come_are_longer(
+    trial: Trial, candidates: tuple[Candidate, ...], moment: Moment
+) -> None:
+    """One run of an epoch has ended; one of four epochs more is planned."""
+    macs = candidates[0].cost.macs
+    live = Live(terminal(), 2, work=5.0 * macs)
+    (job,) = start(live, trial, candidates[:1], epochs=1)
+    moment.now += 30.0
+    live.finished(job, candidates[0], done(0.5))
+    assert live._time_left() == pytest.approx(120.0)
+
+
 def test_time_left_never_exceeds_the_bound(
     trial: Trial, candidates: tuple[Candidate, ...], moment: Moment
 ) -> None:

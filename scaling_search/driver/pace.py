@@ -141,6 +141,12 @@ def forecast(
     return Forecast(tuple(ends), answer, pace.source)
 
 
+def work_left(study: Study, todo: Plan, records: Sequence[Record]) -> float:
+    """The work of the runs that `records` lack: of each its epochs times its multiply-adds."""
+    lacking = _lacking(planned_runs(study, todo), records)
+    return float(sum(run.added * run.candidate.cost.macs for run in lacking))
+
+
 def _lacking(planned: Sequence[PlannedRun], records: Sequence[Record]) -> list[PlannedRun]:
     """The planned runs that are not on record. Which networks go on to a further rung, or have
     further runs, a plan cannot know: runs of one role, seed and length stand for one another."""

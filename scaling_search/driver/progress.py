@@ -60,15 +60,17 @@ class _Running:
 
 class Live:
     """A Watcher. `planned` is how many runs the study needs in all from now, `earlier` are those
-    that it has, of `budgets` budgets. `began` and `end` are the study's, in time.monotonic(); an
-    `end` bounds the time that is said to be left. `on_first` is called when the first candidate has
-    finished."""
+    that it has, of `budgets` budgets. `work` are the epochs times multiply-adds of those to come;
+    without it one run counts as much as another for the time that is left. `began` and `end` are
+    the study's, in time.monotonic(); an `end` bounds the time that is said to be left. `on_first`
+    is called when the first candidate has finished."""
 
     def __init__(
         self,
         console: Console,
         planned: int,
         *,
+        work: float | None = None,
         budgets: int = 1,
         earlier: Iterable[Record] = (),
         began: float | None = None,
@@ -76,12 +78,14 @@ class Live:
         on_first: Callable[[], None] | None = None,
     ) -> None:
         self._console, self._planned = console, planned
+        self._to_come, self._work = planned, work  # as they were at the start
         self._began = time.monotonic() if began is None else began
         self._end, self._on_first = end, on_first
         self._phase = "starting workers"
         self._finished = 0
         self._tests, self._tested = 0, 0  # how many there are and have ended, in the last phase
         self._busy = 0.0  # s that the finished runs took, all together
+        self._worked = 0.0  # of these, as `work` counts
         self._at_once = 1  # the most runs that were in progress
         self._last_event = self._began
         self._budgets = budgets
@@ -142,6 +146,8 @@ class Live:
         self._last_event = time.monotonic()
         if run is not None:
             self._busy += self._last_event - run.began
+        first = run.first if run is not None else None
+        self._worked += self._weight(candidate, job.trial.epochs - (first or 0))
         if outcome.status == "done" and candidate.role == "candidate":
             self._remember(candidate, job.trial.epochs, outcome.epochs[-1].val_acc)
         self._say_run(job, candidate, outcome)
@@ -172,19 +178,26 @@ class Live:
 
     def _time_left(self) -> float | None:
         """Seconds until the time given is spent; without such a time, until the planned runs have
-        ended, if they take as long as those so far. None where nothing is known yet."""
+        ended, if their work takes as long as that so far. None where nothing is known yet."""
         now = time.monotonic()
         if self._end < math.inf:
             return max(0.0, self._end - now)
-        done, busy = float(self._finished), self._busy
+        done, busy = self._worked, self._busy
         for run in list(self._running.values()):  # a copy: the display has a thread of its own
             if run.part:
-                done += run.part
+                done += run.part * self._weight(run.candidate, run.epochs - (run.first or 0))
                 busy += run.reported - run.began
         if not done:
             return None
-        remaining = max(0.0, self._planned - done) * busy / done / self._at_once
+        planned = float(self._planned)
+        if self._work is not None:  # in proportion, where more runs are planned than at the start
+            planned = self._work * self._planned / max(1, self._to_come)
+        remaining = max(0.0, planned - done) * busy / done / self._at_once
         return max(0.0, remaining - (now - self._last_event))
+
+    def _weight(self, candidate: Candidate, epochs: int) -> float:
+        """How much of the planned work a run is that trains so many epochs."""
+        return 1.0 if self._work is None else float(epochs * candidate.cost.macs)
 
     # ---- the two lines
 

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 from effnet import custom
+from scaling_search.data.named import NAMED
+from scaling_search.data.sources import is_choice
 from scaling_search.study.settings import Study
 from scaling_search.verdict.verdict import Verdict
 
@@ -21,8 +23,10 @@ def config_file(folder: Path, v: Verdict, study: Study) -> Path:
     return folder / f"config-{re.sub(r'[^A-Za-z0-9.@-]+', '-', str(v.budget))}.json"
 
 
-def train_command(v: Verdict, study: Study, folder: Path) -> str:
-    """Return the command that trains a pick, with a comment that may be pasted with it."""
+def train_command(v: Verdict, study: Study, folder: Path, is_table: bool = False) -> str:
+    """Return the command that trains a pick, with a comment that may be pasted with it.
+
+    `is_table`: of a recorded table, which came without its data and from another machine."""
     epochs = _LONGER * study.rungs[-1]
     network, trained = folder, folder / "trained"
     if len(study.budgets) > 1:
@@ -32,9 +36,14 @@ def train_command(v: Verdict, study: Study, folder: Path) -> str:
     if study.baseline.function is not None:
         words += ["--baseline", _from_here(study.baseline.name)]
         trained = trained.with_suffix(".safetensors")
+    source = study.data.source
+    is_named = "/" in source or source in NAMED or is_choice(source)  # a slash: of the Hub
+    if is_table and not is_named:  # of the user's own files a table keeps the name alone
+        words += ["--data", f"PATH/TO/{source}"]
     words += ["--to", str(trained)]
     minutes = round(_LONGER * v.seconds / 60)
-    time = f", some {minutes} minutes" if minutes > 1 else ""
+    where = " where it was recorded" if is_table else ""
+    time = f", some {minutes} minutes{where}" if minutes > 1 else ""
     return f"{shlex.join(words)}  # trains the pick {_LONGER} times as long as here{time}"
 
 

@@ -115,7 +115,7 @@ def page_of(source: Results, folder: Path, *, writes_picks: bool = False) -> Pag
             command_of(source, facts, folder),
             str(folder),
             facts.get("state") == "out of time",
-            _train_commands(concluded, study, folder, writes_picks),
+            _train_commands(concluded, study, folder, writes_picks, _is_table(source)),
         ),
         family=_family(folder / "family"),
         powers=_powers(facts, study),
@@ -147,12 +147,16 @@ def budgets_without_answer(page: Page) -> dict[str, str]:
     return missing
 
 
+def _is_table(source: Results) -> bool:
+    """Whether a study is a recorded table, and no store that was read."""
+    return isinstance(source, Curves) and source.path.is_file()
+
+
 def command_of(source: Results, facts: dict[str, Any], folder: Path) -> str:
     """Return the command that goes on with the study of this folder, wherever it was begun; '' for
     a recorded table and a replay, to which nothing can be added."""
     command = str(facts["command"])
-    is_table = isinstance(source, Curves) and source.path.is_file()  # not a store that was read
-    if is_table or "--replay" in command:
+    if _is_table(source) or "--replay" in command:
         return ""
     try:
         words = shlex.split(command)
@@ -168,13 +172,13 @@ def command_of(source: Results, facts: dict[str, Any], folder: Path) -> str:
 
 
 def _train_commands(
-    concluded: Sequence[Verdict], study: Study, folder: Path, writes_picks: bool
+    concluded: Sequence[Verdict], study: Study, folder: Path, writes_picks: bool, is_table: bool
 ) -> dict[str, str]:
     """Return budget → the command that trains its pick, where the folder has it."""
     commands = {}
     for v in concluded:
         if writes_picks or config_file(folder, v, study).is_file():
-            commands[str(v.budget)] = train_command(v, study, folder)
+            commands[str(v.budget)] = train_command(v, study, folder, is_table)
     return commands
 
 

@@ -372,7 +372,10 @@ def _check_training(curves: Curves, study: Study) -> None:
     """Raise UserError where the table's runs were trained otherwise than those of `study`."""
     differing = differences(_of_training(curves.study), _of_training(study))
     if differing:
-        raise UserError(f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}")
+        raise UserError(
+            f"{curves.path}: its runs were trained otherwise: {'; '.join(differing)}; train alike, "
+            "or leave the table out"
+        )
 
 
 def _of_training(study: Study) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from scaling_search.results.encoding import StoredRun, facts_among, read_runs
 from scaling_search.results.locks import Owner, folder_is_held, last_sign, study_is_held
 from scaling_search.results.record import Record
 
+_WANTED = "give the folder of a run, such as runs/fashion-mnist-2x, or of a recorded study"
+
 
 @dataclass(frozen=True, slots=True)
 class Glance:
@@ -50,15 +52,21 @@ class StoreReader:
         folder remembers. Raises UserError where there is no study."""
         address = address_of(folder, url)
         if address is None and not has_file(folder):
+            if not folder.exists():
+                raise UserError(f"{folder}: no such folder; {_WANTED}")
+            if folder.is_file():
+                raise UserError(f"{folder}: a file; give the folder that it lies in")
+            if (folder / "results.csv").is_file():
+                raise UserError(
+                    f"{folder}: has results.csv, but neither study.db nor curves.parquet, from "
+                    "which a study is read"
+                )
             if (folder / "study.toml").is_file():
                 raise UserError(
                     f"{folder}: a study without any run; scaling-search search --study "
                     f"{folder / 'study.toml'} trains it"
                 )
-            raise UserError(
-                f"{folder}: no study.db there; give the folder of a run, such as "
-                "runs/fashion-mnist-2x"
-            )
+            raise UserError(f"{folder}: no study.db there; {_WANTED}")
         return cls(open_to_read(folder, address), folder, address)
 
     def __enter__(self) -> StoreReader:
