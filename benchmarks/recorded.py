@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from scaling_search import UserError
-from scaling_search.cli import BROKEN_PIPE
+from scaling_search.cli import stop_writing
 from scaling_search.results.curves import TABLE, read
 from scaling_search.results.record import Record
 from scaling_search.study.settings import Study
@@ -22,9 +21,7 @@ def guarded(main: Callable[[], int]) -> int:
     try:
         return main()
     except BrokenPipeError:
-        # whoever read the output is gone; Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return stop_writing()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -49,6 +49,13 @@ STATUSES = {
 }
 
 
+def stop_writing() -> int:
+    """Return the exit status once whoever read our output is gone; Python would complain once more
+    when it closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int:
     """Run one command; its exit status. Whatever the user can cause is one line on stderr and
     status 2."""
@@ -67,9 +74,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "scaling-search") -> int
             status: int = parsed.command(parsed, arguments)
         return status
     except BrokenPipeError:
-        # whoever read our output is gone; Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return stop_writing()
     except (UserError, FunctionError, OSError) as error:  # OSError: a full disk, say
         cause = error if isinstance(error, OSError) else error.__cause__
         if debug and cause is not None:

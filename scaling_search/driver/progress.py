@@ -38,11 +38,16 @@ class _Running:
     first: int | None = None
 
     @property
+    def to_train(self) -> int:
+        """The epochs of it that are its own; all, until it is known that it went on."""
+        return self.epochs - (self.first or 0)
+
+    @property
     def part(self) -> float:
         """How much of what it has to train is done, from 0 to 1."""
         if self.first is None:
             return 0.0
-        return (self.epochs_done - self.first) / max(1, self.epochs - self.first)
+        return (self.epochs_done - self.first) / max(1, self.to_train)
 
     @property
     def words(self) -> str:
@@ -78,7 +83,8 @@ class Live:
         on_first: Callable[[], None] | None = None,
     ) -> None:
         self._console, self._planned = console, planned
-        self._to_come, self._work = planned, work  # as they were at the start
+        # the work of a planned run on average; None: each counts as one
+        self._mean_work = None if work is None else work / max(1, planned)
         self._began = time.monotonic() if began is None else began
         self._end, self._on_first = end, on_first
         self._phase = "starting workers"
@@ -146,8 +152,7 @@ class Live:
         self._last_event = time.monotonic()
         if run is not None:
             self._busy += self._last_event - run.began
-        first = run.first if run is not None else None
-        self._worked += self._weight(candidate, job.trial.epochs - (first or 0))
+        self._worked += self._weight(candidate, job.trial.epochs if run is None else run.to_train)
         if outcome.status == "done" and candidate.role == "candidate":
             self._remember(candidate, job.trial.epochs, outcome.epochs[-1].val_acc)
         self._say_run(job, candidate, outcome)
@@ -185,19 +190,17 @@ class Live:
         done, busy = self._worked, self._busy
         for run in list(self._running.values()):  # a copy: the display has a thread of its own
             if run.part:
-                done += run.part * self._weight(run.candidate, run.epochs - (run.first or 0))
+                done += run.part * self._weight(run.candidate, run.to_train)
                 busy += run.reported - run.began
         if not done:
             return None
-        planned = float(self._planned)
-        if self._work is not None:  # in proportion, where more runs are planned than at the start
-            planned = self._work * self._planned / max(1, self._to_come)
+        planned = self._planned * (1.0 if self._mean_work is None else self._mean_work)
         remaining = max(0.0, planned - done) * busy / done / self._at_once
         return max(0.0, remaining - (now - self._last_event))
 
     def _weight(self, candidate: Candidate, epochs: int) -> float:
         """How much of the planned work a run is that trains so many epochs."""
-        return 1.0 if self._work is None else float(epochs * candidate.cost.macs)
+        return 1.0 if self._mean_work is None else float(epochs * candidate.cost.macs)
 
     # ---- the two lines
 
